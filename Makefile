@@ -1,0 +1,48 @@
+# Two commands start here: `make quickstart` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart install test check format bench docs clean
+
+quickstart: .venv/installed
+	$(BIN)/ssl-sweep run experiments/quickstart.yaml
+
+install: .venv/installed
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+check: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python .ci/check_links.py
+
+format: .venv/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-test
+	$(BIN)/python -m tests.bench.orchestration
+
+# the spec reference in the README is written from the models
+docs: .venv/installed
+	$(BIN)/python -m ssl_sweep.spec_reference README.md
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ssl_sweep needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing into .venv (PyTorch is large: a few minutes)"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "installing into .venv (PyTorch is large: a few minutes)"
+	$(INSTALL) --editable ".[test,check]"
+	@touch $@

@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+import pytest
+
+# before torch is imported: as many threads as a trial of one CPU has, so that numbers do not depend on the machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Decoded data, shared by all tests of a session as by all trials of a node."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """No test reads or writes what the user has set up."""
+    for name in ("SSL_SWEEP_STORAGE", "SSL_SWEEP_LEDGER", "SSL_SWEEP_DATA", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_SWEEP_CACHE", str(cache))
