@@ -1,0 +1,72 @@
+"""`imagefolder:DIR`: one folder of images a class."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg"
+
+Folders = dict[str, list[File]]  # class name -> its images
+
+
+def image_folder(name: str, folder: Path, split_seed: int) -> Source:
+    """DIR/train and DIR/test (else val, valid); without a test folder, a fifth of every class is held out by seed."""
+    test_folder = find_test_folder(folder)
+    has_train = (folder / "train").is_dir()
+    if test_folder and not has_train:
+        raise DataError(f"{folder}: there is a {test_folder.name}/ but no train/; {LAYOUT}")
+    train = list_classes(folder / "train" if has_train else folder)
+    test = list_classes(test_folder) if test_folder else None
+    files = [file for split in (train, test or {}) for class_files in split.values() for file in class_files]
+    fingerprint: dict[str, str | int] = {"kind": "imagefolder", "folder": str(folder), "files": digest(files, folder)}
+    if test is None:
+        fingerprint["split_seed"] = split_seed
+    return Source(name, fingerprint, lambda: read(train, test, split_seed))
+
+
+def find_test_folder(folder: Path) -> Path | None:
+    return next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+
+
+def list_classes(folder: Path) -> Folders:
+    """The images of each class folder, at any depth below it."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not names:
+        raise DataError(f"{folder}: no class folders here; {LAYOUT}")
+    classes = {name: [file for file in list_files(folder / name) if is_image(file.path)] for name in names}
+    if empty := [name for name, files in classes.items() if not files]:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{folder / empty[0]}: no images here ({known}); remove the folder or fill it; {LAYOUT}")
+    return classes
+
+
+def is_image(path: str) -> bool:
+    stem, suffix = os.path.splitext(os.path.basename(path))
+    return suffix.lower() in IMAGE_SUFFIXES and not stem.startswith(".")
+
+
+def read(train: Folders, test: Folders | None, split_seed: int) -> Contents:
+    classes = tuple(train)
+    if test is None:
+        return Contents(*hold_out_test(label_files(train, classes), split_seed), classes)
+    if unknown := sorted(set(test) - set(train)):
+        place = os.path.dirname(test[unknown[0]][0].path)
+        raise DataError(
+            f"{place}: class {unknown[0]!r} of the test split is not in train/; the classes must be the same"
+        )
+    return Contents(label_files(train, classes), label_files(test, classes), classes)
+
+
+def label_files(folders: Folders, classes: Sequence[str]) -> ImageList:
+    index = {name: label for label, name in enumerate(classes)}
+    paths = [file.path for files in folders.values() for file in files]
+    labels = np.repeat([index[name] for name in folders], [len(files) for files in folders.values()])
+    return ImageList(labels.astype(np.int64), lambda row: paths[row], lambda row: Image.open(paths[row]))

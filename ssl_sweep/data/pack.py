@@ -1,0 +1,160 @@
+"""Images decoded once per node into memory-mapped files that all trials share.
+
+A pack is a folder `cache/KEY/`: `meta.json`, and for train and test `pixels.u8` (each image as (3, H, W), one after the
+other), `sizes.npy` (N, 2) and `labels.npy` (N,). It is written under another name and renamed when it is whole and on
+disk, under a lock: of two trials that start at once one decodes, and one that is killed leaves nothing to mistake for
+a pack.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_sweep.data.images import DataError, Images
+from ssl_sweep.data.items import Source
+from ssl_sweep.data.packing import OnError, sync_folder, write_packs
+
+FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels
+LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the room of the largest: a few of these fill a memory
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.int64]
+
+
+class Pack:
+    """One split's images, read-only. `skipped` names the corrupt images that the whole split was packed without."""
+
+    labels: Tensor  # (N,) int64
+    classes: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        sizes: Array,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        skipped: tuple[str, ...],
+    ) -> None:
+        """pixels: flat, the images of `sizes` (N, 2) one after the other; labels: (N,)."""
+        lengths = 3 * sizes.prod(axis=1)
+        equal = bool((sizes == sizes[0]).all())
+        self._pixels = pixels
+        self._sizes = sizes
+        self._offsets = lengths.cumsum() - lengths  # (N,)
+        self._grid = pixels.reshape(len(sizes), 3, *sizes[0]) if equal else None  # (N, 3, H, W)
+        self._rows = np.arange(len(sizes))  # the images of this view
+        self.labels = labels
+        self.classes = classes
+        self.skipped = skipped
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: Tensor) -> Images:
+        """The images at `indices` (B,), copied out of the mapping, and their labels; any order, repeats allowed."""
+        indices = indices.cpu()
+        rows = self._rows[indices.numpy()]
+        sizes = self._sizes[rows]  # (B, 2)
+        pixels = self._padded(rows, sizes) if self._grid is None else self._grid[rows]  # (B, 3, H, W)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(sizes), indices, self.labels[indices])
+
+    def _padded(self, rows: Array, sizes: Array) -> NDArray[np.uint8]:
+        pixels = np.zeros((len(rows), 3, *sizes.max(axis=0)), dtype=np.uint8)
+        for frame, offset, (height, width) in zip(pixels, self._offsets[rows], sizes, strict=True):
+            image = self._pixels[offset : offset + 3 * height * width]
+            frame[:, :height, :width] = image.reshape(3, height, width)
+        return pixels
+
+    def subset(self, indices: Tensor) -> "Pack":
+        """A view of the images at `indices` (B,), on the same memory."""
+        view = copy(self)
+        view._rows = self._rows[indices.cpu().numpy()]
+        view.labels = self.labels[indices]
+        return view
+
+
+def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: int | None) -> tuple[Pack, Pack]:
+    """Train and test of `source`; decoded into `cache` first, if they are not there yet.
+
+    on_error: a corrupt image raises DataError, or is left out and named in `skipped`. short_side: in pixels; larger
+    images are shrunk to it, their aspect kept.
+    """
+    folder = cache / pack_name(source, on_error, short_side)
+    if not folder.exists():
+        write_once(source, folder, on_error, short_side)
+    return read_pack(folder, "train"), read_pack(folder, "test")
+
+
+def pack_name(source: Source, on_error: OnError, short_side: int | None) -> str:
+    """The source's name for people, then a hash of everything that shapes the pixels, the labels and their order."""
+    settled = json.dumps([FORMAT, source.fingerprint, on_error, short_side], sort_keys=True)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", source.name)[-40:].strip("-")
+    return f"{words}-{hashlib.sha256(settled.encode()).hexdigest()[:16]}"
+
+
+def write_once(source: Source, folder: Path, on_error: OnError, short_side: int | None) -> None:
+    """Decode into `folder`, unless another process does so while this one waits for the lock."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{folder.name}.partial")
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if folder.exists():
+            return
+        if partial.exists():  # its writer was killed: nobody else can hold the lock
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            write_packs(source, partial, on_error, short_side)
+        except BaseException:
+            shutil.rmtree(partial)  # half a set can be many gigabytes, on a disk that may just have run full
+            raise
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    warn_of_large_images(folder, short_side)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # only the first process on a node comes here
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process to pack %s", path.stem)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_pack(folder: Path, split: str) -> Pack:
+    meta = json.loads((folder / "meta.json").read_text())
+    sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
+    path = folder / split / "pixels.u8"
+    found, expected = path.stat().st_size, int(3 * sizes.prod(axis=1).sum())
+    if found != expected:
+        raise DataError(f"{path}: {found} bytes where {expected} belong; remove {folder} and it will be packed again")
+    pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: memmap's indexing is slow
+    return Pack(pixels, sizes, torch.from_numpy(labels), tuple(meta["classes"]), tuple(meta["skipped"][split]))
+
+
+def warn_of_large_images(folder: Path, short_side: int | None) -> None:
+    sizes = np.concatenate([np.load(path) for path in folder.glob("*/sizes.npy")])  # (N, 2)
+    height, width = sizes[sizes.prod(axis=1).argmax()]
+    if short_side is None and height * width > LARGE_PIXELS:
+        remedy = "set data.short_side, or it pads whole batches to its size"
+        log.warning("%s: the largest image is %d pixels high and %d wide; %s", folder.name, height, width, remedy)

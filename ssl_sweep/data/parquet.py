@@ -1,0 +1,207 @@
+"""`parquet:DIR`: image sets as the Hugging Face hub ships them, several shards a split."""
+
+import json
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, ImageList, Source, digest, hold_out_test, stat_file
+
+TRAIN_NAMES = ("train",)
+TEST_NAMES = ("test", "validation", "valid", "val")
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "category")
+LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
+
+
+def parquet_folder(name: str, folder: Path, split_seed: int) -> Source:
+    """Shards of train and test (else validation) in DIR or below it; without a test split, one is held out by seed."""
+    train, test = find_shards(folder, TRAIN_NAMES), find_shards(folder, TEST_NAMES)
+    if not train:
+        raise DataError(f"{folder}: no Parquet file of a train split; {LAYOUT}")
+    files = digest((stat_file(path) for path in train + test), folder)
+    fingerprint: dict[str, str | int] = {"kind": "parquet", "folder": str(folder), "files": files}
+    if not test:
+        fingerprint["split_seed"] = split_seed
+    return Source(name, fingerprint, lambda: read(train, test, split_seed))
+
+
+def find_shards(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The shards of the first of the splits `names` that is there: `train-0.parquet`, `train/0.parquet`."""
+    paths = sorted(folder.rglob("*.parquet"))
+    for split in names:
+        pattern = re.compile(rf"{split}(?![a-z])")
+        shards = [path for path in paths if pattern.match(path.stem) or path.parent.name == split]
+        if shards:
+            check_shards(folder, shards)
+            return shards
+    return []
+
+
+def check_shards(folder: Path, shards: list[Path]) -> None:
+    if len(homes := sorted({path.parent for path in shards})) > 1:
+        listed = ", ".join(str(home.relative_to(folder)) for home in homes)
+        raise DataError(f"{folder}: holds several sets ({listed}); name one of them, as parquet:{homes[0]}")
+    totals = {int(found[1]) for path in shards if (found := re.search(r"-\d+-of-(\d+)", path.stem))}
+    if totals and totals != {len(shards)}:
+        raise DataError(f"{shards[0]}: {len(shards)} shards are here of {max(totals)}; download the missing ones")
+
+
+def read(train: list[Path], test: list[Path], split_seed: int) -> Contents:
+    shards = Shards(train)
+    classes = shards.class_names()
+    images = shards.images(classes)
+    if not test:
+        return Contents(*hold_out_test(images, split_seed), classes)
+    return Contents(images, Shards(test).images(classes), classes)
+
+
+class Group(NamedTuple):
+    """A row group: what Parquet can read at the least."""
+
+    path: Path
+    number: int
+    first: int  # its first row in the file
+    end: int  # one past its last row in the split
+
+
+class Shards:
+    """The rows of one split, over all its shards. Row groups are read when they are needed."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        files = [open_file(path) for path in paths]
+        self.schema = files[0].schema_arrow
+        self.image_column = find_image_column(self.schema, paths[0])
+        self.label_column = find_label_column(self.schema, paths[0])
+        self.groups = list(list_groups(paths, files))
+        self._recent: OrderedDict[Group, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def images(self, classes: tuple[str, ...]) -> ImageList:
+        return ImageList(self.numbers(classes), self.name, self.image)
+
+    def name(self, row: int) -> str:
+        group, offset = self.locate(row)
+        return f"{group.path} row {group.first + offset}"
+
+    def image(self, row: int) -> Image.Image:
+        group, offset = self.locate(row)
+        value = self.read_group(group)[offset].as_py()
+        data = value["bytes"] if isinstance(value, dict) else value
+        if data is None:
+            raise ValueError("the row holds no image bytes")
+        return Image.open(BytesIO(data))
+
+    def locate(self, row: int) -> tuple[Group, int]:
+        """The group of a row, and its place there."""
+        index = bisect_right(self.groups, row, key=lambda group: group.end)
+        return self.groups[index], row - (self.groups[index - 1].end if index else 0)
+
+    def read_group(self, group: Group) -> Any:
+        """The group's image column. Two groups are kept: threads that decode neighbours straddle a boundary."""
+        with self._lock:
+            if group not in self._recent:
+                while len(self._recent) > 1:
+                    self._recent.popitem(last=False)
+                self._recent[group] = open_file(group.path).read_row_group(group.number, [self.image_column]).column(0)
+            return self._recent[group]
+
+    @cached_property
+    def labels(self) -> list[Any]:
+        columns = [open_file(path).read([self.label_column]).column(0) for path in self.paths]
+        labels = [label for column in columns for label in column.to_pylist()]
+        if not labels:
+            raise DataError(f"{self.paths[0]}: no rows; the download may have been cut short")
+        if None in labels:
+            raise DataError(
+                f"{self.name(labels.index(None))}: column {self.label_column!r} is null; drop unlabelled rows"
+            )
+        return labels
+
+    def class_names(self) -> tuple[str, ...]:
+        """From the hub's metadata; else the labels themselves, in order."""
+        if names := class_features(self.schema).get(self.label_column):
+            return names
+        if isinstance(self.labels[0], str):
+            return tuple(sorted(set(self.labels)))
+        return tuple(str(label) for label in range(max(self.labels) + 1))
+
+    def numbers(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
+        """(N,) class numbers. Raises DataError at a label that is none of the classes."""
+        known: dict[Any, int] = {label: label for label in range(len(classes))}
+        known |= {name: label for label, name in enumerate(classes)}
+        for row, label in enumerate(self.labels):
+            if label not in known:
+                remedy = "train and test must have the same classes, and an unlabelled split (-1) cannot be used"
+                raise DataError(f"{self.name(row)}: label {label!r} is none of the {len(classes)} classes; {remedy}")
+        return np.array([known[label] for label in self.labels], dtype=np.int64)
+
+
+def open_file(path: Path) -> Any:
+    from pyarrow.parquet import ParquetFile  # only this source needs pyarrow
+
+    opened: Callable[[Path], Any] = ParquetFile
+    return opened(path)
+
+
+def list_groups(paths: list[Path], files: list[Any]) -> Iterator[Group]:
+    end = 0
+    for path, file in zip(paths, files, strict=True):
+        first = 0
+        for number in range(file.num_row_groups):
+            rows = file.metadata.row_group(number).num_rows
+            end += rows
+            yield Group(path, number, first, end)
+            first += rows
+
+
+def class_features(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Class names by column, as the hub's `datasets` library writes them into the schema."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(written).get("info", {}).get("features", {}) if written else {}
+    return {
+        column: tuple(feature["names"])
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def find_image_column(schema: Any, place: Path) -> str:
+    found = [field.name for field in schema if holds_bytes(field.type)]
+    named = [name for name in IMAGE_COLUMNS if name in found]
+    return choose("image column (binary, or a struct with binary 'bytes')", named, found, schema, place)
+
+
+def holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def find_label_column(schema: Any, place: Path) -> str:
+    named = [name for name in LABEL_COLUMNS if name in schema.names]
+    return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, list(class_features(schema)), schema, place)
+
+
+def choose(what: str, named: list[str], found: list[str], schema: Any, place: Path) -> str:
+    """The column with a usual name, else the only one of its type."""
+    if named:
+        return named[0]
+    if len(found) == 1:
+        return found[0]
+    count = f"{len(found)} columns could be the" if found else "no"
+    raise DataError(f"{place}: {count} {what}; its columns are {', '.join(schema.names)}: rename the one to use")

@@ -1,0 +1,49 @@
+"""Operators that touch only some samples of a batch: find their rows, apply, put them back."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+CPU_PART_VALUES = (
+    2**18
+)  # 1 MB of float32; larger intermediate results cost twice as much, in cache misses and page faults
+
+
+def rows_of_each(kinds: Tensor, num_kinds: int) -> list[Tensor]:
+    """For each kind 0..num_kinds-1 the rows of `kinds` (B,) that hold it; other values belong to no group."""
+    is_kind = kinds == torch.arange(num_kinds, device=kinds.device).unsqueeze(1)  # (num_kinds, B)
+    counts: list[int] = is_kind.sum(dim=1).tolist()
+    return list(torch.split(is_kind.nonzero()[:, 1], counts))  # nonzero goes kind by kind
+
+
+def change_rows(images: Tensor, rows: Tensor, operator: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`images` (B, ...) with `operator(images[rows], *values)` in the rows (n,), each of which has its values (n, ...)."""
+    return change_rows_(images.clone(), rows, operator, *values) if len(rows) else images
+
+
+def change_rows_(images: Tensor, rows: Tensor, operator: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """`change_rows` in place."""
+    for part in parts(len(rows), images[0].numel(), images.device):
+        changed = operator(images.index_select(0, rows[part]), *(value[part] for value in values))
+        images.index_copy_(0, rows[part], changed)
+    return images
+
+
+def parts(num_images: int, values_each: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover a batch: all of it at once, but on a CPU in parts whose float32 values fit the cache."""
+    step = max(1, CPU_PART_VALUES // values_each) if device.type == "cpu" else max(1, num_images)
+    return (slice(first, first + step) for first in range(0, num_images, step))
+
+
+def others(batch_size: int, rng: torch.Generator) -> Tensor:
+    """(B,) int64: for each sample the row of another one, uniform over all but itself (itself where it is alone)."""
+    own = torch.arange(batch_size, device=rng.device)
+    if batch_size == 1:
+        return own
+    return (own + 1 + torch.randint(batch_size - 1, (batch_size,), generator=rng, device=rng.device)) % batch_size
+
+
+def chosen_rows(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
+    """The rows (n,) int64 of the samples that an operator of this probability falls on, drawn for each by itself."""
+    return (torch.rand(batch_size, generator=rng, device=rng.device) < probability).nonzero().squeeze(1)

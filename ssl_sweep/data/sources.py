@@ -1,0 +1,69 @@
+"""`data.source`: where the images come from. `digits`, `imagefolder:DIR`, `parquet:DIR`, `torchvision:NAME`."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssl_sweep.data.image_folder import image_folder
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
+from ssl_sweep.data.parquet import parquet_folder
+from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
+
+__all__ = ["Source", "open_source"]
+
+FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder}
+USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchvision:NAME", "digits": "digits"}
+
+
+def open_source(source: str, *, root: Path, split_seed: int = 0) -> Source:
+    """The image set that `data.source` names; relative folders are below `root`, as are torchvision's sets.
+
+    split_seed: of the test split, for sets that come without one. Raises DataError when there is no such set; what
+    is wrong inside the set (a shard without labels, a set that is not downloaded) is raised when its lists are read.
+    """
+    kind, colon, argument = source.partition(":")
+    if kind not in USAGE:
+        raise DataError(
+            f"data.source: {source!r} is of no known kind{suggest(source)}; known: {', '.join(USAGE.values())}"
+        )
+    if bool(argument) == (kind == "digits") or (colon and not argument):
+        raise DataError(f"data.source: {source!r} should be written {USAGE[kind]}")
+    if kind == "digits":
+        return digits(split_seed)
+    if kind == "torchvision":
+        return torchvision_set(argument, existing(root, source), split_seed)
+    return FOLDER_KINDS[kind](source, existing(root / Path(argument).expanduser(), source), split_seed)
+
+
+def suggest(source: str) -> str:
+    kind, colon, argument = source.partition(":")
+    if close := get_close_matches(kind.lower(), USAGE, n=1):
+        return f"; did you mean {close[0] + colon + argument!r}?"
+    if not colon and (name := close_set(source)):
+        return f"; did you mean 'torchvision:{name}'?"
+    return ""
+
+
+def existing(folder: Path, source: str) -> Path:
+    if not folder.is_dir():
+        hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
+        raise DataError(f"data.source: {source!r} was looked for in {folder.absolute()}, which is no folder; {hint}")
+    return folder.resolve()
+
+
+def digits(split_seed: int) -> Source:
+    """scikit-learn's 1,797 grey 8x8 digits; a fifth of every class is held out by seed."""
+    return Source("digits", {"kind": "digits", "split_seed": split_seed}, lambda: read_digits(split_seed))
+
+
+def read_digits(split_seed: int) -> Contents:
+    from sklearn.datasets import load_digits  # only this source needs scikit-learn
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8); the set counts ink from 0 to 16
+    labels = bunch.target.astype(np.int64)
+    images = ImageList(labels, lambda row: f"digits row {row}", lambda row: Image.fromarray(pixels[row]))
+    return Contents(*hold_out_test(images, split_seed), tuple(str(name) for name in bunch.target_names))

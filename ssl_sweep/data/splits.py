@@ -1,0 +1,69 @@
+"""The spec's `data:` section, and the three splits that a trial sees."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.pack import Pack, open_packs
+from ssl_sweep.data.sources import open_source
+from ssl_sweep.data.stratify import stratified_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images, and how they are split."""
+
+    source: Annotated[
+        str,
+        Field(
+            min_length=1, description="digits, imagefolder:DIR, parquet:DIR or torchvision:NAME; DIR may be relative"
+        ),
+    ]
+    image_size: Annotated[int, Field(ge=8, description="side of the square that the encoder sees, in pixels")]
+    val_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="share of every training class that is kept from training, for the search")
+    ] = 0.1
+    split_seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63, description="seed of the validation split, and of the test split of sets without one"),
+    ] = 0
+    on_error: Annotated[
+        Literal["raise", "skip"], Field(description="a corrupt image ends the trial, or is left out, named and counted")
+    ] = "raise"
+    short_side: Annotated[
+        int | None, Field(ge=8, description="pixels; larger images are shrunk to this short side when they are decoded")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training images, validation images split off them for the search, and the test images that tables show."""
+
+    train: Pack
+    val: Pack
+    test: Pack
+    image_size: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.train.classes)
+
+
+def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
+    """The images of `data`, decoded into `cache` if they are not yet; relative sources are below `root`.
+
+    Raises DataError when the source is missing or damaged, or too small for a validation split.
+    """
+    if data.short_side is not None and data.short_side < data.image_size:
+        remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
+        raise DataError(f"data.short_side: {data.short_side} is below data.image_size, {data.image_size}: {remedy}")
+    source = open_source(data.source, root=root, split_seed=data.split_seed)
+    train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    kept, held = stratified_split(train.labels, data.val_fraction, data.split_seed)
+    if not len(held):
+        place = f"data.val_fraction: {data.val_fraction} of {len(train)} training images"
+        raise DataError(f"{place} leaves none to validate on; raise it")
+    return Splits(train.subset(kept), train.subset(held), test, data.image_size)

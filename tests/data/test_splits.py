@@ -1,0 +1,106 @@
+"""Stratified splits, and what `data:` of a spec becomes."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.splits import Data, load_splits
+from ssl_sweep.data.stratify import stratified_split
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_every_class_keeps_its_share_and_at_least_one(counts: list[int], fraction: float, seed: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    kept, held = stratified_split(labels, fraction, seed)
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(len(labels)))
+    assert torch.equal(kept, kept.sort().values)
+    taken = Counter(labels[held].tolist())
+    for label, count in enumerate(counts):
+        assert taken[label] <= max(0, count - 1)
+        assert abs(taken[label] - count * fraction) < 1 or taken[label] == count - 1
+    spare = sum(max(0, count - 1) for count in counts)
+    assert len(held) <= min(round(len(labels) * fraction), spare)
+
+
+def test_the_split_of_caltech256_has_the_published_sizes() -> None:
+    extra = torch.randint(0, 256, (29_780 - 256 * 80,), generator=torch.Generator().manual_seed(0)) ** 2 // 256
+    counts = 80 + torch.bincount(extra, minlength=256)  # unequal, 80 at the least, as Caltech-256's are
+    labels = torch.repeat_interleave(torch.arange(256), counts)
+    kept, held = stratified_split(labels, 0.2, 0)
+    assert (len(kept), len(held)) == (23_824, 5_956)
+
+
+def test_equal_remainders_are_drawn_by_seed() -> None:
+    labels = torch.arange(100).repeat_interleave(4)  # a tenth of four images: 40 classes of 100 give one
+    classes = [set(labels[stratified_split(labels, 0.1, seed)[1]].tolist()) for seed in (0, 0, 1)]
+    assert [len(each) for each in classes] == [40, 40, 40]
+    assert classes[0] == classes[1] != classes[2]
+
+
+def test_splits_of_digits(tmp_path: Path) -> None:
+    data = Data(source="digits", image_size=8, val_fraction=0.25)
+    splits = load_splits(data, root=tmp_path, cache=tmp_path)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (1078, 360, 359)
+    assert (splits.num_classes, splits.image_size) == (10, 8)
+    pixels = torch.cat([pack.batch(torch.arange(len(pack))).pixels for pack in (splits.train, splits.val)])
+    ordered = load_splits(data, root=tmp_path, cache=tmp_path)
+    again = torch.cat([pack.batch(torch.arange(len(pack))).pixels for pack in (ordered.train, ordered.val)])
+    assert torch.equal(pixels, again)
+    share = torch.bincount(splits.val.labels) / torch.bincount(torch.cat([splits.train.labels, splits.val.labels]))
+    assert (share - 0.25).abs().max() < 0.01
+
+
+def test_validation_moves_with_the_seed_and_test_of_a_fixed_set_does_not(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(10):
+            path = tmp_path / split / "a" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), number).save(path)
+    first, second = (
+        load_splits(
+            Data(source="imagefolder:.", image_size=8, val_fraction=0.3, split_seed=seed), root=tmp_path, cache=tmp_path
+        )
+        for seed in (0, 1)
+    )
+    everything = torch.arange(10)
+    assert not torch.equal(first.val.batch(everything[:3]).pixels, second.val.batch(everything[:3]).pixels)
+    assert torch.equal(first.test.batch(everything).pixels, second.test.batch(everything).pixels)
+    assert len(list(tmp_path.glob("imagefolder-*/meta.json"))) == 1  # one pack serves all validation splits
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"val_fraction": 0.0001}, "val_fraction: 0.0001 of 1438 training images leaves none"),
+        ({"image_size": 64, "short_side": 32}, "short_side: 32 is below data.image_size, 64"),
+        ({"source": "digit"}, "did you mean 'digits'"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_splits(replace(Data(source="digits", image_size=8), **fields), root=tmp_path, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"val_fraction": 0}, {"val_fraction": 1}, {"image_size": 7}, {"on_error": "ignore"}, {"split_seed": -1}]
+)
+def test_bounds_are_in_the_annotations(fields: dict[str, object]) -> None:
+    validate = TypeAdapter(Data).validate_python
+    assert validate({"source": "digits", "image_size": 8}) == Data(source="digits", image_size=8)
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        validate({"source": "digits", "image_size": 8} | fields)
