@@ -1,0 +1,1 @@
+"""Networks and their shared pieces: encoders and decoders, heads, EMA copies, queues, batch normalisation, gathers."""

@@ -1,0 +1,89 @@
+"""Batch normalisation that does not tell a query which batch its key was in.
+
+Statistics shared by a query and its key let MoCo cheat; both remedies make them differ (He et al. 2020, "Momentum
+Contrast", section 3.3): normalise by small groups on one device, or shuffle the keys' batch between groups or ranks.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_sweep.models.distributed import from_first_rank, gather_no_grad, rank, world_size
+
+
+class SplitBatchNorm(_BatchNorm):
+    """Batch normalisation over `num_splits` consecutive groups of the batch, as if each were on its own device.
+
+    A batch that does not divide makes groups of nearly equal size, none smaller than two images. The running
+    statistics are the mean over the groups. In evaluation mode, and in its state, it is plain batch normalisation.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, norm: _BatchNorm, num_splits: int) -> None:
+        """Take over the weights and statistics of `norm`, which must keep running statistics."""
+        if not norm.track_running_stats:
+            raise ValueError(f"SplitBatchNorm: {norm} keeps no running statistics; set track_running_stats=True")
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        self.weight, self.bias = norm.weight, norm.bias
+        for name, statistics in norm.named_buffers():
+            setattr(self, name, statistics)
+        self.num_splits = num_splits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        splits = min(self.num_splits, len(x) // 2)
+        if not self.training or splits < 2:
+            return super().forward(x)
+        means, variances = (s.repeat(splits, 1) for s in (self.running_mean, self.running_var))  # (splits, C)
+        # one call a group keeps channels-last, which folding the groups into the channels would undo
+        groups = [
+            F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+            for group, mean, variance in zip(x.tensor_split(splits), means, variances, strict=True)
+        ]
+        self.running_mean.copy_(means.mean(dim=0))
+        self.running_var.copy_(variances.mean(dim=0))
+        self.num_batches_tracked.add_(1)
+        return torch.cat(groups)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+        """Vectors and maps alike."""
+
+
+def split_batchnorm(module: nn.Module, num_splits: int) -> nn.Module:
+    """Replace every batch normalisation in `module` by one over `num_splits` groups; weights and state keys stay.
+
+    Returns:
+        the module, or its replacement when it is a batch normalisation itself.
+    """
+    if isinstance(module, _BatchNorm):
+        return SplitBatchNorm(module, num_splits)
+    for name, child in module.named_children():
+        setattr(module, name, split_batchnorm(child, num_splits))
+    return module
+
+
+@torch.no_grad()
+def shuffled(encode: Callable[[Tensor], Tensor], x: Tensor, order: Tensor) -> Tensor:
+    """`encode(x)` computed in another order and put back, without gradient: shuffling BN for keys.
+
+    Groups of a split batch normalisation, and ranks, then see other neighbours than the queries' do.
+
+    Args:
+        encode: images (B, ...) -> keys (B, D).
+        x: this rank's images (B, ...).
+        order: permutation (W·B,) of the global batch of W ranks; rank 0's is used on all.
+
+    Returns:
+        this rank's keys (B, D).
+    """
+    order = from_first_rank(order)
+    mine = gather_no_grad(x)[order.chunk(world_size())[rank()]]
+    keys = gather_no_grad(encode(mine))  # (W·B, D), in shuffled order
+    return keys[order.argsort()].chunk(world_size())[rank()]

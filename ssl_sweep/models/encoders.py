@@ -1,0 +1,21 @@
+"""The encoders by name. Each is called with the image size in pixels; its keyword arguments are knobs."""
+
+from collections.abc import Callable
+
+from ssl_sweep.models.encoder import Encoder
+from ssl_sweep.models.resnet import ResNet18, ResNet34, ResNet50
+from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
+from ssl_sweep.models.vit import ViTBase, ViTSmall, ViTTiny
+
+__all__ = ["ENCODERS", "Encoder"]
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "vit_tiny": ViTTiny,
+    "vit_small": ViTSmall,
+    "vit_base": ViTBase,
+    "drlim": DrlimEncoder,
+    "exemplar": ExemplarEncoder,
+}

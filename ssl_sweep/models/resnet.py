@@ -1,0 +1,120 @@
+"""Residual networks of torchvision's blocks, with a base width and a stem for small images.
+
+Source: He, Zhang, Ren & Sun 2016, "Deep Residual Learning for Image Recognition"; the 3x3 stem is their CIFAR one.
+"""
+
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
+
+from ssl_sweep.models.encoder import Encoder, Normalization
+
+SMALL_IMAGE = 64  # pixels a side; up to here the ImageNet stem would leave too little of the map
+
+Width = Annotated[int, Field(ge=1, description="channels of the first stage; 16 makes a net 16 times cheaper than 64")]
+Stem = Annotated[
+    Literal["auto", "imagenet", "small"],
+    Field(description="imagenet: 7x7 stride 2 and max-pool; small: 3x3 stride 1; auto: small up to 64 pixels"),
+]
+ZeroInit = Annotated[bool, Field(description="residual branches start at zero, so that each block starts as identity")]
+Block = type[BasicBlock | Bottleneck]
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet without its classifier. `sides` holds the side in pixels of the input and after each step down.
+
+    A subclass fixes `block`, torchvision's BasicBlock or Bottleneck, and `depths`, the blocks of the four stages.
+    """
+
+    block: Block
+    depths: tuple[int, int, int, int]
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        width: Width = 64,
+        stem: Stem = "auto",
+        normalize: Normalization = "none",
+        zero_init_residual: ZeroInit = False,
+    ) -> None:
+        small = stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE)
+        sides = stage_sides(image_size, small)
+        net = nn.Sequential(_stem(width, small) | _stages(self.block, self.depths, width))
+        channels = width * 8 * self.block.expansion
+        super().__init__(net, image_size, (channels, sides[-1], sides[-1]), normalize=normalize)
+        self.width, self.small_stem, self.sides = width, small, sides
+        init_convolutions(net)
+        if zero_init_residual:
+            _zero_residuals(net, self.block)
+
+
+class ResNet18(ResNetEncoder):
+    """ResNet-18: features of 8 * width."""
+
+    block, depths = BasicBlock, (2, 2, 2, 2)
+
+
+class ResNet34(ResNetEncoder):
+    """ResNet-34: features of 8 * width."""
+
+    block, depths = BasicBlock, (3, 4, 6, 3)
+
+
+class ResNet50(ResNetEncoder):
+    """ResNet-50: features of 32 * width."""
+
+    block, depths = Bottleneck, (3, 4, 6, 3)
+
+
+def stage_sides(image_size: int, small_stem: bool) -> list[int]:
+    """Sides in pixels from the input down: each stride-2 layer, of the stem and of stages 2 to 4, gives one more."""
+    sides = [image_size]
+    for _ in range(3 if small_stem else 5):
+        sides.append((sides[-1] + 1) // 2)  # every stride-2 layer of a ResNet pads to ceil(side / 2)
+    return sides
+
+
+def init_convolutions(net: nn.Module) -> None:
+    """He et al.'s normal initialisation of every convolution in `net`."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _stem(width: int, small: bool) -> "OrderedDict[str, nn.Module]":
+    conv = nn.Conv2d(3, width, 3, padding=1, bias=False) if small else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+    layers = OrderedDict[str, nn.Module](conv1=conv, bn1=nn.BatchNorm2d(width), relu=nn.ReLU(inplace=True))
+    if not small:
+        layers["maxpool"] = nn.MaxPool2d(3, stride=2, padding=1)
+    return layers
+
+
+def _stages(block: Block, depths: tuple[int, ...], width: int) -> "OrderedDict[str, nn.Module]":
+    stages = OrderedDict[str, nn.Module]()
+    channels = width
+    for index, depth in enumerate(depths):
+        planes = width * 2**index
+        stages[f"layer{index + 1}"] = _stage(block, channels, planes, depth, stride=1 if index == 0 else 2)
+        channels = planes * block.expansion
+    return stages
+
+
+def _stage(block: Block, channels: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+    out_channels = planes * block.expansion
+    shortcut = None
+    if stride != 1 or channels != out_channels:
+        shortcut = nn.Sequential(conv1x1(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(
+        block(channels, planes, stride, shortcut), *(block(out_channels, planes) for _ in range(depth - 1))
+    )
+
+
+def _zero_residuals(net: nn.Module, block: Block) -> None:
+    last_scale = "bn3.weight" if block is Bottleneck else "bn2.weight"
+    for name, parameter in net.named_parameters():
+        if name.endswith(last_scale):
+            nn.init.zeros_(parameter)

@@ -1,0 +1,108 @@
+"""Vision transformers: torchvision's, which is installed anyway, so that no further library is needed for them.
+
+Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; tiny and small as in Touvron et al. 2021 (DeiT).
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer
+
+from ssl_sweep.models.encoder import Encoder, Normalization
+
+PatchSize = Annotated[
+    int | None,
+    Field(ge=1, description="side of a patch in pixels; none: 16 from 128 pixels on, below that 8 patches a side"),
+]
+Pool = Annotated[Literal["mean", "class"], Field(description="features: the mean of the patch tokens or class token")]
+
+
+class ViTEncoder(Encoder):
+    """A vision transformer without its classifier, whose two halves a masked autoencoder can call one by one.
+
+    `embed` gives the patches with their positions, `encode` runs any subset of them through the blocks.
+    A subclass fixes `hidden_dim` D and `heads`; all have 12 blocks and an MLP of 4 * D.
+
+    Raises:
+        ValueError: the patch does not tile the image.
+    """
+
+    net: VisionTransformer
+    hidden_dim: int
+    heads: int
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        patch_size: PatchSize = None,
+        pool: Pool = "class",
+        normalize: Normalization = "none",
+    ) -> None:
+        patch_size = patch_size or default_patch_size(image_size)
+        if patch_size not in _divisors(image_size):
+            raise ValueError(
+                f"patch_size: {patch_size} does not divide image_size {image_size}; use one of {_divisors(image_size)}"
+            )
+        net = VisionTransformer(image_size, patch_size, 12, self.heads, self.hidden_dim, 4 * self.hidden_dim)
+        net.heads = nn.Identity()  # type: ignore[assignment]  # the classifier has no place in a feature extractor
+        side = image_size // patch_size
+        super().__init__(net, image_size, (self.hidden_dim, side, side), normalize=normalize)
+        self.patch_size, self.pool = patch_size, pool
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] -> patch embeddings with positions added (B, N, D), row by row."""
+        patches = self.net.conv_proj(self.normalize(x)).flatten(2).transpose(1, 2)  # (B, N, D)
+        embedded: Tensor = patches + self.net.encoder.pos_embedding[:, 1:]
+        return embedded
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Embedded patches (B, V, D), all or the visible ones -> class and patch tokens (B, 1 + V, D)."""
+        class_token = self.net.class_token + self.net.encoder.pos_embedding[:, :1]  # (1, 1, D)
+        sequence = torch.cat([class_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens: Tensor = self.net.encoder.ln(self.net.encoder.layers(self.net.encoder.dropout(sequence)))
+        return tokens
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] -> class token and N patch tokens (B, 1 + N, D)."""
+        return self.encode(self.embed(x))
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] -> patch tokens as a map (B, D, h, w)."""
+        patches = self.tokens(x)[:, 1:]  # (B, N, D)
+        return patches.transpose(1, 2).reshape(-1, *self.map_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] -> pooled features (B, D)."""
+        tokens = self.tokens(x)
+        return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
+
+
+class ViTTiny(ViTEncoder):
+    """ViT-Ti: 192 wide, 3 heads."""
+
+    hidden_dim, heads = 192, 3
+
+
+class ViTSmall(ViTEncoder):
+    """ViT-S: 384 wide, 6 heads."""
+
+    hidden_dim, heads = 384, 6
+
+
+class ViTBase(ViTEncoder):
+    """ViT-B: 768 wide, 12 heads."""
+
+    hidden_dim, heads = 768, 12
+
+
+def default_patch_size(image_size: int) -> int:
+    """The patch that tiles the image and is nearest to 16 pixels, or below 128 pixels to an eighth of the side."""
+    wanted = 16 if image_size >= 128 else image_size / 8
+    return min(_divisors(image_size), key=lambda size: abs(size - wanted))
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
