@@ -1,0 +1,110 @@
+"""One try at a trial: the edge at which its errors are caught, named and written down."""
+
+import logging
+import os
+import platform
+import socket
+import subprocess
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache as remember
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_sweep import trial
+from ssl_sweep.checkpoint import write_text
+from ssl_sweep.journal import Journal
+from ssl_sweep.training import Report, Stop
+
+log = logging.getLogger("ssl_sweep.attempt")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: COMPLETE, FAILED (with its reason) or STOPPED."""
+
+    state: str
+    results: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+def attempt(record: Mapping[str, Any], number: int, report: Report, folder: Path, cache: Path) -> Outcome:
+    """Run a trial in its folder and say how it went; only what ends the process passes through.
+
+    Args:
+        record: the trial's identity and config: trial_id, sweep, choice, seed, knobs, config.
+        number: which attempt this is, from 1 on.
+        report: see `trial.run`.
+        folder: the trial's folder.
+        cache: where decoded data lies on this node.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
+    journal = Journal(folder)
+    journal.append("attempt", attempt=number, **_provenance())
+    with _log_file(folder / "log.txt"):
+        outcome = _run(record, report, folder, cache)
+    journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
+    return outcome
+
+
+def _run(record: Mapping[str, Any], report: Report, folder: Path, cache: Path) -> Outcome:
+    try:
+        results = trial.run(record["config"], report, folder, cache=cache)
+    except Stop as stop:
+        log.info("stopped: %s", stop)
+        return Outcome("STOPPED", message=str(stop))
+    except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
+        log.exception("failed")
+        message = f"{type(error).__name__}: {error}"
+        return Outcome("FAILED", {}, trial.failure_reason(error), message, traceback.format_exc())
+    return Outcome("COMPLETE", results)
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Everything that the package logs during an attempt also goes to the trial's own file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("ssl_sweep")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+@remember
+def _provenance() -> dict[str, Any]:
+    """What a reader needs to know of where a number came from."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in ("torch", "torchvision")},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, marked `-dirty` when files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None

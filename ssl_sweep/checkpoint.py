@@ -1,0 +1,62 @@
+"""Atomic save and load of what a training loop needs to go on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+State = dict[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is there but cannot be read."""
+
+
+def save(path: Path, state: State) -> None:
+    """Write `state` so that a reader finds either the old file or the whole new one, whenever the process dies."""
+    with _replacing(path) as file:
+        torch.save(state, file)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file with the same promise as `save`."""
+    with _replacing(path) as file:
+        file.write(text.encode())
+
+
+def load(path: Path, device: torch.device) -> State | None:
+    """Read a checkpoint, or None where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged; the message says what to remove.
+    """
+    if not path.exists():
+        return None
+    try:
+        state: State = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a different type for each way in which a file can be damaged
+        raise CheckpointError(f"{path}: cannot be read ({error}); remove it to start this stage again") from error
+    return state
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

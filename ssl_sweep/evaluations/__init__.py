@@ -1,0 +1,1 @@
+"""One file an evaluation: `evaluate(encoder, splits, stage, *, knobs) -> metrics`, and `METRICS`, their names."""

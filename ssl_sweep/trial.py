@@ -1,0 +1,202 @@
+"""One trial: pretrain, then evaluate. Knows no Ray, no MLflow and no Optuna; runs wherever torch does.
+
+A trial folder holds `encoder.pt` and `stages.json` (what is finished), `STAGE/checkpoint.pt` (what is not),
+`journal.jsonl` (every event), `artifacts/` and `log.txt`. To resume is to call `run` again on the same folder.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.utils import make_grid, save_image
+
+from ssl_sweep import checkpoint, knobs
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.splits import Data, Splits, load_splits
+from ssl_sweep.data.views import Augment
+from ssl_sweep.journal import Journal
+from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.optimizers import Recipe
+from ssl_sweep.pretrain import Method, pictures, pretrain
+from ssl_sweep.training import Diverged, Epoch, Precision, Report, Stage, derive_seed
+
+Config = Mapping[str, Any]
+STAGE_VERSION = 1  # raise it when the same config would give another result: finished stages are then run again
+NUM_PICTURES = 8
+log = logging.getLogger("ssl_sweep.trial")
+
+
+def run(config: Config, report: Report, workdir: Path, *, cache: Path) -> dict[str, float]:
+    """Run what is not finished of a trial and return the metrics of all its stages, `linear/top1_test` and so on.
+
+    Args:
+        config: a resolved trial config, every knob filled in (`spec.resolve`).
+        report: called with metrics and their epoch after each epoch of each stage; may raise `Stop`.
+        workdir: the trial's own folder.
+        cache: where decoded data lies, shared by the trials of a node.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    return _Trial(config, report, workdir, cache).run()
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """Finished stages by name: the key they were run under, and their results."""
+
+    path: Path
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return finished
+
+    def results(self, stage: str, key: str) -> dict[str, float] | None:
+        entry = self.read().get(stage)
+        return entry["results"] if entry is not None and entry["key"] == key else None
+
+    def add(self, stage: str, key: str, results: dict[str, float]) -> None:
+        entry = {"key": key, "results": results}
+        checkpoint.write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
+
+
+class _Trial:
+    def __init__(self, config: Config, report: Report, workdir: Path, cache: Path) -> None:
+        self.config, self.report, self.workdir, self.cache = config, report, workdir, cache
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = resolve_precision(config["precision"], self.device)
+        self.journal = Journal(workdir)
+        self.finished = _Finished(workdir / "stages.json")
+
+    def run(self) -> dict[str, float]:
+        method_class = knobs.load("methods", self.config["method"]["name"])
+        pretrained = getattr(method_class, "pretrains", True)
+        results: dict[str, float] = {}
+        if pretrained:
+            results |= self._stage("pretrain", self._pretrain)
+        for name in self.config["evaluate"]:
+            results |= self._stage(name, partial(self._evaluate, name, pretrained))
+        return results
+
+    @property
+    def splits(self) -> Splits:
+        fields = {name: value for name, value in self.config["data"].items() if name != "root"}
+        return _open_splits(Data(**fields), Path(self.config["data"]["root"]), self.cache)
+
+    def _stage(self, name: str, work: Callable[[Stage], dict[str, float]]) -> dict[str, float]:
+        """Run one stage, unless it is finished, and return its results under its name."""
+        key = stage_key(self.config, name, self.precision)
+        results = self.finished.results(name, key)
+        if results is None:
+            started = time.monotonic()
+            seed = derive_seed(self.config["seed"], name)
+            torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
+            stage = Stage(self.workdir / name, self._reporter(name), seed, self.device, self.precision)
+            _drop_stale_checkpoint(stage.folder, key)
+            log.info("%s: start", name)
+            results = work(stage)
+            self.finished.add(name, key, results)
+            (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
+            seconds = time.monotonic() - started
+            log.info("%s: done in %.1f s: %s", name, seconds, results)
+            self.journal.append("stage", stage=name, key=key, seconds=seconds, results=results)
+        return {f"{name}/{metric}": value for metric, value in results.items()}
+
+    def _reporter(self, stage: str) -> Report:
+        def report(metrics: dict[str, float], step: int) -> None:
+            named = {f"{stage}/{metric}": value for metric, value in metrics.items()}
+            self.journal.report(named, step)
+            self.report(named, step)
+
+        return report
+
+    def _pretrain(self, stage: Stage) -> dict[str, float]:
+        method, augment = self._method(), Augment(self.splits.image_size, **self.config["views"])
+        recipe = Recipe(**self.config["pretrain"])
+
+        def report(epoch: Epoch) -> None:
+            stage.report(epoch.metrics, epoch.number)
+
+        metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
+        checkpoint.save(self.workdir / "encoder.pt", {"encoder": method.encoder.state_dict()})
+        self._show(method, augment, stage)
+        return {"loss": metrics["loss"]} if metrics else {}
+
+    def _method(self) -> Any:
+        settings = dict(self.config["method"])
+        return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
+
+    def _encoder(self) -> Encoder:
+        settings = dict(self.config["encoder"])
+        return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
+
+    def _show(self, method: Method, augment: Augment, stage: Stage) -> None:
+        images = self.splits.test.batch(torch.arange(min(NUM_PICTURES, len(self.splits.test))))
+        shown = pictures(method, images, augment, stage)
+        if shown is not None:
+            path = self.workdir / "artifacts" / "reconstruction.png"
+            path.parent.mkdir(exist_ok=True)
+            save_image(make_grid(shown, nrow=len(images.sizes)), path)
+            self.journal.append("artifact", path=str(path.relative_to(self.workdir)))
+
+    def _evaluate(self, name: str, pretrained: bool, stage: Stage) -> dict[str, float]:
+        encoder = self._encoder()
+        if pretrained:
+            state = checkpoint.load(self.workdir / "encoder.pt", torch.device("cpu"))
+            if state is None:
+                raise FileNotFoundError(
+                    f"{self.workdir}/encoder.pt is gone; remove stages.json there to pretrain again"
+                )
+            encoder.load_state_dict(state["encoder"])
+        evaluate = knobs.load("evaluations", name)
+        results: dict[str, float] = evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
+        return results
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware multiplies in it, else fp32."""
+    if wanted == "auto":
+        return "bf16" if _has_bf16(device) else "fp32"
+    return "bf16" if wanted == "bf16" else "fp32"
+
+
+def stage_key(config: Config, stage: str, precision: Precision) -> str:
+    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too."""
+    used = {name: config[name] for name in ("data", "encoder", "method", "views", "pretrain", "seed")}
+    if stage != "pretrain":
+        used["evaluate"] = {stage: config["evaluate"][stage]}
+    text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def failure_reason(error: BaseException) -> str:
+    """The kind of a failure: `oom`, `diverged`, `data` or `crash`."""
+    kinds = {"oom": (torch.OutOfMemoryError, MemoryError), "diverged": (Diverged,), "data": (DataError,)}
+    return next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
+
+
+@lru_cache(maxsize=2)
+def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
+    """Open data once a process: a warm worker's next trial finds it mapped, its folders not listed again."""
+    return load_splits(data, root=root, cache=cache)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _drop_stale_checkpoint(folder: Path, key: str) -> None:
+    """A checkpoint of another key (other settings, other stage version) must not be gone on from."""
+    mark = folder / "key"
+    if not mark.exists() or mark.read_text() != key:
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        mark.write_text(key)
