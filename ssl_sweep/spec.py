@@ -1,0 +1,214 @@
+"""What a sweep is: the frozen `SweepSpec` of a spec file, and the choices and trial configs that follow from it.
+
+`spec_file.load_spec` reads one from YAML. Every mistake is found at once: each section is checked by itself, the search
+and the table against the sections that they name.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from ssl_sweep import knobs
+from ssl_sweep.problems import Collector, Finding, SpecError, refusal, spec_error
+from ssl_sweep.spec_parts import (
+    CASE,
+    NAMED,
+    SEARCHED,
+    Settings,
+    base_of,
+    check_evaluations,
+    check_fixed,
+    check_named,
+    construct,
+)
+from ssl_sweep.spec_search import Choices, Range, Search
+from ssl_sweep.spec_section import Resources, Section, Tracking
+from ssl_sweep.spec_space import read_search
+from ssl_sweep.spec_table import Table, read_table, row_label
+
+__all__ = [
+    "Choices", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "row_label", "space",
+]  # fmt: skip
+
+MAX_GRID = 10_000
+
+
+def _fixed(section: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_fixed(section, value))
+
+
+def _named(section: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_named(NAMED[section], value))
+
+
+class SweepSpec(Section):
+    """One sweep. The sections are plain JSON data with every knob filled in; treat them as frozen too."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+            description="the sweep's study, runs and folder have it: letters, digits, `.`, `_`, `-`, at most 100",
+        ),
+    ]
+    description: Annotated[str | None, Field(description="shown with the sweep")] = None
+    data: Annotated[Settings, _fixed("data"), Field(description="which images")]
+    encoder: Annotated[Settings, _named("encoder"), Field(description="a name, or {name: ..., knobs}")]
+    method: Annotated[Settings, _named("method"), Field(description="a name, or {name: ..., knobs}")]
+    views: Annotated[Settings, _fixed("views")] = Field(
+        default_factory=dict, description="fixed values; the search overrides those that it names"
+    )
+    pretrain: Annotated[Settings, _fixed("pretrain")] = Field(
+        default_factory=dict, description="how the method is trained"
+    )
+    evaluate: Annotated[
+        dict[str, Settings],
+        BeforeValidator(check_evaluations),
+        Field(min_length=1, description="{evaluation: {knobs}}: what is measured after pretraining"),
+    ]
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 where the hardware multiplies in it, else fp32")
+    ] = "auto"
+    resources: Annotated[Resources, Field(description="what a trial gets")] = Resources()
+    retries: Annotated[int, Field(ge=0, description="how often a crashed trial is tried again")] = 2
+    tracking: Annotated[Tracking, Field(description="where the runs are shown")] = Tracking()
+    search: Annotated[Search, Field(description="what is searched, and how")] = Search()
+    table: Annotated[Table, Field(description="what the ablation table shows")] = Table()
+    root: Annotated[Path, Field(strict=False, description="the folder that a relative data source starts from")] = (
+        Path()
+    )
+
+    @field_validator("search", mode="wrap")
+    @classmethod
+    def _read_search(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Search) else raw
+        found = Collector()
+        read = read_search(raw, base_of(info.data), _metrics(info.data), found) if isinstance(raw, dict) else raw
+        search = found.run((), handler, read)
+        found.done()
+        return search
+
+    @field_validator("table", mode="wrap")
+    @classmethod
+    def _read_table(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
+        found, search = Collector(), info.data.get("search")
+        searched = _searched(search) if search is not None else None
+        read = read_table(raw, searched, _metrics(info.data), found) if isinstance(raw, dict) else raw
+        table = found.run((), handler, read)
+        found.done()
+        return table
+
+    @model_validator(mode="after")
+    def _constructible(self) -> Self:
+        """Knobs that are fine one by one may not fit together: build what is cheap to build for every choice."""
+        size = math.prod(len(values.listed()) for values in space(self).values())
+        if self.search.sampler == "grid" and size > MAX_GRID:
+            message = f"is a grid of {size:,} choices"
+            raise refusal([Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")])
+        found = Collector()
+        for choice in grid(self) if self.search.sampler == "grid" else ():
+            loc = ("search", "space") if choice else ()
+            found.run(loc, construct, resolve(self, choice, self.search.seeds[0]), choice)
+        found.done()
+        return self
+
+
+def space(spec: SweepSpec) -> dict[str, Choices | Range]:
+    """The searched knobs by path, in the file's order; `case` first, where there are cases."""
+    return _searched(spec.search)
+
+
+def grid(spec: SweepSpec) -> list[Settings]:
+    """Every choice of a spec whose knobs can all be listed; the first knob changes slowest."""
+    searched = space(spec)
+    values = product(*(each.listed() for each in searched.values()))
+    return [dict(zip(searched, choice, strict=True)) for choice in values]
+
+
+def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
+    """The config of one trial, plain JSON data with every knob: what `trial.run` takes.
+
+    Args:
+        spec: the sweep.
+        choice: a value for each searched knob, by path, and for `case`.
+        seed: the trial's.
+
+    Raises:
+        ValueError: a searched knob has no value; SpecError, one too: a knob does not exist or does not take its value.
+    """
+    if missing := sorted(space(spec).keys() - choice.keys()):
+        raise ValueError(f"a choice of {spec.name} has no value for {', '.join(missing)}; give every knob one")
+    settings = dict(choice)
+    if spec.search.cases:
+        settings = {**spec.search.cases[settings.pop(CASE)], **settings}
+    dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
+    config = {**dumped, **{name: dict(settings.pop(name)) for name in NAMED if name in settings}}
+    base, found = base_of(config), Collector()
+    for path, value in settings.items():
+        if (located := found.run((path,), base.locate, path, value)) is not None:
+            part, knob = located
+            _section(config, path)[knob] = found.run((path,), part.typed, knob, value)
+    if found.findings:
+        raise spec_error(refusal(found.findings), lambda _: (f"a choice of {spec.name}", None))
+    return {**config, "data": {**spec.data, "root": str(spec.root)}, "precision": spec.precision, "seed": seed}
+
+
+def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
+    """The spec again, from what `model_dump(mode="json")` gave. Keep the order of its keys: it is the grid's.
+
+    Raises:
+        SpecError: it is from another version of the package, which knew other knobs.
+    """
+    try:
+        return SweepSpec.model_validate(dict(dump))
+    except ValidationError as error:
+        raise spec_error(error, lambda _: ("the stored spec", None)) from None
+
+
+def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
+    """Every key in which two specs differ, with both values: `search.seeds: [0, 1] became [0, 1, 2]`."""
+    before, after = (dict(_leaves((), spec.model_dump(mode="json"))) for spec in (old, new))
+    return [
+        f"{'.'.join(key)}: {before.get(key, 'nothing')} became {after.get(key, 'nothing')}"
+        for key in before | after
+        if before.get(key) != after.get(key) or (key in before) != (key in after)
+    ]
+
+
+def _searched(search: Search) -> dict[str, Choices | Range]:
+    cases = {CASE: Choices(values=tuple(search.cases))} if search.cases else {}
+    return {**cases, **search.space}
+
+
+def _metrics(sections: Mapping[str, Any]) -> list[str] | None:
+    evaluations = sections.get("evaluate")
+    return None if evaluations is None else [metric for name in evaluations for metric in knobs.metrics(name)]
+
+
+def _section(config: Settings, path: str) -> Settings:
+    section: Settings = config
+    for key in path.split(".")[:-1]:
+        section = section[key]
+    return section
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _leaves((*path, key), below)
+    else:
+        yield path, value

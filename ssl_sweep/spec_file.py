@@ -1,0 +1,134 @@
+"""Read a spec file: YAML with line numbers, `--set` overrides, and every problem at its place."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ssl_sweep.problems import Loc, Problem, SpecError, key_text, nearest, spec_error
+from ssl_sweep.spec import SweepSpec
+from ssl_sweep.spec_parts import NAMED
+from ssl_sweep.spec_yaml import Document, Place, read_yaml
+
+__all__ = ["SpecError", "load_spec"]
+
+DATA_VARIABLE = "SSL_SWEEP_DATA"
+MAX_BYTES = 1_000_000
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep of a YAML file, with `a.b.c=value` overrides (the value is YAML; the last of a key wins).
+
+    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the spec file's folder;
+    but one that comes from an override starts from the current folder, as it was typed there.
+
+    Raises:
+        SpecError: with every problem of the file and the overrides, each at its line.
+    """
+    path = Path(path)
+    document = read_yaml(_text(path), str(path))
+    problems = document.problems or _empty_problems(document, path)
+    if isinstance(document.data, dict):
+        for override in overrides:
+            problems += _apply(document, override)
+        problems += _take_root(document)
+        try:
+            spec = SweepSpec.model_validate({**document.data, "root": str(_root(path, document))})
+        except ValidationError as error:
+            unread = {problem.key for problem in problems if problem.value is not None}
+            problems += [each for each in spec_error(error, document.place).problems if each.key not in unread]
+    if problems:
+        raise SpecError(sorted(problems, key=lambda problem: (problem.file != str(path), problem.line or 0)))
+    return spec
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        others = [str(other) for other in path.parent.glob("*.y*ml")]
+        remedy = nearest(str(path), others, "check the path")
+        raise _file_error(path, "there is no such file", remedy) from None
+    except OSError as error:
+        raise _file_error(path, f"cannot be read: {error.strerror}", "name a YAML file that you may read") from None
+    if len(content) > MAX_BYTES:
+        raise _file_error(
+            path, f"has {len(content):,} bytes", f"a spec has at most {MAX_BYTES:,}; is it the right file?"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise _file_error(path, "is not UTF-8", "save the file as UTF-8", line) from None
+
+
+def _file_error(path: Path, message: str, remedy: str, line: int | None = None) -> SpecError:
+    return SpecError([Problem(str(path), line, "", None, message, remedy)])
+
+
+def _empty_problems(document: Document, path: Path) -> list[Problem]:
+    if document.data is None:
+        return [Problem(str(path), 1, "", None, "is empty", "begin with a line `name: my-sweep`")]
+    if not isinstance(document.data, dict):
+        return [
+            Problem(str(path), 1, "", None, "must be a mapping", "write `key: value` lines, `name: my-sweep` first")
+        ]
+    return []
+
+
+def _take_root(document: Document) -> list[Problem]:
+    # `root` is a field of SweepSpec, for its dumps, but not a key of the file
+    if document.data.pop("root", None) is None:
+        return []
+    remedy = f"set {DATA_VARIABLE} to the folder that data sources start from"
+    return [Problem(*document.place(("root",)), "root", None, "is not a key of the spec", remedy)]
+
+
+def _root(path: Path, document: Document) -> Path:
+    if os.environ.get(DATA_VARIABLE):
+        return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
+    typed_here = document.place(("data", "source")).line is None
+    return Path.cwd() if typed_here else path.resolve().parent
+
+
+def _apply(document: Document, override: str) -> list[Problem]:
+    """Set one key of the document; gives what is wrong with the override itself."""
+    place = Place(f"--set {override}", None)
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        return [Problem(*place, "", None, "is not `key=value`", "write, say, --set pretrain.epochs=2")]
+    given = read_yaml(text, place.file, numbered=False)
+    loc, section = _descend(document.data, parts)
+    section[loc[-1]] = given.data
+    stale = [each for each in document.places if each[: len(loc)] == loc]
+    for each in stale:
+        del document.places[each]
+    document.places |= {(*loc, *below): place for below in given.places}
+    return [replace(each, key=key_text(loc) + (f".{each.key}" if each.key else "")) for each in given.problems]
+
+
+def _descend(data: dict[str, Any], parts: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The path that a dotted key means, and the mapping that its last part is in; sections on the way are made.
+
+    The keys of `search.space` and of a case have dots themselves, and so may those of `published`.
+    """
+    loc: tuple[str, ...] = ()
+    section = data
+    while True:
+        rest = ".".join(parts)
+        if len(parts) == 1 or rest in section or _has_dotted_keys(loc):
+            return (*loc, rest), section
+        head = parts.pop(0)
+        below = section.get(head)
+        if isinstance(below, str) and not loc and head in NAMED:
+            below = {"name": below}  # `method: moco` and --set method.temperature=0.1
+        section[head] = section = below if isinstance(below, dict) else {}
+        loc += (head,)
+
+
+def _has_dotted_keys(loc: Loc) -> bool:
+    return loc == ("search", "space") or (loc[:2] == ("search", "cases") and len(loc) == 3)

@@ -1,0 +1,132 @@
+"""The `search` section of a spec: its keys, and the values that a searched knob can take."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
+
+from ssl_sweep.problems import Finding, refusal
+from ssl_sweep.spec_section import Section
+
+Sampler = Literal["grid", "random", "tpe"]
+Direction = Literal["maximize", "minimize"]
+
+MAX_SEEDS = 1000
+
+
+class Choices(Section):
+    """A searched knob takes one of these values."""
+
+    values: tuple[Any, ...]
+
+    def listed(self) -> tuple[Any, ...]:
+        """Every value."""
+        return self.values
+
+    @model_serializer
+    def _as_list(self) -> list[Any]:
+        return list(self.values)
+
+
+class Range(Section):
+    """A searched knob takes a value between these; a whole number when both ends are, as they are where the knob is."""
+
+    called: ClassVar[str] = "a range"
+
+    low: Annotated[int | float, Field(description="smallest value")]
+    high: Annotated[int | float, Field(description="largest value, included")]
+    log: Annotated[bool, Field(description="search the logarithm")] = False
+    step: Annotated[int | float | None, Field(gt=0, description="only low, low + step, ..., high")] = None
+
+    @property
+    def is_int(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def listed(self) -> tuple[int | float, ...]:
+        """Every value, by decimal arithmetic (0.3 and not 0.30000000000000004); empty where there is no step."""
+        if self.step is None:
+            return ()
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        count = int((Decimal(str(self.high)) - low) / step) + 1
+        number = int if self.is_int else float
+        return tuple(number(low + index * step) for index in range(count))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if found := list(self._findings()):
+            raise refusal(found)
+        return self
+
+    def _findings(self) -> Iterator[Finding]:
+        if self.low >= self.high:
+            yield Finding(("low",), self.low, f"must be below high, {self.high}", "exchange them, or fix the knob")
+        if self.log and self.low <= 0:
+            yield Finding(("log",), True, f"a logarithm needs a low above 0, not {self.low}", "raise low, or drop log")
+        if self.step is None or self.low >= self.high:
+            return
+        if self.log:
+            yield Finding(("step",), self.step, "cannot be joined with log", "drop one of them, or list the values")
+        if self.is_int and not isinstance(self.step, int):
+            yield Finding(("step",), self.step, "must be a whole number, as the knob is", "use 1 or more")
+        elif self.listed()[-1] != self.high:
+            yield Finding(("step",), self.step, f"does not lead to high, {self.high}", f"use high: {self.listed()[-1]}")
+
+
+def _seed_list(value: Any) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= MAX_SEEDS:
+        raise refusal(
+            [Finding((), value, "is no number of seeds", f"use a whole number in [1, {MAX_SEEDS}], or a list")]
+        )
+    return list(range(value))
+
+
+class Search(Section):
+    """Which choices are tried, with which seeds, and what is best."""
+
+    called: ClassVar[str] = "search"
+
+    space: dict[str, Choices | Range] = Field(
+        default_factory=dict,
+        description="{knob path: values}: a path is `views.X`, `method.X`, `encoder.X`, `pretrain.X` or "
+        "`evaluate.NAME.X`; values are a list of choices or a range {low, high, log, step}",
+        json_schema_extra={"default": {}},
+    )
+    cases: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="{case name: {knob path: value}}: settings compared by name, as values of a knob `case`; "
+        "`method: NAME` or `encoder: NAME` in a case replaces that whole section",
+        json_schema_extra={"default": {}},
+    )
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(strict=False, min_length=1, description="every choice runs once a seed; a number n is 0 to n - 1"),
+        BeforeValidator(_seed_list),
+    ] = (0,)
+    sampler: Annotated[Sampler, Field(description="who proposes choices")] = "grid"
+    pruner: Annotated[Literal["none"], Field(description="who stops choices early")] = "none"
+    objective: Annotated[
+        str,
+        Field(description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`"),
+    ] = ""
+    trials: Annotated[
+        int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="the sampler's own seed")] = 0
+
+    @property
+    def direction(self) -> Direction:
+        return "minimize" if self.objective.startswith("minimize") else "maximize"
+
+    @property
+    def objective_metric(self) -> str:
+        return self.objective.split()[1]
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
+        return seeds

@@ -1,0 +1,136 @@
+"""Checks of a spec's `search` against the rest of it: does the knob exist, does its type take the value."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from ssl_sweep.problems import Collector, Finding, refusal
+from ssl_sweep.spec_parts import NAMED, Base, Part, check_named, metric_remedy
+from ssl_sweep.spec_search import Choices, Range, Sampler
+
+
+def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, found: Collector) -> dict[str, Any]:
+    """The section with every value as its knob reads it; what is wrong goes to `found`.
+
+    What has the wrong structure is left as it is, for `Search` to refuse. `metrics` are those of the spec's evaluations
+    in their order, None where these are in error.
+    """
+    read = dict(raw)
+    space, cases, objective = raw.get("space"), raw.get("cases"), raw.get("objective", "")
+    sound: dict[str, Any] = {}  # what the file says of the knobs that are searched without a mistake
+    if isinstance(space, dict):
+        entries = {path: found.run(("space", path), _entry, path, entry, base) for path, entry in space.items()}
+        read["space"] = {path: entry for path, entry in entries.items() if entry is not None}
+        sound = {path: space[path] for path in read["space"]}
+    if isinstance(cases, dict):
+        read["cases"] = {name: _case(name, settings, sound, base, found) for name, settings in cases.items()}
+    if metrics and isinstance(objective, str):
+        read["objective"] = found.run(("objective",), _objective, objective, metrics) or objective
+    _check_sampler(raw, found)
+    return read
+
+
+def _entry(path: str, entry: Any, base: Base) -> Choices | Range | None:
+    located = base.locate(path, entry)
+    if located is None:
+        return None
+    part, knob = located
+    if isinstance(entry, list):
+        return _choices(entry, part, knob)
+    if isinstance(entry, dict):
+        return _range(entry, part, knob)
+    message = "must be a list of choices or a range"
+    raise refusal([Finding((), entry, message, "write `[0.1, 0.2]` or `{low: 0.1, high: 0.5}`")])
+
+
+def _choices(values: list[Any], part: Part, knob: str) -> Choices:
+    found = Collector()
+    typed: list[Any] = []
+    for index, value in enumerate(values):
+        reads = len(found.findings)
+        read = found.run((index,), part.typed, knob, value)
+        if len(found.findings) == reads and json.dumps(read) in map(json.dumps, typed):
+            found.add((index,), value, "is there twice", "name each choice once")
+        typed.append(read)
+    if not values:
+        found.add((), values, "has no choices", "name at least one")
+    found.done()
+    return Choices(values=tuple(typed))
+
+
+def _range(entry: dict[str, Any], part: Part, knob: str) -> Range:
+    found, read = Collector(), dict(entry)
+    for end in ("low", "high"):
+        if end in entry:
+            typed = found.run((end,), part.typed, knob, entry[end])
+            read[end] = entry[end] if typed is None else typed
+    made = found.run((), Range.model_validate, read)
+    found.done()
+    assert made is not None  # noqa: S101 - it is None only where something was found
+    return made
+
+
+def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, found: Collector) -> dict[str, Any]:
+    """One case: a replaced encoder or method first, then its knobs, which may be those of the replaced one."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        found.add(("cases", name), settings, "must be a mapping", "write `{knob path: value}`")
+        return {}
+    loc = ("cases", name)
+    named = {key: found.run((*loc, key), check_named, NAMED[key], settings[key]) for key in NAMED if key in settings}
+    own = base.replaced(named)
+    read: dict[str, Any] = {key: values for key, values in named.items() if values is not None}
+    for path in settings.keys() - named.keys():
+        if path in space:
+            found.add((*loc, path), settings[path], "is searched by `search.space` too", "take it out of one of them")
+    for path in (path for path in settings if path not in named):
+        read[path] = found.run((*loc, path), _setting, path, settings[path], own)
+    for path, entry in space.items():
+        section = path.partition(".")[0]
+        if section in read and Collector().run((), _entry, path, entry, own) is None:
+            message = f"does not take what `search.space` gives {path!r}"
+            found.add((*loc, section), settings[section], message, "move that knob into the cases that take it")
+    return read
+
+
+def _setting(path: str, value: Any, base: Base) -> Any:
+    located = base.locate(path, value)
+    return None if located is None else located[0].typed(located[1], value)
+
+
+def _objective(text: str, metrics: list[str]) -> str:
+    if not text.strip():
+        first = metrics[0].partition("/")[0]
+        if f"{first}/top1_val" not in metrics:
+            message = f"is required, as {first} has no top1_val"
+            raise refusal([Finding((), None, message, f"choose from {', '.join(metrics)}")])
+        return f"maximize {first}/top1_val"
+    words = text.split()
+    if len(words) != 2 or words[0] not in ("maximize", "minimize"):
+        message = "must be `maximize METRIC` or `minimize METRIC`"
+        raise refusal([Finding((), text, message, f"write `maximize {metrics[0]}`")])
+    metric = words[1]
+    if metric.endswith("_test"):
+        message = "would select on the test split, so that its scores in the table would be too good"
+        raise refusal([Finding((), text, message, f"use {metric.removesuffix('_test')}_val")])
+    if metric not in metrics and not metric.startswith("pretrain/"):
+        validated = [each for each in metrics if not each.endswith("_test")]
+        raise refusal([Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))])
+    return " ".join(words)
+
+
+def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
+    sampler, space = raw.get("sampler", "grid"), raw.get("space", {})
+    if sampler == "grid":
+        for path, entry in space.items() if isinstance(space, dict) else ():
+            if isinstance(entry, dict) and entry.get("step") is None:
+                remedy = "list the values, or use `sampler: random` with `trials: N`"
+                remedy = remedy if entry.get("log") else f"add `step:`, {remedy}"
+                found.add(("space", path), entry, "is a range without a step, which a grid cannot list", remedy)
+    elif sampler in get_args(Sampler):
+        if raw.get("trials") is None:
+            message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once a seed"
+            found.add(("trials",), None, message, "add `trials: 20`, say")
+        if not space and not raw.get("cases"):
+            found.add(("space",), None, f"is empty: sampler {sampler!r} has nothing to search", "name a knob to search")
