@@ -1,0 +1,260 @@
+"""The commands. Each imports what it needs when it is called, so that `--help` answers at once."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ssl_sweep.driver import Summary
+    from ssl_sweep.spec import SweepSpec
+    from ssl_sweep.storage import Storage
+
+app = typer.Typer(
+    help="Hyperparameter sweeps for self-supervised image learning.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="the sweep's spec file")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="the sweep's name")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set pretrain.epochs=2")
+]
+StorageFolder = Annotated[
+    Path | None, typer.Option("--storage", help="folder of sweeps [default: $SSL_SWEEP_STORAGE or ./runs]")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster [default: $RAY_ADDRESS, or Ray on this machine]")
+]
+Format = Literal["md", "tex", "csv", "json", "html"]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+
+
+def main() -> None:
+    """Entry point of `ssl-sweep`."""
+    app()
+
+
+@app.command()
+def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
+    """Run a sweep, or go on with it: what is done stays done."""
+    with _user_errors():
+        from ssl_sweep.spec_file import load_spec
+
+        _drive(load_spec(spec_file, overrides or []), _storage(storage), address, retry_failed=False)
+
+
+@app.command()
+def resume(name: Name, storage: StorageFolder = None, address: Address = None) -> None:
+    """Go on with a sweep by its name, its failed trials included."""
+    with _user_errors():
+        from ssl_sweep.ledger import load_ledger
+
+        place = _storage(storage)
+        _drive(load_ledger(place.ledger_url, name).spec, place, address, retry_failed=True)
+
+
+@app.command()
+def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
+    """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
+    with _user_errors():
+        from dataclasses import asdict
+
+        from ssl_sweep.plan import make_plan
+        from ssl_sweep.spec_file import load_spec
+        from ssl_sweep.terminal import plan_table
+
+        spec = load_spec(spec_file, overrides or [])
+        available = None
+        if address or os.environ.get("RAY_ADDRESS"):
+            from ssl_sweep.sweep import cluster_resources
+
+            available = cluster_resources(address)
+        planned = make_plan(spec, available)
+        if as_json:
+            _print_json(asdict(planned))
+        else:
+            out.print(plan_table(spec, planned))
+    raise typer.Exit(USER_MISTAKE if planned.problems else 0)
+
+
+@app.command("list")
+def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
+    """List the sweeps of a storage folder."""
+    with _user_errors():
+        from ssl_sweep.status import overview
+        from ssl_sweep.terminal import overview_table
+
+        found = overview(_storage(storage))
+        if as_json:
+            _print_json(found)
+        elif found:
+            out.print(overview_table(found))
+        else:
+            out.print("no sweeps yet: ssl-sweep run experiments/quickstart.yaml")
+
+
+@app.command()
+def status(
+    name: Name,
+    storage: StorageFolder = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="keep showing it, until Ctrl-C")] = False,
+) -> None:
+    """Show a sweep's trials: state, stage, epoch, attempts, and what failed."""
+    with _user_errors():
+        from ssl_sweep.status import sweep_status
+        from ssl_sweep.terminal import status_table, watched
+
+        place = _storage(storage)
+        if as_json:
+            _print_json(sweep_status(place, name))
+        elif watch:
+            watched(lambda: status_table(sweep_status(place, name)), out)
+        else:
+            out.print(status_table(sweep_status(place, name)))
+
+
+@app.command()
+def table(
+    name: Name,
+    form: Annotated[Format, typer.Option("--format", "-f", help="for a page, a paper or a script")] = "md",
+    storage: StorageFolder = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow store [default: the sweep's, or the storage's]")
+    ] = None,
+) -> None:
+    """Print a sweep's ablation table, from MLflow alone."""
+    with _user_errors():
+        from ssl_sweep.record import runs, spec_of
+        from ssl_sweep.render import render
+        from ssl_sweep.tables import ablation
+
+        uri = tracking_uri or _tracking_uri(_storage(storage), name)
+        made = ablation(runs([name], uri), **spec_of(name, uri)["table"])
+        sys.stdout.write(render(made, form, caption=name).rstrip("\n") + "\n")
+
+
+@app.command()
+def sync(name: Name, storage: StorageFolder = None) -> None:
+    """Send a sweep's events to MLflow again, all of them; what is there already stays as it is."""
+    with _user_errors():
+        from ssl_sweep.recorder import sync as deliver
+
+        place = _storage(storage)
+        events = deliver(name, place.sweep(name), _tracking_uri(place, name))
+        out.print(f"{events} events of {name} are in MLflow")
+
+
+@app.command()
+def ui(
+    storage: StorageFolder = None,
+    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+) -> None:
+    """Open MLflow's pages on a storage folder, until Ctrl-C."""
+    with _user_errors():
+        import subprocess
+
+        place = _storage(storage)
+        out.print(
+            f"MLflow: [bold]http://127.0.0.1:{port}[/bold]  (store {_redacted(place.tracking_uri)}; Ctrl-C ends it)"
+        )
+        command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--backend-store-uri", place.tracking_uri]
+        raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own interpreter
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Argument(help="file to write [default: print]")] = None,
+) -> None:
+    """Write the JSON schema of spec files, with which editors complete and check them."""
+    with _user_errors():
+        from ssl_sweep.spec_schema import json_schema
+
+        text = json.dumps(json_schema(), indent=2) + "\n"
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            output.write_text(text)
+            out.print(f"wrote {output}; first line of a spec: # yaml-language-server: $schema={output}")
+
+
+@app.command()
+def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
+    """Check this installation: versions, devices, and whether the stores can be reached."""
+    with _user_errors():
+        from ssl_sweep.doctor import examine
+        from ssl_sweep.terminal import checks_table
+
+        checks = examine(_storage(storage))
+        if as_json:
+            _print_json(checks)
+        else:
+            out.print(checks_table(checks))
+    raise typer.Exit(0 if all(check["ok"] for check in checks) else 1)
+
+
+def _drive(spec: "SweepSpec", storage: "Storage", address: str | None, *, retry_failed: bool) -> None:
+    from ssl_sweep.driver import drive
+    from ssl_sweep.terminal import summary
+
+    ended: Summary = drive(spec, storage, err, address=address, retry_failed=retry_failed)
+    out.print(summary(spec, storage, ended))
+    raise typer.Exit(ended.exit_code)
+
+
+def _storage(folder: Path | None) -> "Storage":
+    from ssl_sweep.storage import Storage
+
+    return Storage(folder.resolve()) if folder else Storage.default()
+
+
+def _tracking_uri(storage: "Storage", name: str) -> str:
+    """The sweep's own MLflow store where its folder is here, else the storage's."""
+    import yaml
+
+    stored = storage.sweep(name) / "spec.yaml"
+    own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
+    return own or storage.tracking_uri
+
+
+def _redacted(uri: str) -> str:
+    from ssl_sweep.record import redacted
+
+    return redacted(uri)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Print a user's mistake as one message, without a stack trace, and exit with 2."""
+    try:
+        yield
+    except (ValueError, LookupError, FileNotFoundError, PermissionError) as error:
+        if not _is_users(error):
+            raise
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(USER_MISTAKE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _is_users(error: Exception) -> bool:
+    """The package's own errors name place, value and remedy; a bare ValueError is our fault and shows its trace."""
+    return type(error).__module__.startswith("ssl_sweep") or isinstance(error, OSError)

@@ -1,0 +1,129 @@
+"""One driver's work on a sweep, from the spec to the table: ledger, Ray, MLflow and display put together."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from ssl_sweep import plan
+from ssl_sweep.checkpoint import write_text
+from ssl_sweep.data.sources import open_source
+from ssl_sweep.ledger import Ledger, LedgerError, Trial, open_ledger
+from ssl_sweep.progress import Progress
+from ssl_sweep.record import runs
+from ssl_sweep.recorder import Recorder
+from ssl_sweep.render import FORMATS, render
+from ssl_sweep.spec import SweepSpec
+from ssl_sweep.storage import Storage
+from ssl_sweep.sweep import Ending, run_sweep
+from ssl_sweep.tables import Table, ablation
+
+MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a driver left behind."""
+
+    trials: Sequence[Trial]
+    total: int
+    ending: Ending
+    table: Table | None
+    unrecorded: int  # events that MLflow has not taken yet
+
+    @property
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "FAILED"]
+
+    @property
+    def complete(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "COMPLETE"]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all complete, 1 some are not, 130 interrupted."""
+        if self.ending.interrupted and self.ending.halted is None:
+            return 130
+        return 0 if len(self.complete) == self.total else 1
+
+
+def drive(
+    spec: SweepSpec, storage: Storage, console: Console, *, address: str | None = None, retry_failed: bool = False
+) -> Summary:
+    """Run what is left of a sweep and make its table.
+
+    Raises:
+        LedgerError: another driver is at work on this sweep, or its spec has changed.
+        DataError: the data cannot be opened.
+    """
+    folder = storage.sweep(spec.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_driver(folder):
+        open_source(spec.data["source"], root=spec.root, split_seed=spec.data["split_seed"])
+        ledger = open_ledger(storage.ledger_url, spec)
+        _write_spec(spec, folder)
+        for choice in [choice for choice in ledger.choices if choice.ended] if retry_failed else []:
+            if any(trial.state != "COMPLETE" for trial in choice.trials):
+                ledger.retry(choice)
+        return _drive(ledger, storage, console, address)
+
+
+def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
+    """The MLflow store of a sweep: the spec's, or the storage's."""
+    return spec.tracking.uri or storage.tracking_uri
+
+
+def _drive(ledger: Ledger, storage: Storage, console: Console, address: str | None) -> Summary:
+    spec, total = ledger.spec, plan.count_trials(ledger.spec)
+    uri = tracking_uri(spec, storage)
+    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
+    recorder.start()
+    progress = Progress(spec, ledger.trials, total, console)
+    try:
+        with progress.shown():
+            ending = run_sweep(ledger, storage, progress, address=address)
+        table = _table(spec, recorder, uri)
+        complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
+        recorder.finish("STOPPED" if ending.interrupted else "COMPLETE" if complete == total else "FAILED")
+    finally:
+        unrecorded = recorder.close(MLFLOW_WAIT_S)
+    return Summary(ledger.trials, total, ending, table, unrecorded)
+
+
+def _table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:
+    """The ablation table from MLflow, shown on the parent run; None while MLflow does not have everything."""
+    deadline = time.monotonic() + MLFLOW_WAIT_S
+    while recorder.pending() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if recorder.pending():
+        return None
+    wanted = spec.table
+    table = ablation(runs([spec.name], uri), rows=wanted.rows, columns=wanted.columns, published=wanted.published)
+    recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
+    return table
+
+
+def _write_spec(spec: SweepSpec, folder: Path) -> None:
+    """Leave the spec beside the trials, for people and for `table` when the ledger is elsewhere."""
+    dump: dict[str, Any] = spec.model_dump(mode="json")
+    write_text(folder / "spec.yaml", yaml.safe_dump(dump, sort_keys=False))
+
+
+@contextmanager
+def _only_driver(folder: Path) -> Iterator[None]:
+    """Refuse a second driver on one sweep. The lock goes with the process, however it ends."""
+    lock = FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LedgerError(f"another process is running this sweep ({folder}); watch it: ssl-sweep status") from None
+    try:
+        yield
+    finally:
+        lock.release()

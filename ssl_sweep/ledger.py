@@ -1,0 +1,243 @@
+"""The ledger: an Optuna study that decides which choices exist and remembers each choice's trials by seed.
+
+Every change is one write of Optuna's, so that a process killed between two of them leaves a ledger that `open_ledger`
+can go on from: a choice without its knobs gets them, a trial recorded RUNNING is taken up again.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from ssl_sweep.spec import Choices, Range, SweepSpec, differences, from_dump, grid, space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "grid": lambda seed: RandomSampler(seed=seed),  # never asked: a grid's points are enqueued in the file's order
+    "random": lambda seed: RandomSampler(seed=seed),
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
+}
+ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
+FREE = ("description", "resources", "retries", "table", "tracking", "root")  # what a sweep may change as it goes on
+
+
+class LedgerError(ValueError):
+    """The ledger does not fit what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice with one seed, as the ledger knows it."""
+
+    trial_id: str
+    choice: int
+    seed: int
+    state: str = "CREATED"
+    attempts: int = 0
+    failures: int = 0
+    results: Mapping[str, float] | None = None
+    reason: str | None = None
+    message: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting of the searched knobs and its trials, in the order of the seeds."""
+
+    number: int
+    knobs: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    @property
+    def ended(self) -> bool:
+        return all(trial.ended for trial in self.trials)
+
+
+class Ledger:
+    """One sweep's study. Only the sweep's driver writes to it, so that what it read once stays true."""
+
+    def __init__(self, study: optuna.Study, spec: SweepSpec) -> None:
+        self.spec = spec
+        self._study = study
+        self._namespace = uuid.UUID(study.user_attrs["uuid"])
+        self._distributions = {knob: _distribution(values) for knob, values in space(spec).items()}
+        self._grid = grid(spec) if spec.search.sampler == "grid" else None
+        self._choices: dict[int, Choice] = {}
+        self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
+        for frozen in study.get_trials(deepcopy=False):
+            self._read(frozen)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Every choice that was asked for, oldest first."""
+        return list(self._choices.values())
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of every choice."""
+        return [trial for choice in self._choices.values() for trial in choice.trials]
+
+    def choice(self, number: int) -> Choice:
+        """A choice by its number."""
+        return self._choices[number]
+
+    def ask(self) -> Choice | None:
+        """The next choice, or None when the search has as many as it wants."""
+        if not self._waiting() and not self._propose():
+            return None
+        # a sampler's own state dies with the driver: seeded by position, a resumed search does not repeat itself
+        self._study.sampler = SAMPLERS[self.spec.search.sampler](self.spec.search.seed + len(self._choices))
+        return self._add(self._study.ask(self._distributions))
+
+    def update(self, trial: Trial) -> None:
+        """Write down a trial's new state; when that was the last of its choice, tell the sampler."""
+        self._open[trial.choice].set_user_attr(f"seed:{trial.seed}", asdict(trial))
+        choice = self._choices[trial.choice]
+        trials = tuple(trial if old.seed == trial.seed else old for old in choice.trials)
+        self._choices[trial.choice] = replace(choice, trials=trials)
+        self._tell_if_ended(trial.choice)
+
+    def retry(self, choice: Choice) -> None:
+        """Take up again the trials of an ended choice that did not complete, under their own ids.
+
+        What Optuna was told of is final there, so that the choice goes on as a new Optuna trial with the same knobs.
+        """
+        kept = {f"seed:{trial.seed}": asdict(trial) for trial in choice.trials if trial.state == "COMPLETE"}
+        self._study.enqueue_trial(dict(choice.knobs), user_attrs={"root": choice.number, **kept})
+        self._add(self._study.ask(self._distributions))
+
+    def _read(self, frozen: FrozenTrial) -> None:
+        if frozen.state == TrialState.WAITING:
+            return
+        if frozen.state.is_finished():
+            root = frozen.user_attrs.get("root", frozen.number)
+            self._choices[root] = self._choice(root, frozen.params, frozen.user_attrs)
+            self._open.pop(root, None)
+        else:
+            self._add(optuna.Trial(self._study, frozen._trial_id))
+
+    def _add(self, asked: optuna.Trial) -> Choice:
+        """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
+        for knob, distribution in self._distributions.items():
+            _suggest(asked, knob, distribution)
+        root = asked.user_attrs.get("root", asked.number)
+        self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
+        self._open[root] = asked
+        self._tell_if_ended(root)  # the driver died between the last seed's end and this
+        return self._choices[root]
+
+    def _choice(self, root: int, knobs: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
+        trials = []
+        for seed in self.spec.search.seeds:
+            new = {"trial_id": str(uuid.uuid5(self._namespace, f"{root}/{seed}")), "choice": root, "seed": seed}
+            trials.append(Trial(**noted.get(f"seed:{seed}", new)))
+        return Choice(root, {knob: knobs[knob] for knob in self._distributions if knob in knobs}, tuple(trials))
+
+    def _waiting(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _propose(self) -> bool:
+        """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
+        wanted = len(self._grid) if self._grid is not None else self.spec.search.trials or 0
+        if len(self._choices) >= wanted:
+            return False
+        if self._grid is not None:
+            self._study.enqueue_trial(self._grid[len(self._choices)])
+        return True
+
+    def _tell_if_ended(self, number: int) -> None:
+        """Tell the mean over seeds; a choice with a seed that did not complete is FAIL, which samplers leave out."""
+        choice = self._choices[number]
+        if not choice.ended:
+            return
+        metric = self.spec.search.objective_metric
+        values = [trial.results[metric] for trial in choice.trials if trial.results is not None]
+        asked = self._open.pop(number)
+        if len(values) == len(choice.trials):
+            self._study.tell(asked, sum(values) / len(values))
+        else:
+            self._study.tell(asked, state=TrialState.FAIL)
+
+
+def open_ledger(url: str, spec: SweepSpec) -> Ledger:
+    """Open a sweep's ledger, making it when it is new.
+
+    Raises:
+        LedgerError: there is a sweep of this name with another spec; the message names what differs.
+    """
+    study = optuna.create_study(
+        storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
+    )
+    if "uuid" not in study.user_attrs:
+        study.set_user_attr("uuid", str(uuid.uuid4()))
+    _check_same(study, spec)
+    study.set_user_attr("spec", spec.model_dump(mode="json"))
+    return Ledger(study, spec)
+
+
+def load_ledger(url: str, name: str) -> Ledger:
+    """Open the ledger of a sweep that exists, with the spec it was last run with.
+
+    Raises:
+        LedgerError: there is no such sweep; the message names those there are.
+    """
+    storage = _storage(url)
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(sorted(names)) or 'none'}")
+    study = optuna.load_study(storage=storage, study_name=name)
+    return Ledger(study, from_dump(study.user_attrs["spec"]))
+
+
+def sweep_names(url: str) -> list[str]:
+    """The sweeps of a ledger's database, in alphabetical order."""
+    return sorted(optuna.get_all_study_names(_storage(url)))
+
+
+def _storage(url: str) -> RDBStorage:
+    # two sweeps of one SQLite file wait for one another's writes rather than fail
+    arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    return RDBStorage(url, engine_kwargs=arguments)
+
+
+def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
+    stored = study.user_attrs.get("spec")
+    if stored is None:
+        return
+    differing = [line for line in differences(from_dump(stored), spec) if not line.startswith(FREE)]
+    if differing:
+        listed = "\n  ".join(differing)
+        raise LedgerError(
+            f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
+            "give the new one another name, or undo the change to go on with the old one"
+        )
+
+
+def _distribution(values: Choices | Range) -> BaseDistribution:
+    if isinstance(values, Choices):
+        return CategoricalDistribution(values.values)
+    low, high, step = values.low, values.high, values.step
+    if values.is_int:
+        return IntDistribution(int(low), int(high), log=values.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=values.log, step=step)
+
+
+def _suggest(asked: optuna.Trial, knob: str, distribution: BaseDistribution) -> None:
+    """Give a knob its value; Optuna returns the one it has when there is one."""
+    if isinstance(distribution, CategoricalDistribution):
+        asked.suggest_categorical(knob, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        asked.suggest_int(knob, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    elif isinstance(distribution, FloatDistribution):
+        asked.suggest_float(knob, distribution.low, distribution.high, step=distribution.step, log=distribution.log)

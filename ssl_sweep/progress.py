@@ -1,0 +1,102 @@
+"""What a person sees while a sweep runs: counts, best so far, time left, and where each running trial stands."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ssl_sweep.ledger import Trial
+from ssl_sweep.spec import SweepSpec
+from ssl_sweep.tables import display_name
+
+MAX_ROWS = 12
+
+
+class Progress:
+    """Counts of one driver's work on a sweep. Draws itself on a terminal, else prints a line as each trial ends."""
+
+    def __init__(self, spec: SweepSpec, known: list[Trial], total: int, console: Console) -> None:
+        self._spec, self._total, self._console = spec, total, console
+        self._ended = {trial.trial_id: trial for trial in known if trial.ended}
+        self._before = len(self._ended)
+        self._running: dict[str, tuple[Trial, str]] = {}
+        self._started = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the display up to date while the block runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True):
+            yield
+
+    def started(self, trial: Trial) -> None:
+        self._running[trial.trial_id] = (trial, "starting")
+
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        stage = next(iter(metrics)).split("/")[0]
+        shown = next((name for name in (f"{stage}/top1_val", f"{stage}/loss") if name in metrics), None)
+        value = f"  {shown} {metrics[shown]:.4g}" if shown else ""
+        self._running[trial.trial_id] = (trial, f"{stage} epoch {step}{value}")
+
+    def ended(self, trial: Trial) -> None:
+        self._running.pop(trial.trial_id, None)
+        self._ended[trial.trial_id] = trial
+        if not self._console.is_terminal:
+            self._console.print(self._line(trial), highlight=False)
+
+    def _line(self, trial: Trial) -> Text:
+        value = (trial.results or {}).get(self._spec.search.objective_metric)
+        end = (
+            f"{self._spec.search.objective_metric} {value:.4g}"
+            if value is not None
+            else f"{trial.reason}: {trial.message}"
+        )
+        left = _duration(self._seconds_left())
+        count = f"[{len(self._ended)}/{self._total}]"
+        return Text(f"{count} choice {trial.choice} seed {trial.seed}: {trial.state}, {end}; about {left} left")
+
+    def _render(self) -> Group:
+        rows = Table.grid(padding=(0, 2))
+        for trial, where in list(self._running.values())[:MAX_ROWS]:
+            rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
+        return Group(self._header(), ProgressBar(self._total, len(self._ended), width=60), rows)
+
+    def _header(self) -> Text:
+        failed = sum(trial.state == "FAILED" for trial in self._ended.values())
+        elapsed = _duration(time.monotonic() - self._started)
+        return Text.assemble(
+            (self._spec.name, "bold"),
+            f"  done {len(self._ended) - failed}/{self._total}  running {len(self._running)}  ",
+            (f"failed {failed}", "red" if failed else "dim"),
+            f"  best {self._best()}  {elapsed} gone, about {_duration(self._seconds_left())} left",
+        )
+
+    def _best(self) -> str:
+        metric = self._spec.search.objective_metric
+        scored = [trial for trial in self._ended.values() if trial.results and metric in trial.results]
+        if not scored:
+            return "-"
+        sign = 1 if self._spec.search.direction == "maximize" else -1
+        best = max(scored, key=lambda trial: sign * (trial.results or {})[metric])
+        return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
+
+    def _seconds_left(self) -> float | None:
+        done = len(self._ended) - self._before
+        if done == 0:
+            return None
+        return (time.monotonic() - self._started) / done * (self._total - len(self._ended))
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,69 @@
+"""Where a sweep stands: the ledger's states, and what each trial's journal said last."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ssl_sweep import journal
+from ssl_sweep.ledger import Ledger, Trial, load_ledger, sweep_names
+from ssl_sweep.plan import count_trials
+from ssl_sweep.storage import Storage
+
+
+def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
+    """Counts and trials of one sweep, as plain JSON data."""
+    ledger = load_ledger(storage.ledger_url, name)
+    return {**_counts(ledger), "trials": [_trial(trial, ledger, storage) for trial in ledger.trials]}
+
+
+def overview(storage: Storage) -> list[dict[str, Any]]:
+    """Counts of every sweep of a storage."""
+    return [_counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+
+
+def _counts(ledger: Ledger) -> dict[str, Any]:
+    states = Counter(trial.state for trial in ledger.trials)
+    total = count_trials(ledger.spec)
+    scored = [trial.results[ledger.spec.search.objective_metric] for trial in ledger.trials if trial.results]
+    best = max if ledger.spec.search.direction == "maximize" else min
+    return {
+        "name": ledger.spec.name,
+        "total": total,
+        "complete": states["COMPLETE"],
+        "running": states["RUNNING"],
+        "failed": states["FAILED"],
+        "waiting": total - states["COMPLETE"] - states["RUNNING"] - states["FAILED"],
+        "objective": ledger.spec.search.objective,
+        "best": best(scored, default=None),
+    }
+
+
+def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
+    folder = storage.trial(ledger.spec.name, trial.trial_id)
+    stage, epoch, age = _last_sign(folder)
+    return {
+        "trial_id": trial.trial_id,
+        "choice": trial.choice,
+        "knobs": dict(ledger.choice(trial.choice).knobs),
+        "seed": trial.seed,
+        "state": trial.state,
+        "stage": stage,
+        "epoch": epoch,
+        "attempts": trial.attempts,
+        "reason": trial.reason,
+        "message": trial.message,
+        "last_sign_seconds": age,
+        "results": dict(trial.results) if trial.results else None,
+        "folder": str(folder),
+    }
+
+
+def _last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
+    """Stage and epoch of the last report, and the seconds since the last event."""
+    events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
+    reports = [event for event in events if event["event"] == "report"]
+    age = time.time() - events[-1]["time"] if events else None
+    if not reports:
+        return None, None, age
+    return next(iter(reports[-1]["metrics"])).split("/")[0], reports[-1]["step"], age

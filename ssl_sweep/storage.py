@@ -1,0 +1,39 @@
+"""Where things lie: one folder of sweeps, with the ledger and the MLflow store that they share by default."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder of sweeps, from `--storage`, SSL_SWEEP_STORAGE or `./runs`."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> "Storage":
+        return cls(Path(os.environ.get("SSL_SWEEP_STORAGE", "runs")).resolve())
+
+    @property
+    def ledger_url(self) -> str:
+        """Database of the Optuna studies: SSL_SWEEP_LEDGER, or SQLite in the folder."""
+        return os.environ.get("SSL_SWEEP_LEDGER") or f"sqlite:///{self.root / 'ledger.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """Default MLflow store: MLFLOW_TRACKING_URI, or SQLite in the folder."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def sweep(self, name: str) -> Path:
+        """A sweep's folder."""
+        return self.root / name
+
+    def trial(self, sweep: str, trial_id: str) -> Path:
+        """A trial's folder."""
+        return self.sweep(sweep) / "trials" / trial_id
+
+
+def cache_folder() -> Path:
+    """Where a node keeps decoded data: SSL_SWEEP_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("SSL_SWEEP_CACHE", "~/.cache/ssl_sweep")).expanduser()

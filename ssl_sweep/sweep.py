@@ -1,0 +1,262 @@
+"""Runs a sweep on Ray: what the ledger asks for becomes Ray trials, what they report goes back to the ledger."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+# read by Ray when it is imported; what they would print hides the progress display
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from ssl_sweep.attempt import Outcome, attempt
+from ssl_sweep.journal import Journal
+from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.plan import make_plan
+from ssl_sweep.spec import SweepSpec, resolve
+from ssl_sweep.storage import Storage, cache_folder
+from ssl_sweep.training import Report
+
+log = logging.getLogger("ssl_sweep.sweep")
+Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
+NO_RETRY = ("oom", "diverged", "data")
+SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
+
+
+class CannotRun(ValueError):  # noqa: N818 - says what it means
+    """The cluster can never place this sweep's trials."""
+
+
+class Watcher(Protocol):
+    """Who is told of a sweep's course: the progress display."""
+
+    def started(self, trial: Trial) -> None: ...
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
+    def ended(self, trial: Trial) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a driver's work on a sweep ended."""
+
+    interrupted: bool
+    halted: str | None  # the error that all first attempts shared
+
+
+def run_sweep(
+    ledger: Ledger, storage: Storage, watcher: Watcher, *, address: str | None = None, work: Work = attempt
+) -> Ending:
+    """Run a sweep's open trials on Ray until none is left or the user interrupts.
+
+    Args:
+        ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
+        storage: where trial folders lie; every node must see it under the same path.
+        watcher: told of every start, report and end.
+        address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
+        work: what a trial runs; a test or a benchmark puts something quick in its place.
+    """
+    spec = ledger.spec
+    search = LedgerSearch(ledger, storage, watcher)
+    with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
+        if problems := make_plan(spec, _resources()).problems:
+            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
+        tuner = tune.Tuner(
+            _trainable(spec, work),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                num_samples=-1,
+                max_concurrent_trials=spec.resources.max_concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=spec.name,
+                storage_path=str(scratch),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=0),  # attempts are counted in the ledger
+            ),
+        )
+        tuner.fit()
+    return Ending(interrupted=search.open, halted=search.halted)
+
+
+def cluster_resources(address: str | None) -> dict[str, float]:
+    """What a Ray cluster has in all: {"CPU": 64, "GPU": 8, ...}."""
+    with _ray(address):
+        return _resources()
+
+
+class LedgerSearch(Searcher):
+    """Ray Tune's source of trials: the ledger's open ones, then what it asks for, then retries."""
+
+    def __init__(self, ledger: Ledger, storage: Storage, watcher: Watcher) -> None:
+        super().__init__()
+        self.ledger, self.storage, self.watcher = ledger, storage, watcher
+        self.halted: str | None = None
+        self._queue = deque(trial for trial in ledger.trials if not trial.ended)
+        self._running: dict[str, Trial] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._first_failures: list[str] | None = []  # None once a trial has completed
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left to run."""
+        return bool(self._queue or self._running)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
+        if self.halted is None and not self._queue and (choice := self.ledger.ask()) is not None:
+            self._queue.extend(trial for trial in choice.trials if not trial.ended)
+        if self.halted is not None or not self._queue:
+            return None if self._running else str(Searcher.FINISHED)
+        trial = self._queue.popleft()
+        trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
+        self.ledger.update(trial)
+        self._running[trial_id] = trial
+        self.watcher.started(trial)
+        return {
+            "record": json.dumps(self._record(trial)),
+            "attempt": trial.attempts,
+            "folder": str(self._folder(trial)),
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take a report: an epoch's metrics, or how the attempt ended."""
+        if "outcome" in result:
+            self._outcomes[trial_id] = Outcome(**json.loads(result["outcome"]))
+        elif "step" in result:
+            self.watcher.reported(self._running[trial_id], json.loads(result["metrics"]), result["step"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Write down how an attempt ended. One that ended without a word lost its process."""
+        if result is not None:
+            self.on_trial_result(trial_id, result)
+        trial, outcome = self._running.pop(trial_id), self._outcomes.pop(trial_id, None)
+        if outcome is None and not error:
+            return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
+        if outcome is None:
+            outcome = Outcome("FAILED", reason="lost", message="the trial's process died: killed, or out of memory")
+            Journal(self._folder(trial)).append("end", state="FAILED", reason="lost", message=outcome.message)
+        self._settle(trial, outcome)
+
+    def _settle(self, trial: Trial, outcome: Outcome) -> None:
+        self._note_first_failures(outcome)
+        if outcome.state == "FAILED":
+            trial = replace(trial, failures=trial.failures + 1, reason=outcome.reason, message=outcome.message)
+            if self.halted is None and outcome.reason not in NO_RETRY and trial.failures <= self.ledger.spec.retries:
+                self._queue.append(trial)
+                return
+        results = outcome.results if outcome.state == "COMPLETE" else None
+        trial = replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
+        self.ledger.update(trial)
+        self.watcher.ended(trial)
+
+    def _note_first_failures(self, outcome: Outcome) -> None:
+        if outcome.state != "FAILED" or self._first_failures is None:
+            self._first_failures = None
+            return
+        self._first_failures.append(outcome.message or "")
+        if len(self._first_failures) >= SAME_FAILURES and len(set(self._first_failures)) == 1:
+            self.halted = outcome.message
+
+    def _record(self, trial: Trial) -> dict[str, Any]:
+        knobs = dict(self.ledger.choice(trial.choice).knobs)
+        return {
+            "trial_id": trial.trial_id,
+            "sweep": self.ledger.spec.name,
+            "choice": trial.choice,
+            "seed": trial.seed,
+            "knobs": knobs,
+            "config": resolve(self.ledger.spec, knobs, trial.seed),
+        }
+
+    def _folder(self, trial: Trial) -> Path:
+        return self.storage.trial(self.ledger.spec.name, trial.trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher into its snapshots, which are never read back."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what Tune would restore is in the ledger."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+
+def _trainable(spec: SweepSpec, work: Work) -> Any:
+    def trial(config: dict[str, Any]) -> None:
+        import torch
+        from ray.train import ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        torch.set_num_threads(max(1, int(spec.resources.cpus)))
+        record = json.loads(config["record"])
+
+        def report(metrics: dict[str, float], step: int) -> None:
+            tune.report({"metrics": json.dumps(metrics), "step": step})
+
+        def loop() -> Outcome:
+            return work(record, config["attempt"], report, Path(config["folder"]), cache_folder())
+
+        # no workers of its own: Train runs the loop right here, in the warm actor
+        ran: Any = TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()  # type: ignore[arg-type]
+        outcome: Outcome = ran.return_value
+        tune.report({"outcome": json.dumps(asdict(outcome))})
+
+    # Ray keeps trainables by name for the whole cluster: two sweeps must not replace each other's
+    trial.__name__ = trial.__qualname__ = f"ssl_sweep_{spec.name}"
+    return tune.with_resources(trial, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus})
+
+
+def _resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():  # the caller's cluster stays the caller's
+        yield
+        return
+    ray.init(
+        address=address or os.environ.get("RAY_ADDRESS") or "local",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for Tune's own snapshots, which are never read back."""
+    scratch = folder / ".ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    yield scratch
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM (a job's stop) end the sweep as Ctrl-C does. Ray catches SIGUSR1 alike."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

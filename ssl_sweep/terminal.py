@@ -1,0 +1,135 @@
+"""What the commands print for a person: Rich tables and the words at the end of a sweep."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ssl_sweep.plan import Plan
+from ssl_sweep.render import grid
+from ssl_sweep.spec import SweepSpec
+from ssl_sweep.storage import Storage
+from ssl_sweep.tables import Table as Ablation
+
+if TYPE_CHECKING:
+    from ssl_sweep.driver import Summary
+
+STYLES = {"COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim"}
+
+
+def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
+    """The end of a driver's work: the table, what failed, and what to type next."""
+    parts: list[RenderableType] = []
+    if ended.table is not None and ended.complete:
+        parts += [_ablation(spec, ended.table), Text()]
+    parts.append(_verdict(spec, ended))
+    if ended.unrecorded:
+        parts.append(Text(f"MLflow has not taken {ended.unrecorded} events yet: ssl-sweep sync {spec.name}", "yellow"))
+    parts += [Text(), _next_commands(spec, storage, ended)]
+    return Group(*parts)
+
+
+def plan_table(spec: SweepSpec, plan: Plan) -> Group:
+    """A plan's numbers, and what stands in its way."""
+    upper = "" if spec.search.sampler == "grid" else "at most "
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("trials", f"{upper}{plan.trials}  ({plan.choices} choices x {plan.seeds} seeds)")
+    rows.add_row("pretrains", f"{upper}{plan.pretrains}  ({plan.pretrain_epochs:,} epochs)")
+    for name, epochs in plan.evaluation_epochs.items():
+        rows.add_row(name, f"{upper}{epochs:,} epochs")
+    rows.add_row("at once", f"{plan.concurrent} here")
+    problems = [Text(f"{problem}; lower it, or give a cluster's --address", "red") for problem in plan.problems]
+    return Group(Text(spec.name, "bold"), rows, *problems)
+
+
+def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a sweep."""
+    columns = ("name", "total", "complete", "running", "failed", "objective", "best")
+    table = Table(*columns, box=None, header_style="dim")
+    for sweep in sweeps:
+        table.add_row(*(_cell(sweep[column]) for column in columns))
+    return table
+
+
+def status_table(status: Mapping[str, Any]) -> Group:
+    """One line a trial under the counts, and each failure's message once."""
+    table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
+    for trial in status["trials"]:
+        table.add_row(
+            trial["trial_id"][:8],
+            " ".join(f"{knob.split('.')[-1]}={_cell(value)}" for knob, value in trial["knobs"].items()),
+            str(trial["seed"]),
+            Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], "")),
+            _cell(trial["stage"]),
+            _cell(trial["epoch"]),
+            str(trial["attempts"]),
+            f"{trial['last_sign_seconds']:.0f} s ago" if trial["last_sign_seconds"] is not None else "-",
+        )
+    counts = "  ".join(f"{state} {status[state]}" for state in ("complete", "running", "failed", "waiting"))
+    head = Text.assemble((status["name"], "bold"), f"  {counts}  of {status['total']}")
+    failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
+    messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
+    return Group(head, table, *messages)
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a check of the doctor's."""
+    table = Table.grid(padding=(0, 2))
+    for check in checks:
+        mark = Text("ok", "green") if check["ok"] else Text("failed", "red")
+        table.add_row(mark, check["check"], Text(check["found"]))
+    return table
+
+
+def watched(draw: Callable[[], RenderableType], console: Console) -> None:
+    """Draw again every two seconds until Ctrl-C."""
+    with Live(draw(), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(2)
+            live.update(draw(), refresh=True)
+
+
+def _ablation(spec: SweepSpec, ablation: Ablation) -> Group:
+    shown = grid(ablation)
+    table = Table(title=spec.description or spec.name, title_justify="left", box=None, header_style="dim")
+    for header, numeric in zip(shown.headers, shown.numeric, strict=True):
+        table.add_column(header, justify="right" if numeric else "left")
+    for line, cells in enumerate(shown.lines):
+        styles = ("bold" if (line, column) in shown.best else "" for column in range(len(cells)))
+        table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+    return Group(table, *(Text(note, "dim") for note in ablation.notes))
+
+
+def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
+    done = f"{len(ended.complete)} of {ended.total} trials complete"
+    if ended.ending.halted is not None:
+        return Text(f"{done}; stopped, since the first trials all failed alike:\n{ended.ending.halted}", "red")
+    failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
+    lines = [f"{count} failed, {message}" for message, count in failures.items()]
+    if ended.ending.interrupted:
+        lines.append("interrupted; what ran goes on from its last checkpoint")
+    return Text("\n".join([done, *lines]), "red" if failures else "")
+
+
+def _next_commands(spec: SweepSpec, storage: Storage, ended: "Summary") -> Table:
+    place = "" if storage == Storage.default() else f" --storage {storage.root}"
+    commands = {
+        f"ssl-sweep ui{place}": "browse the trials in MLflow",
+        f"ssl-sweep table {spec.name} --format tex{place}": "the table for the paper",
+        f"ssl-sweep status {spec.name}{place}": "every trial",
+    }
+    if len(ended.complete) < ended.total:
+        commands = {f"ssl-sweep resume {spec.name}{place}": "go on, failed trials included", **commands}
+    rows = Table.grid(padding=(0, 2))
+    for command, meaning in commands.items():
+        rows.add_row(Text(command, "bold"), meaning)
+    return rows
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

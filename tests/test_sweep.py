@@ -1,0 +1,181 @@
+"""Sweeps on a real Ray, with a fake trial: a quadratic of the knob in place of training."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from ssl_sweep.attempt import Outcome
+from ssl_sweep.journal import read
+from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.spec import from_dump
+from ssl_sweep.storage import Storage
+from ssl_sweep.sweep import CannotRun, run_sweep
+
+METRIC = "knn/top1_val"
+ALPHAS = [0.0, 0.1, 0.2, 0.3]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+class Log:
+    """A watcher that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+
+    def started(self, trial: Any) -> None:
+        self.events.append(("started", trial.trial_id, trial.attempts))
+
+    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None:
+        self.events.append(("reported", trial.trial_id, step))
+
+    def ended(self, trial: Any) -> None:
+        self.events.append(("ended", trial.trial_id, trial.state))
+
+
+def quadratic(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    """Best at alpha 0.2; leaves a mark for each attempt, with the process that made it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"attempt-{number}").write_text(str(os.getpid()))
+    value = 100 - 100 * (record["knobs"]["views.overlay_alpha"] - 0.2) ** 2
+    for step in (1, 2, 3):
+        report({METRIC: value * step / 3}, step)
+    return Outcome("COMPLETE", {METRIC: value})
+
+
+def fails(reason: str, attempts: int, message: str = "broken"):
+    """A trial at alpha 0.1 that fails so often for this reason."""
+
+    def trial(record: Mapping[str, Any], number: int, *rest: Any) -> Outcome:
+        if record["knobs"]["views.overlay_alpha"] == 0.1 and number <= attempts:
+            return Outcome("FAILED", reason=reason, message=message)
+        return quadratic(record, number, *rest)
+
+    return trial
+
+
+def make(tmp_path: Path, name: str = "sweep", **changes: Any) -> tuple[Ledger, Storage]:
+    search = {"space": {"views.overlay_alpha": ALPHAS}, "seeds": 2, "sampler": "grid", **changes.pop("search", {})}
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    spec = from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search, **changes})
+    storage = Storage(tmp_path)
+    storage.sweep(name).mkdir(exist_ok=True)
+    return open_ledger(storage.ledger_url, spec), storage
+
+
+def states(ledger: Ledger) -> Counter[str]:
+    return Counter(trial.state for trial in ledger.trials)
+
+
+def attempts(storage: Storage, ledger: Ledger) -> list[int]:
+    folders = [storage.trial(ledger.spec.name, trial.trial_id) for trial in ledger.trials]
+    return [len(list(folder.glob("attempt-*"))) for folder in folders]
+
+
+def test_every_trial_runs_once_in_a_warm_worker(tmp_path: Path) -> None:
+    ledger, storage = make(tmp_path)
+    log = Log()
+    ending = run_sweep(ledger, storage, log, work=quadratic)
+    assert (ending.interrupted, ending.halted) == (False, None)
+    assert states(ledger) == {"COMPLETE": 8}
+    assert attempts(storage, ledger) == [1] * 8
+    processes = {path.read_text() for path in storage.sweep("sweep").glob("trials/*/attempt-*")}
+    assert len(processes) <= 2
+    assert Counter(event[0] for event in log.events) == {"started": 8, "reported": 24, "ended": 8}
+    best = max(ledger.trials, key=lambda trial: trial.results[METRIC])
+    assert ledger.choice(best.choice).knobs == {"views.overlay_alpha": 0.2}
+    assert not (storage.sweep("sweep") / ".ray").exists()
+    again, _ = make(tmp_path)
+    run_sweep(again, storage, Log(), work=quadratic)
+    assert attempts(storage, again) == [1] * 8  # nothing is left to run, and nothing runs
+
+
+def test_a_crash_is_tried_again_and_its_count_is_kept(tmp_path: Path) -> None:
+    ledger, storage = make(tmp_path)
+    run_sweep(ledger, storage, Log(), work=fails("crash", attempts=2))
+    assert states(ledger) == {"COMPLETE": 8}
+    assert sorted(trial.attempts for trial in ledger.trials) == [1] * 6 + [3] * 2
+
+
+@pytest.mark.parametrize(("reason", "tries"), [("crash", 3), ("diverged", 1), ("oom", 1), ("data", 1)])
+def test_a_trial_that_keeps_failing_is_given_up(tmp_path: Path, reason: str, tries: int) -> None:
+    ledger, storage = make(tmp_path)
+    run_sweep(ledger, storage, Log(), work=fails(reason, attempts=99))
+    assert states(ledger) == {"COMPLETE": 6, "FAILED": 2}
+    failed = [trial for trial in ledger.trials if trial.state == "FAILED"]
+    assert {(trial.reason, trial.message, trial.attempts) for trial in failed} == {(reason, "broken", tries)}
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -> None:
+    def dies(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+        if record["choice"] == 1 and record["seed"] == 0 and number == 1:
+            folder.mkdir(parents=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return quadratic(record, number, report, folder, cache)
+
+    ledger, storage = make(tmp_path)
+    run_sweep(ledger, storage, Log(), work=dies)
+    assert states(ledger) == {"COMPLETE": 8}
+    struck = ledger.choice(1).trials[0]
+    assert struck.attempts == 2
+    ends = [event for event in read(storage.trial("sweep", struck.trial_id))[0] if event["event"] == "end"]
+    assert [(end["state"], end["reason"]) for end in ends] == [("FAILED", "lost")]
+
+
+def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) -> None:
+    def broken(record: Mapping[str, Any], number: int, *rest: Any) -> Outcome:
+        return Outcome("FAILED", reason="crash", message="ImportError: no module named nothing")
+
+    ledger, storage = make(tmp_path)
+    ending = run_sweep(ledger, storage, Log(), work=broken)
+    assert ending.halted == "ImportError: no module named nothing"
+    assert sum(trial.attempts for trial in ledger.trials) <= 5
+    assert len(ledger.choices) < 4
+
+
+def test_tpe_finds_the_best_alpha(tmp_path: Path) -> None:
+    space = {"views.overlay_alpha": {"low": 0.0, "high": 0.45}}
+    search = {"space": space, "sampler": "tpe", "trials": 25, "seeds": 1}
+    ledger, storage = make(tmp_path, search=search)
+    run_sweep(ledger, storage, Log(), work=quadratic)
+    assert states(ledger) == {"COMPLETE": 25}
+    best = max(ledger.trials, key=lambda trial: trial.results[METRIC])
+    assert abs(ledger.choice(best.choice).knobs["views.overlay_alpha"] - 0.2) < 0.03
+
+
+def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:
+    def crowded(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+        here = folder.parent / "here"
+        here.touch(exist_ok=False)  # fails when another trial is in
+        outcome = quadratic(record, number, report, folder, cache)
+        here.unlink()
+        return outcome
+
+    ledger, storage = make(tmp_path, resources={"max_concurrent": 1})
+    (storage.sweep("sweep") / "trials").mkdir()
+    run_sweep(ledger, storage, Log(), work=crowded)
+    assert sorted(trial.attempts for trial in ledger.trials) == [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [({"cpus": 3}, "wants 3 CPU .*there are 2"), ({"gpus": 1}, "wants 1 GPU"), ({"workers": 2}, "workers is 2")],
+)
+def test_a_trial_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[str, int], said: str) -> None:
+    ledger, storage = make(tmp_path, resources=resources)
+    with pytest.raises(CannotRun, match=said):
+        run_sweep(ledger, storage, Log(), work=quadratic)
