@@ -22,7 +22,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out = Console(highlight=False)
+PIPE_WIDTH = 160  # a pipe has no width of its own: tables must not be cut to 80 columns there
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 USER_MISTAKE, INTERRUPTED = 2, 130
@@ -87,7 +88,6 @@ def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as
             _print_json(asdict(planned))
         else:
             out.print(plan_table(spec, planned))
-    raise typer.Exit(USER_MISTAKE if planned.problems else 0)
 
 
 @app.command("list")
@@ -167,9 +167,11 @@ def ui(
     with _user_errors():
         import subprocess
 
+        from ssl_sweep.storage import redacted
+
         place = _storage(storage)
         out.print(
-            f"MLflow: [bold]http://127.0.0.1:{port}[/bold]  (store {_redacted(place.tracking_uri)}; Ctrl-C ends it)"
+            f"MLflow: [bold]http://127.0.0.1:{port}[/bold]  (store {redacted(place.tracking_uri)}; Ctrl-C ends it)"
         )
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--backend-store-uri", place.tracking_uri]
@@ -229,12 +231,6 @@ def _tracking_uri(storage: "Storage", name: str) -> str:
     stored = storage.sweep(name) / "spec.yaml"
     own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
     return own or storage.tracking_uri
-
-
-def _redacted(uri: str) -> str:
-    from ssl_sweep.record import redacted
-
-    return redacted(uri)
 
 
 def _print_json(value: Any) -> None:

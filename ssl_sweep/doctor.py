@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from ssl_sweep.storage import Storage, cache_folder
+from ssl_sweep.storage import Storage, cache_folder, redacted
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 
@@ -54,12 +54,11 @@ def _writable(storage: Storage) -> str:
 
 def _ledger(storage: Storage) -> str:
     from ssl_sweep.ledger import sweep_names
-    from ssl_sweep.record import redacted
 
     return f"{redacted(storage.ledger_url)}: {len(sweep_names(storage.ledger_url))} sweeps"
 
 
 def _mlflow(storage: Storage) -> str:
-    from ssl_sweep.record import list_sweeps, redacted
+    from ssl_sweep.record import list_sweeps
 
     return f"{redacted(storage.tracking_uri)}: {len(list_sweeps(storage.tracking_uri))} sweeps"

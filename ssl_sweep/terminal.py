@@ -43,7 +43,7 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Group:
     for name, epochs in plan.evaluation_epochs.items():
         rows.add_row(name, f"{upper}{epochs:,} epochs")
     rows.add_row("at once", f"{plan.concurrent} here")
-    problems = [Text(f"{problem}; lower it, or give a cluster's --address", "red") for problem in plan.problems]
+    problems = [Text(f"does not fit: {each}; lower it, or give a cluster's --address", "red") for each in plan.problems]
     return Group(Text(spec.name, "bold"), rows, *problems)
 
 
@@ -59,6 +59,7 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 def status_table(status: Mapping[str, Any]) -> Group:
     """One line a trial under the counts, and each failure's message once."""
     table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
+    table.columns[1].overflow = "fold"
     for trial in status["trials"]:
         table.add_row(
             trial["trial_id"][:8],

@@ -100,11 +100,12 @@ class _Trial:
             _drop_stale_checkpoint(stage.folder, key)
             log.info("%s: start", name)
             results = work(stage)
-            self.finished.add(name, key, results)
-            (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
             seconds = time.monotonic() - started
             log.info("%s: done in %.1f s: %s", name, seconds, results)
+            # told before it is noted: killed in between, the stage's end is repeated, not lost
             self.journal.append("stage", stage=name, key=key, seconds=seconds, results=results)
+            self.finished.add(name, key, results)
+            (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
         return {f"{name}/{metric}": value for metric, value in results.items()}
 
     def _reporter(self, stage: str) -> Report:

@@ -1,0 +1,199 @@
+"""The thread that carries a sweep's journals to MLflow: nobody waits for it, and its errors stay with it."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_sweep.journal import Journal, JournalError
+from ssl_sweep.record import MAX_TAG, NotRecorded, Refused, SweepRuns
+from ssl_sweep.spool import Spool
+from ssl_sweep.storage import redacted
+from ssl_sweep.transcript import Transcript
+
+LONGEST_DELAY_S = 30.0
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes a sweep's journals to MLflow from a thread of its own, about once a second.
+
+    While MLflow takes nothing the thread waits 1 s, then twice as long up to 30 s, and warns once an outage. What the
+    sweep itself has to say (spec, table, state) goes through a journal as well, so a store that is down at the end
+    gets it from `sync`.
+    """
+
+    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spec: Mapping[str, Any]) -> None:
+        self._folder, self._spec = folder, spec
+        self._journal = Journal(folder)
+        self._spool = Spool(folder)
+        self._writer = _Writer(sweep, folder, tracking_uri, self._spool)
+        self._uri = redacted(tracking_uri)
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._delay_s = 1.0
+        self._outage = False
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Notes that a driver has taken up the sweep, and starts the thread."""
+        self._journal.append("attempt", host=socket.gethostname(), pid=os.getpid())
+        self._journal.append("tags", tags=_summary(self._spec))
+        texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
+        self._log_files(texts)
+        self._thread.start()
+
+    def log_table(self, files: Mapping[str, str]) -> None:
+        """Shows files (name -> content) on the parent run; a Markdown file also as its description."""
+        self._log_files(files)
+        for name, content in files.items():
+            if name.endswith(".md"):
+                self._journal.append("note", text=content[:MAX_TAG])
+
+    def finish(self, state: str) -> None:
+        """The sweep ended: COMPLETE, FAILED or STOPPED."""
+        self._journal.append("end", state=state)
+
+    def pending(self) -> int:
+        """The number of events that MLflow does not have yet."""
+        return self._spool.pending()
+
+    def close(self, timeout_s: float = 10.0) -> int:
+        """Delivers what is left in at most so many seconds; returns how many events remain: `sync` delivers them."""
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return self.pending()
+
+    def _log_files(self, files: Mapping[str, str]) -> None:
+        folder = self._folder / "artifacts"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(folder / name)
+            self._journal.append("artifact", path=f"artifacts/{name}")
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.is_set()  # read first: what was appended before close() is then delivered below
+            self._deliver()
+            if closing and (self._expired() or not self._outage):
+                return
+            if closing:
+                time.sleep(min(self._delay_s, 0.5))
+            else:
+                self._closing.wait(self._delay_s)
+
+    def _deliver(self) -> None:
+        """Delivers what there is, and sets how long to wait until the next time."""
+        started = time.monotonic()
+        try:
+            delivered = self._writer.deliver(self._expired)
+        except Exception as error:  # the thread's edge: nothing that goes wrong here may reach the sweep
+            self._begin_outage(error)
+            return
+        if self._outage:
+            log.warning("MLflow at %s is back", self._uri)
+        self._outage = False
+        # looking through thousands of journals takes at most a twentieth of the time
+        self._delay_s = 1.0 if delivered else max(1.0, 20 * (time.monotonic() - started))
+
+    def _begin_outage(self, error: Exception) -> None:
+        if self._outage:
+            self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+            return
+        self._outage, self._delay_s = True, 1.0
+        reason = redacted(f"{type(error).__name__}: {error}")
+        log.warning("MLflow at %s takes nothing; the sweep goes on, its events wait on disk (%s)", self._uri, reason)
+
+    def _expired(self) -> bool:
+        return time.monotonic() > self._deadline
+
+
+def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
+    """Delivers all events of a sweep from the first on and returns their number; raises what MLflow raises."""
+    if not folder.is_dir():
+        raise NotRecorded(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
+    spool = Spool(folder)
+    spool.forget()
+    return _Writer(sweep, folder, tracking_uri, spool).deliver()
+
+
+class _Writer:
+    """Delivers a spool into MLflow."""
+
+    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spool: Spool) -> None:
+        self._connect: Callable[[], SweepRuns] = lambda: SweepRuns(sweep, folder, tracking_uri)
+        self._spool = spool
+        self._runs: SweepRuns | None = None
+        self._transcripts: dict[str, Transcript] = {}
+        self._refused: set[str] = set()
+        self._failures: dict[str, int] = {}
+
+    def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
+        """Delivers the journals that have grown, those that failed before last; returns the number of events."""
+        names = [name for name in self._spool.grown() if name not in self._refused]
+        if not names:
+            return 0
+        try:
+            self._runs = self._runs or self._connect()
+            self._spool.deliver_to(self._runs.parent)
+            return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
+        except Exception:
+            self._runs = None  # the runs may be others, or gone, when MLflow is back
+            raise
+        finally:
+            self._spool.save()
+
+    def _by_failures(self, names: list[str]) -> list[str]:
+        return sorted(names, key=lambda name: self._failures.get(name, 0))
+
+    def _drain(self, runs: SweepRuns, name: str, expired: Callable[[], bool]) -> int:
+        delivered = 0
+        try:
+            while not expired() and (count := self._deliver_chunk(runs, name)):
+                delivered += count
+        except (JournalError, Refused) as error:
+            self._refused.add(name)
+            log.warning(
+                "MLflow shows no more of %s: %s", f"trial {name}" if name else "the sweep", redacted(str(error))
+            )
+        except Exception:
+            self._failures[name] = self._failures.get(name, 0) + 1
+            self._transcripts.pop(name, None)  # it has seen events that MLflow has not
+            raise
+        return delivered
+
+    def _deliver_chunk(self, runs: SweepRuns, name: str) -> int:
+        events, offset = self._spool.read(name)
+        if not events:
+            return 0
+        run_id, created = runs.run(name)
+        if created and self._spool.rewind(name):  # it was delivered to a run that is gone
+            self._transcripts.pop(name, None)
+            return self._deliver_chunk(runs, name)
+        if name not in self._transcripts:
+            self._transcripts[name] = Transcript(self._spool.delivered(name))
+            runs.describe(name, run_id)
+        runs.write(name, run_id, self._transcripts[name].update(events))
+        self._spool.accept(name, offset)
+        if events[-1]["event"] == "end":
+            del self._transcripts[name]
+        return len(events)
+
+
+def _summary(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What one wants to see of a sweep in a list of runs."""
+    data, search = spec.get("data") or {}, spec.get("search") or {}
+    names = {part: spec.get(part) for part in ("method", "encoder")}
+    short = {part: value.get("name") if isinstance(value, Mapping) else value for part, value in names.items()}
+    return {**short, "data": data.get("source"), "objective": search.get("objective"), "sampler": search.get("sampler")}

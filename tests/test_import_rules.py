@@ -1,0 +1,47 @@
+"""One door for each heavy dependency: what a module brings in, seen in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch"}
+CORE = ["trial", "attempt", "training", "pretrain", "features", "classifier", "spec_file", "knobs", "data.splits"]
+
+
+def brought_in(module: str) -> set[str]:
+    code = f"import sys, ssl_sweep.{module}; print(*{HEAVY!r} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_training_core_runs_on_a_bare_gpu_box(module: str) -> None:
+    assert brought_in(module) <= {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("cli", set()),
+        ("journal", set()),
+        ("storage", set()),
+        ("ledger", {"optuna", "torch"}),
+        ("plan", {"torch"}),
+        ("tables", {"pandas"}),
+        ("render", {"pandas"}),
+        ("record", {"mlflow", "pandas"}),
+    ],
+)
+def test_a_door_opens_to_one_room(module: str, allowed: set[str]) -> None:
+    assert brought_in(module) <= allowed
+
+
+def test_every_method_and_evaluation_stays_in_the_core() -> None:
+    code = (
+        "import sys; from ssl_sweep import knobs\n"
+        "[knobs.load(kind, name) for kind in ('methods', 'evaluations') for name in knobs.names(kind)]\n"
+        "print(*{'ray', 'mlflow', 'optuna', 'pandas'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
