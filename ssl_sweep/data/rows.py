@@ -18,7 +18,7 @@ def rows_of_each(kinds: Tensor, num_kinds: int) -> list[Tensor]:
 
 
 def change_rows(images: Tensor, rows: Tensor, operator: Callable[..., Tensor], *values: Tensor) -> Tensor:
-    """`images` (B, ...) with `operator(images[rows], *values)` in the rows (n,), each of which has its values (n, ...)."""
+    """`images` (B, ...) with `operator(images[rows], *values)` in the rows (n,); values (n, ...), one for each row."""
     return change_rows_(images.clone(), rows, operator, *values) if len(rows) else images
 
 
@@ -44,6 +44,11 @@ def others(batch_size: int, rng: torch.Generator) -> Tensor:
     return (own + 1 + torch.randint(batch_size - 1, (batch_size,), generator=rng, device=rng.device)) % batch_size
 
 
+def chosen(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
+    """(B,) bool: which samples an operator of this probability falls on, drawn for each by itself."""
+    return torch.rand(batch_size, generator=rng, device=rng.device) < probability
+
+
 def chosen_rows(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
-    """The rows (n,) int64 of the samples that an operator of this probability falls on, drawn for each by itself."""
-    return (torch.rand(batch_size, generator=rng, device=rng.device) < probability).nonzero().squeeze(1)
+    """The same as rows (n,) int64."""
+    return chosen(batch_size, probability, rng).nonzero().squeeze(1)

@@ -1,0 +1,147 @@
+"""Views: what the methods see of an image, batched on the device, every sample with its own random parameters."""
+
+from dataclasses import KW_ONLY
+from functools import partial
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from ssl_sweep.data.autoaugment import apply_policy, draw_policy
+from ssl_sweep.data.color import (
+    blur_kernel_size,
+    draw_jitter,
+    gaussian_blur,
+    jitter,
+    make_gray,
+    solarize,
+)
+from ssl_sweep.data.crop import draw_boxes
+from ssl_sweep.data.images import Images
+from ssl_sweep.data.mask import MaskFill, check_mask, draw_fill, draw_mask
+from ssl_sweep.data.resample import Window, center, crop_window, mirrored, overlay, resample, whole_window
+from ssl_sweep.data.rows import change_rows, chosen, chosen_rows, others
+
+__all__ = ["Augment", "center"]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random views of size `image_size`; the knobs are the `views` section of a spec. What is off costs nothing.
+
+    A view is, in this order: the image overlaid with another one, cropped, flipped, colour-jittered in a random order,
+    made grey, blurred, solarised, put through AutoAugment, masked. By default it is cropped and flipped only.
+
+    Recipes, as brightness / contrast / saturation / hue: MoCo-v2 (Chen et al. 2020, arXiv:2003.04297) and LeOCLR
+    0.4 / 0.4 / 0.4 / 0.1 with gray 0.2 and blur 0.5 (none at 32 pixels); SimCLR (Chen et al. 2020, arXiv:2002.05709)
+    0.8 / 0.8 / 0.8 / 0.2 with the same; BYOL (Grill et al. 2020, arXiv:2006.07733) 0.4 / 0.4 / 0.2 / 0.1 with gray 0.2,
+    blur 1, blur_second 0.1 and solarize_second 0.2, crops from 0.08 for both.
+
+    Raises pydantic's ValidationError, a ValueError, where a knob is out of its bounds.
+    """
+
+    image_size: Annotated[int, Field(ge=1, description="side of a view in pixels")]
+    _: KW_ONLY
+    crop_scale_min: Annotated[float, Field(gt=0, le=1, description="smallest crop, share of the image's area")] = 0.2
+    crop_scale_max: Annotated[float, Field(gt=0, le=1, description="largest crop, share of the image's area")] = 1.0
+    flip: Annotated[Probability, Field(description="probability of mirroring left-right")] = 0.5
+    overlay_alpha: Annotated[
+        float, Field(ge=0, lt=0.5, description="weight of another image laid over this one; the input must dominate")
+    ] = 0.0
+    mask_ratio: Annotated[float, Field(ge=0, le=0.95, description="share of the patches that is masked")] = 0.0
+    mask_patch: Annotated[int, Field(ge=1, description="side of a mask's patch in pixels; 1 masks single pixels")] = 1
+    mask_fill: Annotated[
+        MaskFill, Field(description="what masked places show: black, the image's mean colour, or another image")
+    ] = "zero"
+    auto_augment: Annotated[bool, Field(description="AutoAugment's ImageNet policy")] = False
+    brightness: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
+    contrast: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5, description="jitter: turn within ± this part of the circle")] = 0.0
+    jitter_probability: Annotated[Probability, Field(description="probability of the four jitters together")] = 0.8
+    gray: Annotated[Probability, Field(description="probability of removing the colour")] = 0.0
+    blur: Annotated[Probability, Field(description="probability of a Gaussian blur")] = 0.0
+    blur_second: Annotated[Probability | None, Field(description="blur of second views; null: as of first")] = None
+    blur_sigma_min: Annotated[float, Field(gt=0, description="weakest blur, pixels")] = 0.1
+    blur_sigma_max: Annotated[float, Field(gt=0, description="strongest blur, pixels")] = 2.0
+    solarize: Annotated[Probability, Field(description="probability of inverting what is bright")] = 0.0
+    solarize_second: Annotated[Probability | None, Field(description="of second views; null: as of first")] = None
+    solarize_threshold: Annotated[float, Field(ge=0, le=1, description="brightness from which values invert")] = 0.5
+
+    def __post_init__(self) -> None:
+        for low, high in (("crop_scale_min", "crop_scale_max"), ("blur_sigma_min", "blur_sigma_max")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low}: {getattr(self, low)} is above {high} {getattr(self, high)}; lower it")
+        if self.mask_ratio:
+            check_mask(self.image_size, self.mask_patch, self.mask_ratio)
+
+    def view(self, images: Images, rng: torch.Generator, *, second: bool = False) -> Tensor:
+        """One random view of each image: (B, 3, S, S) float32 in [0, 1]; `second` takes the knobs of second views."""
+        window = self._draw_window(images.sizes, rng)
+        return self._corrupt(self._cut(images, window), images, window, rng, second=second)
+
+    def pair(self, images: Images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A view and its clean crop, the same box and flip: two (B, 3, S, S), one tensor where nothing corrupts."""
+        window = self._draw_window(images.sizes, rng)
+        clean = self._cut(images, window)
+        return self._corrupt(clean, images, window, rng), clean
+
+    def whole(self, images: Images, rng: torch.Generator) -> Tensor:
+        """A view of the whole image, squeezed to the square: (B, 3, S, S) float32 in [0, 1] (LeOCLR's query)."""
+        window = self._flip(whole_window(images.sizes), rng)
+        return self._corrupt(self._cut(images, window), images, window, rng)
+
+    def _draw_window(self, sizes: Tensor, rng: torch.Generator) -> Window:
+        return self._flip(crop_window(draw_boxes(sizes, rng, self.crop_scale_min, self.crop_scale_max)), rng)
+
+    def _flip(self, window: Window, rng: torch.Generator) -> Window:
+        return mirrored(window, chosen(len(window.start), self.flip, rng)) if self.flip else window
+
+    def _cut(self, images: Images, window: Window) -> Tensor:
+        return resample(images.pixels, window, self.image_size)
+
+    def _corrupt(
+        self, clean: Tensor, images: Images, window: Window, rng: torch.Generator, *, second: bool = False
+    ) -> Tensor:
+        view = clean
+        if self.overlay_alpha:
+            view = overlay(clean, images, window, others(len(clean), rng), self.overlay_alpha)
+        view = self._recolor(view, rng)
+        view = self._blur(view, rng, _of_view(self.blur, self.blur_second, second))
+        view = self._solarize(view, rng, _of_view(self.solarize, self.solarize_second, second))
+        if self.auto_augment:
+            view = apply_policy(view, *draw_policy(len(view), rng))
+        if self.mask_ratio:
+            mask = draw_mask(len(view), self.image_size, self.mask_patch, self.mask_ratio, rng)
+            view = torch.where(mask, draw_fill(view, self.mask_fill, rng), view)
+        return view
+
+    def _recolor(self, view: Tensor, rng: torch.Generator) -> Tensor:
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if any(strengths) and self.jitter_probability:
+            view = jitter(view, *draw_jitter(len(view), rng, self.jitter_probability, strengths))
+        if self.gray:
+            view = change_rows(view, chosen_rows(len(view), self.gray, rng), make_gray)
+        return view
+
+    def _blur(self, view: Tensor, rng: torch.Generator, probability: float) -> Tensor:
+        if not probability:
+            return view
+        rows = chosen_rows(len(view), probability, rng)
+        sigmas = torch.empty(len(rows), device=rng.device)
+        sigmas.uniform_(self.blur_sigma_min, self.blur_sigma_max, generator=rng)
+        return change_rows(view, rows, partial(gaussian_blur, kernel_size=blur_kernel_size(self.image_size)), sigmas)
+
+    def _solarize(self, view: Tensor, rng: torch.Generator, probability: float) -> Tensor:
+        if not probability:
+            return view
+        rows = chosen_rows(len(view), probability, rng)
+        return change_rows(view, rows, partial(solarize, threshold=self.solarize_threshold))
+
+
+def _of_view(first: float, own: float | None, second: bool) -> float:
+    return first if own is None or not second else own
