@@ -1,0 +1,101 @@
+"""LeOCLR: crops are pulled to the whole image instead of to one another."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from ssl_sweep.data.images import Images
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.encoders import Encoder
+from ssl_sweep.models.heads import mlp
+from ssl_sweep.models.keys import BatchNormSplits, KeyBatchNorm, MomentumKeys, draw_orders, group_batchnorm
+from ssl_sweep.models.losses import Term, add, feature_std, info_nce, nt_xent, unit
+
+CROPS = ("first", "second")
+
+
+class Method(nn.Module):
+    """Contrast the uncropped image with two random crops of it: L = ℓ(u, sg v¹) + ℓ(u, sg v²).
+
+    u = f_q(whole image, resized and colour-augmented), vⁱ = f_k(crop i), all of length 1. By momentum, ℓ is MoCo's
+    InfoNCE against a queue (see the method moco), θ_k ← m·θ_k + (1 − m)·θ_q. End to end, both branches learn by
+    gradient and the negatives come from the batch.
+
+    Source: Alkhalefi, Leontidis & Zhong 2024, "LeOCLR: Leveraging Original Images for Contrastive Learning of Visual
+    Representations", equations 1 to 3, and Table 5 for the end-to-end one. Open there, ours: temperature and queue as
+    MoCo-v2; which keys are enqueued; the mean over the batch where the paper writes a sum; end to end, one network for
+    both branches, ℓ SimCLR's NT-Xent of each pair, and SimCLR's normalised head where `head` is mlp.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mechanism: Annotated[
+            Literal["momentum", "end_to_end"],
+            Field(description="keys by a momentum encoder and a queue, or by gradient against the batch"),
+        ] = "momentum",
+        queue_size: Annotated[
+            int, Field(ge=1, description="keys in the queue; a multiple of those a step adds, below the set's size")
+        ] = 65536,
+        enqueue: Annotated[
+            Literal["k1", "both"], Field(description="the first crop's keys enter the queue, or both crops'")
+        ] = "k1",
+        dim: Annotated[int, Field(ge=1, description="dimensions of queries and keys")] = 128,
+        momentum: Annotated[float, Field(ge=0, le=1, description="momentum of the key encoder")] = 0.999,
+        temperature: Annotated[float, Field(gt=0, description="temperature of the softmax")] = 0.2,
+        head: Annotated[Literal["mlp", "linear"], Field(description="projection: two layers or one")] = "mlp",
+        key_batch_norm: KeyBatchNorm = "shuffled",
+        bn_splits: BatchNormSplits = 8,
+    ) -> None:
+        super().__init__()
+        self.momentum, self.temperature, self.key_batch_norm = momentum, temperature, key_batch_norm
+        self.num_enqueued = 1 if enqueue == "k1" else 2
+        self.encoder = encoder
+        features, layers = encoder.feature_dim, 2 if head == "mlp" else 1
+        self.keys: MomentumKeys | None = None
+        if mechanism == "momentum":
+            group_batchnorm(encoder, key_batch_norm, bn_splits)
+            self.projector = mlp(features, features, dim, layers=layers)
+            self.keys = MomentumKeys(self._online(), dim, queue_size)
+        else:
+            norm: Literal["affine", "none"] = "affine" if head == "mlp" else "none"
+            self.projector = mlp(features, features, dim, layers=layers, batch_norm=head == "mlp", last_norm=norm)
+
+    def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
+        """The whole image and two crops, (B, 3, S, S) each, and by momentum the orders (B,) to make the keys in."""
+        views = {
+            "whole": augment.whole(images, rng),
+            "first": augment.view(images, rng),
+            "second": augment.view(images, rng, second=True),
+        }
+        kind = self.key_batch_norm if self.keys is not None else "plain"
+        return views | draw_orders(CROPS, kind, len(images.sizes), rng)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of both contrasts, mean similarities of positives and negatives, spread of the whole images."""
+        query = self._project(batch["whole"])  # (B, dim)
+        terms = self._end_to_end(query, batch) if self.keys is None else self._against_queue(self.keys, query, batch)
+        loss, scalars = add(terms)
+        return loss, {**scalars, "feature_std": feature_std(query)}
+
+    def after_step(self, progress: float) -> None:
+        """By momentum: move the key encoder and enqueue the step's keys."""
+        if self.keys is not None:
+            self.keys.step(self._online(), self.momentum)
+
+    def _end_to_end(self, query: Tensor, batch: dict[str, Tensor]) -> list[Term]:
+        return [nt_xent(query, self._project(batch[crop]), self.temperature) for crop in CROPS]
+
+    def _against_queue(self, keys: MomentumKeys, query: Tensor, batch: dict[str, Tensor]) -> list[Term]:
+        fresh = [keys.encode(batch[crop], batch.get(f"{crop}_order")) for crop in CROPS]  # (B, dim) each
+        keys.hold(torch.cat(fresh[: self.num_enqueued]))
+        return [info_nce(query, key, keys.queue.keys, self.temperature) for key in fresh]
+
+    def _project(self, images: Tensor) -> Tensor:
+        return unit(self.projector(self.encoder(images)))
+
+    def _online(self) -> nn.Sequential:
+        return nn.Sequential(self.encoder, self.projector)

@@ -1,0 +1,93 @@
+"""Keys for contrastive learning against a queue: the momentum encoder, its batch normalisation, and the queue.
+
+Source: He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", sections 3.2 and 3.3.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from ssl_sweep.models.batchnorm import shuffled, split_batchnorm
+from ssl_sweep.models.distributed import gather_no_grad, world_size
+from ssl_sweep.models.losses import unit
+from ssl_sweep.models.momentum import ema_copy, ema_update
+from ssl_sweep.models.queue import Queue
+
+KeyBatchNorm = Annotated[
+    Literal["shuffled", "split", "plain"],
+    Field(
+        description="split: batch statistics by groups of images; shuffled: that, and keys in other groups than their "
+        "queries; plain: statistics of the whole batch"
+    ),
+]
+BatchNormSplits = Annotated[
+    int, Field(ge=1, description="groups of the global batch for split and shuffled, as if on so many devices")
+]
+
+
+class MomentumKeys(nn.Module):
+    """A moving average of the query network, and a queue of the keys it made.
+
+    A step calls `encode` for its views, `hold` for the keys to remember, and after the backward pass `step`. The
+    average is equal to the reference's, which moves it before each encoding: its first move, of equals, does nothing.
+
+    Args:
+        online: the query network, images -> (B, dim).
+        dim: of a key.
+        size: keys in the queue.
+    """
+
+    def __init__(self, online: nn.Module, dim: int, size: int) -> None:
+        super().__init__()
+        self.network = ema_copy(online)
+        self.queue = Queue(size, dim)
+        self._held: Tensor | None = None  # no buffer: between two steps there is nothing to save
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, order: Tensor | None) -> Tensor:
+        """Images (B, 3, S, S) -> keys (B, dim) of length 1 without gradient, computed in `order` if there is one."""
+        return unit(self.network(images) if order is None else shuffled(self.network, images, order))
+
+    def hold(self, keys: Tensor) -> None:
+        """Remember this rank's `keys` (N, dim) until `step`."""
+        self._held = keys
+
+    def step(self, online: nn.Module, momentum: float) -> None:
+        """Move the average towards `online` and put all ranks' held keys into the queue.
+
+        Raises:
+            ValueError: the queue's size is no multiple of the number of keys.
+        """
+        assert self._held is not None, "hold the keys of a step before ending it"  # noqa: S101 - a caller's mistake
+        ema_update(self.network, online, momentum)
+        keys, self._held = gather_no_grad(self._held), None
+        size = len(self.queue.keys)
+        if size % len(keys):
+            raise ValueError(
+                f"method.queue_size: {size} is no multiple of the {len(keys)} keys that a step adds; "
+                f"take {_nearest_multiple(size, len(keys))}, or another pretrain.batch_size"
+            )
+        self.queue.enqueue(keys)
+
+
+def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:
+    """Let `encoder` normalise in groups, in place, if its batch norm `kind` asks for it; its state stays the same."""
+    if kind != "plain":
+        split_batchnorm(encoder, max(1, splits // world_size()))  # the ranks divide the batch already
+
+
+def draw_orders(names: tuple[str, ...], kind: str, batch_size: int, rng: Generator) -> dict[str, Tensor]:
+    """For each view an order in which its keys are computed, `<name>_order`: a permutation of the global batch.
+
+    Nothing unless `kind` is shuffled.
+    """
+    if kind != "shuffled":
+        return {}
+    count = batch_size * world_size()
+    return {f"{name}_order": torch.randperm(count, generator=rng, device=rng.device) for name in names}
+
+
+def _nearest_multiple(size: int, divisor: int) -> int:
+    return max(1, round(size / divisor)) * divisor
