@@ -25,6 +25,7 @@ format: .venv/installed-test
 
 bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.orchestration
+	$(BIN)/python -m tests.bench.first_step
 
 # the spec reference in the README is written from the models
 docs: .venv/installed

@@ -102,7 +102,8 @@ def _groups(runs: pd.DataFrame, rows: Sequence[str]) -> dict[Key, list[int]]:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
             raise ValueError(f"table.rows: {name!r} is not a parameter of these runs; {remedy}")
-    keys = list(zip(*([_plain(value) for value in runs[name]] for name in rows), strict=True))
+    keys: list[Key] = list(zip(*([_plain(value) for value in runs[name]] for name in rows), strict=True))
+    keys = keys or [()] * len(runs)  # a sweep that searches nothing is one row
     order = [_ranks(values) for values in zip(*keys, strict=True)]
     distinct = sorted(set(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
     groups: dict[Key, list[int]] = {key: [] for key in distinct}

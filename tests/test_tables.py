@@ -254,3 +254,10 @@ def test_latex_compiles(tmp_path: Path) -> None:
 def test_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="format 'pdf' is not known; use one of md, tex, csv, json, html"):
         render(make_table(), "pdf")
+
+
+@pytest.mark.parametrize("form", ["md", "tex", "csv", "json", "html"])
+def test_a_sweep_that_searches_nothing_is_one_row(form: str) -> None:
+    table = ablation(make_runs(), rows=[], columns=[TOP1])
+    assert [row.cells[0].n for row in table.body] == [6]
+    assert any(mean in render(table, form) for mean in ("39.75", "39.8"))
