@@ -1,0 +1,158 @@
+"""A trial from its config to its metrics, on the real digits: resumed to the bit, and its finished stages kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ssl_sweep import attempt, journal, trial
+from ssl_sweep.data.images import DataError
+from ssl_sweep.spec import from_dump, resolve
+from ssl_sweep.training import Diverged, Stop
+
+SPEC: dict[str, Any] = {
+    "name": "trial",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": {"name": "resnet18", "width": 8},
+    "method": "autoencoder",
+    "pretrain": {"epochs": 2, "batch_size": 256, "optimizer": "adamw", "lr": 0.003},
+    "evaluate": {"knn": {}, "linear": {"epochs": 2}, "finetune": {"epochs": 2}},
+    "precision": "fp32",
+}
+
+
+def config(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return resolve(from_dump({**SPEC, **changes}), {}, seed)
+
+
+def ignore(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, trial.run(config(), ignore, folder, cache=cache)
+
+
+def encoder(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "encoder.pt", weights_only=True)["encoder"]
+
+
+def assert_same_encoder(ours: Path, theirs: Path) -> None:
+    pairs = zip(encoder(ours).items(), encoder(theirs).items(), strict=True)
+    assert all(name == other and torch.equal(value, expected) for (name, value), (other, expected) in pairs)
+
+
+def test_it_gives_the_metrics_of_every_stage(undisturbed: tuple[Path, dict[str, float]]) -> None:
+    folder, results = undisturbed
+    assert {name.split("/")[0] for name in results} == {"pretrain", "knn", "linear", "finetune"}
+    assert results["knn/top1_test"] > 60
+    with Image.open(folder / "artifacts" / "reconstruction.png") as picture:
+        assert picture.size[0] > 80
+    assert not list(folder.rglob("checkpoint.pt"))  # what is finished needs none
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("linear", 1), ("finetune", 2)])
+def test_stopped_anywhere_and_run_again_it_ends_the_same(
+    undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, stage: str, epoch: int
+) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if next(iter(metrics)).startswith(stage) and step == epoch:
+            raise Stop("asked to")
+
+    with pytest.raises(Stop):
+        trial.run(config(), stop, tmp_path, cache=cache)
+    torch.manual_seed(99)  # another process has another past
+    assert trial.run(config(), ignore, tmp_path, cache=cache) == undisturbed[1]
+    assert_same_encoder(tmp_path, undisturbed[0])
+    reports = [event for event in journal.read(tmp_path)[0] if event["event"] == "report"]
+    told = [(sorted(event["metrics"]), event["step"]) for event in reports]
+    assert len(told) == len({json.dumps(each) for each in told})  # every epoch once
+
+
+def test_finished_stages_are_not_run_again(
+    undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path
+) -> None:
+    seen: list[str] = []
+
+    def note(metrics: dict[str, float], step: int) -> None:
+        seen.append(next(iter(metrics)).split("/")[0])
+
+    trial.run(config(evaluate={"knn": {}}), ignore, tmp_path, cache=cache)
+    trial.run(config(evaluate={"knn": {}, "linear": {"epochs": 1}}), note, tmp_path, cache=cache)
+    assert set(seen) == {"linear"}
+
+
+def test_another_seed_is_another_trial(undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path) -> None:
+    trial.run(config(seed=1), ignore, tmp_path, cache=cache)
+    first, second = (next(iter(encoder(folder).values())) for folder in (tmp_path, undisturbed[0]))
+    assert not torch.equal(first, second)
+
+
+def test_without_pretraining_an_encoder_is_only_evaluated(tmp_path: Path, cache: Path) -> None:
+    results = trial.run(
+        config(method="supervised", evaluate={"finetune": {"epochs": 1}}), ignore, tmp_path, cache=cache
+    )
+    assert {name.split("/")[0] for name in results} == {"finetune"}
+    assert not (tmp_path / "encoder.pt").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path, cache: Path) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        raise Stop("asked to")
+
+    with pytest.raises(Stop):
+        trial.run(config(), stop, tmp_path / "a", cache=cache)
+    changed = config(pretrain={**SPEC["pretrain"], "lr": 0.001}, evaluate={"knn": {}})
+    resumed = trial.run(changed, ignore, tmp_path / "a", cache=cache)
+    assert resumed == trial.run(changed, ignore, tmp_path / "b", cache=cache)
+
+
+def test_a_stage_key_covers_what_can_change_its_result() -> None:
+    base = config()
+    assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(base, "pretrain", "bf16")
+    for changed in (config(seed=1), config(views={"flip": 0.1}), config(encoder={"name": "resnet18", "width": 16})):
+        assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(changed, "pretrain", "fp32")
+    other = config(evaluate={**SPEC["evaluate"], "linear": {"epochs": 3}})
+    assert trial.stage_key(base, "pretrain", "fp32") == trial.stage_key(other, "pretrain", "fp32")
+    assert trial.stage_key(base, "linear", "fp32") != trial.stage_key(other, "linear", "fp32")
+    assert trial.stage_key(base, "knn", "fp32") == trial.stage_key(other, "knn", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (MemoryError(), "oom"),
+        (Diverged("loss is nan"), "diverged"),
+        (DataError("broken.jpg"), "data"),
+        (RuntimeError("else"), "crash"),
+    ],
+)
+def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
+    assert trial.failure_reason(error) == reason
+
+
+def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> None:
+    record = {"trial_id": "t", "config": config(pretrain={**SPEC["pretrain"], "lr": 1e30, "optimizer": "sgd"})}
+    outcome = attempt.attempt(record, 1, ignore, tmp_path, cache)
+    assert (outcome.state, outcome.reason) == ("FAILED", "diverged")
+    assert "lower lr" in (outcome.message or "")
+    events = journal.read(tmp_path)[0]
+    assert [event["event"] for event in events] == ["attempt", "end"]
+    assert events[0]["versions"]["torch"]
+    assert "Diverged" in events[1]["traceback"]
+    assert "Diverged" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_stop_is_no_failure(tmp_path: Path, cache: Path) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        raise Stop("pruned")
+
+    outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
+    assert (outcome.state, outcome.message) == ("STOPPED", "pruned")
+    assert (tmp_path / "pretrain" / "checkpoint.pt").exists()
