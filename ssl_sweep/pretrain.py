@@ -36,7 +36,9 @@ def pretrain(
 
     def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         images = train.batch(indices).to(stage.device)
-        return method.loss({name: _channels_last(view) for name, view in method.views(images, augment, rng).items()})
+        with torch.autocast(stage.device.type, enabled=False):  # views are made in fp32
+            views = method.views(images, augment, rng)
+        return method.loss({name: _channels_last(view) for name, view in views.items()})
 
     return fit(method, loss, len(train), recipe, stage, after_epoch, drop_last=True)
 

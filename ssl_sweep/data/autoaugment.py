@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_sweep.data.color import away_from, grayscale, per_image
-from ssl_sweep.data.rows import change_rows_, rows_of_each
+from ssl_sweep.data.rows import apply_in_order
 
 Step = tuple[str, float, int]  # operator, probability, magnitude in 0..9 (0 where the operator has none)
 
@@ -157,11 +157,8 @@ def draw_policy(batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def apply_policy(images: Tensor, kinds: Tensor, magnitudes: Tensor) -> Tensor:
     """Images (B, 3, S, S) in [0, 1], rounded to bytes, through their operators; the arguments are `draw_policy`'s."""
-    images = (images * 255).round_()
-    for step in range(kinds.shape[1]):
-        for kind, rows in enumerate(rows_of_each(kinds[:, step], len(NAMES))):
-            change_rows_(images, rows, OPERATORS[NAMES[kind]], magnitudes[rows, step])
-    return images / 255
+    with torch.autocast(images.device.type, enabled=False):  # bf16 holds neither every byte nor the place of a pixel
+        return apply_in_order((images * 255).round_(), tuple(OPERATORS.values()), kinds, magnitudes) / 255
 
 
 def _policy_table() -> tuple[Tensor, Tensor, Tensor, Tensor]:

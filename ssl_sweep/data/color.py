@@ -6,7 +6,7 @@ Formulas and clamping are torchvision's, so that a recipe written for it means t
 import torch
 from torch import Tensor
 
-from ssl_sweep.data.rows import change_rows_, chosen, rows_of_each
+from ssl_sweep.data.rows import apply_in_order, chosen
 from ssl_sweep.data.taps import Taps, filter_axes
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, rounded as in PIL and torchvision
@@ -56,11 +56,12 @@ def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
     red, green, blue = images.unbind(dim=1)  # each (B, S, S)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # sixths of the circle, counted from the channel that is largest: 0 red, 2 green, 4 blue
-    difference = torch.where(value == green, blue - red, red - green)
-    difference = torch.where(value == red, green - blue, difference)
-    largest = torch.where(value == red, 0.0, torch.where(value == green, 2.0, 4.0))
-    hue = difference.div_(chroma.clamp(min=TINY)).add_(largest).add_(6 * shifts.view(-1, 1, 1))
+    # Chroma times the hue, in sixths of the circle, counted from the channel that is largest. It is chosen by weights
+    # of 0 and 1, which lerp follows exactly: on a CPU comparisons and `where` would take most of the time.
+    from_green, from_blue = blue - red + 2 * chroma, red - green + 4 * chroma
+    turned = torch.lerp(from_green, from_blue, (value - green).sign_())
+    turned = torch.lerp(green - blue, turned, (value - red).sign_())
+    hue = turned.div_(chroma.clamp(min=TINY)).add_(6 * shifts.view(-1, 1, 1))
     hue.sub_(6 * torch.floor(hue / 6))
     # a channel falls from `value` by the chroma outside the third of the circle that it rules, with ramps of a sixth
     falls = (2 - (hue - 3).abs_(), (hue - 2).abs_().sub_(1), (hue - 4).abs_().sub_(1))
@@ -79,7 +80,7 @@ JITTERS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 def draw_jitter(
     batch_size: int, rng: torch.Generator, probability: float, strengths: tuple[float, float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Factors (B, 4) float32 of `JITTERS` and the order (B, 4) int64 in which a sample meets them, -1 for none.
+    """For each sample the order in which it meets `JITTERS` (B, 4) int64, -1 for none, and their factors (B, 4).
 
     Factors are uniform in 1 ± strength, not below 0, the hue's shift in ± strength. The order is a random permutation
     of the operators whose strength is not 0, and all -1 for the samples that are left alone.
@@ -88,20 +89,16 @@ def draw_jitter(
     brightness, contrast, saturation, hue = strengths
     lowest = torch.tensor([max(0.0, 1 - s) for s in (brightness, contrast, saturation)] + [-hue], device=device)
     highest = torch.tensor([1 + s for s in (brightness, contrast, saturation)] + [hue], device=device)
-    factors = lowest + (highest - lowest) * torch.rand(batch_size, 4, generator=rng, device=device)
-    order = torch.rand(batch_size, 4, generator=rng, device=device).argsort(dim=1)
-    applied = chosen(batch_size, probability, rng).unsqueeze(1)
     active = torch.tensor([s > 0 for s in strengths], device=device)
-    return factors, torch.where(applied & active[order], order, -1)
+    order = torch.rand(batch_size, 4, generator=rng, device=device).argsort(dim=1)
+    factors = lowest[order] + (highest - lowest)[order] * torch.rand(batch_size, 4, generator=rng, device=device)
+    applied = chosen(batch_size, probability, rng).unsqueeze(1)
+    return torch.where(applied & active[order], order, -1), factors
 
 
-def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+def jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, each sample in its own order, as `draw_jitter` gives them."""
-    images = images.clone()
-    for kinds in order.unbind(dim=1):
-        for kind, rows in enumerate(rows_of_each(kinds, len(JITTERS))):
-            change_rows_(images, rows, JITTERS[kind], factors[rows, kind])
-    return images
+    return apply_in_order(images, JITTERS, order, factors)
 
 
 def blur_kernel_size(image_size: int) -> int:

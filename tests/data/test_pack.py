@@ -130,7 +130,8 @@ def test_subset_is_a_view_and_a_batch_is_a_copy(tmp_path: Path, heights: tuple[i
     assert (len(view), view.labels.tolist()) == (2, [1, 2])
     both = torch.arange(2)
     assert torch.equal(view.batch(both).pixels, pack.batch(torch.tensor([1, 2])).pixels)
-    images = view.batch(both)
+    images = view.batch(both).to("cpu")
+    assert (images.indices.tolist(), images.labels.tolist()) == ([0, 1], [1, 2])  # numbered as in the view
     images.pixels.zero_()
     assert int(view.batch(both).pixels.sum()) > 0
     assert len(pack) == 3

@@ -62,6 +62,16 @@ def test_the_same_generator_gives_the_same_view(augment: Augment) -> None:
     assert torch.equal(augment.whole(images, seeded()), augment.whole(images, seeded()))
 
 
+def test_views_drawn_under_autocast_are_the_same() -> None:
+    images = photos(60)
+    everything = replace(EVERYTHING, blur=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        views = [*everything.pair(images, seeded()), everything.whole(images, seeded()), center(images, 16)]
+    plain = [*everything.pair(images, seeded()), everything.whole(images, seeded()), center(images, 16)]
+    for view, expected in zip(views, plain, strict=True):
+        assert torch.equal(view, expected)
+
+
 def test_what_is_off_draws_nothing_and_changes_nothing() -> None:
     images, rng, plain_rng = photos(), seeded(), seeded()
     off = Augment(16, jitter_probability=0.0, brightness=0.4, hue=0.1, mask_patch=5, mask_fill="other")
