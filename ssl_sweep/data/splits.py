@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.pack import Pack, open_packs
@@ -26,6 +27,9 @@ class Data:
     val_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of every training class that is kept from training, for the search")
     ] = 0.1
+    train_images: Annotated[
+        int | None, Field(ge=2, description="keep only so many training images, of each class its share; null: all")
+    ] = None
     split_seed: Annotated[
         int,
         Field(ge=0, lt=2**63, description="seed of the validation split, and of the test split of sets without one"),
@@ -66,4 +70,13 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     if not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(train)} training images"
         raise DataError(f"{place} leaves none to validate on; raise it")
+    if data.train_images is not None:
+        kept = _sample(train.labels, kept, data.train_images, data.split_seed)
     return Splits(train.subset(kept), train.subset(held), test, data.image_size)
+
+
+def _sample(labels: Tensor, rows: Tensor, wanted: int, seed: int) -> Tensor:
+    """So many of `rows`, of each class its share; all where there are not more."""
+    if wanted >= len(rows):
+        return rows
+    return rows[stratified_split(labels[rows], wanted / len(rows), seed)[1]]

@@ -104,3 +104,14 @@ def test_bounds_are_in_the_annotations(fields: dict[str, object]) -> None:
     assert validate({"source": "digits", "image_size": 8}) == Data(source="digits", image_size=8)
     with pytest.raises(ValidationError, match=next(iter(fields))):
         validate({"source": "digits", "image_size": 8} | fields)
+
+
+def test_a_sample_of_the_training_images_keeps_every_class_and_leaves_the_other_splits_alone(tmp_path: Path) -> None:
+    whole = load_splits(Data(source="digits", image_size=8), root=tmp_path, cache=tmp_path)
+    part = load_splits(Data(source="digits", image_size=8, train_images=200), root=tmp_path, cache=tmp_path)
+    assert len(part.train) == 200
+    assert all(18 <= count <= 22 for count in Counter(part.train.labels.tolist()).values())
+    assert torch.equal(part.val.labels, whole.val.labels)
+    assert torch.equal(part.test.labels, whole.test.labels)
+    more = load_splits(Data(source="digits", image_size=8, train_images=10**6), root=tmp_path, cache=tmp_path)
+    assert len(more.train) == len(whole.train)
