@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from ssl_sweep import knobs
-from ssl_sweep.problems import Collector, Finding, SpecError, refusal, spec_error
+from ssl_sweep.health import METRICS as HEALTH_METRICS
+from ssl_sweep.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
 from ssl_sweep.spec_parts import (
     CASE,
     NAMED,
@@ -74,6 +75,9 @@ class SweepSpec(Section):
     pretrain: Annotated[Settings, _fixed("pretrain")] = Field(
         default_factory=dict, description="how the method is trained"
     )
+    health: Annotated[Settings, _fixed("health")] = Field(
+        default_factory=dict, description="what is measured between the epochs of pretraining, and the collapse alarm"
+    )
     evaluate: Annotated[
         dict[str, Settings],
         BeforeValidator(check_evaluations),
@@ -111,6 +115,16 @@ class SweepSpec(Section):
         table = found.run((), handler, read)
         found.done()
         return table
+
+    @model_validator(mode="after")
+    def _objective_is_measured(self) -> Self:
+        """An objective of pretraining is its loss or, where health is measured at all, one of its metrics."""
+        objective, metric = self.search.objective, self.search.objective_metric
+        measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
+        if metric.startswith("pretrain/") and metric not in measured:
+            message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
+            raise refusal([Finding(("search", "objective"), objective, message, nearest(metric, measured))])
+        return self
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
@@ -164,7 +178,8 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
             _section(config, path)[knob] = found.run((path,), part.typed, knob, value)
     if found.findings:
         raise spec_error(refusal(found.findings), lambda _: (f"a choice of {spec.name}", None))
-    return {**config, "data": {**spec.data, "root": str(spec.root)}, "precision": spec.precision, "seed": seed}
+    data = {**spec.data, "root": str(spec.root)}
+    return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
 
 
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:

@@ -8,18 +8,20 @@ from pydantic import ValidationError
 from ssl_sweep import knobs
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
+from ssl_sweep.health import Health
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.problems import Collector, Finding, findings_of, nearest, refusal
 
 Settings = dict[str, Any]
 
-FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe}
+FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
 NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections that begin with a name
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
 CASE = "case"  # the knob whose values are the names of `search.cases`
 
 _REFUSED = {
     "data": ("cannot be searched: the trials of a sweep share one data set", "write one spec for each data set"),
+    "health": ("cannot be searched: it watches, and changes nothing", "set it in the `health` section"),
     "seed": ("is not a knob of the space", "use `search.seeds`"),
     CASE: ("is not a knob of the space", "name the cases in `search.cases`"),
 }
@@ -108,7 +110,7 @@ def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
 
 
 def check_fixed(section: str, value: Any) -> Settings:
-    """Every knob of `data`, `views` or `pretrain`; nothing at all means the defaults. Raises a refusal."""
+    """Every knob of `data`, `views`, `pretrain` or `health`; nothing at all means the defaults. Raises a refusal."""
     return knobs.check(FIXED[section], {} if value is None else value, section)
 
 

@@ -19,7 +19,7 @@ def reference() -> str:
     definitions = schema["$defs"]
     sections = [
         ("The file", schema),
-        *((f"`{name}`", schema["properties"][name]) for name in ("data", "views", "pretrain")),
+        *((f"`{name}`", schema["properties"][name]) for name in ("data", "views", "pretrain", "health")),
         *_owned("encoder", "encoders"),
         *_owned("method", "methods"),
         *_owned("evaluate", "evaluations"),

@@ -32,7 +32,7 @@ from ssl_sweep.training import Report
 
 log = logging.getLogger("ssl_sweep.sweep")
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
-NO_RETRY = ("oom", "diverged", "data")
+NO_RETRY = ("oom", "diverged", "collapsed", "data")
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
 

@@ -21,7 +21,8 @@ from ssl_sweep import checkpoint, knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.journal import Journal
+from ssl_sweep.health import Collapsed, Health, measure
+from ssl_sweep.journal import Journal, read
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
@@ -118,15 +119,33 @@ class _Trial:
 
     def _pretrain(self, stage: Stage) -> dict[str, float]:
         method, augment = self._method(), Augment(self.splits.image_size, **self.config["views"])
-        recipe = Recipe(**self.config["pretrain"])
+        recipe, health = Recipe(**self.config["pretrain"]), _health(self.config)
+        last: dict[str, float] = {}
 
         def report(epoch: Epoch) -> None:
-            stage.report(epoch.metrics, epoch.number)
+            metrics = epoch.metrics
+            if due := health.due(epoch.number, recipe.epochs):
+                last.update(measure(method.encoder, self.splits, augment, health, stage, epoch.number))
+                metrics = {**metrics, **last}
+                self._note_collapse(health.collapsed(metrics))
+            stage.report(metrics, epoch.number)
+            if due:
+                health.refuse(metrics, epoch.number)
 
         metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
+        if (
+            metrics and health.every and not last
+        ):  # gone on from a checkpoint of the last epoch, whose report may have been cut short
+            report(Epoch(recipe.epochs, metrics))
         checkpoint.save(self.workdir / "encoder.pt", {"encoder": method.encoder.state_dict()})
         self._show(method, augment, stage)
-        return {"loss": metrics["loss"]} if metrics else {}
+        return {"loss": metrics["loss"], **last} if metrics else {}
+
+    def _note_collapse(self, spread: str | None) -> None:
+        """Tag the trial, once, whatever the number of attempts and collapsed epochs."""
+        tag = {"collapsed": "true"}
+        if spread is not None and not any(event.get("tags") == tag for event in read(self.workdir)[0]):
+            self.journal.append("tags", tags=tag)
 
     def _method(self) -> Any:
         settings = dict(self.config["method"])
@@ -169,6 +188,8 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
 def stage_key(config: Config, stage: str, precision: Precision) -> str:
     """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too."""
     used = {name: config[name] for name in ("data", "encoder", "method", "views", "pretrain", "seed")}
+    if _health(config).on_collapse == "stop":  # else it only watches
+        used["health"] = config["health"]
     if stage != "pretrain":
         used["evaluate"] = {stage: config["evaluate"][stage]}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
@@ -176,9 +197,19 @@ def stage_key(config: Config, stage: str, precision: Precision) -> str:
 
 
 def failure_reason(error: BaseException) -> str:
-    """The kind of a failure: `oom`, `diverged`, `data` or `crash`."""
-    kinds = {"oom": (torch.OutOfMemoryError, MemoryError), "diverged": (Diverged,), "data": (DataError,)}
+    """The kind of a failure: `oom`, `diverged`, `collapsed`, `data` or `crash`."""
+    kinds: dict[str, tuple[type[BaseException], ...]] = {
+        "oom": (torch.OutOfMemoryError, MemoryError),
+        "diverged": (Diverged,),
+        "collapsed": (Collapsed,),
+        "data": (DataError,),
+    }
     return next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
+
+
+def _health(config: Config) -> Health:
+    """The defaults where the config is from before there was health."""
+    return Health(**config.get("health", {}))
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,9 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from ssl_sweep.cli import app
 
 ROOT = Path(__file__).parents[1]
 SPEC: dict[str, Any] = {
@@ -32,10 +35,17 @@ def command(*words: object) -> list[str]:
 
 
 def ssl_sweep(*words: object, expect: int = 0) -> str:
-    """Run a command to its end; its standard output, after its exit code was checked."""
-    ran = subprocess.run(command(*words), capture_output=True, text=True, timeout=280, cwd=ROOT)
-    assert ran.returncode == expect, ran.stdout + ran.stderr
-    return ran.stdout if expect == 0 else ran.stdout + ran.stderr
+    """A command in this process, which has imported everything already; what it printed, after its code was checked."""
+    ran = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert ran.exit_code == expect, ran.output
+    return ran.stdout if expect == 0 else ran.output
+
+
+def run_sweep(spec: Path, storage: Path) -> str:
+    """`ssl-sweep run` in a process of its own, to a good end; what it printed."""
+    ran = subprocess.run(command("run", spec, "--storage", storage), capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -60,7 +70,7 @@ def child_runs(storage: Path) -> list[Any]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a sweep that ran undisturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    printed = ssl_sweep("run", written(folder), "--storage", folder / "runs")
+    printed = run_sweep(written(folder), folder / "runs")
     assert "4 of 4 trials complete" in printed
     for hint in ("ssl-sweep ui", "ssl-sweep table tiny --format tex", "ssl-sweep status tiny"):
         assert hint in printed
@@ -95,13 +105,13 @@ def test_the_table_holds_the_means_that_the_ledger_gives(finished: Path, form: s
     trials = [trial for trial in status(finished)["trials"] if trial["knobs"]["views.overlay_alpha"] == 0.2]
     mean = sum(trial["results"]["knn/top1_test"] for trial in trials) / 2
     printed = ssl_sweep("table", "tiny", "--format", form, "--storage", finished)
-    assert f"{mean:.1f}"[:4] in printed
+    assert (f"{mean:.1f}" if form in ("md", "tex", "html") else repr(mean)[:10]) in printed
     assert "38.1" in printed
 
 
 def test_a_finished_sweep_run_again_runs_nothing(finished: Path) -> None:
     before = {run.info.run_id for run in child_runs(finished)}
-    assert "4 of 4 trials complete" in ssl_sweep("run", written(finished), "--storage", finished)
+    assert "4 of 4 trials complete" in run_sweep(written(finished), finished)
     assert {run.info.run_id for run in child_runs(finished)} == before
     assert [trial["attempts"] for trial in status(finished)["trials"]] == [1] * 4
 
@@ -109,7 +119,7 @@ def test_a_finished_sweep_run_again_runs_nothing(finished: Path) -> None:
 def test_the_same_spec_in_another_storage_gives_the_same_metrics_to_the_last_digit(
     finished: Path, tmp_path: Path
 ) -> None:
-    ssl_sweep("run", written(tmp_path), "--storage", tmp_path)
+    run_sweep(written(tmp_path), tmp_path)
     results = [
         [(trial["knobs"], trial["seed"], trial["results"]) for trial in status(storage)["trials"]]
         for storage in (finished, tmp_path)
@@ -128,7 +138,7 @@ def test_killed_half_way_and_started_again_no_trial_is_lost_and_none_is_twice(fi
     driver.kill()
     driver.communicate(timeout=60)
     assert status(tmp_path)["complete"] < 4
-    ssl_sweep("run", spec, "--storage", tmp_path)
+    run_sweep(spec, tmp_path)
     assert status(tmp_path)["complete"] == 4
     assert len(child_runs(tmp_path)) == 4
     expected = {run.data.params["views.overlay_alpha"] + run.data.params["seed"]: run for run in child_runs(finished)}

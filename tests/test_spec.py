@@ -108,6 +108,7 @@ def test_resolve_is_plain_and_whole() -> None:
     assert config["encoder"]["name"] == "resnet18"
     assert config["evaluate"] == sweep.evaluate
     assert config["pretrain"] == sweep.pretrain
+    assert config["health"] == sweep.health
 
 
 def test_resolve_leaves_the_spec_alone() -> None:
@@ -169,6 +170,26 @@ def test_objective() -> None:
     )  # fmt: skip
     search = searching(objective="minimize  pretrain/loss").search
     assert (search.direction, search.objective_metric) == ("minimize", "pretrain/loss")
+    assert searching(objective="maximize pretrain/knn_top1_val").search.objective_metric == "pretrain/knn_top1_val"
+
+
+@pytest.mark.parametrize(
+    ("health", "metric", "text"),
+    [
+        ({}, "knn_top_val", "did you mean 'pretrain/knn_top1_val'"),
+        ({"every": 0}, "effective_rank", "health.every is 0"),
+    ],
+)
+def test_an_objective_of_pretraining_is_measured_there(health: dict[str, int], metric: str, text: str) -> None:
+    with pytest.raises(spec.SpecError, match=text):
+        spec.from_dump(raw(health=health, search={"objective": f"maximize pretrain/{metric}"}))
+
+
+def test_health_is_filled_in_and_cannot_be_searched() -> None:
+    assert made().health["every"] == 1
+    assert made(health={"on_collapse": "stop"}).health["on_collapse"] == "stop"
+    with pytest.raises(spec.SpecError, match="it watches, and changes nothing"):
+        spec.from_dump(raw(search={"space": {"health.every": [1, 2]}}))
 
 
 def test_a_dump_gives_the_spec_again() -> None:

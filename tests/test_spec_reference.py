@@ -32,7 +32,7 @@ def test_every_section_and_knob_has_its_row() -> None:
     text = reference()
     assert "| `overlay_alpha` | number ≥ 0, < 0.5 | `0.0` |" in text
     assert "| `source` | text | required |" in text
-    for section in ("data", "views", "pretrain", "search", "resources", "tracking", "table"):
+    for section in ("data", "views", "pretrain", "health", "search", "resources", "tracking", "table"):
         assert f"### `{section}`\n" in text
     for name in (*knobs.names("methods"), *knobs.names("encoders"), *knobs.names("evaluations")):
         assert f"`{name}`" in text

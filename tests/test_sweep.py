@@ -111,7 +111,9 @@ def test_a_crash_is_tried_again_and_its_count_is_kept(tmp_path: Path) -> None:
     assert sorted(trial.attempts for trial in ledger.trials) == [1] * 6 + [3] * 2
 
 
-@pytest.mark.parametrize(("reason", "tries"), [("crash", 3), ("diverged", 1), ("oom", 1), ("data", 1)])
+@pytest.mark.parametrize(
+    ("reason", "tries"), [("crash", 3), ("diverged", 1), ("oom", 1), ("data", 1), ("collapsed", 1)]
+)
 def test_a_trial_that_keeps_failing_is_given_up(tmp_path: Path, reason: str, tries: int) -> None:
     ledger, storage = make(tmp_path)
     run_sweep(ledger, storage, Log(), work=fails(reason, attempts=99))

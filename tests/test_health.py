@@ -1,0 +1,230 @@
+"""Health while training: formulas in float64, no trace in the training, the collapse alarm through real trials."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from ssl_sweep import attempt, journal, sweep, trial
+from ssl_sweep.data.splits import Data, Splits, load_splits
+from ssl_sweep.data.views import Augment
+from ssl_sweep.health import METRICS, Health, alignment, effective_rank, knn_top1, measure, uniformity
+from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.spec import from_dump, resolve
+from ssl_sweep.training import Diverged, Stage, Stop
+
+ROWS, DIM = 12, 5
+SPEC: dict[str, Any] = {
+    "name": "health",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": {"name": "resnet18", "width": 4},
+    "method": {"name": "simclr", "dim": 8},
+    "pretrain": {"epochs": 2, "batch_size": 512, "lr": 0.01},
+    "evaluate": {"knn": {}},
+    "precision": "fp32",
+}
+EVERYTHING = {"collapse_below": 1.0}  # nothing is so spread out: an alarm in every epoch
+
+
+def rows(seed: int, count: int = ROWS) -> Tensor:
+    return torch.randn(count, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def on_sphere(x: Tensor) -> Any:
+    values = x.numpy()
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return resolve(from_dump({**SPEC, **changes}), {}, 0)
+
+
+def ignore(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+def tags(folder: Path) -> list[dict[str, str]]:
+    return [event["tags"] for event in journal.read(folder)[0] if event["event"] == "tags"]
+
+
+@pytest.fixture
+def splits(cache: Path) -> Splits:
+    return load_splits(Data(source="digits", image_size=8), root=Path(), cache=cache)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path, ignore, 3, torch.device("cpu"))
+
+
+def encoder() -> nn.Module:
+    return ENCODERS["resnet18"](8, width=4)
+
+
+def test_effective_rank_is_the_exponential_of_an_entropy() -> None:
+    x = rows(0)
+    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(x.numpy().T @ x.numpy()), 0))
+    p = sigma / sigma.sum() + 1e-7
+    assert effective_rank(x) == pytest.approx(math.exp(-sum(value * math.log(value) for value in p)), abs=1e-10)
+    assert effective_rank(torch.eye(4, dtype=torch.float64)) == pytest.approx(4, abs=1e-4)
+    assert effective_rank(x[:1].expand(6, -1)) == pytest.approx(1, abs=1e-4)
+    assert effective_rank(torch.zeros(3, 3)) == pytest.approx(1, abs=1e-4)
+
+
+def test_alignment_is_the_mean_squared_distance_on_the_sphere() -> None:
+    x, y = rows(1), rows(2)
+    expected = ((on_sphere(x) - on_sphere(y)) ** 2).sum(axis=1).mean()
+    assert alignment(x, y) == pytest.approx(expected, abs=1e-10)
+    assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-10)
+    assert alignment(x, -x) == pytest.approx(4, abs=1e-10)
+
+
+def test_uniformity_is_the_log_of_the_mean_potential_of_all_pairs() -> None:
+    unit = on_sphere(rows(3))
+    pairs = [(i, j) for i in range(ROWS) for j in range(i)]
+    potential = [math.exp(-2 * ((unit[i] - unit[j]) ** 2).sum()) for i, j in pairs]
+    assert uniformity(rows(3)) == pytest.approx(math.log(sum(potential) / len(pairs)), abs=1e-10)
+    assert uniformity(torch.eye(4, dtype=torch.float64)) == pytest.approx(-4, abs=1e-10)
+
+
+def test_knn_top1_is_that_of_scikit_learn() -> None:
+    bank, queries = rows(4, 60), rows(5, 40)
+    labels, truth = (bank[:, 0] > 0).long() + (bank[:, 1] > 0), (queries[:, 0] > 0).long() + (queries[:, 1] > 0)
+
+    def votes(distances: Any) -> Any:  # of unit vectors: cos = 1 − d²/2
+        return np.exp((1 - distances**2 / 2) / 0.1)
+
+    neighbours: Any = KNeighborsClassifier  # scikit-learn has no types
+    reference = neighbours(20, weights=votes).fit(on_sphere(bank), labels.numpy())
+    expected = 100 * reference.score(on_sphere(queries), truth.numpy())
+    assert 0 < expected < 100
+    assert knn_top1(queries, truth, bank, labels, 3) == pytest.approx(expected)
+
+
+def test_measuring_leaves_no_trace(splits: Splits, stage: Stage) -> None:
+    measured = encoder().train()
+    next(iter(measured.children())).eval()  # a part that somebody froze
+    modes = [module.training for module in measured.modules()]
+    before, random = copy.deepcopy(measured.state_dict()), torch.get_rng_state()
+    metrics = measure(measured, splits, Augment(8, blur=0.5, brightness=0.4), Health(), stage, 1)
+    assert tuple(metrics) == METRICS
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in measured.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in measured.state_dict().items())
+
+
+def test_every_trial_is_measured_on_the_same_images(splits: Splits, stage: Stage) -> None:
+    fixed, health = encoder(), Health(images=30, bank=100)
+    first = measure(fixed, splits, Augment(8), health, stage, 1)
+    assert first == measure(fixed, splits, Augment(8), health, stage, 1)
+    other = measure(fixed, splits, Augment(8), health, replace(stage, seed=4), 2)
+    assert {name for name in METRICS if first[name] != other[name]} == {"alignment"}  # whose views are drawn anew
+
+
+def test_features_that_are_no_numbers_are_a_divergence(splits: Splits, stage: Stage) -> None:
+    broken = encoder()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(math.nan)
+    with pytest.raises(Diverged, match="after epoch 7"):
+        measure(broken, splits, Augment(8), Health(), stage, 7)
+
+
+def test_it_is_measured_every_so_often_and_at_the_end() -> None:
+    assert [epoch for epoch in range(1, 8) if Health(every=3).due(epoch, 7)] == [3, 6, 7]
+    assert not any(Health(every=0).due(epoch, 7) for epoch in range(1, 8))
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("watched")
+    return folder, trial.run(config(health=EVERYTHING), ignore, folder, cache=cache)
+
+
+def test_the_last_epochs_values_are_results(watched: tuple[Path, dict[str, float]]) -> None:
+    folder, results = watched
+    assert {f"pretrain/{name}" for name in ("loss", *METRICS)} < results.keys()
+    reports = [event for event in journal.read(folder)[0] if "pretrain/loss" in event.get("metrics", {})]
+    assert [event["step"] for event in reports] == [1, 2]
+    assert {name: reports[1]["metrics"][f"pretrain/{name}"] for name in METRICS} == {
+        name: results[f"pretrain/{name}"] for name in METRICS
+    }
+    # all validation images, and a bank that holds all training images: the evaluation itself
+    assert results["pretrain/knn_top1_val"] == results["knn/top1_val"]
+    assert "pretrain/feature_std" in reports[1]["metrics"]  # the method's own, of its projections
+
+
+def test_training_is_the_same_to_the_bit_without_it(
+    watched: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path
+) -> None:
+    results = trial.run(config(health={"every": 0}), ignore, tmp_path, cache=cache)
+    assert results == {name: watched[1][name] for name in results}
+    assert [name for name in results if name.startswith("pretrain/")] == ["pretrain/loss"]
+    assert tags(tmp_path) == []
+    ours, theirs = (torch.load(folder / "encoder.pt")["encoder"] for folder in (tmp_path, watched[0]))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_stopped_after_the_last_epoch_the_results_are_the_same(
+    watched: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path
+) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if step == 2:
+            raise Stop("asked to")
+
+    with pytest.raises(Stop):
+        trial.run(config(health=EVERYTHING), stop, tmp_path, cache=cache)
+    assert trial.run(config(health=EVERYTHING), ignore, tmp_path, cache=cache) == watched[1]
+    assert tags(tmp_path) == [{"collapsed": "true"}]
+
+
+def test_a_collapsed_trial_is_tagged_once(watched: tuple[Path, dict[str, float]]) -> None:
+    assert tags(watched[0]) == [{"collapsed": "true"}]
+
+
+def test_a_sound_trial_is_not_tagged_and_an_older_config_has_the_defaults(
+    watched: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path
+) -> None:
+    older = {name: value for name, value in config().items() if name != "health"}
+    assert trial.run(older, ignore, tmp_path, cache=cache) == watched[1]
+    assert tags(tmp_path) == []
+
+
+def test_by_choice_a_collapse_ends_the_trial(tmp_path: Path, cache: Path) -> None:
+    seen: list[int] = []
+    record = {"trial_id": "t", "config": config(health={**EVERYTHING, "on_collapse": "stop"})}
+    for _ in range(2):  # a failed trial that is resumed goes on, and fails again: at its last epoch, too
+        outcome = attempt.attempt(record, 1, lambda metrics, step: seen.append(step), tmp_path, cache)
+        assert (outcome.state, outcome.reason) == ("FAILED", "collapsed")
+        assert "health.collapse_below (1.0)" in (outcome.message or "")
+    assert "after epoch 2" in (outcome.message or "")
+    assert attempt.attempt(record, 3, ignore, tmp_path, cache).reason == "collapsed"
+    assert seen == [1, 2]  # what is seen of a collapsed epoch is reported before the end
+    assert tags(tmp_path) == [{"collapsed": "true"}]
+    assert "collapsed" in sweep.NO_RETRY
+
+
+def test_the_projections_collapse_counts_too() -> None:
+    health = Health(collapse_below=0.02)
+    assert health.collapsed({"feature_std_val": 0.7, "feature_std": 0.01}) == "feature_std"
+    assert health.collapsed({"feature_std_val": 0.01, "feature_std": 0.7}) == "feature_std_val"
+    assert health.collapsed({"feature_std_val": 0.7}) is None
+
+
+def test_an_untrained_encoder_is_not_collapsed(splits: Splits, stage: Stage) -> None:
+    torch.manual_seed(0)
+    assert Health().collapsed(measure(encoder(), splits, Augment(8), Health(), stage, 1)) is None
+
+
+def test_only_a_stop_is_part_of_what_can_change_a_result() -> None:
+    key = trial.stage_key(config(), "pretrain", "fp32")
+    assert key == trial.stage_key(config(health={"every": 2, "collapse_below": 0.5}), "pretrain", "fp32")
+    assert key != trial.stage_key(config(health={"on_collapse": "stop"}), "pretrain", "fp32")
+    older = {name: value for name, value in config().items() if name != "health"}
+    assert key == trial.stage_key(older, "pretrain", "fp32")
