@@ -146,7 +146,7 @@ def test_killed_half_way_and_started_again_no_trial_is_lost_and_none_is_twice(fi
         undisturbed = expected[run.data.params["views.overlay_alpha"] + run.data.params["seed"]]
         assert run.info.status == "FINISHED"
         for name, value in undisturbed.data.metrics.items():
-            assert "images_per_second" in name or run.data.metrics[name] == value
+            assert "second" in name or run.data.metrics[name] == value  # times are the one thing that may differ
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_interrupted_it_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, sent
     [
         (["run", "nowhere.yaml"], "nowhere.yaml"),
         (["status", "nothing"], "no sweep named 'nothing'"),
-        (["table", "nothing"], "nothing"),
+        (["table", "nothing"], "no MLflow store at"),
         (["resume", "nothing"], "no sweep named 'nothing'"),
     ],
 )
@@ -199,7 +199,8 @@ def test_missing_data_is_told_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_plan_counts_what_will_run(tmp_path: Path) -> None:
-    spec = written(tmp_path, search={**SPEC["search"], "space": {"evaluate.linear.lr": [0.1, 0.3, 1.0]}})
+    search = {**SPEC["search"], "space": {"evaluate.linear.lr": [0.1, 0.3, 1.0]}}
+    spec = written(tmp_path, search=search, table={})
     planned = json.loads(ssl_sweep("plan", spec, "--json"))
     assert (planned["trials"], planned["choices"], planned["pretrains"]) == (6, 3, 2)
     assert (planned["pretrain_epochs"], planned["evaluation_epochs"]) == (4, {"linear": 12})
