@@ -18,10 +18,10 @@ PatchSize = Annotated[
 
 
 class DrlimEncoder(Encoder):
-    """Grey images -> convolution 15@6x6 -> mean pooling 3x3 -> convolution 30@9x9 -> linear, to (B, dim).
+    """Grey images -> convolution 15@6x6 -> pooling 3x3 -> convolution 30@9x9 -> linear, to (B, dim).
 
     The second convolution sees the whole map, which is 9x9 for the original's 32 pixels; other sizes get a kernel
-    of their own. *Open*, ours: tanh after both convolutions.
+    of their own. *Open*, ours: the pooling takes the maximum, and tanh follows on it and on the second convolution.
 
     Source: Hadsell, Chopra & LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", section 3.
 
@@ -36,8 +36,8 @@ class DrlimEncoder(Encoder):
         net = nn.Sequential(
             Gray(),
             nn.Conv2d(1, 15, 6),
+            nn.MaxPool2d(3),
             nn.Tanh(),
-            nn.AvgPool2d(3),
             nn.Conv2d(15, 30, kernel),
             nn.Tanh(),
             nn.Conv2d(30, dim, 1),

@@ -16,7 +16,9 @@ import ssl_sweep.methods
 from ssl_sweep import training
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
-from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.resnet import ResNetEncoder
+from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import pretrain
 from ssl_sweep.training import Stage
@@ -34,7 +36,9 @@ NAMES = [module.name for module in pkgutil.iter_modules(ssl_sweep.methods.__path
 PRETRAINING = [name for name in NAMES if getattr(method_class(name), "pretrains", True)]
 
 
-NARROW = {"dim": 128, "hidden_dim": 128, "queue_size": 16, "prototypes": 64}  # the papers' widths prove no more
+# the papers' widths prove no more
+NARROW = {"dim": 128, "hidden_dim": 128, "queue_size": 16, "prototypes": 64, "decoder_dim": 32, "decoder_depth": 1}
+SMALL = {ResNetEncoder: {"width": 8}, ViTEncoder: {"patch_size": 4}}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
@@ -42,15 +46,23 @@ def build(name: str, seed: int = 0) -> nn.Module:
     knobs = {knob: width for knob, width in NARROW.items() if knob in inspect.signature(method).parameters}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return method(ENCODERS["resnet18"](IMAGE_SIZE, width=8), **knobs)
+        return method(encoder_for(method), **knobs)
+
+
+def encoder_for(method: type[nn.Module]) -> Encoder:
+    """A small encoder of the kind that the method's annotation asks for."""
+    wanted = inspect.signature(method).parameters["encoder"].annotation
+    kind, knobs = next((kind, knobs) for kind, knobs in SMALL.items() if issubclass(kind, wanted))
+    fitting = next(encoder for encoder in ENCODERS.values() if issubclass(encoder, kind))
+    return fitting(IMAGE_SIZE, **knobs)
 
 
 def photographs(count: int) -> Images:
-    """Images of unequal size: half of them fill only a corner of their frame."""
+    """Numbered, labelled images of unequal size: half of them fill only a corner of their frame."""
     pixels = torch.randint(256, (count, 3, 20, 24), dtype=torch.uint8, generator=Generator().manual_seed(1))
     pixels[::2, :, 16:] = 0
     sizes = torch.tensor([[16, 24], [20, 24]]).repeat(count, 1)[:count]
-    return Images(pixels, sizes)
+    return Images(pixels, sizes, torch.arange(count), torch.arange(count) % 2)
 
 
 def draw(method: nn.Module, count: int = 4, seed: int = 2) -> dict[str, Tensor]:
@@ -176,8 +188,7 @@ class EightPhotographs:
         return 8
 
     def batch(self, indices: Tensor) -> Images:
-        images = photographs(8)
-        return Images(images.pixels[indices], images.sizes[indices])
+        return Images(*(field[indices] for field in photographs(8)))
 
 
 def pretrained(name: str, folder: Path, seed: int = 0, breaks_at: int | None = None) -> dict[str, Tensor]:

@@ -1,0 +1,62 @@
+"""Barlow Twins: the cross-correlation of two views' embeddings is drawn to the identity."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from ssl_sweep.data.images import Images
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.correlation import off_diagonal_energy, standardized
+from ssl_sweep.models.distributed import gather
+from ssl_sweep.models.encoders import Encoder
+from ssl_sweep.models.heads import mlp
+from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.precision import at_least_fp32, full_precision
+
+EPS = 1e-5  # as batch normalisation has it, so that a dead unit divides by no zero
+
+
+class Method(nn.Module):
+    """L = Σ_i (1 − C_ii)² + λ · Σ_i Σ_{j≠i} C_ij², with C the cross-correlation of two views over the global batch.
+
+    C_ij = Σ_b zᴬ_bi · zᴮ_bj / N of embeddings standardised over the batch; they come from a projector of three
+    linear layers, batch-normalised but for the last.
+
+    Source: Zbontar, Jing, Misra, LeCun & Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
+    Reduction", equations 1 and 2.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        redundancy: Annotated[
+            float, Field(ge=0, description="weight λ of the correlations between different dimensions")
+        ] = 0.0051,
+        hidden_dim: Annotated[int, Field(ge=1, description="width of the projector's two hidden layers")] = 8192,
+        dim: Annotated[int, Field(ge=2, description="dimensions of the embedding")] = 8192,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = mlp(encoder.feature_dim, hidden_dim, dim, layers=3, batch_norm=True)
+        self.redundancy = redundancy
+
+    def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
+        """Two views (B, 3, S, S) in [0, 1] of every image."""
+        return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, its two terms (the second unweighted), and the spread of the first view's embeddings."""
+        first, second = (self.projector(self.encoder(batch[name])) for name in ("first", "second"))
+        with full_precision(first):
+            first, second = (gather(at_least_fp32(z)) for z in (first, second))  # (W·B, D)
+            correlation = standardized(first, EPS).T @ standardized(second, EPS) / len(first)  # (D, D)
+            invariance = (1 - correlation.diagonal()).square().sum()
+            redundancy = off_diagonal_energy(correlation)
+            loss = invariance + self.redundancy * redundancy
+        return loss, {
+            "invariance": invariance.detach(),
+            "redundancy": redundancy.detach(),
+            "feature_std": feature_std(first),
+        }

@@ -1,0 +1,124 @@
+"""Exemplar-CNN: every image's busiest patch is a class of its own, to be known again under random transforms."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ssl_sweep.data.images import Images
+from ssl_sweep.data.seed_patches import Ranges, busiest_corners, transformed_patches
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.encoders import Encoder
+from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.precision import at_least_fp32, full_precision
+
+Factor = Annotated[float, Field(ge=1)]
+
+
+class Method(nn.Module):
+    """L = mean over transformed seed patches of −log softmax(h(T x_i))_i: the i-th image's patch is class i.
+
+    T moves, scales and turns the patch, scales its principal colours, raises saturation and value to a power,
+    multiplies and shifts them, and turns the hue. h is the encoder's feature map, averaged (it is of one place for the
+    encoder `exemplar`), dropout, and a linear layer.
+
+    *Open*, ours: the seed patch is the one with the most gradient, once for each image, where the paper draws several
+    with a probability that grows with the gradient; transforms are drawn anew at each visit (the paper fixes about a
+    hundred a class); principal components are the patch's own; factors and powers are log-uniform.
+
+    Patches are cut from the whole image, not from crops (of what `views` has, the crop does not apply, and the paper's
+    images are not mirrored: views.flip 0). A mirrored or overlaid image has its own busiest patch.
+
+    Source: Dosovitskiy, Springenberg, Riedmiller & Brox 2014, "Discriminative Unsupervised Feature Learning with
+    Convolutional Neural Networks", equations 1 to 3, sections 2 and 3.1.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        num_classes: Annotated[
+            int, Field(ge=2, description="surrogate classes: at least as many as there are training images")
+        ] = 8000,
+        patch_size: Annotated[
+            int, Field(ge=1, description="side of a patch in pixels; smaller images are patches as they are")
+        ] = 32,
+        shift: Annotated[float, Field(ge=0, le=1, description="move, at most, in patch sides")] = 0.2,
+        scale_min: Annotated[float, Field(gt=0, description="smallest window, in patch sides")] = 0.7,
+        scale_max: Annotated[float, Field(gt=0, description="largest window, in patch sides")] = 1.4,
+        rotation: Annotated[float, Field(ge=0, le=180, description="turn, at most, in degrees")] = 20.0,
+        contrast: Annotated[Factor, Field(description="factor along principal colours: 1 / this to this")] = 2.0,
+        power: Annotated[Factor, Field(description="power of saturation and value: 1 / this to this")] = 4.0,
+        factor_min: Annotated[float, Field(gt=0, description="smallest factor on saturation and value")] = 0.7,
+        factor_max: Annotated[float, Field(gt=0, description="largest factor on saturation and value")] = 1.4,
+        offset: Annotated[float, Field(ge=0, le=1, description="added to saturation and value, at most")] = 0.1,
+        hue: Annotated[float, Field(ge=0, le=0.5, description="turn of the colour circle, at most")] = 0.1,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="share of the features dropped")] = 0.5,
+    ) -> None:
+        super().__init__()
+        if scale_min > scale_max or factor_min > factor_max:
+            raise ValueError(
+                f"exemplar: scale {scale_min} to {scale_max} and factor {factor_min} to {factor_max} must not fall; "
+                "lower the first of each"
+            )
+        self.encoder = encoder
+        self.num_features = encoder.map_shape[0]
+        self.classifier = nn.Linear(self.num_features, num_classes)
+        self.num_classes, self.dropout = num_classes, dropout
+        self.patch_size = min(patch_size, encoder.image_size)
+        self.ranges = Ranges(
+            shift=shift,
+            scale_min=scale_min,
+            scale_max=scale_max,
+            rotation=rotation,
+            contrast=contrast,
+            power=power,
+            factor_min=factor_min,
+            factor_max=factor_max,
+            offset=offset,
+            hue=hue,
+        )
+
+    def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
+        """Transformed patches (B, 3, P, P) in [0, 1], their classes (B,), the features' dropout factors (B, C).
+
+        Raises:
+            ValueError: the images are not numbered, or there are more of them than classes.
+        """
+        target = self._classes(images)
+        whole = augment.whole(images, rng)
+        drawn = self.ranges.draw(len(target), rng)
+        corners = busiest_corners(whole, self.patch_size)
+        uniform = torch.rand(len(target), self.num_features, generator=rng, device=rng.device)
+        return {
+            "patch": transformed_patches(whole, corners, self.patch_size, drawn),
+            "target": target,
+            "kept": (uniform >= self.dropout) / (1 - self.dropout),
+        }
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy over the surrogate classes, the share of patches recognised in percent, features' spread."""
+        features = self.encoder.feature_map(batch["patch"]).mean(dim=(2, 3))  # (B, C)
+        logits = self.classifier(features * batch["kept"])
+        with full_precision(logits):
+            loss = F.cross_entropy(at_least_fp32(logits), batch["target"])
+        right = (logits.detach().argmax(dim=1) == batch["target"]).float().mean()
+        return loss, {"surrogate_top1": 100 * right, "feature_std": feature_std(features)}
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor]) -> Tensor:
+        """The transformed patches (B, 3, P, P)."""
+        return batch["patch"]
+
+    def _classes(self, images: Images) -> Tensor:
+        if images.indices is None:
+            raise ValueError("exemplar: the images have no numbers to be classes; give Images.indices")
+        largest = int(images.indices.max())
+        if largest >= self.num_classes:
+            raise ValueError(
+                f"exemplar: image {largest} has no class of its own among {self.num_classes}; set method.num_classes "
+                "to the number of training images, or train on fewer"
+            )
+        return images.indices
