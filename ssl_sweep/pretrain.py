@@ -30,7 +30,10 @@ def pretrain(
     stage: Stage,
     after_epoch: Callable[[Epoch], None],
 ) -> dict[str, float]:
-    """Train `method` on the images of `train`, without their labels; returns the last epoch's metrics. Resumes."""
+    """Train `method` on `train` and return the last epoch's metrics; resumes.
+
+    Of labels a method sees only what it asks for (DrLIM's pairs by label).
+    """
     assert isinstance(method, nn.Module)  # noqa: S101 - a Protocol cannot say so
     method.to(stage.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -54,7 +57,7 @@ def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> 
     if draw is None:
         return None
     assert isinstance(method, nn.Module)  # noqa: S101
-    method.eval()
+    method.to(stage.device).eval()
     batch = method.views(images.to(stage.device), augment, stage.generator("pictures"))
     shown: Tensor = draw(batch)
     return shown.float().clamp(0, 1).cpu()

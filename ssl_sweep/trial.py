@@ -132,13 +132,14 @@ class _Trial:
             if due:
                 health.refuse(metrics, epoch.number)
 
+        if not (stage.folder / "checkpoint.pt").exists():
+            self._show(method, augment, stage, "pictures_before.png")
         metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
-        if (
-            metrics and health.every and not last
-        ):  # gone on from a checkpoint of the last epoch, whose report may have been cut short
+        # gone on from a checkpoint of the last epoch, whose report may have been cut short
+        if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
         checkpoint.save(self.workdir / "encoder.pt", {"encoder": method.encoder.state_dict()})
-        self._show(method, augment, stage)
+        self._show(method, augment, stage, "pictures.png")
         return {"loss": metrics["loss"], **last} if metrics else {}
 
     def _note_collapse(self, spread: str | None) -> None:
@@ -155,13 +156,14 @@ class _Trial:
         settings = dict(self.config["encoder"])
         return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
 
-    def _show(self, method: Method, augment: Augment, stage: Stage) -> None:
-        images = self.splits.test.batch(torch.arange(min(NUM_PICTURES, len(self.splits.test))))
-        shown = pictures(method, images, augment, stage)
+    def _show(self, method: Method, augment: Augment, stage: Stage, name: str) -> None:
+        """Keep what the method shows of itself on test images: reconstructions, a map."""
+        number = min(getattr(method, "num_pictures", NUM_PICTURES), len(self.splits.test))
+        shown = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
         if shown is not None:
-            path = self.workdir / "artifacts" / "reconstruction.png"
+            path = self.workdir / "artifacts" / name
             path.parent.mkdir(exist_ok=True)
-            save_image(make_grid(shown, nrow=len(images.sizes)), path)
+            save_image(make_grid(shown, nrow=NUM_PICTURES), path)
             self.journal.append("artifact", path=str(path.relative_to(self.workdir)))
 
     def _evaluate(self, name: str, pretrained: bool, stage: Stage) -> dict[str, float]:

@@ -51,8 +51,10 @@ def test_it_gives_the_metrics_of_every_stage(undisturbed: tuple[Path, dict[str, 
     folder, results = undisturbed
     assert {name.split("/")[0] for name in results} == {"pretrain", "knn", "linear", "finetune"}
     assert results["knn/top1_test"] > 60
-    with Image.open(folder / "artifacts" / "reconstruction.png") as picture:
-        assert picture.size[0] > 80
+    before, after = (Image.open(folder / "artifacts" / name) for name in ("pictures_before.png", "pictures.png"))
+    with before, after:
+        assert before.size == after.size
+        assert before.tobytes() != after.tobytes()
     assert not list(folder.rglob("checkpoint.pt"))  # what is finished needs none
 
 
