@@ -49,7 +49,7 @@ class Progress:
         self._running.pop(trial.trial_id, None)
         self._ended[trial.trial_id] = trial
         if not self._console.is_terminal:
-            self._console.print(self._line(trial), highlight=False)
+            self._console.print(self._line(trial), highlight=False, soft_wrap=True)
 
     def _line(self, trial: Trial) -> Text:
         value = (trial.results or {}).get(self._spec.search.objective_metric)

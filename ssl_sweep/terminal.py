@@ -1,8 +1,11 @@
 """What the commands print for a person: Rich tables and the words at the end of a sweep."""
 
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -119,17 +122,25 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
 
 def _next_commands(spec: SweepSpec, storage: Storage, ended: "Summary") -> Table:
     place = "" if storage == Storage.default() else f" --storage {storage.root}"
-    commands = {
-        f"ssl-sweep ui{place}": "browse the trials in MLflow",
-        f"ssl-sweep table {spec.name} --format tex{place}": "the table for the paper",
-        f"ssl-sweep status {spec.name}{place}": "every trial",
-    }
-    if len(ended.complete) < ended.total:
-        commands = {f"ssl-sweep resume {spec.name}{place}": "go on, failed trials included", **commands}
+    left = len(ended.complete) < ended.total
     rows = Table.grid(padding=(0, 2))
-    for command, meaning in commands.items():
-        rows.add_row(Text(command, "bold"), meaning)
+    for words, meaning in (
+        ("ui", "browse the trials in MLflow"),
+        (f"table {spec.name} --format tex", "the table for the paper"),
+        (f"status {spec.name}", "every trial"),
+        (
+            f"resume {spec.name}",
+            "go on, failed trials included" if left else "go on after a failure or an interruption",
+        ),
+    ):
+        rows.add_row(Text(f"{_program()} {words}{place}", "bold"), meaning)
     return rows
+
+
+def _program() -> str:
+    """The command as this shell finds it: its name where that is on the PATH, else how it was called."""
+    called = Path(sys.argv[0])
+    return "ssl-sweep" if called.name != "ssl-sweep" or shutil.which("ssl-sweep") else str(called)
 
 
 def _cell(value: Any) -> str:
