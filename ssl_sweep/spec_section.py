@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from ssl_sweep.problems import Finding, explained, refusal
+from ssl_sweep.storage import redacted
 
 
 class Section(BaseModel):
@@ -67,3 +68,12 @@ class Tracking(Section):
     uri: Annotated[
         str | None, Field(min_length=1, description="MLflow tracking URI; null: SQLite under the storage folder")
     ] = None
+
+    @field_validator("uri")
+    @classmethod
+    def _without_secrets(cls, uri: str | None) -> str | None:
+        """The spec is stored with the sweep and shown in MLflow, where a password must not be read."""
+        if uri is not None and redacted(uri) != uri:
+            remedy = "put it into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise refusal([Finding((), redacted(uri), "has a password in it, and specs are shown in MLflow", remedy)])
+        return uri

@@ -79,6 +79,7 @@ def test_all_mistakes_at_once() -> None:
         ({"resources": {"gpus": 1.5}}, "resources.gpus", "use 1 or 2"),
         ({"retries": -1}, "retries", "use a value in [0, ∞)"),
         ({"retries": True}, "retries", "must be a valid integer"),
+        ({"tracking": {"uri": "postgresql://lab:secret@host/db"}}, "tracking.uri", "put it into MLFLOW_TRACKING_URI"),
         ({"tracking": {"url": "x"}}, "tracking.url", "did you mean 'uri'?"),
         ({"description": 3}, "description", "must be a valid string"),
     ],
