@@ -43,7 +43,7 @@ def ssl_sweep(*words: object, expect: int = 0) -> str:
 
 def run_sweep(spec: Path, storage: Path) -> str:
     """`ssl-sweep run` in a process of its own, to a good end; what it printed."""
-    ran = subprocess.run(command("run", spec, "--storage", storage), capture_output=True, text=True, timeout=280)
+    ran = subprocess.run(command("run", spec, "--storage", storage), capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

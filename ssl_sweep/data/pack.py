@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -26,6 +26,7 @@ from ssl_sweep.data.items import Source
 from ssl_sweep.data.packing import OnError, sync_folder, write_packs
 
 FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels
+MAX_NAMED = 20  # classes in a message
 LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the room of the largest: a few of these fill a memory
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,19 @@ class Pack:
         view = copy(self)
         view._rows = self._rows[indices.cpu().numpy()]
         view.labels = self.labels[indices]
+        return view
+
+    def only(self, classes: Sequence[str]) -> "Pack":
+        """A view of the images of these classes, on the same memory; labels number the classes in this order."""
+        if unknown := [name for name in classes if name not in self.classes]:
+            there_are = ", ".join(map(repr, self.classes[:MAX_NAMED])) + (
+                ", ..." if len(self.classes) > MAX_NAMED else ""
+            )
+            raise DataError(f"data.classes: {unknown[0]!r} is no class of these images; there are {there_are}")
+        wanted = torch.tensor([self.classes.index(name) for name in classes])  # (C,)
+        view = self.subset(torch.isin(self.labels, wanted).nonzero().flatten())
+        view.labels = (view.labels.unsqueeze(1) == wanted).long().argmax(dim=1)
+        view.classes = tuple(classes)
         return view
 
 

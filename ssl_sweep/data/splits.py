@@ -27,6 +27,9 @@ class Data:
     val_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of every training class that is kept from training, for the search")
     ] = 0.1
+    classes: Annotated[
+        tuple[str, ...] | None, Field(min_length=1, description="keep only these classes, by name; null: all")
+    ] = None
     train_images: Annotated[
         int | None, Field(ge=2, description="keep only so many training images, of each class its share; null: all")
     ] = None
@@ -66,6 +69,8 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
         raise DataError(f"data.short_side: {data.short_side} is below data.image_size, {data.image_size}: {remedy}")
     source = open_source(data.source, root=root, split_seed=data.split_seed)
     train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    if data.classes is not None:
+        train, test = train.only(data.classes), test.only(data.classes)
     kept, held = stratified_split(train.labels, data.val_fraction, data.split_seed)
     if not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(train)} training images"

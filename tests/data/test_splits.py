@@ -115,3 +115,17 @@ def test_a_sample_of_the_training_images_keeps_every_class_and_leaves_the_other_
     assert torch.equal(part.test.labels, whole.test.labels)
     more = load_splits(Data(source="digits", image_size=8, train_images=10**6), root=tmp_path, cache=tmp_path)
     assert len(more.train) == len(whole.train)
+
+
+def test_only_the_named_classes_are_kept_and_numbered_anew(tmp_path: Path) -> None:
+    whole = load_splits(Data(source="digits", image_size=8), root=tmp_path, cache=tmp_path)
+    two = load_splits(Data(source="digits", image_size=8, classes=("9", "4")), root=tmp_path, cache=tmp_path)
+    assert two.train.classes == ("9", "4")
+    assert two.num_classes == 2
+    nines = (whole.test.labels == 9).nonzero().flatten()
+    assert torch.equal(
+        two.test.batch((two.test.labels == 0).nonzero().flatten()).pixels, whole.test.batch(nines).pixels
+    )
+    assert len(two.test) == int(torch.isin(whole.test.labels, torch.tensor([4, 9])).sum())
+    with pytest.raises(DataError, match="'ten' is no class of these images; there are '0', '1'"):
+        load_splits(Data(source="digits", image_size=8, classes=("ten",)), root=tmp_path, cache=tmp_path)
