@@ -1,5 +1,6 @@
 """The sections of a spec that have knobs: each checked by itself, and where a searched knob is to be found in them."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -158,7 +159,24 @@ def construct(config: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
     found = Collector()
     found.run(("views",), _build, lambda: Augment(config["data"]["image_size"], **config["views"]), choice)
     found.run(("pretrain",), _build, lambda: Recipe(**config["pretrain"]), choice)
+    found.run(("encoder",), _build, lambda: _check_fit(config["encoder"]["name"], config["method"]["name"]), choice)
     found.done()
+
+
+def _check_fit(encoder: str, method: str) -> None:
+    """Refuse an encoder of a kind that the method cannot use, which the annotation of its `encoder` tells."""
+    wanted = inspect.signature(knobs.load("methods", method)).parameters["encoder"].annotation
+    if wanted is inspect.Parameter.empty:
+        return
+    fitting = [name for name in knobs.names("encoders") if issubclass(_encoder_class(name), wanted)]
+    if encoder not in fitting:
+        raise ValueError(f"method {method} cannot use {encoder}; use one of {', '.join(fitting)}")
+
+
+def _encoder_class(name: str) -> type:
+    found = knobs.load("encoders", name)
+    assert isinstance(found, type)  # noqa: S101 - every encoder is a class
+    return found
 
 
 def _build(make: Callable[[], Any], choice: Mapping[str, Any]) -> None:

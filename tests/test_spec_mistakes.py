@@ -190,3 +190,8 @@ def test_knobs_that_do_not_fit_together_are_refused_before_launch() -> None:
     found = refused_search({"views.mask_ratio": [0.0, 0.5], "views.mask_patch": [2, 3]})
     assert "does not divide the image size 8" in found["space.views"]
     assert "does not divide" in refused(raw(views={"mask_ratio": 0.5, "mask_patch": 3}, search={}))["views"]
+
+
+def test_an_encoder_that_the_method_cannot_use_is_refused_before_launch() -> None:
+    found = refused(raw(method="mae", encoder="resnet18", search={}))
+    assert "mae cannot use resnet18; use one of vit_base, vit_small, vit_tiny" in found["encoder"]
