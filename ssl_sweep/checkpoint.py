@@ -45,12 +45,16 @@ def load(path: Path, device: torch.device) -> State | None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a disk that is full needs the room
+        raise
+    partial.replace(path)
     _sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
 
 

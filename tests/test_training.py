@@ -156,4 +156,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "new \udcff")
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
     assert path.read_text() == "old"
+
+
+def test_what_a_killed_writer_left_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".notes.txt.partial").write_text("half a")
+    write_text(tmp_path / "notes.txt", "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("notes.txt", "new")]
