@@ -91,6 +91,9 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, address: str | No
         table = _table(spec, recorder, uri)
         complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
         recorder.finish("STOPPED" if ending.interrupted else "COMPLETE" if complete == total else "FAILED")
+    except Exception:  # the parent run must not look as if it ran on
+        recorder.finish("FAILED")
+        raise
     finally:
         unrecorded = recorder.close(MLFLOW_WAIT_S)
     return Summary(ledger.trials, total, ending, table, unrecorded)
