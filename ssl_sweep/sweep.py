@@ -231,12 +231,12 @@ def _ray(address: str | None) -> Iterator[None]:
     if ray.is_initialized():  # the caller's cluster stays the caller's
         yield
         return
-    ray.init(
-        address=address or os.environ.get("RAY_ADDRESS") or "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    except ConnectionError as error:
+        remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
+        raise CannotRun(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
     try:
         yield
     finally:
