@@ -25,7 +25,7 @@ from ssl_sweep.training import Diverged, Stage
 # feature_std has its split in its name, since methods log the same of their projections of training views
 METRICS = ("feature_std_val", "effective_rank", "alignment", "uniformity", "knn_top1_val")
 SPREADS = ("feature_std_val", "feature_std")  # 1 spread out, 0 collapsed
-NEIGHBOURS, TEMPERATURE = 20, 0.1  # as the k-NN evaluation's defaults
+TEMPERATURE = 0.1  # as the k-NN evaluation's default
 RANK_EPS = 1e-7
 
 
@@ -40,6 +40,11 @@ class Health:
     every: Annotated[int, Field(ge=0, description="measure after every so many epochs and the last; 0: never")] = 1
     images: Annotated[int, Field(ge=2, description="validation images that are measured, at most")] = 512
     bank: Annotated[int, Field(ge=1, description="training images that vote in `knn_top1_val`, at most")] = 2000
+    neighbours: Annotated[int, Field(ge=1, description="images of the bank that vote, at most")] = 20
+    votes_by: Annotated[
+        Literal["features", "projections"],
+        Field(description="what is compared for `knn_top1_val`; projections: where the method has a projector"),
+    ] = "features"
     collapse_below: Annotated[
         float, Field(ge=0, le=1, description="spread that is a collapse, of features or a method's own projections")
     ] = 0.02
@@ -70,10 +75,32 @@ class Health:
             )
 
 
+def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:
+    """What features (N, D) go through before they are compared for `knn_top1_val`; None: they are as they are.
+
+    Raises:
+        ValueError: projections are asked for, and the method makes none.
+    """
+    if health.votes_by == "features":
+        return None
+    projector = getattr(method, "projector", None)
+    if not isinstance(projector, nn.Module):
+        raise ValueError("health.votes_by: this method has no projector; use 'features'")
+    return projector
+
+
 def measure(
-    encoder: nn.Module, splits: Splits, augment: Augment, health: Health, stage: Stage, epoch: int
+    encoder: nn.Module,
+    splits: Splits,
+    augment: Augment,
+    health: Health,
+    stage: Stage,
+    epoch: int,
+    project: nn.Module | None = None,
 ) -> dict[str, float]:
     """`METRICS` of an encoder after `epoch`; the same weights and epoch give the same values.
+
+    Features go through `project` before they are compared for `knn_top1_val` (`voting_projector`).
 
     Raises:
         Diverged: a feature is not a finite number.
@@ -83,6 +110,7 @@ def measure(
         features, truth = extract(encoder, val, splits.image_size, stage)
         voters, labels = extract(encoder, bank, splits.image_size, stage)
         first, second = _two_views(encoder, val, augment, stage, stage.generator("health", epoch))
+        seen, known = (features, voters) if project is None else _projected(project, features, voters)
     for measured in (features, voters, first, second):
         if not bool(measured.isfinite().all()):
             raise Diverged(f"a feature is not a finite number after epoch {epoch}; lower lr or set clip_norm")
@@ -91,7 +119,7 @@ def measure(
         "effective_rank": effective_rank(features),
         "alignment": alignment(first, second),
         "uniformity": uniformity(features),
-        "knn_top1_val": knn_top1(features, truth, voters, labels, splits.num_classes),
+        "knn_top1_val": knn_top1(seen, truth, known, labels, splits.num_classes, health.neighbours),
     }
 
 
@@ -126,12 +154,12 @@ def uniformity(features: Tensor) -> float:
     return float(squared.mul(-2).exp().mean().log())
 
 
-def knn_top1(queries: Tensor, truth: Tensor, bank: Tensor, labels: Tensor, num_classes: int) -> float:
+def knn_top1(queries: Tensor, truth: Tensor, bank: Tensor, labels: Tensor, num_classes: int, neighbours: int) -> float:
     """Percent of `queries` (Q, D) whose class `truth` (Q,) wins the vote of the nearest of `bank` (N, D) and `labels`.
 
     Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
     """
-    votes = knn_votes(queries, bank, labels, num_classes, k=NEIGHBOURS, temperature=TEMPERATURE)  # (Q, classes)
+    votes = knn_votes(queries, bank, labels, num_classes, k=neighbours, temperature=TEMPERATURE)  # (Q, classes)
     return 100.0 * float((votes.argmax(dim=1) == truth).double().mean())
 
 
@@ -150,6 +178,12 @@ def _evaluation_mode(encoder: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@torch.no_grad()
+def _projected(project: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
+    with _evaluation_mode(project):
+        return tuple(project(x) for x in features)
 
 
 @torch.no_grad()

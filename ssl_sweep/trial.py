@@ -21,7 +21,7 @@ from ssl_sweep import checkpoint, knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.health import Collapsed, Health, measure
+from ssl_sweep.health import Collapsed, Health, measure, voting_projector
 from ssl_sweep.journal import Journal, read
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
@@ -120,12 +120,13 @@ class _Trial:
     def _pretrain(self, stage: Stage) -> dict[str, float]:
         method, augment = self._method(), Augment(self.splits.image_size, **self.config["views"])
         recipe, health = Recipe(**self.config["pretrain"]), _health(self.config)
+        project = voting_projector(method, health)
         last: dict[str, float] = {}
 
         def report(epoch: Epoch) -> None:
             metrics = epoch.metrics
             if due := health.due(epoch.number, recipe.epochs):
-                last.update(measure(method.encoder, self.splits, augment, health, stage, epoch.number))
+                last.update(measure(method.encoder, self.splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
                 self._note_collapse(health.collapsed(metrics))
             stage.report(metrics, epoch.number)

@@ -12,10 +12,10 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from ssl_sweep import attempt, journal, sweep, trial
+from ssl_sweep import attempt, journal, knobs, sweep, trial
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.health import METRICS, Health, alignment, effective_rank, knn_top1, measure, uniformity
+from ssl_sweep.health import METRICS, Health, alignment, effective_rank, knn_top1, measure, uniformity, voting_projector
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec import from_dump, resolve
 from ssl_sweep.training import Diverged, Stage, Stop
@@ -105,7 +105,7 @@ def test_knn_top1_is_that_of_scikit_learn() -> None:
     reference = neighbours(20, weights=votes).fit(on_sphere(bank), labels.numpy())
     expected = 100 * reference.score(on_sphere(queries), truth.numpy())
     assert 0 < expected < 100
-    assert knn_top1(queries, truth, bank, labels, 3) == pytest.approx(expected)
+    assert knn_top1(queries, truth, bank, labels, 3, 20) == pytest.approx(expected)
 
 
 def test_measuring_leaves_no_trace(splits: Splits, stage: Stage) -> None:
@@ -126,6 +126,25 @@ def test_every_trial_is_measured_on_the_same_images(splits: Splits, stage: Stage
     assert first == measure(fixed, splits, Augment(8), health, stage, 1)
     other = measure(fixed, splits, Augment(8), health, replace(stage, seed=4), 2)
     assert {name for name in METRICS if first[name] != other[name]} == {"alignment"}  # whose views are drawn anew
+
+
+def test_projections_can_vote(splits: Splits, stage: Stage) -> None:
+    method = knobs.load("methods", "simclr")(encoder(), dim=1)
+    by_features, by_projections = Health(bank=200), Health(bank=200, votes_by="projections")
+    assert voting_projector(method, by_features) is None
+    plain = measure(method.encoder, splits, Augment(8), by_features, stage, 1)
+    projector = voting_projector(method, by_projections)
+    assert projector is method.projector
+    before = copy.deepcopy(projector.state_dict())
+    projected = measure(method.encoder, splits, Augment(8), by_projections, stage, 1, projector)
+    assert {name for name in METRICS if plain[name] != projected[name]} == {"knn_top1_val"}  # one sign is all it sees
+    assert all(torch.equal(value, before[name]) for name, value in projector.state_dict().items())
+
+
+def test_projections_are_asked_of_a_method_that_makes_none() -> None:
+    method = knobs.load("methods", "autoencoder")(encoder())
+    with pytest.raises(ValueError, match=r"health\.votes_by: this method has no projector; use 'features'"):
+        voting_projector(method, Health(votes_by="projections"))
 
 
 def test_features_that_are_no_numbers_are_a_divergence(splits: Splits, stage: Stage) -> None:
