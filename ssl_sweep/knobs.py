@@ -50,11 +50,15 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
     return found
 
 
-def metrics(evaluation: str) -> tuple[str, ...]:
-    """Every metric that an evaluation returns, as a table or an objective names it: `knn/top1_val`."""
+def metrics(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every metric that an evaluation returns, as a table or an objective names it: `knn/top1_val`.
+
+    A file whose settings decide what it measures has a function `metrics(settings)` in place of `METRICS`.
+    """
     load("evaluations", evaluation)
     module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
-    return tuple(f"{evaluation}/{metric}" for metric in module.METRICS)
+    found: tuple[str, ...] = module.metrics(settings) if hasattr(module, "metrics") else module.METRICS
+    return tuple(f"{evaluation}/{metric}" for metric in found)
 
 
 class Knobs(BaseModel):

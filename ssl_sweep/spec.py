@@ -211,7 +211,9 @@ def _searched(search: Search) -> dict[str, Choices | Range]:
 
 def _metrics(sections: Mapping[str, Any]) -> list[str] | None:
     evaluations = sections.get("evaluate")
-    return None if evaluations is None else [metric for name in evaluations for metric in knobs.metrics(name)]
+    if evaluations is None:
+        return None
+    return [metric for name, settings in evaluations.items() for metric in knobs.metrics(name, settings)]
 
 
 def _section(config: Settings, path: str) -> Settings:

@@ -148,7 +148,7 @@ def test_unknown_name_proposes_the_nearest() -> None:
 
 
 def test_metrics_have_their_evaluation_in_front() -> None:
-    assert {"knn/top1_val", "knn/top1_test"} <= set(knobs.metrics("knn"))
+    assert {"knn/top1_val", "knn/top1_test"} <= set(knobs.metrics("knn", {}))
 
 
 def test_nearest() -> None:

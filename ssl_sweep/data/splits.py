@@ -1,6 +1,8 @@
 """The spec's `data:` section, and the three splits that a trial sees."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,10 +55,21 @@ class Splits:
     val: Pack
     test: Pack
     image_size: int
+    open_other: Callable[[str], "Splits"] | None = None  # another source, of its own classes, split and sized alike
 
     @property
     def num_classes(self) -> int:
         return len(self.train.classes)
+
+    def other(self, source: str) -> "Splits":
+        """The splits of another data set, as `data.source` would name it, with all its classes and images.
+
+        Raises:
+            DataError: it cannot be opened, or nobody said how to.
+        """
+        if self.open_other is None:
+            raise DataError(f"{source!r}: these splits were not opened from a source, so that no other is known")
+        return self.open_other(source)
 
 
 def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
@@ -77,7 +90,12 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
         raise DataError(f"{place} leaves none to validate on; raise it")
     if data.train_images is not None:
         kept = _sample(train.labels, kept, data.train_images, data.split_seed)
-    return Splits(train.subset(kept), train.subset(held), test, data.image_size)
+    opened = partial(_load_other, data, root, cache)
+    return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened)
+
+
+def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:
+    return load_splits(replace(data, source=source, classes=None, train_images=None), root=root, cache=cache)
 
 
 def _sample(labels: Tensor, rows: Tensor, wanted: int, seed: int) -> Tensor:

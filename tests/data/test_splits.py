@@ -129,3 +129,14 @@ def test_only_the_named_classes_are_kept_and_numbered_anew(tmp_path: Path) -> No
     assert len(two.test) == int(torch.isin(whole.test.labels, torch.tensor([4, 9])).sum())
     with pytest.raises(DataError, match="'ten' is no class of these images; there are '0', '1'"):
         load_splits(Data(source="digits", image_size=8, classes=("ten",)), root=tmp_path, cache=tmp_path)
+
+
+def test_another_source_is_split_alike_and_keeps_its_own_classes(tmp_path: Path) -> None:
+    data = Data(source="digits", image_size=8, val_fraction=0.2, classes=("0", "1"), train_images=50)
+    splits = load_splits(data, root=Path(), cache=tmp_path)
+    other = splits.other("digits")
+    assert (splits.num_classes, other.num_classes, other.image_size) == (2, 10, 8)
+    assert len(other.train) > 50
+    assert len(other.val) == pytest.approx(0.2 * (len(other.train) + len(other.val)), abs=5)
+    with pytest.raises(DataError, match="not opened from a source"):
+        replace(splits, open_other=None).other("digits")

@@ -78,7 +78,8 @@ def test_at_chance_on_labels_that_say_nothing(name: str, tmp_path: Path) -> None
 def test_it_reports_and_returns_the_metrics_that_it_declares(name: str, tmp_path: Path) -> None:
     reports: list[tuple[dict[str, float], int]] = []
     metrics = run(name, tmp_path, report=lambda *report: reports.append(report))
-    assert set(metrics) == {metric.split("/")[1] for metric in knobs.metrics(name)}
+    settings = knobs.knobs_of(knobs.load("evaluations", name))(**SHORT.get(name, {})).model_dump()
+    assert set(metrics) == {metric.split("/")[1] for metric in knobs.metrics(name, settings)}
     last, step = reports[-1]
     assert step == len(reports)
     assert {metric: last[metric] for metric in metrics} == metrics
