@@ -10,6 +10,7 @@ from ssl_sweep import knobs
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.health import Health
+from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.problems import Collector, Finding, findings_of, nearest, refusal
 
@@ -164,18 +165,21 @@ def construct(config: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
 
 
 def _check_fit(encoder: str, method: str) -> None:
-    """Refuse an encoder of a kind that the method cannot use, which the annotation of its `encoder` tells."""
-    wanted = inspect.signature(knobs.load("methods", method)).parameters["encoder"].annotation
-    if wanted is inspect.Parameter.empty:
-        return
-    fitting = [name for name in knobs.names("encoders") if issubclass(_encoder_class(name), wanted)]
+    """Refuse an encoder that the method cannot use: of a kind that its annotation excludes, or without weights."""
+    method_class = knobs.load("methods", method)
+    wanted = inspect.signature(method_class).parameters["encoder"].annotation
+    kind = Encoder if wanted is inspect.Parameter.empty else wanted
+    learns = getattr(method_class, "pretrains", True)
+    classes = {name: _encoder_class(name) for name in knobs.names("encoders")}
+    fitting = [name for name, found in classes.items() if issubclass(found, kind) and (found.trainable or not learns)]
     if encoder not in fitting:
         raise ValueError(f"method {method} cannot use {encoder}; use one of {', '.join(fitting)}")
 
 
-def _encoder_class(name: str) -> type:
+def _encoder_class(name: str) -> type[Encoder]:
     found = knobs.load("encoders", name)
     assert isinstance(found, type)  # noqa: S101 - every encoder is a class
+    assert issubclass(found, Encoder)  # noqa: S101
     return found
 
 

@@ -195,3 +195,9 @@ def test_knobs_that_do_not_fit_together_are_refused_before_launch() -> None:
 def test_an_encoder_that_the_method_cannot_use_is_refused_before_launch() -> None:
     found = refused(raw(method="mae", encoder="resnet18", search={}))
     assert "mae cannot use resnet18; use one of vit_base, vit_small, vit_tiny" in found["encoder"]
+
+
+def test_an_encoder_without_weights_goes_with_no_method_that_trains_it() -> None:
+    found = refused(raw(method="simclr", encoder="pixels", search={}))
+    assert "simclr cannot use pixels; use one of" in found["encoder"]
+    assert "encoder" not in refused(raw(method="supervised", encoder="pixels", search={}, pretrain={"lr": -1}))

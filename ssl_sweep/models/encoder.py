@@ -31,6 +31,7 @@ class Encoder(nn.Module):
     """
 
     net: nn.Module
+    trainable = True
 
     def __init__(
         self, net: nn.Module, image_size: int, map_shape: tuple[int, int, int], *, normalize: Normalization = "none"

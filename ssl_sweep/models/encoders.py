@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ssl_sweep.models.encoder import Encoder
+from ssl_sweep.models.pixels import Pixels
 from ssl_sweep.models.resnet import ResNet18, ResNet34, ResNet50
 from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
 from ssl_sweep.models.vit import ViTBase, ViTSmall, ViTTiny
@@ -18,4 +19,5 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "vit_base": ViTBase,
     "drlim": DrlimEncoder,
     "exemplar": ExemplarEncoder,
+    "pixels": Pixels,
 }

@@ -61,7 +61,7 @@ class ViTEncoder(Encoder):
     def encode(self, patches: Tensor) -> Tensor:
         """Embedded patches (B, V, D), all or the visible ones -> class and patch tokens (B, 1 + V, D)."""
         class_token = self.net.class_token + self.net.encoder.pos_embedding[:, :1]  # (1, 1, D)
-        sequence = torch.cat([class_token.expand(len(patches), -1, -1), patches], dim=1)
+        sequence = torch.cat([class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         tokens: Tensor = self.net.encoder.ln(self.net.encoder.layers(self.net.encoder.dropout(sequence)))
         return tokens
 

@@ -148,3 +148,10 @@ def test_visible_patches_keep_their_positions() -> None:
     order = torch.tensor([3, 1, 0, 2])
     torch.testing.assert_close(encoder.encode(patches[:, order])[:, 1:], encoder.encode(patches)[:, 1:][:, order])
     assert encoder.encode(patches[:, :1]).shape == (2, 2, 192)
+
+
+@torch.no_grad()
+def test_raw_pixels_are_features_too() -> None:
+    encoder = ENCODERS["pixels"](8)
+    assert torch.equal(encoder(images(8)), images(8).flatten(1))
+    assert (encoder.feature_dim, encoder.map_shape, list(encoder.parameters())) == (192, (3, 8, 8), [])
