@@ -135,10 +135,14 @@ def explained(error: ValidationError, model: type[BaseModel], values: Any, owner
     merged: dict[Loc, Finding] = {}
     for each in error.errors(include_url=False):
         found = _as_finding(each, model, values, owner)
+        if found.loc in merged and each["type"] == "tuple_type":
+            continue  # "a number or a list": who wrote no list meant the number
         if found.loc in merged and found.message not in merged[found.loc].message:
             found = found._replace(message=f"{merged[found.loc].message} or {found.message}")
         merged[found.loc] = found
-    return refusal(merged.values())
+    # of a list's elements and "must be a number" the elements are what is wrong
+    outer = {loc[:depth] for loc in merged for depth in range(1, len(loc))}
+    return refusal(found for loc, found in merged.items() if loc not in outer)
 
 
 def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: str) -> Finding:
@@ -164,6 +168,8 @@ def _existing(loc: Loc, values: Any) -> Loc:
     # pydantic's loc also names the members of unions, which are no keys of the file
     path: Loc = ()
     for part in loc:
+        if isinstance(values, list) and isinstance(part, str):
+            continue
         in_list = isinstance(values, list) and isinstance(part, int) and part < len(values)
         if not in_list and not (isinstance(values, dict) and part in values):
             break

@@ -201,3 +201,10 @@ def test_an_encoder_without_weights_goes_with_no_method_that_trains_it() -> None
     found = refused(raw(method="simclr", encoder="pixels", search={}))
     assert "simclr cannot use pixels; use one of" in found["encoder"]
     assert "encoder" not in refused(raw(method="supervised", encoder="pixels", search={}, pretrain={"lr": -1}))
+
+
+def test_a_number_or_a_list_is_refused_where_it_is_wrong() -> None:
+    alone, element = refused(raw(evaluate={"knn": {"k": 0}})), refused(raw(evaluate={"knn": {"k": [20, 0]}}))
+    assert list(alone) == ["evaluate.knn.k"]
+    assert "list," not in alone["evaluate.knn.k"].partition(";")[2].partition(";")[2]
+    assert [place for place in element if place.startswith("evaluate")] == ["evaluate.knn.k[1]"]
