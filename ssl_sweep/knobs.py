@@ -61,6 +61,14 @@ def metrics(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{evaluation}/{metric}" for metric in found)
 
 
+def data_sources(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Data that an evaluation opens beside the sweep's own, as its file's `data_sources(settings)` says."""
+    load("evaluations", evaluation)
+    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
+    found: tuple[str, ...] = module.data_sources(settings) if hasattr(module, "data_sources") else ()
+    return found
+
+
 class Knobs(BaseModel):
     """The base of every model that `knobs_of` makes."""
 

@@ -9,27 +9,32 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+# knobs that pretraining shares with the evaluations that train something
+BatchSize = Annotated[int, Field(ge=2, description="images a step, over all workers")]
+Optimizer = Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")]
+Momentum = Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars; beta1 of adamw")]
+WeightDecay = Annotated[float, Field(ge=0, description="weight decay")]
+Schedule = Annotated[Literal["cosine", "constant", "step"], Field(description="learning rate after any warm-up")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a model is trained; the defaults are the overlay paper's pretraining (Li et al. 2023, Table a)."""
 
     epochs: Annotated[int, Field(ge=0, description="passes over the training set")] = 50
-    batch_size: Annotated[int, Field(ge=2, description="images a step, over all workers")] = 256
-    optimizer: Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")] = "sgd"
+    batch_size: BatchSize = 256
+    optimizer: Optimizer = "sgd"
     lr: Annotated[float, Field(gt=0, description="peak learning rate, before `lr_scaling`")] = 0.05
     lr_scaling: Annotated[
         Literal["none", "linear", "sqrt"],
         Field(description="multiply lr by batch/256 (linear), by the square root of the batch (sqrt), or not at all"),
     ] = "none"
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars; beta1 of adamw")] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4
+    momentum: Momentum = 0.9
+    weight_decay: WeightDecay = 1e-4
     decay_norm_and_bias: Annotated[
         bool, Field(description="decay normalisation and bias parameters too, as plain SGD recipes do")
     ] = True
-    schedule: Annotated[Literal["cosine", "constant", "step"], Field(description="learning rate after the warm-up")] = (
-        "cosine"
-    )
+    schedule: Schedule = "cosine"
     milestones: Annotated[
         tuple[float, ...], Field(description="step schedule: lr x 0.1 at each of these fractions of the run")
     ] = (0.6, 0.8)
@@ -91,9 +96,11 @@ class Lars(torch.optim.SGD):
 def build(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the model's trainable parameters.
 
-    A model may name modules that keep a constant learning rate in `constant_lr` (SimSiam's predictor).
+    A model may name modules that keep a constant learning rate in `constant_lr` (SimSiam's predictor), or group its
+    parameters itself in `parameter_groups()`, each group with a `peak_lr` of its own (the heads of a probe).
     """
-    groups = parameter_groups(model, recipe)
+    own = getattr(model, "parameter_groups", None)
+    groups: list[dict[str, Any]] = parameter_groups(model, recipe) if own is None else own()
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999))
     optimizer = Lars if recipe.optimizer == "lars" else torch.optim.SGD
@@ -119,7 +126,7 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) ->
     warmup = recipe.warmup_epochs / recipe.epochs
     factor = recipe.lr_factor(progress, warmup)
     for group in optimizer.param_groups:
-        group["lr"] = recipe.peak_lr * (1.0 if group["constant_lr"] else factor)
+        group["lr"] = group.get("peak_lr", recipe.peak_lr) * (1.0 if group["constant_lr"] else factor)
 
 
 def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""Health while training: formulas in float64, no trace in the training, the collapse alarm through real trials."""
+"""Health while training: no trace in the training, the collapse alarm through real trials."""
 
 import copy
 import math
@@ -6,21 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.neighbors import KNeighborsClassifier
-from torch import Tensor, nn
+from torch import nn
 
 from ssl_sweep import attempt, journal, knobs, sweep, trial
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.health import METRICS, Health, alignment, effective_rank, knn_top1, measure, uniformity, voting_projector
+from ssl_sweep.health import METRICS, Health, measure, voting_projector
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec import from_dump, resolve
 from ssl_sweep.training import Diverged, Stage, Stop
 
-ROWS, DIM = 12, 5
 SPEC: dict[str, Any] = {
     "name": "health",
     "data": {"source": "digits", "image_size": 8},
@@ -31,15 +28,6 @@ SPEC: dict[str, Any] = {
     "precision": "fp32",
 }
 EVERYTHING = {"collapse_below": 1.0}  # nothing is so spread out: an alarm in every epoch
-
-
-def rows(seed: int, count: int = ROWS) -> Tensor:
-    return torch.randn(count, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def on_sphere(x: Tensor) -> Any:
-    values = x.numpy()
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -66,46 +54,6 @@ def stage(tmp_path: Path) -> Stage:
 
 def encoder() -> nn.Module:
     return ENCODERS["resnet18"](8, width=4)
-
-
-def test_effective_rank_is_the_exponential_of_an_entropy() -> None:
-    x = rows(0)
-    sigma = np.sqrt(np.maximum(np.linalg.eigvalsh(x.numpy().T @ x.numpy()), 0))
-    p = sigma / sigma.sum() + 1e-7
-    assert effective_rank(x) == pytest.approx(math.exp(-sum(value * math.log(value) for value in p)), abs=1e-10)
-    assert effective_rank(torch.eye(4, dtype=torch.float64)) == pytest.approx(4, abs=1e-4)
-    assert effective_rank(x[:1].expand(6, -1)) == pytest.approx(1, abs=1e-4)
-    assert effective_rank(torch.zeros(3, 3)) == pytest.approx(1, abs=1e-4)
-
-
-def test_alignment_is_the_mean_squared_distance_on_the_sphere() -> None:
-    x, y = rows(1), rows(2)
-    expected = ((on_sphere(x) - on_sphere(y)) ** 2).sum(axis=1).mean()
-    assert alignment(x, y) == pytest.approx(expected, abs=1e-10)
-    assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-10)
-    assert alignment(x, -x) == pytest.approx(4, abs=1e-10)
-
-
-def test_uniformity_is_the_log_of_the_mean_potential_of_all_pairs() -> None:
-    unit = on_sphere(rows(3))
-    pairs = [(i, j) for i in range(ROWS) for j in range(i)]
-    potential = [math.exp(-2 * ((unit[i] - unit[j]) ** 2).sum()) for i, j in pairs]
-    assert uniformity(rows(3)) == pytest.approx(math.log(sum(potential) / len(pairs)), abs=1e-10)
-    assert uniformity(torch.eye(4, dtype=torch.float64)) == pytest.approx(-4, abs=1e-10)
-
-
-def test_knn_top1_is_that_of_scikit_learn() -> None:
-    bank, queries = rows(4, 60), rows(5, 40)
-    labels, truth = (bank[:, 0] > 0).long() + (bank[:, 1] > 0), (queries[:, 0] > 0).long() + (queries[:, 1] > 0)
-
-    def votes(distances: Any) -> Any:  # of unit vectors: cos = 1 − d²/2
-        return np.exp((1 - distances**2 / 2) / 0.1)
-
-    neighbours: Any = KNeighborsClassifier  # scikit-learn has no types
-    reference = neighbours(20, weights=votes).fit(on_sphere(bank), labels.numpy())
-    expected = 100 * reference.score(on_sphere(queries), truth.numpy())
-    assert 0 < expected < 100
-    assert knn_top1(queries, truth, bank, labels, 3, 20) == pytest.approx(expected)
 
 
 def test_measuring_leaves_no_trace(splits: Splits, stage: Stage) -> None:

@@ -116,7 +116,7 @@ def test_every_knob_of_the_project_says_what_it_is(target: object) -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.__module__}.{target.__name__}")
 def test_every_default_of_the_project_is_valid(target: object) -> None:
     required = {name for name, field in knobs.knobs_of(target).model_fields.items() if field.is_required()}
-    values = {"source": "digits", "image_size": 8}
+    values = {"source": "digits", "image_size": 8, "sources": ["digits"]}
     assert required <= values.keys()
     knobs.check(target, {name: values[name] for name in required}, "target")
 
@@ -148,7 +148,12 @@ def test_unknown_name_proposes_the_nearest() -> None:
 
 
 def test_metrics_have_their_evaluation_in_front() -> None:
-    assert {"knn/top1_val", "knn/top1_test"} <= set(knobs.metrics("knn", {}))
+    assert {"knn/top1_val", "knn/top1_test"} <= set(knobs.metrics("knn", {"k": 20}))
+
+
+def test_an_evaluation_names_the_data_that_it_opens() -> None:
+    assert knobs.data_sources("transfer", {"sources": ["digits", "imagefolder:cars"]}) == ("digits", "imagefolder:cars")
+    assert knobs.data_sources("knn", {"k": 20}) == ()
 
 
 def test_nearest() -> None:

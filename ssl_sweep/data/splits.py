@@ -48,6 +48,15 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What splits were opened from, for an evaluation that opens images of another kind beside them."""
+
+    data: Data
+    root: Path  # relative sources are below it
+    cache: Path  # where decoded images lie
+
+
+@dataclass(frozen=True)
 class Splits:
     """Training images, validation images split off them for the search, and the test images that tables show."""
 
@@ -56,6 +65,7 @@ class Splits:
     test: Pack
     image_size: int
     open_other: Callable[[str], "Splits"] | None = None  # another source, of its own classes, split and sized alike
+    origin: Origin | None = None
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +101,8 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     if data.train_images is not None:
         kept = _sample(train.labels, kept, data.train_images, data.split_seed)
     opened = partial(_load_other, data, root, cache)
-    return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened)
+    origin = Origin(data, root, cache)
+    return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened, origin)
 
 
 def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:

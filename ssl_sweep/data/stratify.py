@@ -1,4 +1,4 @@
-"""A random split that keeps every class's share."""
+"""Random splits and subsets that keep every class's share."""
 
 import torch
 from torch import Tensor
@@ -16,6 +16,25 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
     order = order[labels[order].argsort(stable=True)]  # (N,) grouped by class, shuffled inside each
     held = rank_in_class(labels[order]) < quota[labels[order]]
     return order[~held].sort().values, order[held].sort().values
+
+
+def nested_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Ascending rows of `fraction` of labels (N,): of each class its share, and one at the least.
+
+    A smaller fraction's rows are among a larger one's, for the same labels and seed, on every machine.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(labels)  # (C,)
+    order = torch.randperm(len(labels), generator=rng)
+    order = order[labels[order].argsort(stable=True)]  # (N,) grouped by class, shuffled inside each
+    classes = labels[order]
+    rank = rank_in_class(classes)
+    # a class of n gives its rth image at the fraction (r + u) / n: none is ever more than an image ahead of another
+    offset = torch.rand(len(counts), generator=rng, dtype=torch.float64)
+    enters = (rank + offset[classes]) / counts[classes]
+    enters[rank == 0] = 0
+    number = max(int((rank == 0).sum()), round(len(labels) * fraction))
+    return order[enters.argsort(stable=True)[:number]].sort().values
 
 
 def held_per_class(counts: Tensor, fraction: float, rng: torch.Generator) -> Tensor:

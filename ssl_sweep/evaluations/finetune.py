@@ -1,17 +1,14 @@
 """Fine-tuning: the whole encoder and a linear head, trained with labels."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from ssl_sweep.classifier import METRICS, Classifier
+from ssl_sweep.classifier import METRICS, Classifier, TrainingCrop, measure, train
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.features import batches, inputs
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.optimizers import Recipe
-from ssl_sweep.training import Epoch, Stage, fit
+from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
+from ssl_sweep.training import Epoch, Stage
 
 __all__ = ["METRICS", "evaluate"]
 
@@ -22,16 +19,18 @@ def evaluate(
     stage: Stage,
     *,
     epochs: Annotated[int, Field(ge=1, description="epochs of fine-tuning")] = 20,
-    batch_size: Annotated[int, Field(ge=2, description="images a step")] = 256,
-    optimizer: Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")] = "sgd",
+    batch_size: BatchSize = 256,
+    optimizer: Optimizer = "sgd",
     lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.01,
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum")] = 0.9,
-    weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4,
-    schedule: Annotated[Literal["cosine", "constant", "step"], Field(description="learning rate schedule")] = "cosine",
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = 1e-4,
+    schedule: Schedule = "cosine",
+    augment: TrainingCrop = "none",
 ) -> dict[str, float]:
-    """Top-1 in percent after fine-tuning without augmentation in training or test (Li et al. 2023, section 4, Table b).
+    """Top-1 in percent after fine-tuning; by default Li et al. 2023 (section 4, Table b), without augmentation.
 
-    The paper reports its best test epoch: that is `top1_best_test`; the last epoch is `top1_test`.
+    The last epoch is `top1_*`. The paper reports its best test epoch, which is chosen on the test images: here the best
+    epoch is chosen on validation, and `top1_best_test` is that epoch's.
     """
     recipe = Recipe(
         epochs=epochs,
@@ -43,15 +42,9 @@ def evaluate(
         schedule=schedule,
     )
     classifier = Classifier(encoder, encoder.feature_dim, splits.num_classes)
-    classifier.to(stage.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def loss(indices: Tensor, _rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return classifier.loss(*inputs(splits.train, indices, splits.image_size, stage)), {}
 
     def score(epoch: Epoch) -> None:
-        with stage.autocast():
-            scores = classifier.score(*(batches(pack, splits.image_size, stage) for pack in (splits.val, splits.test)))
-        stage.report(epoch.metrics | scores, epoch.number)
+        stage.report(epoch.metrics | measure(classifier, splits, stage), epoch.number)
 
-    fit(classifier, loss, len(splits.train), recipe, stage, score)
+    train(classifier, splits.train, splits.image_size, recipe, stage, augment, score)
     return classifier.results()

@@ -1,19 +1,25 @@
 """Linear probe: a linear classifier on frozen features."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from itertools import product
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from ssl_sweep.classifier import METRICS, Classifier
+from ssl_sweep.classifier import METRICS, TrainingCrop
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.features import EVAL_BATCH, extract
-from ssl_sweep.optimizers import Recipe
-from ssl_sweep.training import Epoch, Stage, fit
+from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule
+from ssl_sweep.probe import CHOSEN, probe
+from ssl_sweep.training import Stage
 
-__all__ = ["METRICS", "evaluate"]
+Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0)]
+
+
+def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The four top-1, and which learning rate and decay were best where there are several to choose from."""
+    return METRICS + tuple(f"{name}_best" for name in CHOSEN if len(set(_several(settings[name]))) > 1)
 
 
 def evaluate(
@@ -21,46 +27,41 @@ def evaluate(
     splits: Splits,
     stage: Stage,
     *,
-    epochs: Annotated[int, Field(ge=1, description="epochs of the head")] = 5,
-    batch_size: Annotated[int, Field(ge=2, description="features a step")] = 256,
-    optimizer: Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")] = "sgd",
-    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.01,
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum")] = 0.9,
-    weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4,
-    schedule: Annotated[Literal["cosine", "constant", "step"], Field(description="learning rate schedule")] = "cosine",
+    epochs: Annotated[int, Field(ge=1, description="epochs of the heads")] = 5,
+    batch_size: BatchSize = 256,
+    optimizer: Optimizer = "sgd",
+    lr: Annotated[
+        Rate | Annotated[tuple[Rate, ...], Field(min_length=1)],
+        Field(description="peak learning rate; of a list every one is tried, in one training"),
+    ] = 0.01,
+    momentum: Momentum = 0.9,
+    weight_decay: Annotated[
+        Decay | Annotated[tuple[Decay, ...], Field(min_length=1)],
+        Field(description="weight decay; of a list every one is tried, with every lr, in one training"),
+    ] = 1e-4,
+    schedule: Schedule = "cosine",
+    augment: TrainingCrop = "none",
 ) -> dict[str, float]:
-    """Top-1 in percent of a linear head on frozen features, without augmentation (Li et al. 2023, section 4).
+    """Top-1 in percent of a linear head on frozen features; of several heads that which is best on validation.
 
-    The encoder is fixed, so that each image goes through it once and the head is trained on the stored features.
-    `top1_best_*` are the best epoch of each split, the last epoch is reported beside them.
+    By default, the protocol of Li et al. 2023 (section 4): 5 epochs without augmentation. That of MoCo and LeOCLR
+    (He et al. 2020, section 4.1): epochs 100, lr 30, weight_decay 0, schedule step (a tenth from epochs 60 and 80 on),
+    augment crop_flip. Tested on centre crops. `top1_*` are the last epoch, `top1_best_*` the one best on validation.
     """
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        optimizer=optimizer,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-    )
-    stored = {
-        name: extract(encoder, pack, splits.image_size, stage)
-        for name, pack in (("train", splits.train), ("val", splits.val), ("test", splits.test))
-    }
-    features, labels = stored.pop("train")
-    probe = Classifier(nn.Identity(), features.shape[1], splits.num_classes).to(stage.device)
-
-    def loss(indices: Tensor, _rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen = indices.to(stage.device)
-        return probe.loss(features[chosen], labels[chosen]), {}
-
-    def score(epoch: Epoch) -> None:
-        scores = probe.score(*(_chunks(*split) for split in stored.values()))
-        stage.report(epoch.metrics | scores, epoch.number)
-
-    fit(probe, loss, len(features), recipe, stage, score)
-    return probe.results()
+    recipes = [
+        Recipe(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            lr=each_lr,
+            momentum=momentum,
+            weight_decay=each_decay,
+            schedule=schedule,
+        )
+        for each_lr, each_decay in product(_several(lr), _several(weight_decay))
+    ]
+    return probe(encoder, splits, recipes, stage, augment)
 
 
-def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(features, EVAL_BATCH), torch.split(labels, EVAL_BATCH), strict=True)
+def _several(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return (value,) if isinstance(value, int | float) else tuple(value)

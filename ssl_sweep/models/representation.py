@@ -11,7 +11,7 @@ from ssl_sweep.models.precision import at_least_fp32
 
 RANK_EPS = 1e-7
 RIDGE = 1e-4
-ROUNDING = 1e-12  # the square of fp32's 1e-7, with a margin: the variance of what rounding does to a feature of size 1
+ROUNDING = 1e-12  # over the mean square: the variance that rounding to fp32 makes, (1e-7)², with a margin
 PAIR_BATCH = 1024
 
 
@@ -48,14 +48,14 @@ def spectral_decay(features: Tensor, count: int | None = None) -> tuple[float, f
 
 
 def lidar(views: Tensor) -> float:
-    """Effective rank of Σ_w^(−1/2) Σ_b Σ_w^(−1/2), features (V, N, D) of V ≥ 2 views of N ≥ 2 images: 1 to D.
+    """Effective rank of Σ_w^(−1/2) Σ_b Σ_w^(−1/2), features (V, N, D) of V ≥ 2 views of N ≥ 2 images: 1 to D, below N.
 
     Σ_b is the covariance of the images' mean features, Σ_w the mean over images of the covariance of an image's views,
     plus δI. The rank is that of `effective_rank`, of the eigenvalues.
 
     Source: Thilak et al. 2023, "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures",
     section 3, equations 1 to 4. There δ is a small constant; here it is 1e-4 of the mean variance, so that features
-    have the same value at any scale.
+    have the same value at any scale. To compare at equal V, N and D only.
     """
     count, images, dim = views.shape
     centers = views.double().mean(dim=0)  # (N, D)
@@ -66,7 +66,7 @@ def lidar(views: Tensor) -> float:
         spread = view.double() - centers
         within += spread.T @ spread / (images * (count - 1))
     scale = (between + within).diagonal().mean()
-    if scale == 0:
+    if scale <= ROUNDING * views.square().mean():  # collapsed: what is left is rounding, which would have a rank too
         return 1.0
     ridge = torch.eye(dim, dtype=within.dtype, device=within.device) * RIDGE * scale
     # L⁻¹ Σ_b L⁻ᵀ with Σ_w = L Lᵀ has the eigenvalues of the symmetric form

@@ -1,27 +1,77 @@
-"""The vote of neighbours against scikit-learn's."""
+"""The k-NN evaluation on the pixels of real digits, against scikit-learn's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
-from ssl_sweep.evaluations.knn import knn_votes
+from ssl_sweep import knobs
+from ssl_sweep.data.splits import Data, Splits, load_splits
+from ssl_sweep.evaluations.knn import evaluate
+from ssl_sweep.features import extract
+from ssl_sweep.training import Stage
 
-
-@pytest.mark.parametrize("k", [1, 5, 20])
-def test_equal_to_scikit_learn_on_cosine(k: int) -> None:
-    data, labels = load_digits(return_X_y=True)
-    train, test = slice(0, 1200), slice(1200, None)
-    theirs = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1))
-    theirs.fit(data[train], labels[train])
-    bank, queries = torch.tensor(data[train]), torch.tensor(data[test])
-    votes = knn_votes(queries, bank, torch.tensor(labels[train]), 10, k=k, temperature=0.1)
-    agreement = (votes.argmax(dim=1).numpy() == theirs.predict(data[test])).mean()
-    assert agreement > 0.998  # fp32 against float64: a tie may fall either way
+KS = (200, 1, 40)
 
 
-def test_more_neighbours_than_images_are_all_images() -> None:
-    votes = knn_votes(torch.eye(2), torch.eye(2), torch.tensor([1, 0]), 2, k=50, temperature=1.0)
-    expected = torch.tensor([[1.0, torch.e], [torch.e, 1.0]])
-    torch.testing.assert_close(votes, expected)
+@pytest.fixture
+def splits(cache: Path) -> Splits:
+    return load_splits(Data(source="digits", image_size=8), root=Path(), cache=cache)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path, lambda metrics, step: None, 3, torch.device("cpu"))
+
+
+def scores(splits: Splits, stage: Stage, ks: Sequence[int]) -> dict[str, float]:
+    """Of scikit-learn, for every k."""
+    (bank, labels), val, test = (
+        (features.double().numpy(), truth.numpy())
+        for features, truth in (
+            extract(nn.Flatten(), pack, 8, stage) for pack in (splits.train, splits.val, splits.test)
+        )
+    )
+    found = {}
+    for k in ks:
+        neighbors: Any = KNeighborsClassifier  # scikit-learn has no types
+        voters = neighbors(k, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1))
+        voters.fit(bank, labels)
+        found |= {f"top1_k{k}_val": 100 * voters.score(*val), f"top1_k{k}_test": 100 * voters.score(*test)}
+    return found
+
+
+def test_several_k_are_those_of_scikit_learn(splits: Splits, stage: Stage) -> None:
+    found, expected = evaluate(nn.Flatten(), splits, stage, k=KS), scores(splits, stage, KS)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=0.3)  # fp32 against float64: a tie may fall either way
+    assert len({found[f"top1_k{k}_test"] for k in KS}) == len(KS)
+
+
+def test_validation_chooses_k(splits: Splits, stage: Stage) -> None:
+    found = evaluate(nn.Flatten(), splits, stage, k=KS)
+    best = max(KS, key=lambda k: found[f"top1_k{k}_val"])
+    assert found["k_best"] == best
+    for split in ("val", "test"):
+        assert found[f"top1_{split}"] == found[f"top1_best_{split}"] == found[f"top1_k{best}_{split}"]
+    alone = evaluate(nn.Flatten(), splits, stage, k=best)
+    assert alone == {name: found[name] for name in alone}
+    assert set(alone) == {"top1_val", "top1_test", "top1_best_val", "top1_best_test"}
+
+
+@pytest.mark.parametrize("k", [20, [20], [5, 20, 5]])
+def test_it_measures_what_it_declares(splits: Splits, stage: Stage, k: Any) -> None:
+    settings = knobs.check(evaluate, {"k": k}, "knn")
+    declared = [metric.removeprefix("knn/") for metric in knobs.metrics("knn", settings)]
+    assert sorted(declared) == sorted(evaluate(nn.Flatten(), splits, stage, **settings))
+
+
+@pytest.mark.parametrize("k", [0, [], [5, 0], 2.5])
+def test_a_k_that_is_no_count_is_refused(k: Any) -> None:
+    with pytest.raises(ValueError, match="k"):
+        knobs.check(evaluate, {"k": k}, "knn")
