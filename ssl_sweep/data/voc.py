@@ -1,0 +1,174 @@
+"""One annotation in Pascal-VOC format: an image, and the boxes of its objects."""
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+from xml.etree import ElementTree
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssl_sweep.data.decode import UNREADABLE
+from ssl_sweep.data.images import DataError
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+EXIF_ORIENTATION = 0x0112  # from 5 on, the stored image lies on its side
+
+log = logging.getLogger(__name__)
+
+Element = ElementTree.Element
+Corners = tuple[float, float, float, float]
+OnError = Literal["raise", "skip"]
+
+
+class Annotation(NamedTuple):
+    """What is on one image. Boxes count pixels from 0; the right and bottom edges are outside of the object."""
+
+    image: Path
+    size: tuple[int, int]  # height and width in pixels, upright
+    names: tuple[str, ...]  # K, the class of each object
+    boxes: Tensor  # (K, 4) float32: left, top, right, bottom
+    difficult: Tensor  # (K,) bool: objects that a detector is neither asked to find nor blamed for
+    skipped: int  # degenerate boxes that were left out
+
+
+def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation:
+    """`Annotations/NAME.xml` of a VOC folder, and the size of its image.
+
+    on_error: a box without area inside the image raises DataError, or is left out, logged and counted. A box that
+    crosses the image's edge ends there.
+
+    Raises DataError, naming the file, when the annotation is missing, malformed or of another size than its image,
+    and when the image is missing or no image.
+    """
+    path = folder / "Annotations" / f"{name}.xml"
+    root = _parse(path)
+    image = _find_image(folder / "JPEGImages", name, root, path)
+    size = _image_size(image)
+    _check_size(root, size, image, path)
+    kept, skipped = [], 0
+    for place, found in _objects(root, path):
+        corners = _corners(found, place)
+        defect = _defect(corners, size)
+        if defect is None:
+            kept.append((_text(found, "name", place), _clip(corners, size), _is_difficult(found)))
+        elif on_error == "raise":
+            raise DataError(f"{place} {defect}; correct or remove it, or set evaluate.detection.on_error: skip")
+        else:
+            log.warning("left out %s %s", place, defect)
+            skipped += 1
+    names, boxes, difficult = zip(*kept, strict=True) if kept else ((), (), ())
+    return Annotation(
+        image,
+        size,
+        names,
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(difficult, dtype=torch.bool),
+        skipped,
+    )
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Builds the tree of a document that declares nothing: entities can grow without bound, or name other files."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("it has a DOCTYPE, which annotations do not need and which can hide entities; remove it")
+
+
+def _parse(path: Path) -> Element:
+    try:
+        parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314 - the builder refuses what is unsafe
+        root: Element = ElementTree.parse(path, parser).getroot()  # noqa: S314
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is missing, though its image set lists it; add it or take it off the list") from error
+    except (ElementTree.ParseError, ValueError, OSError) as error:
+        raise DataError(f"{path}: not a readable annotation ({error}); correct or remove it") from error
+    if root.tag != "annotation":
+        raise DataError(f"{path}: begins with <{root.tag}>, not <annotation>; expected Pascal-VOC's format")
+    return root
+
+
+def _find_image(folder: Path, name: str, root: Element, annotation: Path) -> Path:
+    """The image of the annotation's name, else the one that it names: tools that rename files forget the latter."""
+    named = Path(root.findtext("filename") or "").name
+    for candidate in (folder / f"{name}.jpg", folder / named):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{folder / name}.jpg: is missing, though {annotation} describes it; add it or take it off the list"
+    )
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            lies = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable image ({error}); replace it or take it off the list") from error
+    return (width, height) if lies else (height, width)
+
+
+def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:
+    """Refuse an annotation that was made on the image in another size; tools write 0 where they do not know it."""
+    texts = [root.findtext(f"size/{side}") or "0" for side in ("height", "width")]
+    if "0" not in texts and texts != [str(side) for side in size]:
+        (height, width), (own_height, own_width) = texts, size
+        raise DataError(
+            f"{annotation}: is made for {width}x{height} pixels, but {image} has {own_width}x{own_height} upright; "
+            "its boxes would be off: annotate it again, or correct <size>"
+        )
+
+
+def _objects(root: Element, path: Path) -> Iterator[tuple[str, Element]]:
+    """Each object, and what a message calls it; they count from 1, as people do."""
+    for number, found in enumerate(root.iter("object"), start=1):
+        yield f"{path}: object {number} ({found.findtext('name')!r})", found
+
+
+def _corners(found: Element, place: str) -> Corners:
+    xmin, ymin, xmax, ymax = (_number(found, corner, place) for corner in CORNERS)
+    return xmin, ymin, xmax, ymax
+
+
+def _defect(corners: Corners, size: tuple[int, int]) -> str | None:
+    """Why no detector can be trained on a box, if none can."""
+    said = ", ".join(f"{name} {value:g}" for name, value in zip(CORNERS, corners, strict=True))
+    xmin, ymin, xmax, ymax = corners
+    if xmax <= xmin or ymax <= ymin:
+        return f"has a box of no area ({said})"
+    left, top, right, bottom = _clip(corners, size)
+    if right <= left or bottom <= top:
+        return f"has a box outside of its image of {size[1]}x{size[0]} pixels ({said})"
+    return None
+
+
+def _clip(corners: Corners, size: tuple[int, int]) -> Corners:
+    """Left, top, right and bottom inside the image; the format counts pixels from 1 and includes the last."""
+    xmin, ymin, xmax, ymax = corners
+    return max(xmin - 1, 0), max(ymin - 1, 0), min(xmax, size[1]), min(ymax, size[0])
+
+
+def _number(found: Element, corner: str, place: str) -> float:
+    text = _text(found, f"bndbox/{corner}", place)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{place}: <{corner}> is {text!r}; write a number of pixels")
+    return value
+
+
+def _text(found: Element, tag: str, place: str) -> str:
+    text = (found.findtext(tag) or "").strip()
+    if not text:
+        raise DataError(f"{place}: has no <{tag.replace('/', '><')}>; add it or remove the object")
+    return text
+
+
+def _is_difficult(found: Element) -> bool:
+    return (found.findtext("difficult") or "").strip() == "1"

@@ -1,0 +1,217 @@
+"""`voc:DIR`: photos with boxes, and the image sets that they are split by.
+
+DIR is a folder with `Annotations`, `JPEGImages` and `ImageSets/Main`, or holds several of them, as `VOCdevkit` holds
+its years: all are then taken together, as the usual VOC07+12 is.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, ImageList, Source, digest, stat_file
+from ssl_sweep.data.pack import Pack, open_packs
+from ssl_sweep.data.splits import Origin
+from ssl_sweep.data.voc import Annotation, OnError, read_annotation
+
+LAYOUT = "expected DIR/Annotations, DIR/JPEGImages and DIR/ImageSets/Main, or DIR/VOCdevkit/VOC2007/ with these"
+PLACE = "evaluate.detection.source"
+
+log = logging.getLogger(__name__)
+
+TrainSet = Literal["train", "trainval"]
+Target = dict[str, Tensor]  # boxes (K, 4), labels (K,) from 1 on, difficult (K,)
+
+
+class Item(NamedTuple):
+    """One image of a set: its VOC folder, and its name there."""
+
+    folder: Path
+    name: str
+
+
+class Sets(NamedTuple):
+    """Which image is in which split; no val: it is to be split off train."""
+
+    train: list[Item]
+    val: list[Item] | None
+    test: list[Item]
+
+
+@dataclass(frozen=True)
+class BoxedPack:
+    """One split's images, decoded, and the boxes on them."""
+
+    pack: Pack  # its labels are the numbers of its images' annotations
+    annotations: Sequence[Annotation]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pack)
+
+    def batch(self, indices: Tensor) -> tuple[list[Tensor], list[Target]]:
+        """Images `indices` (B,), each uint8 (3, H, W) of its own size, and their targets in the same pixels."""
+        padded = self.pack.batch(indices)
+        images = [
+            x[:, :height, :width] for x, (height, width) in zip(padded.pixels, padded.sizes.tolist(), strict=True)
+        ]
+        rows = self.pack.labels[indices.cpu()].tolist()
+        return images, [self._target(self.annotations[row], size) for row, size in zip(rows, padded.sizes, strict=True)]
+
+    def _target(self, annotation: Annotation, size: Tensor) -> Target:
+        scale = (size / torch.tensor(annotation.size)).flip(0).repeat(2).float()  # (4,): x, y, x, y
+        labels = torch.tensor([self.classes.index(name) + 1 for name in annotation.names], dtype=torch.int64)
+        return {"boxes": annotation.boxes * scale, "labels": labels, "difficult": annotation.difficult}
+
+
+@dataclass(frozen=True)
+class BoxedSplits:
+    """Training, validation and test images with boxes of `classes`."""
+
+    train: BoxedPack
+    val: BoxedPack
+    test: BoxedPack
+    classes: tuple[str, ...]
+    skipped: int  # degenerate boxes that were left out
+
+
+def load_voc(
+    source: str, origin: Origin | None, *, short_side: int, train_set: TrainSet, on_error: OnError
+) -> BoxedSplits:
+    """The images of `voc:DIR`, decoded into the cache if they are not yet, with their boxes.
+
+    The set's own lists decide: `train.txt`, `val.txt` and `test.txt`. Where one of the first two is missing, or
+    `train_set` is trainval, validation images are split off by `data.split_seed` and `data.val_fraction`; where there
+    is no `test.txt`, `val.txt` takes its place. Damaged images follow `data.on_error`.
+
+    Args:
+        source: voc:DIR; a relative DIR is below the root of the spec's data.
+        origin: how the other splits were opened.
+        short_side: in pixels; larger images are shrunk to it, and their boxes with them.
+        train_set: train on `train.txt`, or on all but the validation share of `trainval.txt`.
+        on_error: a degenerate box raises, or is left out and counted.
+
+    Raises:
+        DataError: it is missing or damaged, or a split of it holds no object.
+    """
+    if origin is None:
+        raise DataError(f"{PLACE}: {source!r}: these splits were not opened from a source, so that no other is known")
+    sets = image_sets(vocs(_folder(source, origin.root)), train_set)
+    learned = sorted({*sets.train, *(sets.val or ())})  # in one order, so that all splits of it share a pack
+    learning = [read_annotation(*item, on_error=on_error) for item in learned]
+    testing = [read_annotation(*item, on_error=on_error) for item in sets.test]
+    images, tests = _open(source, learning, testing, origin, short_side)
+    val = _split_off(learned, origin) if sets.val is None else set(sets.val)
+    held = torch.tensor([learned[row] in val for row in images.labels.tolist()])
+    classes = tuple(sorted({name for each in (*learning, *testing) for name in each.names}))
+    splits = BoxedSplits(
+        BoxedPack(images.subset((~held).nonzero().flatten()), learning, classes),
+        BoxedPack(images.subset(held.nonzero().flatten()), learning, classes),
+        BoxedPack(tests, testing, classes),
+        classes,
+        sum(each.skipped for each in (*learning, *testing)),
+    )
+    _check(splits, source)
+    return splits
+
+
+def vocs(folder: Path) -> list[Path]:
+    """The VOC folders that `folder` is or holds, as `VOCdevkit/VOC2007`."""
+    if (folder / "Annotations").is_dir():
+        return [folder]
+    found = sorted(path.parent for parent in (folder, folder / "VOCdevkit") for path in parent.glob("*/Annotations"))
+    if not found:
+        raise DataError(f"{folder}: no VOC folder is here; {LAYOUT}")
+    return found
+
+
+def image_sets(folders: Sequence[Path], train_set: TrainSet) -> Sets:
+    """The splits by the lists in `ImageSets/Main` of these folders."""
+    train, val, trainval, test = (
+        {folder: _read_list(folder, name) for folder in folders} for name in ("train", "val", "trainval", "test")
+    )
+    tests = _all(test.values())
+    if not tests:  # as in VOC2012, whose test boxes are not public
+        tests, val, trainval = _all(val.values()), {}, train
+    either = {folder: trainval[folder] or train[folder] + val.get(folder, []) for folder in folders}
+    own_val = train_set == "train" and all(train[each] and val.get(each) for each in folders if either[each])
+    sets = Sets(_all((train if own_val else either).values()), _all(val.values()) if own_val else None, tests)
+    for name, items in (("train", sets.train), ("test", sets.test)):
+        if not items:
+            place = folders[0] / "ImageSets" / "Main" / f"{name}.txt"
+            raise DataError(f"{place}: is missing or empty; write the names of the {name} images, one a line")
+    for name, items in (("train", sets.train), ("val", sets.val or [])):
+        if shared := set(items) & set(sets.test):
+            both = min(shared)
+            raise DataError(f"{both.folder}: {both.name!r} is listed for {name} and for test; take it off one of them")
+    return sets
+
+
+def _all(lists: Iterable[list[Item]]) -> list[Item]:
+    return [item for each in lists for item in each]
+
+
+def _read_list(folder: Path, name: str) -> list[Item]:
+    """The first word of each line, which is all of it but in lists of one class; no list: no images."""
+    path = folder / "ImageSets" / "Main" / f"{name}.txt"
+    if not path.is_file():
+        return []
+    return [Item(folder, each) for each in dict.fromkeys(line.split()[0] for line in _lines(path))]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list ({error}); write one image name a line") from error
+
+
+def _folder(source: str, root: Path) -> Path:
+    kind, _, argument = source.partition(":")
+    if kind != "voc" or not argument:
+        raise DataError(f"{PLACE}: {source!r} should be written voc:DIR")
+    folder = root / Path(argument).expanduser()
+    if not folder.is_dir():
+        hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
+        raise DataError(f"{PLACE}: {source!r} was looked for in {folder.absolute()}, which is no folder; {hint}")
+    return folder.resolve()
+
+
+def _open(
+    source: str, learning: Sequence[Annotation], testing: Sequence[Annotation], origin: Origin, short_side: int
+) -> tuple[Pack, Pack]:
+    fingerprint: dict[str, str | int] = {"kind": "voc"}
+    for split, annotations in (("train", learning), ("test", testing)):
+        fingerprint[split] = digest([stat_file(each.image) for each in annotations], Path())
+    contents = Contents(_images(learning), _images(testing), ())
+    opened = Source(source, fingerprint, lambda: contents)
+    return open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)
+
+
+def _images(annotations: Sequence[Annotation]) -> ImageList:
+    return ImageList(
+        np.arange(len(annotations)),
+        lambda row: str(annotations[row].image),
+        lambda row: Image.open(annotations[row].image),
+    )
+
+
+def _split_off(items: Sequence[Item], origin: Origin) -> set[Item]:
+    number = max(1, round(origin.data.val_fraction * len(items)))
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(origin.data.split_seed))
+    return {items[row] for row in order[:number].tolist()}
+
+
+def _check(splits: BoxedSplits, source: str) -> None:
+    for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if not any((~split.annotations[row].difficult).any() for row in split.pack.labels.tolist()):
+            raise DataError(f"{PLACE}: {source!r}: no image of its {name} split has an object; check its image sets")
+    if splits.skipped:
+        log.warning("%s: left out %d degenerate boxes", source, splits.skipped)

@@ -1,0 +1,194 @@
+"""Detection: Faster R-CNN with the encoder as its backbone, fine-tuned on photos with boxes."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ssl_sweep.data.splits import Splits
+from ssl_sweep.data.voc_sets import BoxedPack, Target, load_voc
+from ssl_sweep.models.detector import Detector
+from ssl_sweep.models.resnet import ResNetEncoder
+from ssl_sweep.optimizers import Recipe
+from ssl_sweep.training import Epoch, Stage, fit
+
+METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test")
+MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
+WARMUP = 0.05  # of the run: the heads start from noise
+IGNORED_AREA = 2e10  # square pixels; COCO's tool leaves out objects of 1e10 and more, and what is found on them
+
+
+def evaluate(
+    encoder: ResNetEncoder,
+    splits: Splits,
+    stage: Stage,
+    *,
+    source: Annotated[
+        str, Field(min_length=1, description="voc:DIR, photos and boxes in Pascal-VOC format; DIR may be relative")
+    ],
+    neck: Annotated[
+        Literal["c4", "fpn"],
+        Field(description="c4: regions on the third stage, the fourth is the box head; fpn: a pyramid of all stages"),
+    ] = "c4",
+    train_set: Annotated[
+        Literal["train", "trainval"],
+        Field(description="trainval: train on all of it but data.val_fraction, whatever val.txt says"),
+    ] = "train",
+    image_side: Annotated[
+        int, Field(ge=32, description="short side in pixels that photos are scaled to; anchors scale with it")
+    ] = 480,
+    epochs: Annotated[int, Field(ge=1, description="epochs of fine-tuning; 24,000 steps on VOC07+12 are 23")] = 23,
+    batch_size: Annotated[int, Field(ge=2, description="photos a step")] = 8,
+    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.01,
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4,
+    schedule: Annotated[
+        Literal["cosine", "constant", "step"],
+        Field(description="learning rate after the warm-up; step: a tenth at 75 % and at 92 % of the run"),
+    ] = "step",
+    batch_norm: Annotated[
+        Literal["train", "frozen"],
+        Field(description="train: statistics of each batch; frozen: those of the pretraining, and its scales"),
+    ] = "train",
+    proposals: Annotated[
+        int, Field(ge=2, description="regions a photo that are classified in a test; half as many are sampled to train")
+    ] = 1000,
+    on_error: Annotated[
+        Literal["raise", "skip"],
+        Field(description="a degenerate box ends the trial, or is left out, named and counted; data.on_error: images"),
+    ] = "raise",
+) -> dict[str, float]:
+    """AP (COCO's, over IoU 0.50 to 0.95), AP50 and AP75 in percent of the last epoch.
+
+    The protocol is that of He et al. 2020, "Momentum Contrast", section 4.2.1: all layers are trained, with SGD, the
+    rate's steps at 3/4 and 11/12 of the run, and flips. It differs in a short side that is not varied, and in batch
+    statistics of one device (there: shared by eight). Difficult objects are trained on and ignored in the measure, as
+    VOC's own tool does; AP50 is COCO's, not the 11-point one of VOC 2007.
+
+    `train` normalises by the batch as fine-tuning in that paper does. A step's maps hold thousands of positions, so
+    that it stands small batches; `frozen` is for two or so photos a step, and needs a pretrained encoder.
+
+    Raises:
+        ValueError: the encoder is no ResNet.
+        DataError: the photos or their boxes are missing or damaged.
+        ImportError: the extra `detection` is not installed.
+    """
+    metric = average_precision_metric()
+    boxed = load_voc(source, splits.origin, short_side=image_side, train_set=train_set, on_error=on_error)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        milestones=MILESTONES,
+        warmup_epochs=WARMUP * epochs,
+    )
+    detector = Detector(
+        encoder,
+        len(boxed.classes),
+        neck=neck,
+        image_side=image_side,
+        proposals=proposals,
+        freeze_batchnorm=batch_norm == "frozen",
+        autocast=stage.autocast,
+    )
+    model = _Measured(detector).to(stage.device)
+
+    def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        images, targets = on_device(*boxed.train.batch(indices), stage.device)
+        flips = torch.rand(len(images), generator=rng, device=stage.device) < 0.5
+        for row in flips.nonzero().flatten().tolist():
+            images[row], targets[row] = flipped(images[row], targets[row])
+        losses = detector.losses(images, targets)
+        return torch.stack(list(losses.values())).sum(), losses
+
+    def score(epoch: Epoch) -> None:
+        model.keep("val", measure(detector, boxed.val, batch_size, metric, stage))
+        if epoch.number == epochs:  # nothing is chosen by it, and it costs as much as the rest of the epoch
+            model.keep("test", measure(detector, boxed.test, batch_size, metric, stage))
+        scores = {name: value for name, value in model.results().items() if value >= 0}
+        stage.report(epoch.metrics | scores | {"skipped_boxes": float(boxed.skipped)}, epoch.number)
+
+    fit(model, loss, len(boxed.train), recipe, stage, score)
+    return model.results()
+
+
+class _Measured(nn.Module):
+    """A detector and its last scores, kept with its weights so that a resumed run knows them."""
+
+    scores: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.register_buffer("scores", torch.full((len(METRICS),), -1.0, dtype=torch.float64))
+
+    def keep(self, split: str, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.scores[METRICS.index(f"{name}_{split}")] = value
+
+    def results(self) -> dict[str, float]:
+        """`METRICS` in percent; -1 for what was not measured yet."""
+        return dict(zip(METRICS, self.scores.tolist(), strict=True))
+
+
+def measure(detector: Detector, split: BoxedPack, batch_size: int, metric: Any, stage: Stage) -> dict[str, float]:
+    """AP of what the detector finds on a split."""
+    found, truth = [], []
+    for indices in torch.split(torch.arange(len(split)), batch_size):
+        images, targets = split.batch(indices)
+        found += detector.detect(on_device(images, targets, stage.device)[0])
+        truth += targets
+    return average_precision(metric, found, truth)
+
+
+def average_precision(metric: Any, found: Sequence[dict[str, Tensor]], truth: Sequence[Target]) -> dict[str, float]:
+    """`ap`, `ap50` and `ap75` in percent; found: boxes (K, 4), labels and scores (K,) of each image."""
+    metric.reset()
+    metric.update(
+        [{name: x.cpu() for name, x in each.items()} for each in found],
+        [
+            {**each, "area": torch.where(each["difficult"], IGNORED_AREA, 0.0)}  # 0: of the box itself
+            for each in truth
+        ],
+    )
+    scores = metric.compute()
+    return {
+        name: 100 * float(scores[theirs]) for name, theirs in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75"))
+    }
+
+
+def average_precision_metric() -> Any:
+    """torchmetrics' measure by COCO's own tool."""
+    try:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        return MeanAveragePrecision(
+            # COCO's own to the bit: with torchmetrics' fp32 ones a recall of exactly one half is below one half
+            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+            rec_thresholds=np.linspace(0, 1, 101).tolist(),
+            backend="pycocotools",
+        )
+    except ImportError as error:
+        remedy = "pip install 'ssl-sweep[detection]'"
+        raise ImportError(
+            f"detection: AP needs torchmetrics and pycocotools, and one is not installed; {remedy}"
+        ) from error
+
+
+def on_device(images: list[Tensor], targets: list[Target], device: torch.device) -> tuple[list[Tensor], list[Target]]:
+    """Images as uint8 -> images in [0, 1], and their targets, on the device."""
+    return (
+        [image.to(device) / 255 for image in images],
+        [{name: x.to(device) for name, x in target.items()} for target in targets],
+    )
+
+
+def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """The mirrored image (3, H, W) and its target."""
+    left, top, right, bottom = target["boxes"].unbind(dim=1)
+    width = image.shape[-1]
+    return image.flip(-1), {**target, "boxes": torch.stack([width - right, top, width - left, bottom], dim=1)}
