@@ -35,7 +35,9 @@ class Outcome:
     traceback: str | None = None
 
 
-def attempt(record: Mapping[str, Any], number: int, report: Report, folder: Path, cache: Path) -> Outcome:
+def attempt(
+    record: Mapping[str, Any], number: int, report: Report, folder: Path, cache: Path, *, stages: Path | None = None
+) -> Outcome:
     """Run a trial in its folder and say how it went; only what ends the process passes through.
 
     Args:
@@ -44,20 +46,21 @@ def attempt(record: Mapping[str, Any], number: int, report: Report, folder: Path
         report: see `trial.run`.
         folder: the trial's folder.
         cache: where decoded data lies on this node.
+        stages: where the sweep's pretrainings lie; see `trial.run`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
     journal = Journal(folder)
     journal.append("attempt", attempt=number, **_provenance())
     with _log_file(folder / "log.txt"):
-        outcome = _run(record, report, folder, cache)
+        outcome = _run(record, report, folder, cache, stages)
     journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
     return outcome
 
 
-def _run(record: Mapping[str, Any], report: Report, folder: Path, cache: Path) -> Outcome:
+def _run(record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None) -> Outcome:
     try:
-        results = trial.run(record["config"], report, folder, cache=cache)
+        results = trial.run(record["config"], report, folder, cache=cache, stages=stages)
     except Stop as stop:
         log.info("stopped: %s", stop)
         return Outcome("STOPPED", message=str(stop))

@@ -23,8 +23,13 @@ def save(path: Path, state: State) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file with the same promise as `save`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file with the same promise as `save`."""
     with _replacing(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def load(path: Path, device: torch.device) -> State | None:

@@ -1,12 +1,13 @@
 """What a spec will cost, before anything runs: trials, pretrainings, epochs, images, and whether a trial fits."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ssl_sweep import knobs
-from ssl_sweep.spec import SweepSpec, grid, resolve
+from ssl_sweep.spec import Choices, SweepSpec, grid, resolve, space
 from ssl_sweep.trial import stage_key
 
 
@@ -34,8 +35,9 @@ def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> 
     """Size a sweep; `available` is what the cluster has, {"CPU": 8, "GPU": 2}, by default what this machine has."""
     available = available or this_machine()
     trials = count_trials(spec)
-    pretrains, pretrain_epochs = _pretrains(spec, trials)
-    epochs = {name: settings["epochs"] * trials for name, settings in spec.evaluate.items() if "epochs" in settings}
+    pretrains, pretrain_epochs, evaluation_epochs = (
+        _of_grid(spec) if spec.search.sampler == "grid" else _at_most(spec, trials)
+    )
     problems, fits = _fit(spec, available)
     return Plan(
         choices=trials // len(spec.search.seeds),
@@ -43,7 +45,7 @@ def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> 
         trials=trials,
         pretrains=pretrains,
         pretrain_epochs=pretrain_epochs,
-        evaluation_epochs=epochs,
+        evaluation_epochs=evaluation_epochs,
         concurrent=min(fits, trials),
         problems=problems,
     )
@@ -56,21 +58,52 @@ def this_machine() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def _pretrains(spec: SweepSpec, trials: int) -> tuple[int, int]:
-    """How many different pretrainings there are, and their epochs together."""
-    if spec.search.sampler != "grid":
-        return trials, trials * spec.pretrain["epochs"]
-    epochs: dict[str, int] = {}
+def pretraining(config: Mapping[str, Any]) -> str | None:
+    """What trials that share a pretraining have in common; None where there is no pretraining."""
+    return stage_key(config, "pretrain", "fp32") if _pretrains(config["method"]) else None
+
+
+def _pretrains(method: Mapping[str, Any]) -> bool:
+    return bool(getattr(knobs.load("methods", method["name"]), "pretrains", True))
+
+
+def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
+    """The number of different pretrainings, their epochs together, and each evaluation's."""
+    seeds = spec.search.seeds
+    pretrain: dict[str, int] = {}
+    evaluations: dict[str, int] = {}
     for choice in grid(spec):
-        for seed in spec.search.seeds:
-            config = resolve(spec, choice, seed)
-            if _pretrained(config):
-                epochs[stage_key(config, "pretrain", "fp32")] = config["pretrain"]["epochs"]
-    return len(epochs), sum(epochs.values())
+        config = resolve(spec, choice, seeds[0])
+        for seed in seeds:
+            if (key := pretraining({**config, "seed": seed})) is not None:
+                pretrain[key] = config["pretrain"]["epochs"]
+        for name, settings in config["evaluate"].items():
+            if "epochs" in settings:
+                evaluations[name] = evaluations.get(name, 0) + settings["epochs"] * len(seeds)
+    return len(pretrain), sum(pretrain.values()), evaluations
 
 
-def _pretrained(config: Mapping[str, Any]) -> bool:
-    return bool(getattr(knobs.load("methods", config["method"]["name"]), "pretrains", True))
+def _at_most(spec: SweepSpec, trials: int) -> tuple[int, int, dict[str, int]]:
+    """The same where a sampler chooses: as many different pretrainings as there can be, of the most epochs."""
+    decide = [values for path, values in space(spec).items() if not path.startswith("evaluate.")]
+    listed = [len(values.listed()) or math.inf for values in decide]
+    pretrains = int(min(trials, math.prod(listed) * len(spec.search.seeds)))
+    if not spec.search.cases and not _pretrains(spec.method):
+        pretrains = 0
+    epochs = {
+        name: _highest(spec, f"evaluate.{name}.epochs", settings["epochs"]) * trials
+        for name, settings in spec.evaluate.items()
+        if "epochs" in settings
+    }
+    return pretrains, _highest(spec, "pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
+
+
+def _highest(spec: SweepSpec, path: str, fixed: int) -> int:
+    """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
+    searched = spec.search.space.get(path)
+    if searched is not None:
+        return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
+    return max([fixed, *(int(case[path]) for case in spec.search.cases.values() if path in case)])
 
 
 def _fit(spec: SweepSpec, available: Mapping[str, float]) -> tuple[tuple[str, ...], int]:

@@ -1,6 +1,6 @@
 """The base of a spec's sections, and the sections that are the same whatever is trained."""
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -68,6 +68,10 @@ class Tracking(Section):
     uri: Annotated[
         str | None, Field(min_length=1, description="MLflow tracking URI; null: SQLite under the storage folder")
     ] = None
+    models: Annotated[
+        Literal["none", "best", "all"],
+        Field(description="whose encoders MLflow gets as models, which give features: no trial's, the best's, all's"),
+    ] = "best"
 
     @field_validator("uri")
     @classmethod

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from ray.tune.search import Searcher
 from ssl_sweep.attempt import Outcome, attempt
 from ssl_sweep.journal import Journal
 from ssl_sweep.ledger import Ledger, Trial
-from ssl_sweep.plan import make_plan
+from ssl_sweep.plan import make_plan, pretraining
 from ssl_sweep.spec import SweepSpec, resolve
 from ssl_sweep.storage import Storage, cache_folder
 from ssl_sweep.training import Report
@@ -33,6 +34,7 @@ from ssl_sweep.training import Report
 log = logging.getLogger("ssl_sweep.sweep")
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
 NO_RETRY = ("oom", "diverged", "collapsed", "data")
+LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
 
@@ -57,7 +59,7 @@ class Ending:
 
 
 def run_sweep(
-    ledger: Ledger, storage: Storage, watcher: Watcher, *, address: str | None = None, work: Work = attempt
+    ledger: Ledger, storage: Storage, watcher: Watcher, *, address: str | None = None, work: Work | None = None
 ) -> Ending:
     """Run a sweep's open trials on Ray until none is left or the user interrupts.
 
@@ -66,7 +68,8 @@ def run_sweep(
         storage: where trial folders lie; every node must see it under the same path.
         watcher: told of every start, report and end.
         address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
-        work: what a trial runs; a test or a benchmark puts something quick in its place.
+        work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
+            in its place.
     """
     spec = ledger.spec
     search = LedgerSearch(ledger, storage, watcher)
@@ -74,7 +77,7 @@ def run_sweep(
         if problems := make_plan(spec, _resources()).problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
         tuner = tune.Tuner(
-            _trainable(spec, work),
+            _trainable(spec, work or partial(attempt, stages=storage.sweep(spec.name) / "stages")),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=-1,
@@ -109,6 +112,8 @@ class LedgerSearch(Searcher):
         self._running: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
+        self._pretrainings: dict[str, str | None] = {}  # keys, by trial
+        self._pretrained: set[str | None] = {None}  # keys of those that are known to be finished
 
     @property
     def open(self) -> bool:
@@ -117,11 +122,13 @@ class LedgerSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
-        if self.halted is None and not self._queue and (choice := self.ledger.ask()) is not None:
+        under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
+        while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
             self._queue.extend(trial for trial in choice.trials if not trial.ended)
         if self.halted is not None or not self._queue:
             return None if self._running else str(Searcher.FINISHED)
-        trial = self._queue.popleft()
+        trial = next((each for each in self._queue if self._pretraining(each) not in under_way), self._queue[0])
+        self._queue.remove(trial)
         trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
         self.ledger.update(trial)
         self._running[trial_id] = trial
@@ -137,7 +144,10 @@ class LedgerSearch(Searcher):
         if "outcome" in result:
             self._outcomes[trial_id] = Outcome(**json.loads(result["outcome"]))
         elif "step" in result:
-            self.watcher.reported(self._running[trial_id], json.loads(result["metrics"]), result["step"])
+            trial, metrics = self._running[trial_id], json.loads(result["metrics"])
+            if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
+                self._pretrained.add(self._pretraining(trial))
+            self.watcher.reported(trial, metrics, result["step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write down how an attempt ended. One that ended without a word lost its process."""
@@ -151,8 +161,25 @@ class LedgerSearch(Searcher):
             Journal(self._folder(trial)).append("end", state="FAILED", reason="lost", message=outcome.message)
         self._settle(trial, outcome)
 
+    def _wants_more(self, under_way: set[str | None]) -> bool:
+        """Whether to ask the ledger: nothing is queued, or what is would wait for a pretraining that is under way.
+
+        Early only of a grid, whose choices depend on no result.
+        """
+        waits = all(self._pretraining(trial) in under_way for trial in self._queue)
+        early = self.ledger.spec.search.sampler == "grid" and len(self._queue) < LOOK_AHEAD
+        return waits and (early or not self._queue)
+
+    def _pretraining(self, trial: Trial) -> str | None:
+        """The key of the pretraining that a trial shares with others."""
+        if trial.trial_id not in self._pretrainings:
+            self._pretrainings[trial.trial_id] = pretraining(self._record(trial)["config"])
+        return self._pretrainings[trial.trial_id]
+
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
         self._note_first_failures(outcome)
+        if outcome.state == "COMPLETE":
+            self._pretrained.add(self._pretraining(trial))
         if outcome.state == "FAILED":
             trial = replace(trial, failures=trial.failures + 1, reason=outcome.reason, message=outcome.message)
             if self.halted is None and outcome.reason not in NO_RETRY and trial.failures <= self.ledger.spec.retries:

@@ -1,7 +1,8 @@
 """One trial: pretrain, then evaluate. Knows no Ray, no MLflow and no Optuna; runs wherever torch does.
 
-A trial folder holds `encoder.pt` and `stages.json` (what is finished), `STAGE/checkpoint.pt` (what is not),
-`journal.jsonl` (every event), `artifacts/` and `log.txt`. To resume is to call `run` again on the same folder.
+A trial folder holds `encoder.pt` and `stages.json` (what is finished), `EVALUATION/checkpoint.pt` (what is not),
+`journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining goes on in a folder of its own, which trials that
+differ only in an evaluation share (`stages.py`). To resume is to call `run` again on the same folder.
 """
 
 import hashlib
@@ -9,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,22 @@ from ssl_sweep import checkpoint, knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
+from ssl_sweep.gallery import gallery
 from ssl_sweep.health import Collapsed, Health, measure, voting_projector
-from ssl_sweep.journal import Journal, read
+from ssl_sweep.journal import Journal
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
+from ssl_sweep.stages import Finished, Making, SharedPretraining, link
 from ssl_sweep.training import Diverged, Epoch, Precision, Report, Stage, derive_seed
 
 Config = Mapping[str, Any]
-STAGE_VERSION = 1  # raise it when the same config would give another result: finished stages are then run again
+STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
 NUM_PICTURES = 8
 log = logging.getLogger("ssl_sweep.trial")
 
 
-def run(config: Config, report: Report, workdir: Path, *, cache: Path) -> dict[str, float]:
+def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: Path | None = None) -> dict[str, float]:
     """Run what is not finished of a trial and return the metrics of all its stages, `linear/top1_test` and so on.
 
     Args:
@@ -42,37 +44,24 @@ def run(config: Config, report: Report, workdir: Path, *, cache: Path) -> dict[s
         report: called with metrics and their epoch after each epoch of each stage; may raise `Stop`.
         workdir: the trial's own folder.
         cache: where decoded data lies, shared by the trials of a node.
+        stages: where pretrainings lie that trials share, on a file system that all of them see; None: this one's own.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    return _Trial(config, report, workdir, cache).run()
+    return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """Finished stages by name: the key they were run under, and their results."""
-
-    path: Path
-
-    def read(self) -> dict[str, dict[str, Any]]:
-        finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        return finished
-
-    def results(self, stage: str, key: str) -> dict[str, float] | None:
-        entry = self.read().get(stage)
-        return entry["results"] if entry is not None and entry["key"] == key else None
-
-    def add(self, stage: str, key: str, results: dict[str, float]) -> None:
-        entry = {"key": key, "results": results}
-        checkpoint.write_text(self.path, json.dumps({**self.read(), stage: entry}, indent=1))
+def encoder_path(folder: Path) -> Path:
+    """Where a trial's folder has its pretrained encoder, as `{"encoder": state dict}`; there once that is finished."""
+    return folder / "encoder.pt"
 
 
 class _Trial:
-    def __init__(self, config: Config, report: Report, workdir: Path, cache: Path) -> None:
-        self.config, self.report, self.workdir, self.cache = config, report, workdir, cache
+    def __init__(self, config: Config, report: Report, workdir: Path, cache: Path, stages: Path) -> None:
+        self.config, self.report, self.workdir, self.cache, self.stages = config, report, workdir, cache, stages
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(config["precision"], self.device)
         self.journal = Journal(workdir)
-        self.finished = _Finished(workdir / "stages.json")
+        self.finished = Finished(workdir / "stages.json")
 
     def run(self) -> dict[str, float]:
         method_class = knobs.load("methods", self.config["method"]["name"])
@@ -89,35 +78,41 @@ class _Trial:
         fields = {name: value for name, value in self.config["data"].items() if name != "root"}
         return _open_splits(Data(**fields), Path(self.config["data"]["root"]), self.cache)
 
-    def _stage(self, name: str, work: Callable[[Stage], dict[str, float]]) -> dict[str, float]:
+    def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run one stage, unless it is finished, and return its results under its name."""
         key = stage_key(self.config, name, self.precision)
         results = self.finished.results(name, key)
         if results is None:
             started = time.monotonic()
-            seed = derive_seed(self.config["seed"], name)
-            torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
-            stage = Stage(self.workdir / name, self._reporter(name), seed, self.device, self.precision)
-            _drop_stale_checkpoint(stage.folder, key)
             log.info("%s: start", name)
-            results = work(stage)
+            results = work(key)
             seconds = time.monotonic() - started
             log.info("%s: done in %.1f s: %s", name, seconds, results)
             # told before it is noted: killed in between, the stage's end is repeated, not lost
             self.journal.append("stage", stage=name, key=key, seconds=seconds, results=results)
             self.finished.add(name, key, results)
-            (stage.folder / "checkpoint.pt").unlink(missing_ok=True)
+            (self.workdir / name / "checkpoint.pt").unlink(missing_ok=True)
         return {f"{name}/{metric}": value for metric, value in results.items()}
 
-    def _reporter(self, stage: str) -> Report:
+    def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
+        """A stage in a folder, its metrics told under its name."""
+        seed = derive_seed(self.config["seed"], name)
+        torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
+
         def report(metrics: dict[str, float], step: int) -> None:
-            named = {f"{stage}/{metric}": value for metric, value in metrics.items()}
-            self.journal.report(named, step)
-            self.report(named, step)
+            tell({f"{name}/{metric}": value for metric, value in metrics.items()}, step)
 
-        return report
+        return Stage(folder, report, seed, self.device, self.precision)
 
-    def _pretrain(self, stage: Stage) -> dict[str, float]:
+    def _pretrain(self, key: str) -> dict[str, float]:
+        shared = SharedPretraining(self.stages / key, self.journal, self.report)
+        results = shared.take(self._make)
+        link(encoder_path(shared.folder), encoder_path(self.workdir))
+        return results
+
+    def _make(self, making: Making) -> dict[str, float]:
+        """Pretrain, for every trial that shares it."""
+        stage = self._begin("pretrain", making.folder, making.report)
         method, augment = self._method(), Augment(self.splits.image_size, **self.config["views"])
         recipe, health = Recipe(**self.config["pretrain"]), _health(self.config)
         project = voting_projector(method, health)
@@ -128,26 +123,25 @@ class _Trial:
             if due := health.due(epoch.number, recipe.epochs):
                 last.update(measure(method.encoder, self.splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
-                self._note_collapse(health.collapsed(metrics))
+                if health.collapsed(metrics) is not None:
+                    making.tag("collapsed", "true")
             stage.report(metrics, epoch.number)
             if due:
                 health.refuse(metrics, epoch.number)
 
         if not (stage.folder / "checkpoint.pt").exists():
-            self._show(method, augment, stage, "pictures_before.png")
+            with making.artifacts() as folder:
+                self._show(method, augment, stage, folder / "pictures_before.png")
         metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
         # gone on from a checkpoint of the last epoch, whose report may have been cut short
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
-        checkpoint.save(self.workdir / "encoder.pt", {"encoder": method.encoder.state_dict()})
-        self._show(method, augment, stage, "pictures.png")
+        checkpoint.save(encoder_path(making.folder), {"encoder": method.encoder.state_dict()})
+        # what is made once of a finished encoder, and shown by every trial that uses it
+        with making.artifacts() as folder:
+            self._show(method, augment, stage, folder / "pictures.png")
+            gallery(method.encoder, self.splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}
-
-    def _note_collapse(self, spread: str | None) -> None:
-        """Tag the trial, once, whatever the number of attempts and collapsed epochs."""
-        tag = {"collapsed": "true"}
-        if spread is not None and not any(event.get("tags") == tag for event in read(self.workdir)[0]):
-            self.journal.append("tags", tags=tag)
 
     def _method(self) -> Any:
         settings = dict(self.config["method"])
@@ -157,28 +151,30 @@ class _Trial:
         settings = dict(self.config["encoder"])
         return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
 
-    def _show(self, method: Method, augment: Augment, stage: Stage, name: str) -> None:
+    def _show(self, method: Method, augment: Augment, stage: Stage, path: Path) -> None:
         """Keep what the method shows of itself on test images: reconstructions, a map."""
         number = min(getattr(method, "num_pictures", NUM_PICTURES), len(self.splits.test))
         shown = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
         if shown is not None:
-            path = self.workdir / "artifacts" / name
-            path.parent.mkdir(exist_ok=True)
             save_image(make_grid(shown, nrow=NUM_PICTURES), path)
-            self.journal.append("artifact", path=str(path.relative_to(self.workdir)))
 
-    def _evaluate(self, name: str, pretrained: bool, stage: Stage) -> dict[str, float]:
+    def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
+        stage = self._begin(name, self.workdir / name, self._tell)
+        _drop_stale_checkpoint(stage.folder, key)
         encoder = self._encoder()
         if pretrained:
-            state = checkpoint.load(self.workdir / "encoder.pt", torch.device("cpu"))
+            path = encoder_path(self.workdir)
+            state = checkpoint.load(path, torch.device("cpu"))
             if state is None:
-                raise FileNotFoundError(
-                    f"{self.workdir}/encoder.pt is gone; remove stages.json there to pretrain again"
-                )
+                raise FileNotFoundError(f"{path} is gone; remove stages.json there to have it made again")
             encoder.load_state_dict(state["encoder"])
         evaluate = knobs.load("evaluations", name)
         results: dict[str, float] = evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
         return results
+
+    def _tell(self, metrics: dict[str, float], step: int) -> None:
+        self.journal.report(metrics, step)
+        self.report(metrics, step)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
@@ -189,8 +185,12 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
 
 
 def stage_key(config: Config, stage: str, precision: Precision) -> str:
-    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too."""
-    used = {name: config[name] for name in ("data", "encoder", "method", "views", "pretrain", "seed")}
+    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too.
+
+    Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
+    """
+    used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
+    used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
     if _health(config).on_collapse == "stop":  # else it only watches
         used["health"] = config["health"]
     if stage != "pretrain":

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Decoded data, shared by all tests of a session as by all trials of a node."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs: to create its tables takes MLflow seconds."""
+    from ssl_sweep import record_store  # MLflow, which most tests do without
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    record_store.MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty_store: Path) -> str:
+    """A store of the test's own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture(autouse=True)

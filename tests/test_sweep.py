@@ -1,10 +1,12 @@
 """Sweeps on a real Ray, with a fake trial: a quadratic of the knob in place of training."""
 
+import json
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ssl_sweep.journal import read
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import CannotRun, run_sweep
+from ssl_sweep.sweep import LOOK_AHEAD, CannotRun, LedgerSearch, run_sweep
 
 METRIC = "knn/top1_val"
 ALPHAS = [0.0, 0.1, 0.2, 0.3]
@@ -181,3 +183,63 @@ def test_a_trial_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[s
     ledger, storage = make(tmp_path, resources=resources)
     with pytest.raises(CannotRun, match=said):
         run_sweep(ledger, storage, Log(), work=quadratic)
+
+
+SHARED = {"views.overlay_alpha": [0.0, 0.1], "evaluate.knn.k": [1, 5, 20]}  # three trials a pretraining
+
+
+def suggested(search: LedgerSearch, name: str) -> tuple[float, int]:
+    """The knobs of the trial that a free worker gets."""
+    given = search.suggest(name)
+    assert isinstance(given, dict)
+    knobs = json.loads(given["record"])["knobs"]
+    return knobs["views.overlay_alpha"], knobs["evaluate.knn.k"]
+
+
+def test_a_free_worker_gets_a_trial_that_need_not_wait(tmp_path: Path) -> None:
+    ledger, storage = make(tmp_path, search={"space": SHARED, "seeds": 1})
+    search = LedgerSearch(ledger, storage, Log())
+    assert suggested(search, "a") == (0.0, 1)
+    search.on_trial_result("a", {"metrics": '{"pretrain/loss": 1.0}', "step": 1})
+    assert suggested(search, "b") == (0.1, 1)  # nobody makes its pretraining yet
+    assert suggested(search, "c") == (0.0, 5)  # all are being made: it waits rather than the worker
+    search.on_trial_result("b", {"metrics": '{"finetune/loss": 1.0}', "step": 1})
+    assert suggested(search, "d") == (0.1, 5)  # that one is made
+    search.on_trial_complete("a", {"outcome": json.dumps(asdict(Outcome("COMPLETE", {METRIC: 1.0})))})
+    assert suggested(search, "e") == (0.0, 20)
+    assert [choice.knobs["evaluate.knn.k"] for choice in ledger.choices] == [1, 5, 20] * 2  # in the ledger's order
+
+
+def test_only_so_many_are_looked_at_ahead(tmp_path: Path) -> None:
+    many = {"evaluate.knn.k": list(range(1, 2 * LOOK_AHEAD))}
+    ledger, storage = make(tmp_path, search={"space": many, "seeds": 1})
+    search = LedgerSearch(ledger, storage, Log())
+    for name in "ab":
+        assert isinstance(search.suggest(name), dict)
+    assert len(ledger.choices) == LOOK_AHEAD + 1
+
+
+def test_a_sampler_that_learns_is_not_asked_ahead(tmp_path: Path) -> None:
+    ledger, storage = make(tmp_path, search={"space": SHARED, "seeds": 1, "sampler": "tpe", "trials": 5})
+    search = LedgerSearch(ledger, storage, Log())
+    for name in "abc":
+        assert isinstance(search.suggest(name), dict)
+    assert len(ledger.choices) == 3
+
+
+def test_a_sweep_over_an_evaluation_pretrains_once_a_seed(tmp_path: Path) -> None:
+    ledger, storage = make(
+        tmp_path, search={"space": {"evaluate.knn.k": [1, 5, 20]}}, encoder={"name": "resnet18", "width": 4},
+        pretrain={"epochs": 2}, precision="fp32",
+    )  # fmt: skip
+    run_sweep(ledger, storage, Log())
+    assert states(ledger) == {"COMPLETE": 6}
+    makers = [
+        [event["trial"] for event in read(folder)[0] if event["event"] == "attempt"]
+        for folder in storage.sweep("sweep").glob("stages/*")
+    ]
+    assert [len(each) for each in makers] == [1, 1]
+    for seed in (0, 1):
+        results = [trial.results or {} for trial in ledger.trials if trial.seed == seed]
+        assert len({each["pretrain/loss"] for each in results}) == 1
+        assert len({each["knn/top1_val"] for each in results}) > 1

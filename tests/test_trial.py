@@ -103,13 +103,23 @@ def test_without_pretraining_an_encoder_is_only_evaluated(tmp_path: Path, cache:
     assert not (tmp_path / "encoder.pt").exists()
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("pretrain", {"pretrain": {**SPEC["pretrain"], "lr": 0.001}}),
+        ("finetune", {"evaluate": {"finetune": {"epochs": 2, "lr": 0.05}}}),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
+    tmp_path: Path, cache: Path, stage: str, changes: dict[str, Any]
+) -> None:
     def stop(metrics: dict[str, float], step: int) -> None:
-        raise Stop("asked to")
+        if next(iter(metrics)).startswith(stage):
+            raise Stop("asked to")
 
     with pytest.raises(Stop):
-        trial.run(config(), stop, tmp_path / "a", cache=cache)
-    changed = config(pretrain={**SPEC["pretrain"], "lr": 0.001}, evaluate={"knn": {}})
+        trial.run(config(evaluate={"finetune": {"epochs": 2}}), stop, tmp_path / "a", cache=cache)
+    changed = config(**{"evaluate": {"knn": {}}, **changes})
     resumed = trial.run(changed, ignore, tmp_path / "a", cache=cache)
     assert resumed == trial.run(changed, ignore, tmp_path / "b", cache=cache)
 
@@ -119,6 +129,8 @@ def test_a_stage_key_covers_what_can_change_its_result() -> None:
     assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(base, "pretrain", "bf16")
     for changed in (config(seed=1), config(views={"flip": 0.1}), config(encoder={"name": "resnet18", "width": 16})):
         assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(changed, "pretrain", "fp32")
+    moved = {**base, "data": {**base["data"], "root": "/elsewhere"}}
+    assert trial.stage_key(base, "linear", "fp32") == trial.stage_key(moved, "linear", "fp32")
     other = config(evaluate={**SPEC["evaluate"], "linear": {"epochs": 3}})
     assert trial.stage_key(base, "pretrain", "fp32") == trial.stage_key(other, "pretrain", "fp32")
     assert trial.stage_key(base, "linear", "fp32") != trial.stage_key(other, "linear", "fp32")
@@ -157,4 +169,4 @@ def test_a_stop_is_no_failure(tmp_path: Path, cache: Path) -> None:
 
     outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
     assert (outcome.state, outcome.message) == ("STOPPED", "pruned")
-    assert (tmp_path / "pretrain" / "checkpoint.pt").exists()
+    assert list(tmp_path.glob("stages/*/checkpoint.pt"))

@@ -1,0 +1,191 @@
+"""What of a trial is finished, and the pretrainings that trials share.
+
+A shared pretraining lies in a folder `stages/KEY/`: `checkpoint.pt` while it is under way, then `encoder.pt`,
+`artifacts/`, and `journal.jsonl`, which every trial that shares it copies into its own. Its `stage` event comes last,
+when all else is on disk: who reads it finds the rest whole. The lock goes with the process that holds it, however it
+dies.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout  # torch depends on it: no bare GPU box is without
+
+from ssl_sweep import checkpoint
+from ssl_sweep.health import Collapsed
+from ssl_sweep.journal import Event, Journal, read
+from ssl_sweep.training import Diverged, Report
+
+POLL_SECONDS = 0.5
+DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # the same seed runs into these again
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial's finished stages by name: the key they were run under, and their results."""
+
+    path: Path
+
+    def results(self, stage: str, key: str) -> dict[str, float] | None:
+        """The results of a stage, None where it is not finished under this key."""
+        entry = self._read().get(stage)
+        return entry["results"] if entry is not None and entry["key"] == key else None
+
+    def add(self, stage: str, key: str, results: dict[str, float]) -> None:
+        """Note that a stage is finished."""
+        entry = {"key": key, "results": results}
+        checkpoint.write_text(self.path, json.dumps({**self._read(), stage: entry}, indent=1))
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        return finished
+
+
+class SharedPretraining:
+    """A pretraining as one trial sees it: made by whichever trial needs it first, followed by the others."""
+
+    def __init__(self, folder: Path, trial: Journal, report: Report) -> None:
+        """trial: the trial's own journal. report: told of each epoch that is new there; may raise `Stop`."""
+        self.folder = folder
+        self._trial, self._report = trial, report
+        self._id = trial.path.parent.name
+        self._offset = 0
+        self._state: Event = {"event": "none"}  # the newest of `attempt`, `failed` and `stage`
+
+    def take(self, make: Callable[["Making"], dict[str, float]]) -> dict[str, float]:
+        """The results, once there are some. While another trial is at it, this one reports that one's epochs.
+
+        make: makes the pretraining, or goes on with it from the checkpoint that a maker left; gives the results.
+
+        Raises:
+            Diverged, Collapsed: that is how it ended, here or in another trial. A trial that is tried again after it
+                has been told so makes a try of its own.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        waiting = False
+        while not self._follow():
+            with self._turn() as ours:
+                if ours and not self._follow():
+                    self._make(make)
+            if not ours:
+                if not waiting:
+                    log.info("pretrain: another trial is at it; following %s", self.folder)
+                waiting = True
+                time.sleep(POLL_SECONDS)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        if self._state["trial"] != self._id:
+            _append_once(self._trial, "tags", tags={"pretrained_by": self._state["trial"]})
+        results: dict[str, float] = self._state["results"]
+        return results
+
+    def _follow(self) -> bool:
+        """Copy what is new in the pretraining's journal; whether it is finished."""
+        events, self._offset = read(self.folder, self._offset)
+        for event in events:
+            self._copy(event)
+        if self._state["event"] == "failed" and self._state["trial"] != self._id:
+            self._fail_alike(self._state)
+        return bool(self._state["event"] == "stage")
+
+    def _copy(self, event: Event) -> None:
+        if event["event"] == "report":
+            if self._trial.report(event["metrics"], event["step"]):
+                self._report(event["metrics"], event["step"])
+        elif event["event"] == "tags":
+            _append_once(self._trial, "tags", tags=event["tags"])
+        elif event["event"] == "artifact":
+            link(self.folder / event["path"], self._trial.path.parent / event["path"])
+            _append_once(self._trial, "artifact", path=event["path"])
+        else:
+            self._state = event
+
+    def _fail_alike(self, failure: Event) -> None:
+        """Fail as the maker did, once: when a person has this trial tried again, it is to try."""
+        if not _append_once(self._trial, "failed_alike", maker=failure["trial"], failed_at=failure["time"]):
+            return
+        raise DETERMINISTIC[failure["kind"]](f"{failure['message']} (trial {failure['trial']}, same pretraining)")
+
+    def _make(self, make: Callable[["Making"], dict[str, float]]) -> None:
+        journal = Journal(self.folder)
+        journal.append("attempt", trial=self._id)
+        try:
+            results = make(Making(self.folder, journal, self._follow))
+        except tuple(DETERMINISTIC.values()) as error:
+            journal.append("failed", trial=self._id, kind=type(error).__name__, message=str(error))
+            raise
+        journal.append("stage", trial=self._id, results=results)
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Whether it is this trial's turn to make it; while the block runs it is nobody else's."""
+        lock = FileLock(self.folder / "lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
+
+
+class Making:
+    """What the maker says of a pretraining: to its journal, and so to every trial that shares it."""
+
+    def __init__(self, folder: Path, journal: Journal, follow: Callable[[], bool]) -> None:
+        self.folder = folder
+        self._journal, self._follow = journal, follow
+
+    def report(self, metrics: dict[str, float], step: int) -> None:
+        """An epoch's metrics."""
+        self._journal.report(metrics, step)
+        self._follow()
+
+    def tag(self, name: str, value: str) -> None:
+        """A tag, once, whatever the number of makers and epochs that set it."""
+        _append_once(self._journal, "tags", tags={name: value})
+        self._follow()
+
+    @contextmanager
+    def artifacts(self) -> Iterator[Path]:
+        """A folder to write files into; at the block's end each is an artifact of every trial that shares this."""
+        partial, whole = self.folder / "artifacts.partial", self.folder / "artifacts"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        whole.mkdir(exist_ok=True)
+        yield partial
+        for file in sorted(partial.iterdir()):
+            file.replace(whole / file.name)  # never written over in place: trials hold links to the old one
+            self._journal.append("artifact", path=f"artifacts/{file.name}")
+        partial.rmdir()
+        self._follow()
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under another name, a copy where the file system has no links; whole or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        checkpoint.write_bytes(target, source.read_bytes())
+        return
+    partial.replace(target)
+    partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+
+
+def _append_once(journal: Journal, event: str, **fields: Any) -> bool:
+    """Append an event, unless the journal has it; says whether it had not."""
+    alike = {"event": event, **fields}
+    known = any(all(old.get(name) == value for name, value in alike.items()) for old in read(journal.path.parent)[0])
+    if not known:
+        journal.append(event, **fields)
+    return not known

@@ -1,0 +1,67 @@
+"""What a sweep will cost: trials, pretrainings and epochs, counted for a grid and bounded for a sampler."""
+
+from typing import Any
+
+import pytest
+
+from ssl_sweep.plan import Plan, make_plan
+from ssl_sweep.spec import from_dump
+
+LR = {"evaluate.linear.lr": [0.1, 0.3, 1.0]}
+ALPHA = {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3, 0.4]}
+
+
+def plan(space: dict[str, Any], method: str = "autoencoder", seeds: int = 3, **search: Any) -> Plan:
+    spec = {
+        "name": "plan",
+        "data": {"source": "digits", "image_size": 8},
+        "encoder": "resnet18",
+        "method": method,
+        "pretrain": {"epochs": 10},
+        "evaluate": {"linear": {"epochs": 5}},
+        "search": {"space": space, "seeds": seeds, **search},
+    }
+    return make_plan(from_dump(spec), {"CPU": 2})
+
+
+@pytest.mark.parametrize(
+    ("space", "trials", "pretrains", "epochs"),
+    [(ALPHA, 15, 15, 150), (LR, 9, 3, 30), ({**ALPHA, **LR}, 45, 15, 150), ({}, 3, 3, 30)],
+)
+def test_trials_that_differ_in_an_evaluation_share_a_pretraining(
+    space: dict[str, Any], trials: int, pretrains: int, epochs: int
+) -> None:
+    planned = plan(space)
+    assert (planned.trials, planned.pretrains, planned.pretrain_epochs) == (trials, pretrains, epochs)
+
+
+def test_searched_epochs_are_counted_one_by_one() -> None:
+    planned = plan({"pretrain.epochs": [1, 10], "evaluate.linear.epochs": [2, 3]}, seeds=2)
+    assert (planned.pretrains, planned.pretrain_epochs) == (4, 22)
+    assert planned.evaluation_epochs == {"linear": 2 * 2 * (2 + 3)}
+
+
+@pytest.mark.parametrize(
+    ("space", "pretrains"),
+    [
+        ({"evaluate.linear.lr": {"low": 0.1, "high": 1.0}}, 3),
+        (ALPHA, 15),
+        ({"views.overlay_alpha": {"low": 0.0, "high": 0.4, "step": 0.1}, **LR}, 15),
+        ({"views.overlay_alpha": {"low": 0.0, "high": 0.4}}, 60),
+    ],
+)
+def test_a_sampler_makes_at_most_so_many(space: dict[str, Any], pretrains: int) -> None:
+    planned = plan(space, sampler="random", trials=20)
+    assert (planned.trials, planned.pretrains, planned.pretrain_epochs) == (60, pretrains, 10 * pretrains)
+
+
+def test_a_samplers_epochs_are_the_most_there_can_be() -> None:
+    space = {"pretrain.epochs": {"low": 5, "high": 50}, "evaluate.linear.epochs": [2, 7]}
+    planned = plan(space, sampler="random", trials=4, seeds=1)
+    assert (planned.pretrain_epochs, planned.evaluation_epochs) == (200, {"linear": 28})
+
+
+@pytest.mark.parametrize("search", [{}, {"sampler": "random", "trials": 4}])
+def test_what_is_not_pretrained_is_not_counted(search: dict[str, Any]) -> None:
+    planned = plan(LR, method="supervised", **search)
+    assert (planned.pretrains, planned.pretrain_epochs) == (0, 0)
