@@ -26,6 +26,8 @@ format: .venv/installed-test
 bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.orchestration
 	$(BIN)/python -m tests.bench.first_step
+	$(BIN)/python -m tests.bench.table
+	$(BIN)/python -m tests.bench.stage_cache
 
 # the spec reference in the README is written from the models
 docs: .venv/installed

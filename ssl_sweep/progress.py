@@ -10,9 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ssl_sweep.labels import display_name
 from ssl_sweep.ledger import Trial
 from ssl_sweep.spec import SweepSpec
-from ssl_sweep.tables import display_name
 
 MAX_ROWS = 12
 

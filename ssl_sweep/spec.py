@@ -38,10 +38,10 @@ from ssl_sweep.spec_parts import (
 from ssl_sweep.spec_search import Choices, Range, Search
 from ssl_sweep.spec_section import Resources, Section, Tracking
 from ssl_sweep.spec_space import read_search
-from ssl_sweep.spec_table import Table, read_table, row_label
+from ssl_sweep.spec_table import Table, read_table
 
 __all__ = [
-    "Choices", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "row_label", "space",
+    "Choices", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
 ]  # fmt: skip
 
 MAX_GRID = 10_000
@@ -111,7 +111,7 @@ class SweepSpec(Section):
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
         found, search = Collector(), info.data.get("search")
         searched = _searched(search) if search is not None else None
-        read = read_table(raw, searched, _metrics(info.data), found) if isinstance(raw, dict) else raw
+        read = read_table(raw, searched, _metrics(info.data), info.data, found) if isinstance(raw, dict) else raw
         table = found.run((), handler, read)
         found.done()
         return table

@@ -1,33 +1,59 @@
-"""Runs -> an ablation table: rows by knobs, mean ± std over seeds, the best of each column, published figures."""
+"""Runs -> an ablation table: mean and spread over seeds, tests against a baseline, the best of each column."""
 
-import difflib
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from ssl_sweep.transcript import value_of
+from ssl_sweep import stats, table_notes
+from ssl_sweep.labels import Key, row_key
+from ssl_sweep.table_pivot import Groups, Pivot, by_seed, lower_is_better, pivot
 
-LOWER_IS_BETTER = ("loss", "error", "seconds")
-SPLITS = ("train", "val", "test")
-NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "start", "end")
-MAX_NAMED = 5  # rows in a footnote
-Key = tuple[Any, ...]
+Interval = Literal["std", "t", "bootstrap"]
+Test = Literal["t", "wilcoxon"]
+INTERVALS = {"t": stats.t_interval, "bootstrap": stats.bootstrap_interval}
+TESTS = {"t": stats.paired_t, "wilcoxon": stats.wilcoxon}
+MARKS = ((0.01, "**"), (0.05, "*"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A metric over the seeds of a row; `std` divides by n - 1 and is None for n < 2."""
+    """A metric over the seeds of a row.
+
+    Args:
+        mean: over the seeds; None without any.
+        std: divides by n - 1; None for n < 2.
+        n: how many seeds have a finite value.
+        low: the lower end of the mean's 95 % interval, where the table has one and n > 1.
+        high: its upper end.
+        p: of the paired test against the baseline, after Holm's correction; None where there is no test.
+        pairs: how many seeds this row and the baseline have in common.
+        published: another's figure for this row.
+        best: nothing in the column is better, as far as its decimals show.
+    """
 
     mean: float | None
     std: float | None
     n: int
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    pairs: int = 0
     published: float | None = None
     best: bool = False
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published figure."""
+        return None if self.mean is None or self.published is None else self.mean - self.published
+
+    @property
+    def mark(self) -> str:
+        """`*` for p < 0.05, `**` for p < 0.01."""
+        return "" if self.p is None else next((mark for level, mark in MARKS if self.p < level), "")
 
 
 @dataclass(frozen=True)
@@ -40,13 +66,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are names of knobs, `columns` names of metrics; `decimals` and `has_published` have an entry a column."""
+    """`rows` say what a key consists of, `columns` are metrics; `decimals` and `has_published` have one entry each."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     body: tuple[Row, ...]
     decimals: tuple[int, ...]
     has_published: tuple[bool, ...]
+    interval: Interval
     notes: tuple[str, ...]
 
 
@@ -56,109 +83,98 @@ def ablation(
     rows: Sequence[str],
     columns: Sequence[str],
     published: Mapping[str, Mapping[Any, float]] | None = None,
+    interval: Interval = "std",
+    baseline: Any = None,
+    test: Test = "t",
+    group_by: Groups = (),
+    objective: str = "",
 ) -> Table:
-    """The COMPLETE trials of `record.runs`: metrics `columns` by knobs `rows`, over seeds.
+    """The COMPLETE trials of `record.runs`: metrics `columns` by parameters `rows`, over seeds.
 
-    `published` has a metric's figures by row: 0.3 and "0.3" are the same; of several knobs, a tuple or "moco, 0.3".
-    A row without a COMPLETE trial stays, empty. Raises ValueError for a row that is no parameter of these runs.
+    A seed counts once: where a row has several trials of a seed, their mean. A row without a COMPLETE trial stays,
+    empty.
+
+    Args:
+        runs: one line a trial.
+        rows: parameters, searched or not.
+        columns: metrics.
+        published: by metric and row: 0.3 and "0.3" are the same; of several knobs, a tuple or "moco, 0.3".
+        interval: what stands beside a mean: its standard deviation, or a 95 % interval.
+        baseline: the row that the others are tested against, paired by seed; None tests nothing.
+        test: how.
+        group_by: parameters, or names with the labels of their rows: only each group's best row is shown, by the
+            objective; by the first column on the validation split where there is none.
+        objective: `maximize METRIC` or `minimize METRIC`.
+
+    Raises:
+        TableError: a row is no parameter of these runs.
     """
-    groups = _groups(runs, rows)
-    figures = {
-        metric: {_key(row, len(rows)): figure for row, figure in (published or {}).get(metric, {}).items()}
-        for metric in columns
-    }
-    by_column = [_column(runs, metric, groups, figures[metric]) for metric in columns]
-    body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(groups))
-    has_published = tuple(any(cell.published is not None for cell in cells) for cells in by_column)
-    notes = (
-        *_notes_on_trials(runs, body),
-        *_notes_on_groups(runs, groups, rows),
-        *_notes_on_columns(runs, columns),
-        *_notes_on_published(figures, groups),
+    found = pivot(runs, rows, group_by, columns, objective)
+    figures = {metric: _by_key(found, (published or {}).get(metric, {})) for metric in columns}
+    reference = None if baseline is None else _named(found, baseline)
+    by_column = []
+    for metric in columns:
+        values = by_seed(runs, metric, found.trials)
+        cells = {key: _cell(seeds, figures[metric].get(key), interval) for key, seeds in values.items()}
+        tested = _tested(cells, values, reference, test)
+        by_column.append(_best_marked(tested, lowest=lower_is_better(metric, objective)))
+    body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
+    table = Table(
+        rows=found.names,
+        columns=tuple(columns),
+        body=body,
+        decimals=tuple(map(_decimals, by_column)),
+        has_published=tuple(any(cell.published is not None for cell in cells) for cells in by_column),
+        interval=interval,
+        notes=(),
     )
-    return Table(tuple(rows), tuple(columns), body, tuple(map(_decimals, by_column)), has_published, notes)
+    return replace(table, notes=table_notes.notes(runs, table, found, published or {}, baseline, reference, test))
 
 
-def display_name(name: str, among: Sequence[str] = ()) -> str:
-    """`views.flip` -> `flip`, unless `among` has two of that name; `knn/top1_test` -> `knn top1 (test)`."""
-    stage, slash, metric = name.rpartition("/")
-    if not slash:
-        path = name.removesuffix(".name")
-        short = path.rpartition(".")[2]
-        alike = [other for other in among if other.removesuffix(".name").rpartition(".")[2] == short]
-        return short if len(alike) < 2 else path
-    words = metric.split("_")
-    shown = [*words[:-1], f"({words[-1]})"] if len(words) > 1 and words[-1] in SPLITS else words
-    return " ".join([*stage.split("/"), *shown])
+def _by_key(found: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:
+    """The figures of the rows that have one; a group's own before that of the row chosen for it."""
+    given = {row_key(label): figure for label, figure in figures.items()}
+    named = {key: [given[label] for label in labels if label in given] for key, labels in found.labels.items()}
+    return {key: each[0] for key, each in named.items() if each}
 
 
-def _groups(runs: pd.DataFrame, rows: Sequence[str]) -> dict[Key, list[int]]:
-    """The positions of each row's COMPLETE trials; numbers in their order, everything else as it first appears."""
-    if runs.empty:
-        return {}
-    for name in rows:
-        if name not in runs.columns:
-            known = [column for column in runs.columns if "/" not in column]
-            near = difflib.get_close_matches(name, known, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"table.rows: {name!r} is not a parameter of these runs; {remedy}")
-    keys: list[Key] = list(zip(*([_plain(value) for value in runs[name]] for name in rows), strict=True))
-    keys = keys or [()] * len(runs)  # a sweep that searches nothing is one row
-    order = [_ranks(values) for values in zip(*keys, strict=True)]
-    distinct = sorted(set(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
-    groups: dict[Key, list[int]] = {key: [] for key in distinct}
-    for position, (key, state) in enumerate(zip(keys, runs["state"], strict=True)):
-        if state == "COMPLETE":
-            groups[key].append(position)
-    return groups
+def _named(found: Pivot, label: Any) -> Key | None:
+    return next((key for key, labels in found.labels.items() if row_key(label) in labels), None)
 
 
-def _ranks(values: Sequence[Any]) -> dict[Any, int]:
-    distinct = [value for value in dict.fromkeys(values) if value is not None]
-    if all(isinstance(value, (int, float)) for value in distinct):
-        distinct.sort()
-    return {value: rank for rank, value in enumerate([*distinct, None])}
+def _cell(seeds: Mapping[Any, float], published: float | None, interval: Interval) -> Cell:
+    values = list(seeds.values())
+    if len(values) < 2:
+        return Cell(mean=values[0] if values else None, std=None, n=len(values), published=published)
+    low, high = INTERVALS[interval](values) if interval in INTERVALS else (None, None)
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    return Cell(mean=mean, std=std, n=len(values), low=low, high=high, published=published)
 
 
-def _key(row: Any, num_knobs: int) -> Key:
-    parts = row.split(",") if isinstance(row, str) and num_knobs > 1 else row
-    return tuple(_plain(part) for part in (parts if isinstance(parts, (tuple, list)) else [parts]))
-
-
-def _plain(value: Any) -> Any:
-    """The Python number, bool, None or text that a value stands for, whether it is numpy's, pandas' or written out."""
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, str):
-        try:
-            value = value_of(value.strip())
-        except ValueError:
-            return value.strip()
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _column(
-    runs: pd.DataFrame, metric: str, groups: Mapping[Key, list[int]], published: Mapping[Key, float]
+def _tested(
+    cells: Mapping[Key, Cell], values: Mapping[Key, Mapping[Any, float]], reference: Key | None, test: Test
 ) -> list[Cell]:
-    values = [float(value) for value in runs[metric]] if metric in runs.columns else [math.nan] * len(runs)
-    return _best_marked(
-        metric, [_cell([values[i] for i in trials], published.get(key)) for key, trials in groups.items()]
-    )
+    """The cells with their p, corrected for as many comparisons as the column has."""
+    if reference is None:
+        return list(cells.values())
+    theirs = values[reference]
+    common = {key: [seed for seed in ours if seed in theirs and key != reference] for key, ours in values.items()}
+    p_values = [
+        TESTS[test]([values[key][seed] for seed in seeds], [theirs[seed] for seed in seeds])
+        for key, seeds in common.items()
+    ]
+    corrected = zip(cells.items(), stats.holm(p_values), strict=True)
+    return [replace(cell, p=p, pairs=len(common[key])) for (key, cell), p in corrected]
 
 
-def _cell(values: Sequence[float], published: float | None) -> Cell:
-    finite = [value for value in values if math.isfinite(value)]
-    mean = statistics.fmean(finite) if finite else None
-    return Cell(mean, statistics.stdev(finite) if len(finite) > 1 else None, len(finite), published)
-
-
-def _best_marked(metric: str, cells: list[Cell]) -> list[Cell]:
+def _best_marked(cells: list[Cell], *, lowest: bool) -> list[Cell]:
     """What rounds to the same figure as the best is as good; a single figure is not the best of anything."""
     decimals = _decimals(cells)
     rounded = [None if cell.mean is None else round(cell.mean, decimals) for cell in cells]
     figures = [figure for figure in rounded if figure is not None]
     if len(figures) < 2:
         return cells
-    best = min(figures) if any(word in metric for word in LOWER_IS_BETTER) else max(figures)
+    best = min(figures) if lowest else max(figures)
     return [replace(cell, best=figure == best) for cell, figure in zip(cells, rounded, strict=True)]
 
 
@@ -166,72 +182,3 @@ def _decimals(cells: Sequence[Cell]) -> int:
     """One digit after the point for percentages, three significant digits for smaller figures."""
     largest = max((abs(cell.mean) for cell in cells if cell.mean), default=100.0)
     return min(max(1, 2 - math.floor(math.log10(largest))), 6)
-
-
-def _notes_on_trials(runs: pd.DataFrame, body: Sequence[Row]) -> list[str]:
-    if runs.empty:
-        return ["no trials yet"]
-    notes = []
-    if any(cell.std is not None for row in body for cell in row.cells):
-        notes.append("mean ± standard deviation over seeds (number of seeds)")
-    left_out = Counter(state for state in runs["state"] if state != "COMPLETE")
-    if left_out:
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(left_out.items()))
-        notes.append(f"not in the means: {counts} of {len(runs)} trials")
-    return notes
-
-
-def _notes_on_groups(runs: pd.DataFrame, groups: Mapping[Key, list[int]], rows: Sequence[str]) -> list[str]:
-    """A mean over fewer seeds, or over different settings, must not look like the others."""
-    notes = []
-    seeds, choices = runs["seed"].tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
-    num_seeds = len(set(seeds))
-    found = {key: len({seeds[i] for i in trials}) for key, trials in groups.items()}
-    short = [f"{_named(key, rows)} ({n})" for key, n in found.items() if n < num_seeds]
-    if short:
-        more = f" and {len(short) - MAX_NAMED} more" if len(short) > MAX_NAMED else ""
-        notes.append(f"fewer than {num_seeds} seeds: {'; '.join(short[:MAX_NAMED])}{more}")
-    mixed = [trials for trials in groups.values() if len({choices[i] for i in trials}) > 1]
-    if mixed:
-        varied = ", ".join(_varied(runs, mixed)) or "no parameter"
-        notes.append(f"{len(mixed)} rows are means over several choices, which differ in {varied}")
-    return notes
-
-
-def _varied(runs: pd.DataFrame, groups: Sequence[Sequence[int]]) -> list[str]:
-    """The parameters of which some group holds more than one value."""
-    varied = []
-    for name in runs.columns:
-        if "/" not in name and name not in NO_KNOBS:
-            values = [_plain(value) for value in runs[name]]
-            if any(len({values[i] for i in trials}) > 1 for trials in groups):
-                varied.append(name)
-    return varied
-
-
-def _named(key: Key, rows: Sequence[str]) -> str:
-    return ", ".join(f"{display_name(name, rows)}={value_text(part)}" for name, part in zip(rows, key, strict=True))
-
-
-def value_text(value: Any) -> str:
-    """A knob's value in a table."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _notes_on_columns(runs: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    notes = []
-    for name in columns:
-        if not runs.empty and name not in runs.columns:
-            near = difflib.get_close_matches(name, [column for column in runs.columns if "/" in column], n=1)
-            notes.append(f"no trial has reported {name}" + (f"; did you mean {near[0]}?" if near else ""))
-    return notes
-
-
-def _notes_on_published(figures: Mapping[str, Mapping[Key, float]], groups: Mapping[Key, list[int]]) -> list[str]:
-    lost = dict.fromkeys(key for by_row in figures.values() for key in by_row if groups and key not in groups)
-    named = ", ".join(" ".join(map(value_text, key)) for key in lost)
-    return [f"published, but no row here: {named}"] if lost else []
