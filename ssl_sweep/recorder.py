@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from ssl_sweep.journal import Journal, JournalError
-from ssl_sweep.record import MAX_TAG, NotRecorded, Refused, SweepRuns
-from ssl_sweep.spool import Spool
+from ssl_sweep.record_store import NotRecorded
+from ssl_sweep.record_write import MAX_TAG, Refused, SweepRuns
+from ssl_sweep.spool import SWEEP, Spool
 from ssl_sweep.storage import redacted
-from ssl_sweep.transcript import Transcript
+from ssl_sweep.transcript import PREFIX, Transcript, Update, summary
 
 LONGEST_DELAY_S = 30.0
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Recorder:
         self._folder, self._spec = folder, spec
         self._journal = Journal(folder)
         self._spool = Spool(folder)
-        self._writer = _Writer(sweep, folder, tracking_uri, self._spool)
+        self._writer = _Writer(sweep, folder, tracking_uri, self._spool, _models(spec))
         self._uri = redacted(tracking_uri)
         self._closing = threading.Event()
         self._deadline = float("inf")
@@ -47,15 +48,29 @@ class Recorder:
         self._journal.append("attempt", host=socket.gethostname(), pid=os.getpid())
         self._journal.append("tags", tags=_summary(self._spec))
         texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
-        self._log_files(texts)
+        self.log_files(texts)
         self._thread.start()
+
+    def log_files(self, files: Mapping[str, str]) -> None:
+        """Shows files (name -> content) on the parent run."""
+        folder = self._folder / "artifacts"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(folder / name)
+            self._journal.append("artifact", path=f"artifacts/{name}")
 
     def log_table(self, files: Mapping[str, str]) -> None:
         """Shows files (name -> content) on the parent run; a Markdown file also as its description."""
-        self._log_files(files)
+        self.log_files(files)
         for name, content in files.items():
             if name.endswith(".md"):
                 self._journal.append("note", text=content[:MAX_TAG])
+
+    def log_best(self, trial_id: str) -> None:
+        """Names a trial as the sweep's best, and shows its encoder as a model."""
+        self._journal.append("best", trial=trial_id)
 
     def finish(self, state: str) -> None:
         """The sweep ended: COMPLETE, FAILED or STOPPED."""
@@ -72,15 +87,6 @@ class Recorder:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return self.pending()
-
-    def _log_files(self, files: Mapping[str, str]) -> None:
-        folder = self._folder / "artifacts"
-        folder.mkdir(exist_ok=True)
-        for name, content in files.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(folder / name)
-            self._journal.append("artifact", path=f"artifacts/{name}")
 
     def _run(self) -> None:
         while True:
@@ -125,15 +131,17 @@ def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
         raise NotRecorded(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
     spool = Spool(folder)
     spool.forget()
-    return _Writer(sweep, folder, tracking_uri, spool).deliver()
+    stored = folder / "spec.yaml"
+    spec = yaml.safe_load(stored.read_text()) if stored.exists() else {}
+    return _Writer(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
 
 
 class _Writer:
-    """Delivers a spool into MLflow."""
+    """Delivers a spool into MLflow. `models` says whose encoders become models: none's, the best's or all trials'."""
 
-    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spool: Spool) -> None:
+    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spool: Spool, models: str) -> None:
         self._connect: Callable[[], SweepRuns] = lambda: SweepRuns(sweep, folder, tracking_uri)
-        self._spool = spool
+        self._spool, self._models = spool, models
         self._runs: SweepRuns | None = None
         self._transcripts: dict[str, Transcript] = {}
         self._refused: set[str] = set()
@@ -155,7 +163,8 @@ class _Writer:
             self._spool.save()
 
     def _by_failures(self, names: list[str]) -> list[str]:
-        return sorted(names, key=lambda name: self._failures.get(name, 0))
+        # the sweep's own last: what it says of a trial comes after what the trial says
+        return sorted(names, key=lambda name: (self._failures.get(name, 0), name == SWEEP))
 
     def _drain(self, runs: SweepRuns, name: str, expired: Callable[[], bool]) -> int:
         delivered = 0
@@ -177,23 +186,53 @@ class _Writer:
         events, offset = self._spool.read(name)
         if not events:
             return 0
-        run_id, created = runs.run(name)
-        if created and self._spool.rewind(name):  # it was delivered to a run that is gone
-            self._transcripts.pop(name, None)
+        run_id, anew = self._run_of(runs, name)
+        if anew:
             return self._deliver_chunk(runs, name)
         if name not in self._transcripts:
             self._transcripts[name] = Transcript(self._spool.delivered(name))
             runs.describe(name, run_id)
-        runs.write(name, run_id, self._transcripts[name].update(events))
+        update = self._transcripts[name].update(events)
+        runs.write(name, run_id, update)
+        self._log_models(runs, name, update)
         self._spool.accept(name, offset)
         if events[-1]["event"] == "end":
             del self._transcripts[name]
         return len(events)
 
+    def _run_of(self, runs: SweepRuns, name: str) -> tuple[str, bool]:
+        """A run's id, and whether its journal starts anew because it was delivered to a run that is gone."""
+        run_id, created = runs.run(name)
+        anew = created and self._spool.rewind(name)
+        if anew:
+            self._transcripts.pop(name, None)
+        return run_id, anew
+
+    def _log_models(self, runs: SweepRuns, name: str, update: Update) -> None:
+        """Shows the encoders that these events make due: of a trial that ended well, of the sweep's best."""
+        if self._models == "all" and name != SWEEP and update.status == "FINISHED":
+            self._log_model(runs, name)
+        if self._models != "none" and update.best is not None and (model := self._log_model(runs, update.best)):
+            runs.write(SWEEP, runs.parent, Update(tags={f"{PREFIX}best_model": model}))
+
+    def _log_model(self, runs: SweepRuns, trial: str) -> str | None:
+        run_id, _ = self._run_of(runs, trial)
+        try:
+            model = runs.log_model(trial, run_id)
+        except Refused as error:
+            log.warning("MLflow shows no model of trial %s: %s", trial, redacted(str(error)))
+            return None
+        if model is not None:
+            runs.write(trial, run_id, Update(tags={f"{PREFIX}model": model}))
+        return model
+
 
 def _summary(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What one wants to see of a sweep in a list of runs."""
-    data, search = spec.get("data") or {}, spec.get("search") or {}
-    names = {part: spec.get(part) for part in ("method", "encoder")}
-    short = {part: value.get("name") if isinstance(value, Mapping) else value for part, value in names.items()}
-    return {**short, "data": data.get("source"), "objective": search.get("objective"), "sampler": search.get("sampler")}
+    search = spec.get("search") or {}
+    return {**summary(spec), "objective": search.get("objective"), "sampler": search.get("sampler")}
+
+
+def _models(spec: Mapping[str, Any]) -> str:
+    """Whose encoders become models: of no trial, the best, or all."""
+    return str((spec.get("tracking") or {}).get("models", "best"))

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from ssl_sweep.journal import Event
 
 PREFIX = "ssl_sweep."  # of every tag that is ours
-STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED"}
+KNOB = "knob/"  # of a searched knob shown as a metric
+STATUS = {
+    "COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED", "INTERRUPTED": "KILLED",
+}  # fmt: skip
 
 
 class Point(NamedTuple):
@@ -31,6 +34,7 @@ class Update:
     texts: dict[str, str] = field(default_factory=dict)  # file name -> content
     status: str | None = None  # RUNNING, FINISHED, FAILED or KILLED
     end_ms: int | None = None
+    best: str | None = None  # the trial that the sweep names as its best
 
 
 class Transcript:
@@ -50,6 +54,7 @@ class Transcript:
             "tags": _label,
             "note": _note,
             "end": _end,
+            "best": _best,
         }
         self.update(earlier)
 
@@ -101,12 +106,45 @@ def _end(event: Event, update: Update) -> None:
         update.texts["traceback.txt"] = event["traceback"]
 
 
+def _best(event: Event, update: Update) -> None:
+    update.best = event["trial"]
+    update.tags |= _tags({"best_trial": event["trial"]})
+
+
 def parameters(record: Mapping[str, Any]) -> dict[str, str]:
     """A trial's record (trial_id, choice, seed, knobs, config) as flat texts: `views.overlay_alpha` -> `0.3`."""
     flat = {**record.get("knobs", {}), **_flatten(record.get("config", {}))}
     if "seed" in record:
         flat["seed"] = record["seed"]
     return {path: text(value) for path, value in flat.items()}
+
+
+def labels(record: Mapping[str, Any]) -> dict[str, str]:
+    """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones."""
+    knobs = {f"knob.{path}": value for path, value in searched(record).items()}
+    return _tags({**summary(record.get("config", {})), **knobs})
+
+
+def searched(record: Mapping[str, Any]) -> dict[str, str]:
+    """The searched knobs of a trial as texts."""
+    return {path: text(value) for path, value in record.get("knobs", {}).items()}
+
+
+def summary(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The names of the method, the encoder and the data of a spec or a trial's config."""
+    parts = {part: config.get(part) for part in ("method", "encoder")}
+    names = {part: value.get("name") if isinstance(value, Mapping) else value for part, value in parts.items()}
+    return {**names, "data": (config.get("data") or {}).get("source")}
+
+
+def knob_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The searched knobs that are numbers, and the seed, as `knob/views.overlay_alpha`.
+
+    MLflow orders and compares parameters and tags as texts, so that 10 comes before 9; metrics are numbers.
+    """
+    values = {**record.get("knobs", {}), "seed": record.get("seed")}
+    numbers = {path: value for path, value in values.items() if isinstance(value, (int, float))}
+    return {KNOB + path: float(value) for path, value in numbers.items() if not isinstance(value, bool)}
 
 
 def run_name(record: Mapping[str, Any]) -> str:

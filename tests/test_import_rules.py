@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch"}
 CORE = ["trial", "attempt", "training", "pretrain", "features", "classifier", "spec_file", "knobs", "data.splits"]
+CORE += ["export"]
 
 
 def brought_in(module: str) -> set[str]:
@@ -31,6 +32,8 @@ def test_the_training_core_runs_on_a_bare_gpu_box(module: str) -> None:
         ("tables", {"pandas"}),
         ("render", {"pandas"}),
         ("record", {"mlflow", "pandas"}),
+        ("record_write", {"mlflow", "pandas"}),
+        ("best", {"optuna", "torch"}),
     ],
 )
 def test_a_door_opens_to_one_room(module: str, allowed: set[str]) -> None:

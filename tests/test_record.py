@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from ssl_sweep import record
+from ssl_sweep import checkpoint, record
 from ssl_sweep.journal import Journal
+from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.recorder import Recorder, sync
 from ssl_sweep.storage import redacted
 from ssl_sweep.tables import ablation
@@ -37,20 +40,6 @@ SPEC = {
     "search": {"objective": "maximize finetune/top1_val"},
     "table": {"published": {"finetune/top1_test": {0.3: 38.1}}},
 }
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs: to create its tables takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def uri(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture
@@ -68,6 +57,7 @@ def begin_trial(
     sections = {
         "data": {"source": "digits", "short_side": None},
         "method": {"name": "moco", "sizes": [1, 2]},
+        "encoder": {"name": "resnet18"},
         "views": {"overlay_alpha": alpha, "auto_augment": True},
         "seed": seed,
     }
@@ -136,6 +126,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_a_trial(folder: Path, uri: str) ->
         "data.short_side": "null",
         "method.name": "moco",
         "method.sizes": "[1, 2]",
+        "encoder.name": "resnet18",
         "views.overlay_alpha": "0.3",
         "views.auto_augment": "true",
         "seed": "1",
@@ -146,6 +137,8 @@ def test_a_sweep_is_a_parent_run_with_a_child_a_trial(folder: Path, uri: str) ->
     }
     assert list(tags.values()) == ["uuid-2-1", "2", "1", "1", "node7", "COMPLETE"]
     assert child.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    picked = ("method", "encoder", "data", "knob.views.overlay_alpha")
+    assert [child.data.tags.get(f"ssl_sweep.{name}") for name in picked] == ["moco", "resnet18", "digits", "0.3"]
     assert files_of(uri, child) == {"config.yaml", "reconstruction.png"}
 
 
@@ -198,6 +191,45 @@ def test_runs_are_typed_rows_in_the_order_of_choices(folder: Path, uri: str) -> 
     assert [row.cells[0].mean for row in table.body] == [50.5, 51.5, 52.5]
 
 
+def test_histories_are_all_that_was_reported(folder: Path, uri: str) -> None:
+    make_sweep(folder)
+    sync("demo", folder, uri)
+    found = record.histories("demo", uri)
+    assert list(found.columns) == ["trial_id", "name", "step", "value", "time"]
+    assert list(found["trial_id"].unique()) == [f"uuid-{c}-{s}" for c in range(3) for s in range(2)]
+    one = found[found["trial_id"] == "uuid-2-1"]
+    reported = [("finetune/seconds", 0, 2.5), ("finetune/top1_test", 0, 52.0), ("finetune/top1_test", 1, 53.0)]
+    reported += [("knn/seconds", 0, 0.5), ("knn/top1_test", 0, 43.0), ("pretrain/loss", 0, 1 / 3)]
+    reported += [("pretrain/loss", 1, 0.25), ("pretrain/odd", 0, math.nan), ("pretrain/odd", 1, math.inf)]
+    expected = pd.DataFrame(reported, columns=["name", "step", "value"])
+    pd.testing.assert_frame_equal(one[["name", "step", "value"]].reset_index(drop=True), expected, check_dtype=False)
+    assert (pd.Timestamp.now("UTC") - found["time"]).dt.total_seconds().between(0, 60).all()
+    chosen = record.histories("demo", uri, ["pretrain/loss", "none/such"])
+    assert set(chosen["name"]) == {"pretrain/loss"}
+    assert len(chosen) == 12
+    assert record.histories("demo", uri, []).empty
+
+
+def test_histories_of_a_sweep_without_trials_have_their_types(folder: Path, uri: str) -> None:
+    Journal(folder).append("attempt")
+    sync("demo", folder, uri)
+    found = record.histories("demo", uri)
+    assert [str(kind) for kind in found.dtypes[["step", "value"]]] == ["int64", "float64"]
+    assert found.empty
+
+
+def test_artifacts_are_read_by_trial_and_path(folder: Path, uri: str) -> None:
+    make_sweep(folder)
+    sync("demo", folder, uri)
+    assert record.artifact("demo", "uuid-0-0", "reconstruction.png", uri) == b"picture"
+    assert record.artifact("demo", "uuid-0-0", "folder/none.png", uri) is None
+    assert record.artifact("demo", None, "table.md", uri) is None
+    with pytest.raises(record.NotRecorded, match=r"no trial 'uuid-0-7' of sweep 'demo' .* did you mean 'uuid-0-"):
+        record.artifact("demo", "uuid-0-7", "reconstruction.png", uri)
+    with pytest.raises(record.NotRecorded, match='no trial "it\'s"'):
+        record.artifact("demo", "it's", "reconstruction.png", uri)
+
+
 def test_a_resumed_trial_goes_on_in_its_run(folder: Path, uri: str) -> None:
     fail_trial(begin_trial(folder, 0, 0))
     sync("demo", folder, uri)
@@ -217,12 +249,85 @@ def test_a_resumed_trial_goes_on_in_its_run(folder: Path, uri: str) -> None:
     assert history(uri, done, "pretrain/loss") == [(0, 1.0), (1, 0.5)]
 
 
-@pytest.mark.parametrize(("state", "status"), [("PRUNED", "KILLED"), ("STOPPED", "KILLED"), ("FAILED", "FAILED")])
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("PRUNED", "KILLED"), ("STOPPED", "KILLED"), ("INTERRUPTED", "KILLED"), ("FAILED", "FAILED")],
+)
 def test_states_have_their_status(folder: Path, uri: str, state: str, status: str) -> None:
     begin_trial(folder, 0, 0).append("end", state=state, reason=None, message=None, traceback=None)
     sync("demo", folder, uri)
     assert runs_of(uri)["overlay_alpha=0.0 seed=0"].info.status == status
     assert record.runs(["demo"], uri)["state"].tolist() == [state]
+
+
+FILTERS = {  # those of the README: the trials that each finds, of `every_state`
+    "tags.ssl_sweep.state = 'COMPLETE'": ["0-0", "0-1", "1-0", "1-1"],
+    "tags.ssl_sweep.state = 'FAILED' and tags.ssl_sweep.reason = 'oom'": ["2-0"],
+    "tags.ssl_sweep.state = 'PRUNED'": ["2-1"],
+    "tags.ssl_sweep.state = 'RUNNING'": ["3-0"],
+    "tags.ssl_sweep.collapsed = 'true'": ["1-1"],
+    "tags.ssl_sweep.seed = '0'": ["0-0", "1-0", "2-0", "3-0"],
+    "tags.ssl_sweep.method = 'moco' and tags.ssl_sweep.role = 'trial'": [
+        "0-0",
+        "0-1",
+        "1-0",
+        "1-1",
+        "2-0",
+        "2-1",
+        "3-0",
+    ],
+    "params.`views.overlay_alpha` = '0.1'": ["1-0", "1-1"],
+    "metrics.`knob/views.overlay_alpha` >= 0.1": ["1-0", "1-1", "2-0", "2-1"],
+    "metrics.`finetune/top1_test` > 50.5": ["0-1", "1-0", "1-1"],
+    "tags.ssl_sweep.role = 'parent'": ["demo"],
+}
+
+
+def every_state(folder: Path) -> None:
+    for choice in range(2):
+        for seed in range(2):
+            journal = begin_trial(folder, choice, seed)
+            if (choice, seed) == (1, 1):
+                journal.append("tags", tags={"collapsed": "true"})
+            end_trial(journal, 50.0 + choice + seed)
+    fail_trial(begin_trial(folder, 2, 0))
+    begin_trial(folder, 2, 1).append("end", state="PRUNED", reason=None, message=None, traceback=None)
+    begin_trial(folder, 3, 0)
+
+
+def test_the_filters_find_what_they_say(folder: Path, uri: str) -> None:
+    every_state(folder)
+    sync("demo", folder, uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("ssl_sweep/demo").experiment_id
+    for query, expected in FILTERS.items():
+        tags = [run.data.tags for run in client.search_runs([experiment], query)]
+        found = [each.get("ssl_sweep.trial_id", each["ssl_sweep.sweep"]).removeprefix("uuid-") for each in tags]
+        assert sorted(found) == expected, query
+    complete = "tags.ssl_sweep.state = 'COMPLETE'"
+    best = client.search_runs([experiment], complete, order_by=["metrics.`finetune/top1_test` DESC"])
+    assert best[0].data.tags["ssl_sweep.trial_id"] == "uuid-1-1"
+
+
+def test_knobs_sort_as_numbers_and_are_no_results(folder: Path, uri: str) -> None:
+    for choice, size in enumerate([8, 64, 512]):
+        journal = begin_trial(folder, choice, 0)
+        path = journal.path.parent / "config.yaml"
+        known = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump({**known, "knobs": {"method.dim": size, "views.flip": True, "case": "b"}}))
+    sync("demo", folder, uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("ssl_sweep/demo").experiment_id
+    role = "tags.ssl_sweep.role = 'trial'"
+    found = client.search_runs([experiment], role, order_by=["metrics.`knob/method.dim` ASC"])
+    assert [run.data.params["method.dim"] for run in found] == ["8", "64", "512"]
+    as_texts = client.search_runs([experiment], role, order_by=["params.`method.dim` ASC"])
+    assert [run.data.params["method.dim"] for run in as_texts] == ["512", "64", "8"]
+    assert {name for name in found[0].data.metrics if name.startswith("knob/")} == {"knob/method.dim", "knob/seed"}
+    sync("demo", folder, uri)
+    assert len(client.get_metric_history(found[0].info.run_id, "knob/method.dim")) == 1
+    assert not [name for name in record.runs(["demo"], uri).columns if "knob" in name]
+    assert not [name for name in record.histories("demo", uri)["name"] if "knob" in name]
 
 
 def test_more_than_mlflow_takes_at_once(folder: Path, uri: str) -> None:
@@ -261,6 +366,15 @@ def test_recorder_follows_a_sweep(folder: Path, uri: str) -> None:
     assert spec["method"] == SPEC["method"]
     assert spec["table"]["published"] == {"finetune/top1_test": {"0.3": 38.1}}
     assert record.list_sweeps(uri) == ["demo"]
+
+
+def test_files_of_the_sweep_are_shown_on_the_parent(folder: Path, uri: str) -> None:
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.log_files({"report.html": "<p>first</p>"})
+    sync("demo", folder, uri)
+    recorder.log_files({"report.html": "<p>second</p>"})
+    sync("demo", folder, uri)
+    assert record.artifact("demo", None, "report.html", uri) == b"<p>second</p>"
 
 
 def test_a_second_driver_goes_on_where_the_first_was_killed(folder: Path, uri: str) -> None:
@@ -441,10 +555,13 @@ def answers(port: int) -> bool:
 
 @pytest.mark.slow  # an MLflow server takes some 10 s to start, and starts twice
 def test_a_server_killed_and_started_again_has_everything_once(
-    folder: Path, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, port, stop = tmp_path / "mlflow.db", free_port(), threading.Event()
-    journals = [begin_trial(folder, choice, 0) for choice in range(3)]
+    config = {"encoder": {"name": "drlim"}, "data": {"source": "digits", "image_size": 16}}
+    journals = [begin_trial(folder, choice, 0, config) for choice in range(3)]
+    encoder = ENCODERS["drlim"](16).eval()
+    checkpoint.save(folder / "trials" / "uuid-0-0" / "encoder.pt", {"encoder": encoder.state_dict()})
     slowest, steps = 0.0, 0
 
     def train() -> None:
@@ -471,11 +588,20 @@ def test_a_server_killed_and_started_again_has_everything_once(
             training.join()
             for journal in journals:
                 end_trial(journal, 90.0)
+            recorder.log_best("uuid-0-0")
             recorder.finish("COMPLETE")
             assert recorder.close(60) == 0
             served = f"http://127.0.0.1:{port}"
             assert record.spec_of("demo", served)["name"] == "demo"
             pd.testing.assert_frame_equal(record.runs(["demo"], served), record.runs(["demo"], uri))
+            pd.testing.assert_frame_equal(record.histories("demo", served), record.histories("demo", uri))
+            assert record.artifact("demo", "uuid-0-0", "reconstruction.png", served) == b"picture"
+            assert record.artifact("demo", "uuid-0-0", "none.png", served) is None
+            address = runs_of(served)["demo"].data.tags["ssl_sweep.best_model"]
+            images = torch.rand(3, 3, 16, 16)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", served)  # where `models:/` addresses lead
+            predicted = torch.from_numpy(mlflow.pyfunc.load_model(address).predict(images.numpy()))
+            torch.testing.assert_close(predicted, encoder(images).detach(), atol=1e-5, rtol=0)
     finally:
         stop.set()
     assert slowest < 5.0  # seconds; no report waited for MLflow, whose timeout is 20

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ssl_sweep.transcript import Point, Transcript, parameters, run_name, text, value_of
+from ssl_sweep.transcript import Point, Transcript, knob_numbers, labels, parameters, run_name, text, value_of
 
 
 def stage(results: dict[str, float]) -> dict[str, object]:
@@ -77,3 +77,27 @@ def test_run_names_say_what_differs() -> None:
     assert run_name({"knobs": {"views.overlay_alpha": 0.3, "seed": 1}, "seed": 1}) == "overlay_alpha=0.3 seed=1"
     both = {"pretrain.lr": 0.1, "evaluate.finetune.lr": 0.01}
     assert run_name({"knobs": both, "seed": 0}) == "pretrain.lr=0.1 evaluate.finetune.lr=0.01 seed=0"
+
+
+def test_the_last_best_stands() -> None:
+    events = [{"event": "best", "time": 1.0, "trial": name} for name in ("a", "b")]
+    update = Transcript().update(events)
+    assert (update.best, update.tags) == ("b", {"ssl_sweep.best_trial": "b"})
+
+
+def test_what_trials_are_picked_and_sorted_by() -> None:
+    knobs = {"method.dim": 64, "views.alpha": 0.3, "views.flip": True, "method.head": "mlp", "method.size": None}
+    config = {"method": {"name": "moco"}, "encoder": {"name": "vit_tiny"}, "data": {"source": "digits"}}
+    record = {"seed": 3, "knobs": knobs, "config": config}
+    assert labels(record) == {
+        "ssl_sweep.method": "moco",
+        "ssl_sweep.encoder": "vit_tiny",
+        "ssl_sweep.data": "digits",
+        "ssl_sweep.knob.method.dim": "64",
+        "ssl_sweep.knob.views.alpha": "0.3",
+        "ssl_sweep.knob.views.flip": "true",
+        "ssl_sweep.knob.method.head": "mlp",
+        "ssl_sweep.knob.method.size": "null",
+    }
+    assert knob_numbers(record) == {"knob/method.dim": 64.0, "knob/views.alpha": 0.3, "knob/seed": 3.0}
+    assert (labels({}), knob_numbers({})) == ({}, {})

@@ -1,0 +1,61 @@
+"""Which trial of a sweep is meant: its best, or the one that a person has named."""
+
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+from ssl_sweep.export import has_encoder
+from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.storage import Storage
+from ssl_sweep.transcript import run_name
+
+
+class NoSuchTrial(LookupError):  # noqa: N818 - what it says
+    """No trial, or more than one, is what was asked for."""
+
+
+def chosen_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, str]:
+    """The trial that is named, or else the best, and which one it is in words. Raises NoSuchTrial."""
+    spec = ledger.spec
+    trial = best_trial(ledger, storage) if named is None else find_trial(ledger.trials, named)
+    if trial is None:
+        raise NoSuchTrial(f"sweep {spec.name!r} has no complete trial with an encoder; name another with --trial")
+    words = [run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})]
+    score = (trial.results or {}).get(spec.search.objective_metric)
+    words += [f"{spec.search.objective_metric} {score:.4g}" if score is not None else trial.state]
+    words += ["the best seed of the choice with the best mean"] if named is None else []
+    return trial, "; ".join(words)
+
+
+def best_trial(ledger: Ledger, storage: Storage) -> Trial | None:
+    """Of the best choice the best trial, by the sweep's objective; None where no trial is complete with an encoder.
+
+    The best choice has the best mean over seeds, among those with the most complete seeds: fewer make a lucky mean.
+    """
+    search = ledger.spec.search
+    sign = 1 if search.direction == "maximize" else -1
+    scores: dict[int, dict[str, float]] = defaultdict(dict)
+    trials = {trial.trial_id: trial for trial in ledger.trials}
+    for trial in trials.values():
+        score = (trial.results or {}).get(search.objective_metric, math.nan)
+        folder = storage.trial(ledger.spec.name, trial.trial_id)
+        if trial.state == "COMPLETE" and math.isfinite(score) and has_encoder(folder):
+            scores[trial.choice][trial.trial_id] = sign * score
+    if not scores:
+        return None
+    best = max(scores.values(), key=lambda seeds: (len(seeds), sum(seeds.values()) / len(seeds)))
+    return trials[max(best, key=lambda trial_id: best[trial_id])]
+
+
+def find_trial(trials: Sequence[Trial], named: str) -> Trial:
+    """The trial whose id begins with `named`. Raises NoSuchTrial."""
+    found = [trial for trial in trials if trial.trial_id.startswith(named)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(trial.trial_id for trial in found[:3])
+        raise NoSuchTrial(f"{len(found)} trials begin with {named!r} ({listed}, ...); write more of the id")
+    near = difflib.get_close_matches(named, [trial.trial_id for trial in trials], n=1, cutoff=0.3)
+    remedy = f"did you mean {near[0]!r}?" if near else "`ssl-sweep status` lists them"
+    raise NoSuchTrial(f"no trial {named!r}; {remedy}")
