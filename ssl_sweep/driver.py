@@ -1,5 +1,6 @@
 """One driver's work on a sweep, from the spec to the table: ledger, Ray, MLflow and display put together."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,20 +12,26 @@ import yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from ssl_sweep import plan
+from ssl_sweep import knobs, plan
+from ssl_sweep.best import best_trial
 from ssl_sweep.checkpoint import write_text
+from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.journal import Journal, read
 from ssl_sweep.ledger import Ledger, LedgerError, Trial, open_ledger
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs
 from ssl_sweep.recorder import Recorder
 from ssl_sweep.render import FORMATS, render
+from ssl_sweep.report.page import make_page
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import Ending, run_sweep
+from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
 
 MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,25 @@ def drive(
     folder = storage.sweep(spec.name)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_driver(folder):
-        open_source(spec.data["source"], root=spec.root, split_seed=spec.data["split_seed"])
+        _open_data(spec)
         ledger = open_ledger(storage.ledger_url, spec)
         _write_spec(spec, folder)
         for choice in [choice for choice in ledger.choices if choice.ended] if retry_failed else []:
             if any(trial.state != "COMPLETE" for trial in choice.trials):
                 ledger.retry(choice)
         return _drive(ledger, storage, console, address)
+
+
+def _open_data(spec: SweepSpec) -> None:
+    """Refuse data that is not there before anything is pretrained."""
+    root, seed = spec.root, spec.data["split_seed"]
+    open_source(spec.data["source"], root=root, split_seed=seed)
+    for name, settings in spec.evaluate.items():
+        for source in knobs.data_sources(name, settings):
+            try:
+                open_source(source, root=root, split_seed=seed)
+            except DataError as error:
+                raise DataError(f"evaluate.{name}: {error}") from None
 
 
 def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
@@ -89,12 +108,17 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, address: str | No
         with progress.shown():
             ending = run_sweep(ledger, storage, progress, address=address)
         table = _table(spec, recorder, uri)
+        if table is not None:
+            _page(spec, recorder, uri)
+        if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
+            recorder.log_best(best.trial_id)
         complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
         recorder.finish("STOPPED" if ending.interrupted else "COMPLETE" if complete == total else "FAILED")
     except Exception:  # the parent run must not look as if it ran on
         recorder.finish("FAILED")
         raise
     finally:
+        _end_interrupted(ledger, storage)
         unrecorded = recorder.close(MLFLOW_WAIT_S)
     return Summary(ledger.trials, total, ending, table, unrecorded)
 
@@ -106,10 +130,29 @@ def _table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:
         time.sleep(0.1)
     if recorder.pending():
         return None
-    wanted = spec.table
-    table = ablation(runs([spec.name], uri), rows=wanted.rows, columns=wanted.columns, published=wanted.published)
+    found = runs([spec.name], uri)
+    table = ablation(found, **options({spec.name: spec.model_dump(mode="json")}, found))
     recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
     return table
+
+
+def _page(spec: SweepSpec, recorder: Recorder, uri: str) -> None:
+    """The sweep's page, shown on the parent run. A sweep that has ended well must not fail by a plot of it."""
+    try:
+        recorder.log_files({"report.html": make_page(spec.name, uri)})
+    except Exception:
+        log.exception("sweep %s: its page could not be made; try again: ssl-sweep report %s", spec.name, spec.name)
+
+
+def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
+    """Have MLflow not show as running what stopped with its driver; the trial's next attempt says that it goes on."""
+    for trial in ledger.trials:
+        folder = storage.trial(ledger.spec.name, trial.trial_id)
+        events = read(folder)[0] if trial.state == "RUNNING" else []
+        if events and events[-1]["event"] != "end":
+            Journal(folder).append(
+                "end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it"
+            )
 
 
 def _write_spec(spec: SweepSpec, folder: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
+from ssl_sweep.export import read
 
 ROOT = Path(__file__).parents[1]
 SPEC: dict[str, Any] = {
@@ -109,6 +111,22 @@ def test_the_table_holds_the_means_that_the_ledger_gives(finished: Path, form: s
     assert "38.1" in printed
 
 
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's, of its own modules
+def test_the_best_encoder_is_a_model_in_mlflow_and_a_file(finished: Path, tmp_path: Path) -> None:
+    printed = ssl_sweep("export", "tiny", tmp_path / "out.safetensors", "--storage", finished)
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ssl_sweep/tiny").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.ssl_sweep.role = 'parent'")
+    (model,) = client.search_logged_models([experiment])
+    assert parent.data.tags["ssl_sweep.best_model"] == f"models:/{model.model_id}"
+    assert parent.data.tags["ssl_sweep.best_trial"] in printed
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = read(tmp_path / "out.safetensors")(images)
+    shown = mlflow.pyfunc.load_model(model.artifact_location).predict(images.numpy())
+    torch.testing.assert_close(torch.from_numpy(shown), expected, atol=1e-5, rtol=0)
+
+
 def test_a_finished_sweep_run_again_runs_nothing(finished: Path) -> None:
     before = {run.info.run_id for run in child_runs(finished)}
     assert "4 of 4 trials complete" in run_sweep(written(finished), finished)
@@ -157,7 +175,7 @@ def test_interrupted_it_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, sent
     driver = subprocess.Popen(
         command("run", spec, "--storage", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: len(list(tmp_path.glob("tiny/trials/*/pretrain/checkpoint.pt"))) >= 1, driver)
+    wait_for(lambda: len(list(tmp_path.glob("tiny/stages/*/checkpoint.pt"))) >= 1, driver)
     driver.send_signal(sent)
     printed, errors = driver.communicate(timeout=90)
     assert driver.returncode == code, printed + errors
@@ -165,6 +183,7 @@ def test_interrupted_it_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, sent
     assert "ssl-sweep resume tiny" in printed
     assert "Traceback" not in errors
     assert status(tmp_path)["running"] >= 1
+    assert {run.info.status for run in child_runs(tmp_path)} == {"KILLED"}  # in MLflow nothing looks as if it ran on
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,204 @@
+"""The table's metrics against each searched knob: means over seeds with intervals, beside the published curve."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ssl_sweep.labels import display_name, row_key, value_text
+from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, figure, numbers, shortened, style, thinned
+from ssl_sweep.report.sweep import Knob, Sweep, label_of
+from ssl_sweep.table_pivot import values_of
+from ssl_sweep.tables import Cell, Interval, Row, ablation
+
+MAX_LINES = 7  # in a plot: the other rows' knobs, each setting a line
+MAX_POINTS = 500
+CROWD = 50  # points, of which more are drawn smaller
+MAX_DOTS = 400  # single trials behind the means
+MAX_NAMED = 12  # values in a plot's description, and on its axis
+LABEL = 18  # characters at the axis
+APART = 0.12  # of the distance of two categories, between lines
+
+
+class Mean(NamedTuple):
+    """A knob's value and a metric over its trials."""
+
+    value: Any
+    cell: Cell
+
+
+def knob_plots(sweep: Sweep, knobs: Sequence[Knob], metrics: Sequence[str]) -> list[Plot]:
+    """A plot for each knob that varies and each metric that was measured."""
+    measured = [metric for metric in metrics if metric in sweep.runs.columns]
+    plots = []
+    for knob in knobs if measured else ():
+        if len(knob.values) > 1:
+            rows = _lines(sweep, knob, measured)
+            for index, metric in enumerate(measured):
+                lines = {name: [Mean(row.key[0], row.cells[index]) for row in each] for name, each in rows.items()}
+                plots.append(_plot(sweep, knob, metric, lines))
+    return plots
+
+
+def interval_of(sweep: Sweep) -> Interval:
+    """Which 95 % interval the plots show: the table's, or Student's where the table has standard deviations."""
+    return "bootstrap" if (sweep.spec.get("table") or {}).get("interval") == "bootstrap" else "t"
+
+
+def _plot(sweep: Sweep, knob: Knob, metric: str, lines: Mapping[str, Sequence[Mean]]) -> Plot:
+    data: list[Trace] = []
+    for index, (name, means) in enumerate(lines.items()):
+        aside = 0.0 if knob.numeric else APART * (index - (len(lines) - 1) / 2)
+        data += _line(knob, name, means, style(index), aside)
+    if len(lines) == 1 and len(sweep.runs) <= MAX_DOTS:
+        data.insert(0, _dots(sweep, knob, metric))
+    shown = display_name(metric)
+    title = f"{shown} by {knob.name}"
+    legend = len(lines) > 1 or any(mean.cell.published is not None for means in lines.values() for mean in means)
+    layout = {"xaxis": _axis(knob), "yaxis": {"title": {"text": escaped(shown)}, **_height(data)}, "showlegend": legend}
+    return Plot(title, f"{title}: {_in_words(lines)}", data, layout)
+
+
+def _lines(sweep: Sweep, knob: Knob, metrics: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of a table of this knob, apart by the other row knobs where their settings are few."""
+    wanted = sweep.spec.get("table") or {}
+    published, named = wanted.get("published") or {}, list(wanted.get("rows") or [])
+    others = [row for row in sweep.rows if row != knob.path] if knob.path in named else []
+    settings = set(zip(*(values_of(sweep.runs, row) for row in others), strict=True))
+    apart = 1 < len(settings) <= MAX_LINES
+    rows = [knob.path, *(others if apart else [])]
+    figures = _turned(published, named, knob.path) if len(rows) == len(named) else {}
+    table = ablation(sweep.runs, rows=rows, columns=metrics, published=figures, interval=interval_of(sweep))
+    lines: dict[str, list[Row]] = defaultdict(list)
+    for row in table.body:
+        lines[label_of(dict(zip(rows[1:], row.key[1:], strict=True)))].append(row)
+    return lines
+
+
+def _turned(
+    published: Mapping[str, Mapping[Any, float]], rows: Sequence[str], first: str
+) -> dict[str, dict[Any, float]]:
+    """Published figures, whose rows name the knobs in the table's order, with `first` before the others."""
+    if first not in rows:
+        return {}
+    place = rows.index(first)
+    turned: dict[str, dict[Any, float]] = defaultdict(dict)
+    for metric, figures in published.items():
+        for label, figure_ in figures.items():
+            key = row_key(label)
+            if len(key) == len(rows):
+                turned[metric][(key[place], *key[:place], *key[place + 1 :])] = figure_
+    return turned
+
+
+def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: float) -> list[Trace]:
+    """Means with their intervals and, dashed and hollow, the published figures; shifted `aside` of other lines."""
+    measured = [mean for mean in means if mean.cell.mean is not None]
+    measured = [measured[i] for i in thinned(len(measured), MAX_POINTS)]
+    ours = _marks(knob, measured, aside) | {
+        "mode": "lines+markers" if knob.numeric and not knob.sampled else "markers",
+        "name": escaped(shortened(name)) or "this sweep",
+        "y": numbers(mean.cell.mean for mean in measured),
+        "error_y": {
+            "type": "data",
+            "array": numbers(_above(mean.cell) for mean in measured),
+            "arrayminus": numbers(_below(mean.cell) for mean in measured),
+            "thickness": 1.2,
+            "width": 4,
+        },
+        "text": [escaped(_said(knob, mean, name)) for mean in measured],
+        "line": {"color": look.color, "dash": look.dash, "width": 2},
+        "marker": {"color": look.color, "symbol": look.symbol, "size": 8 if len(measured) <= CROWD else 5},
+    }
+    known = [mean for mean in means if mean.cell.published is not None]
+    color = look.color if name else INK
+    published = _marks(knob, known, aside) | {
+        "mode": "lines+markers" if knob.numeric else "markers",
+        "name": escaped(shortened(f"published, {name}" if name else "published")),
+        "y": numbers(mean.cell.published for mean in known),
+        "text": [escaped(f"{figure(mean.cell.published)} published {name}") for mean in known],
+        "line": {"color": color, "dash": "dash", "width": 1.5},
+        "marker": {"color": color, "symbol": f"{look.symbol}-open", "size": 8},
+    }
+    return [ours, *([published] if known else [])]
+
+
+def _dots(sweep: Sweep, knob: Knob, metric: str) -> Trace:
+    """Every COMPLETE trial by itself."""
+    complete = sweep.runs[sweep.runs["state"] == "COMPLETE"]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "showlegend": False,
+        "x": [_position(knob, value) for value in values_of(complete, knob.path)],
+        "y": numbers(map(float, complete[metric])),
+        "text": [f"seed {seed}" for seed in complete["seed"]],
+        "hovertemplate": "%{text}: %{y}<extra></extra>",
+        "marker": {"color": INK, "size": 6, "opacity": 0.6, "symbol": "circle-open"},
+    }
+
+
+def _marks(knob: Knob, means: Sequence[Mean], aside: float) -> Trace:
+    places = [_position(knob, mean.value) + aside for mean in means]
+    return {"type": "scatter", "x": places, "hovertemplate": "%{text}<extra></extra>"}
+
+
+def _position(knob: Knob, value: Any) -> float:
+    """Where a value lies on the axis: what is no number stands in line."""
+    return float(value) if knob.numeric else float(knob.values.index(value))
+
+
+def _axis(knob: Knob) -> dict[str, Any]:
+    title = {"title": {"text": escaped(knob.name)}}
+    listed = [knob.values[i] for i in thinned(len(knob.values), MAX_NAMED)]
+    ticks = {
+        "tickvals": [_position(knob, value) for value in listed],
+        "ticktext": [escaped(shortened(value_text(value), LABEL)) for value in listed],
+    }
+    if not knob.numeric:
+        return {**title, **ticks, "range": [-0.5, len(knob.values) - 0.5], "showgrid": False, "zeroline": False}
+    scale = {"type": "log", "minorloglabels": "complete"} if knob.log else {}
+    return {**title, **scale, **({} if knob.sampled or len(knob.values) > MAX_NAMED else ticks)}
+
+
+def _height(data: Sequence[Trace]) -> dict[str, Any]:
+    """A range that shows every value, and of intervals some of what sticks out.
+
+    Student's interval of two seeds is nine times as wide as their deviation: to show it whole would flatten the rest.
+    """
+    values = [y for trace in data for y in trace["y"] if y is not None]
+    if not values:
+        return {}
+    low, high = min(values), max(values)
+    extent = 0.6 * (high - low) or abs(high) * 0.05 or 1.0
+    bars = [(trace["y"], trace["error_y"]) for trace in data if "error_y" in trace]
+    tops = [y + up for ys, bar in bars for y, up in zip(ys, bar["array"], strict=True)]
+    bottoms = [y - down for ys, bar in bars for y, down in zip(ys, bar["arrayminus"], strict=True)]
+    bottom = max(min([low, *bottoms]), low - extent)
+    top = min(max([high, *tops]), high + extent)
+    margin = 0.06 * (top - bottom) or extent
+    return {"range": numbers([bottom - margin, top + margin])}
+
+
+def _above(cell: Cell) -> float:
+    return 0.0 if cell.high is None or cell.mean is None else cell.high - cell.mean
+
+
+def _below(cell: Cell) -> float:
+    return 0.0 if cell.low is None or cell.mean is None else cell.mean - cell.low
+
+
+def _said(knob: Knob, mean: Mean, name: str) -> str:
+    value, cell = mean
+    spread = "" if cell.low is None else f", 95 % interval {figure(cell.low)} to {figure(cell.high)}"
+    of_line = f" ({name})" if name else ""
+    return f"{knob.name} {value_text(value)}{of_line}: {figure(cell.mean)}{spread}, n = {cell.n}"
+
+
+def _in_words(lines: Mapping[str, Sequence[Mean]]) -> str:
+    parts = []
+    for name, means in lines.items():
+        measured = [mean for mean in means if mean.cell.mean is not None]
+        said = [f"{value_text(mean.value)}: {figure(mean.cell.mean)}" for mean in measured[:MAX_NAMED]]
+        more = [f"and {len(measured) - MAX_NAMED} more"] if len(measured) > MAX_NAMED else []
+        parts.append((f"{name}: " if name else "") + (", ".join([*said, *more]) or "no values yet"))
+    return "; ".join(parts)

@@ -1,0 +1,170 @@
+"""The page itself: its sections put together, and nothing in it that asks the network for anything."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from ssl_sweep import __version__
+from ssl_sweep.labels import display_name
+from ssl_sweep.render import render
+from ssl_sweep.report import summary
+from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
+from ssl_sweep.report.figures import DASHES, Plot
+from ssl_sweep.report.knob_plots import MAX_POINTS, interval_of, knob_plots
+from ssl_sweep.report.pictures import Gallery, read_gallery
+from ssl_sweep.report.relations import importance, parallel_coordinates
+from ssl_sweep.report.sweep import Sweep, read_sweep
+from ssl_sweep.tables import Table, ablation
+
+HERE = Path(__file__).parent
+MAX_ROWS = 60  # of the table
+MAX_KNOBS, MAX_METRICS = 8, 4  # of which there are plots
+MAX_COLLAPSED = 20  # named
+DASHARRAY = dict(zip(DASHES, ("none", "9 5", "2 4", "9 4 2 4", "14 5", "14 4 2 4", "5 2 1 2"), strict=True))
+INTERVALS = {"t": "Student's t", "bootstrap": "bootstrap"}
+
+
+def make_page(name: str, tracking_uri: str) -> str:
+    """The page of a sweep as HTML, of whatever there is of it by now. Raises NotRecorded for an unknown sweep."""
+    sweep = read_sweep(name, tracking_uri)
+    return render_page(
+        sweep,
+        read_curves(sweep, tracking_uri),
+        read_gallery(sweep, tracking_uri),
+        summary.failures(sweep, tracking_uri),
+    )
+
+
+class _Plots:
+    """The plots of the page by the id that each gets."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Plot] = {}
+
+    def add(self, plots: Sequence[Plot]) -> dict[str, Plot]:
+        added = {f"plot-{len(self.by_id) + index}": plot for index, plot in enumerate(plots)}
+        self.by_id |= added
+        return added
+
+
+def render_page(sweep: Sweep, curves: Curves, gallery: Gallery | None, failures: Sequence[summary.Failure]) -> str:
+    """The page of what has been read."""
+    plots = _Plots()
+    context = {
+        "sweep": sweep,
+        "version": __version__,
+        **_head(sweep),
+        **_results(sweep, plots),
+        **_courses(sweep, curves, plots),
+        "gallery": gallery,
+        "map": plots.add([gallery.map] if gallery and gallery.map else []),
+        "failures": failures,
+        "kinds_left_out": summary.kinds_left_out(sweep, len(failures)),
+        "costs": summary.costs(sweep),
+        "duration": summary.duration,
+        "dasharray": DASHARRAY,
+        "plots": {key: {"data": plot.data, "layout": plot.layout} for key, plot in plots.by_id.items()},
+    }
+    return _template().render(context | _files())
+
+
+def _head(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "description": sweep.spec.get("description"),
+        "spec": yaml.safe_dump(dict(sweep.spec), sort_keys=False, allow_unicode=True),
+        "states": summary.states(sweep),
+        "facts": summary.facts(sweep),
+        "best": summary.best(sweep),
+        "next": summary.next_step(sweep),
+    }
+
+
+def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
+    """The table, the knobs one by one, and all of them together."""
+    knobs, metrics = sweep.knobs[:MAX_KNOBS], sweep.columns[:MAX_METRICS]
+    parallel, shares = parallel_coordinates(sweep), importance(sweep)
+    left_out = [knob.name for knob in sweep.knobs[MAX_KNOBS:]]
+    left_out += [display_name(name) for name in sweep.columns[MAX_METRICS:]]
+    return {
+        "table": Markup(render(_shown_rows(sweep), "html", caption=_caption(sweep))),  # noqa: S704 - render escapes
+        "knob_plots": plots.add(knob_plots(sweep, knobs, metrics)),
+        "interval": INTERVALS[interval_of(sweep)],
+        "left_out": ", ".join(left_out),
+        "thinned": MAX_POINTS if any(len(knob.values) > MAX_POINTS for knob in knobs) else None,
+        "parallel": plots.add([parallel] if parallel else []),
+        "importance": plots.add([shares.plot] if shares.plot else []),
+        "importance_note": shares.note,
+    }
+
+
+def _courses(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
+    """Everything by epoch, and which trials collapsed."""
+    collapsed = summary.collapsed(sweep)
+    return {
+        "curves": curves,
+        "learning": plots.add(learning_plots(sweep, curves)),
+        "health": plots.add(health_plots(sweep, curves)),
+        "ends": [end for state, end in ENDS.items() if state in set(curves.shown["state"])],
+        "collapsed": collapsed[:MAX_COLLAPSED],
+        "num_collapsed": len(collapsed),
+        "objective": display_name(sweep.metric) if sweep.metric else "objective",
+    }
+
+
+def _caption(sweep: Sweep) -> str:
+    rows = ", ".join(display_name(row, sweep.table.rows) for row in sweep.table.rows)
+    return f"{sweep.name} by {rows}" if rows else sweep.name
+
+
+def _shown_rows(sweep: Sweep) -> Table:
+    """The table; of a long one the rows that are best by the objective, in the table's order."""
+    table = sweep.table
+    if len(table.body) <= MAX_ROWS or list(table.rows) != sweep.rows:  # a table of groups is short
+        return table
+    by_objective = ablation(sweep.runs, rows=table.rows, columns=[sweep.metric])
+    means = {row.key: row.cells[0].mean for row in by_objective.body}
+    sign = -1 if sweep.maximize else 1
+    scored = [row for row in table.body if means.get(row.key) is not None]
+    best = sorted(scored, key=lambda row: sign * (means[row.key] or 0.0))[:MAX_ROWS]
+    kept = {row.key for row in best}
+    note = (
+        f"{len(kept)} of {len(table.body)} rows, the best by {display_name(sweep.metric)}; "
+        f"for all of them: ssl-sweep table {sweep.name}"
+    )
+    return replace(table, body=tuple(row for row in table.body if row.key in kept), notes=(note, *table.notes))
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("page.html")
+
+
+@cache
+def _files() -> dict[str, str]:
+    """Style sheet and scripts, and a policy that lets a browser run these scripts and load nothing."""
+    from plotly.offline.offline import get_plotlyjs
+
+    plotly = str(get_plotlyjs())  # type: ignore[no-untyped-call]
+    script, style = (HERE / "page.js").read_text(), (HERE / "page.css").read_text()
+    policy = (
+        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {_hash(plotly)} {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    ours = {"plotly": plotly, "script": script, "style": style, "policy": policy}
+    return {name: Markup(text) for name, text in ours.items()}  # noqa: S704 - files of packages
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

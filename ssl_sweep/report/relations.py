@@ -1,0 +1,183 @@
+"""All knobs at once: parallel coordinates, and how much of the objective each knob explains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_sweep.labels import display_name, value_text
+from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, figure, shortened, thinned
+from ssl_sweep.report.sweep import Choice, Knob, Sweep
+
+MAX_CHOICES = 300  # in parallel coordinates: the best half, the rest evenly from the others
+ENOUGH, TOO_FEW = 20, 4  # choices: below, an importance is uncertain, or nothing
+MAX_LEAVES = 200  # choices that the trees of fANOVA are grown on, whose time goes with their square
+MAX_TICKS = 8
+CROWD = 15  # lines of a colour, of which more are drawn thinner
+LABEL = 18  # characters
+
+
+@dataclass(frozen=True)
+class Importance:
+    """A plot, where there are choices enough for one, and what a reader must know of it."""
+
+    plot: Plot | None
+    note: str
+
+
+def parallel_coordinates(sweep: Sweep) -> Plot | None:
+    """A line a choice, across an axis a knob and the objective's; None for fewer than two knobs or two choices."""
+    knobs = [knob for knob in sweep.knobs if len(knob.values) > 1]
+    scored = [choice for choice in sweep.choices if choice.objective is not None]
+    if len(knobs) < 2 or len(scored) < 2:
+        return None
+    shown = _some(scored)
+    axes = [_Axis.of_knob(knob) for knob in knobs] + [_Axis.of_objective(sweep, scored)]
+    count = len(SCALE)
+    data: list[Trace] = []
+    for step in range(count):  # the best are drawn last, on top
+        position = count - 1 - step
+        part = [choice for index, choice in enumerate(shown) if index * count // len(shown) == position]
+        data += [_strands(part, axes, SCALE[step], 1.2)] if part else []
+    data.append(_strands(shown[:1], axes, COLORS[1], 3.5))
+    title = f"{len(shown)} of {len(scored)} choices" if len(shown) < len(scored) else f"{len(scored)} choices"
+    best = f"the best, {shown[0].label}, has {display_name(sweep.metric)} {figure(shown[0].objective)}"
+    return Plot(f"Parallel coordinates of {title}", f"A line a choice; {best}", data, _layout(axes), wide=True)
+
+
+def importance(sweep: Sweep) -> Importance:
+    """The knobs' importances by fANOVA."""
+    knobs = [knob for knob in sweep.knobs if len(knob.values) > 1]
+    scored = [choice for choice in sweep.choices if choice.objective is not None]
+    if len(knobs) < 2:
+        return Importance(None, "One knob alone explains everything that is explained: there is nothing to divide.")
+    if len(scored) < TOO_FEW:
+        return Importance(None, f"{len(scored)} choices with an objective are too few to tell knobs apart.")
+    from ssl_sweep.ledger import importances  # with Optuna, and torch by the spec: only where there is use for it
+
+    by_number = sorted(scored, key=lambda choice: choice.number)
+    used = [by_number[i] for i in thinned(len(scored), MAX_LEAVES)]
+    objective = [choice.objective for choice in used if choice.objective is not None]
+    shares = importances([choice.knobs for choice in used], objective, [knob.path for knob in knobs if knob.log])
+    if not shares:
+        return Importance(None, "The objective is the same for all choices: no knob explains a difference.")
+    few = f"Only {len(scored)} choices: take these shares as a hint, not as a result. " if len(scored) < ENOUGH else ""
+    some = f" of {len(used)} of the choices" if len(used) < len(scored) else ""
+    note = (
+        f"{few}Share of the objective's variance{some} that a knob explains by itself, by fANOVA (Hutter et al. 2014)."
+    )
+    names = {knob.path: knob.name for knob in knobs}
+    listed = [(names[path], share) for path, share in sorted(shares.items(), key=lambda item: item[1])]
+    alt = "Importance of knobs: " + ", ".join(f"{name} {share:.0%}" for name, share in reversed(listed))
+    bars: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [escaped(name) for name, _ in listed],
+        "x": [round(share, 4) for _, share in listed],
+        "text": [f"{share:.0%}" for _, share in listed],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertemplate": "%{y}: %{x:.1%}<extra></extra>",
+        "marker": {"color": COLORS[0]},
+    }
+    xaxis = {"tickformat": ".0%", "range": [0, 1.08 * max(share for _, share in listed) or 1], "rangemode": "tozero"}
+    layout = {"xaxis": xaxis, "yaxis": {"type": "category"}, "showlegend": False, "height": 90 + 34 * len(listed)}
+    return Importance(Plot(f"Importance for {display_name(sweep.metric)}", alt, [bars], layout), note)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A vertical axis: where a choice's value lies on it, from 0 to 1, and its ticks."""
+
+    name: str
+    knob: str | None  # None: the objective
+    low: float
+    high: float
+    log: bool
+    values: tuple[Any, ...]  # of a knob that is no number
+    listed: tuple[float, ...]  # numbers that have a tick each
+
+    @classmethod
+    def of_knob(cls, knob: Knob) -> "_Axis":
+        if not knob.numeric:
+            return cls(knob.name, knob.path, 0, len(knob.values) - 1, False, knob.values, ())
+        listed = knob.values if not knob.sampled and len(knob.values) <= MAX_TICKS else ()
+        return cls(knob.name, knob.path, knob.values[0], knob.values[-1], knob.log, (), listed)
+
+    @classmethod
+    def of_objective(cls, sweep: Sweep, choices: Sequence[Choice]) -> "_Axis":
+        values = [choice.objective for choice in choices if choice.objective is not None]
+        return cls(display_name(sweep.metric), None, min(values), max(values), False, (), ())
+
+    def height(self, value: Any) -> float:
+        from math import log
+
+        if self.values:
+            value = self.values.index(value)
+        scaled, low, high = (log(x) if self.log else x for x in (value, self.low, self.high))
+        return (scaled - low) / (high - low) if high > low else 0.5
+
+    def value(self, choice: Choice) -> Any:
+        return choice.objective if self.knob is None else choice.knobs[self.knob]
+
+    def ticks(self) -> list[tuple[float, str]]:
+        if self.values:
+            ticked = [self.values[i] for i in thinned(len(self.values), MAX_TICKS)]
+            return [(self.height(value), shortened(value_text(value), LABEL)) for value in ticked]
+        middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
+        return [(self.height(value), figure(value)) for value in self.listed or (self.low, middle, self.high)]
+
+
+def _some(scored: Sequence[Choice]) -> list[Choice]:
+    half = MAX_CHOICES // 2
+    if len(scored) <= MAX_CHOICES:
+        return list(scored)
+    rest = scored[half:]
+    return [*scored[:half], *(rest[i] for i in thinned(len(rest), MAX_CHOICES - half))]
+
+
+def _strands(choices: Sequence[Choice], axes: Sequence[_Axis], color: str, width: float) -> Trace:
+    """The choices' lines as one, with a gap between two."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for choice in choices:
+        x += [*range(len(axes)), None]
+        y += [*(round(axis.height(axis.value(choice)), 4) for axis in axes), None]
+        texts += [escaped(f"{choice.label}: {figure(choice.objective)}")] * (len(axes) + 1)
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": y,
+        "text": texts,
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {"color": color, "width": width},
+        "marker": {"color": color, "size": 4},
+        "opacity": 1 if len(choices) < CROWD else 0.6,
+    }
+
+
+def _layout(axes: Sequence[_Axis]) -> dict[str, Any]:
+    def label(place: int, height: float, text: str) -> dict[str, Any]:
+        last = place == len(axes) - 1
+        return {
+            "x": place, "y": height, "text": escaped(text), "showarrow": False, "font": {"size": 11, "color": INK},
+            "xanchor": "right" if last else "left", "xshift": -6 if last else 6, "bgcolor": "--paper", "opacity": 0.9,
+        }  # fmt: skip
+
+    lines = [
+        {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": {"color": INK, "width": 1}}
+        for place in range(len(axes))
+    ]
+    names = [escaped(shortened(axis.name, LABEL + 6)) for axis in axes]
+    across = {"tickvals": list(range(len(axes))), "ticktext": names, "range": [-0.3, len(axes) - 0.7], "side": "top"}
+    return {
+        "xaxis": across
+        | {"ticklabeloverflow": "allow", "showgrid": False, "zeroline": False, "showline": False, "ticks": ""},
+        "yaxis": {"visible": False, "range": [-0.06, 1.06]},
+        "margin": {"l": 10, "r": 10, "t": 34, "b": 10},
+        "showlegend": False,
+        "shapes": lines,
+        "annotations": [label(place, height, text) for place, axis in enumerate(axes) for height, text in axis.ticks()],
+        "height": 360,
+    }

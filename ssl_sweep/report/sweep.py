@@ -1,0 +1,208 @@
+"""A sweep as its page needs it: read once from MLflow, then only looked at."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from ssl_sweep import record
+from ssl_sweep import record_store as store
+from ssl_sweep.labels import display_name, value_text
+from ssl_sweep.spec_search import Range
+from ssl_sweep.table_options import options
+from ssl_sweep.table_pivot import plain, values_of
+from ssl_sweep.tables import Table, ablation
+from ssl_sweep.transcript import PREFIX
+
+CASE = "case"
+LOG_RATIO = 100  # listed positive numbers that span so much are read on a logarithmic axis
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A searched knob, and the values that trials have had, in order; `sampled` where a range has no listed values."""
+
+    path: str
+    name: str
+    values: tuple[Any, ...]
+    numeric: bool
+    log: bool
+    sampled: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting of the knobs: its label, and the mean objective over its COMPLETE trials, None where it has none."""
+
+    number: int
+    label: str
+    knobs: Mapping[str, Any]
+    objective: float | None
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Everything of one sweep but the courses of its metrics and its pictures.
+
+    runs: as `record.runs` has them. collapsed: the ids of trials tagged so. planned: how many trials the spec wants,
+    None where it cannot be read any more.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    runs: pd.DataFrame
+    started: pd.Timestamp
+    commits: tuple[str, ...]
+    collapsed: frozenset[str]
+    planned: int | None
+
+    @property
+    def objective(self) -> str:
+        """`maximize finetune/top1_val`; empty where the spec names none."""
+        return str((self.spec.get("search") or {}).get("objective") or "")
+
+    @property
+    def metric(self) -> str:
+        """The objective's metric."""
+        return self.objective.rpartition(" ")[2]
+
+    @property
+    def maximize(self) -> bool:
+        return not self.objective.startswith("minimize")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The metrics of the table."""
+        return tuple((self.spec.get("table") or {}).get("columns") or ())
+
+    @cached_property
+    def states(self) -> Counter[str]:
+        return Counter(self.runs["state"])
+
+    @cached_property
+    def knobs(self) -> tuple[Knob, ...]:
+        return tuple(_knobs(self.spec, self.runs))
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """Best first: those with the most seeds, since fewer make a lucky mean, by their objective."""
+        sign = -1 if self.maximize else 1
+        return sorted(self._choices(), key=lambda choice: (-choice.num_seeds, sign * (choice.objective or 0)))
+
+    @property
+    def rows(self) -> list[str]:
+        """The knobs of the table's rows that trials have."""
+        return [row for row in (self.spec.get("table") or {}).get("rows") or [] if row in self.runs.columns]
+
+    @cached_property
+    def table(self) -> Table:
+        """The ablation table of the spec."""
+        return ablation(self.runs, **options({self.name: self.spec}, self.runs))
+
+    def scores(self, runs: pd.DataFrame) -> pd.Series:
+        """The objective of these runs; NaN where it was not measured."""
+        if self.metric not in runs.columns:
+            return pd.Series(math.nan, index=runs.index, dtype="float64")
+        return runs[self.metric].where(runs[self.metric].abs() < math.inf)
+
+    def best_first(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """COMPLETE runs in the order of their objective; those without one last."""
+        complete = runs[runs["state"] == "COMPLETE"]
+        order = self.scores(complete).sort_values(ascending=not self.maximize, kind="stable").index
+        return complete.loc[order]
+
+    def _choices(self) -> Iterator[Choice]:
+        paths = [knob.path for knob in self.knobs]
+        columns = [values_of(self.runs, path) for path in ("choice", *paths)]
+        scores = self.scores(self.runs).where(self.runs["state"] == "COMPLETE").tolist()
+        settings: dict[int, dict[str, Any]] = {}
+        measured: dict[int, list[float]] = defaultdict(list)
+        for score, number, *values in zip(scores, *columns, strict=True):
+            if number is not None:  # it died before it wrote down what it is
+                settings.setdefault(int(number), dict(zip(paths, values, strict=True)))
+                measured[int(number)] += [score] if math.isfinite(score) else []
+        for number, knobs in sorted(settings.items()):
+            seeds = measured[number]
+            yield Choice(number, label_of(knobs), knobs, fmean(seeds) if seeds else None, len(seeds))
+
+
+def read_sweep(name: str, tracking_uri: str) -> Sweep:
+    """A sweep's spec and trials from MLflow. Raises NotRecorded."""
+    client = store.connect(tracking_uri)
+    parent = store.parent_of(client, name, tracking_uri)
+    tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]
+    commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
+    collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
+    spec = record.spec_of(name, tracking_uri)
+    return Sweep(
+        name=name,
+        spec=spec,
+        runs=record.runs([name], tracking_uri),
+        started=pd.Timestamp(parent.info.start_time, unit="ms", tz="UTC"),
+        commits=tuple(commits),
+        collapsed=frozenset(collapsed),
+        planned=_planned(spec),
+    )
+
+
+def label_of(knobs: Mapping[str, Any]) -> str:
+    """`overlay_alpha=0.3, lr=0.1`."""
+    return ", ".join(f"{display_name(path, list(knobs))}={value_text(value)}" for path, value in knobs.items())
+
+
+def trial_label(sweep: Sweep, trial: pd.Series) -> str:
+    """`overlay_alpha=0.3, seed 1`."""
+    knobs = label_of({knob.path: plain(trial[knob.path]) for knob in sweep.knobs})
+    return f"{knobs}, seed {trial['seed']}" if knobs else f"seed {trial['seed']}"
+
+
+def _planned(spec: Mapping[str, Any]) -> int | None:
+    """Choices times seeds, by the file alone: it may be from another version of the package."""
+    search = spec.get("search") or {}
+    seeds = len(search.get("seeds") or [0])
+    if search.get("sampler", "grid") != "grid":
+        return search["trials"] * seeds if search.get("trials") else None
+    sizes = [_size(values) for values in _space(spec).values()]
+    return None if None in sizes else math.prod(size or 0 for size in sizes) * seeds
+
+
+def _size(values: Any) -> int | None:
+    if isinstance(values, list):
+        return len(values)
+    return len(Range.model_validate(values).listed()) if values.get("step") is not None else None
+
+
+def _space(spec: Mapping[str, Any]) -> dict[str, Any]:
+    search = spec.get("search") or {}
+    return {**({CASE: list(search["cases"])} if search.get("cases") else {}), **(search.get("space") or {})}
+
+
+def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
+    space = _space(spec)
+    paths = [path for path in space if path in runs.columns]
+    knobs = []
+    for path in paths:
+        wanted = space[path]
+        values = list(dict.fromkeys(values_of(runs, path)))
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        values = sorted(values) if numeric else _in_order_of(wanted, values)
+        is_range = isinstance(wanted, Mapping)
+        log = numeric and (bool(wanted.get("log")) if is_range else _spans_decades(values))
+        sampled = numeric and is_range and wanted.get("step") is None
+        knobs.append(Knob(path, display_name(path, paths), tuple(values), numeric, log, sampled))
+    return knobs
+
+
+def _in_order_of(wanted: Any, values: list[Any]) -> list[Any]:
+    listed = list(map(str, wanted)) if isinstance(wanted, list) else []
+    return sorted(values, key=lambda value: listed.index(str(value)) if str(value) in listed else len(listed))
+
+
+def _spans_decades(values: Sequence[Any]) -> bool:
+    return len(values) > 2 and values[0] > 0 and bool(values[-1] / values[0] >= LOG_RATIO)
