@@ -124,7 +124,7 @@ class Sweep:
         settings: dict[int, dict[str, Any]] = {}
         measured: dict[int, list[float]] = defaultdict(list)
         for score, number, *values in zip(scores, *columns, strict=True):
-            if number is not None:  # it died before it wrote down what it is
+            if number is not None:
                 settings.setdefault(int(number), dict(zip(paths, values, strict=True)))
                 measured[int(number)] += [score] if math.isfinite(score) else []
         for number, knobs in sorted(settings.items()):
@@ -186,6 +186,7 @@ def _space(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
     space = _space(spec)
     paths = [path for path in space if path in runs.columns]
+    runs = runs[runs["choice"].notna()]  # the others died before they wrote down what they are
     knobs = []
     for path in paths:
         wanted = space[path]

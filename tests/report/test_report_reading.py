@@ -100,6 +100,21 @@ def test_failures_alike_are_one(write: Callable[..., Any]) -> None:
     assert (second.message, second.count) == ("odd", 1)
 
 
+def test_a_trial_that_died_before_it_said_what_it_is_spoils_no_axis(write: Callable[..., Any]) -> None:
+    written = write()
+    for choice, alpha in enumerate([0.0, 0.1]):
+        written.trial(choice, 0, {KNOB: alpha})
+    written.trial(2, 0, {}, state="FAILED", reason="lost", message="node gone")
+    (written.folder / "trials" / "trial-2-0" / "config.yaml").unlink()
+    written.deliver()
+    sweep = read_sweep("demo", written.uri)
+    assert [(knob.numeric, knob.values) for knob in sweep.knobs] == [(True, (0.0, 0.1))]
+    assert [choice.number for choice in sweep.choices] == [0, 1]
+    page = make_page("demo", written.uri)
+    assert "1 × lost" in page
+    assert "trial-2-0/log.txt" in page
+
+
 def test_collapsed_trials_are_named(sweep: Sweep) -> None:
     named = summary.collapsed(sweep)
     assert len(named) == 2
