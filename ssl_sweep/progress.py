@@ -15,17 +15,21 @@ from ssl_sweep.ledger import Trial
 from ssl_sweep.spec import SweepSpec
 
 MAX_ROWS = 12
+LINE_EVERY_S = 60.0  # where nothing can be drawn, a report is worth a line only so often
 
 
 class Progress:
-    """Counts of one driver's work on a sweep. Draws itself on a terminal, else prints a line as each trial ends."""
+    """Counts of one driver's work on a sweep.
+
+    Draws itself on a terminal, else prints a line as each trial ends and, in long trials, about once a minute.
+    """
 
     def __init__(self, spec: SweepSpec, known: list[Trial], total: int, console: Console) -> None:
         self._spec, self._total, self._console = spec, total, console
         self._ended = {trial.trial_id: trial for trial in known if trial.ended}
         self._before = len(self._ended)
         self._running: dict[str, tuple[Trial, str]] = {}
-        self._started = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -43,24 +47,32 @@ class Progress:
         stage = next(iter(metrics)).split("/")[0]
         shown = next((name for name in (f"{stage}/top1_val", f"{stage}/loss") if name in metrics), None)
         value = f"  {shown} {metrics[shown]:.4g}" if shown else ""
-        self._running[trial.trial_id] = (trial, f"{stage} epoch {step}{value}")
+        where = f"{stage} epoch {step}{value}"
+        self._running[trial.trial_id] = (trial, where)
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._print(trial, where)
 
     def ended(self, trial: Trial) -> None:
         self._running.pop(trial.trial_id, None)
         self._ended[trial.trial_id] = trial
-        if not self._console.is_terminal:
-            self._console.print(self._line(trial), highlight=False, soft_wrap=True)
+        self._print(trial, self._end_of(trial))
 
-    def _line(self, trial: Trial) -> Text:
+    def _print(self, trial: Trial, text: str) -> None:
+        """A line, where the display is not drawn."""
+        if self._console.is_terminal:
+            return
+        line = f"[{len(self._ended)}/{self._total}] choice {trial.choice} seed {trial.seed}: {text}"
+        self._console.print(Text(line), highlight=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def _end_of(self, trial: Trial) -> str:
         value = (trial.results or {}).get(self._spec.search.objective_metric)
         end = (
             f"{self._spec.search.objective_metric} {value:.4g}"
             if value is not None
             else f"{trial.reason}: {trial.message}"
         )
-        left = _duration(self._seconds_left())
-        count = f"[{len(self._ended)}/{self._total}]"
-        return Text(f"{count} choice {trial.choice} seed {trial.seed}: {trial.state}, {end}; about {left} left")
+        return f"{trial.state}, {end}; about {_duration(self._seconds_left())} left"
 
     def _render(self) -> Group:
         rows = Table.grid(padding=(0, 2))
