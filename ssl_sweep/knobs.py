@@ -69,6 +69,14 @@ def data_sources(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...
     return found
 
 
+def planned_epochs(evaluation: str, settings: Mapping[str, Any]) -> int | None:
+    """Epochs that an evaluation trains: its knob `epochs`, or what its file's `planned_epochs(settings)` says."""
+    load("evaluations", evaluation)
+    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
+    found: int | None = module.planned_epochs(settings) if hasattr(module, "planned_epochs") else settings.get("epochs")
+    return found
+
+
 class Knobs(BaseModel):
     """The base of every model that `knobs_of` makes."""
 

@@ -78,8 +78,8 @@ def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
             if (key := pretraining({**config, "seed": seed})) is not None:
                 pretrain[key] = config["pretrain"]["epochs"]
         for name, settings in config["evaluate"].items():
-            if "epochs" in settings:
-                evaluations[name] = evaluations.get(name, 0) + settings["epochs"] * len(seeds)
+            if epochs := knobs.planned_epochs(name, settings):
+                evaluations[name] = evaluations.get(name, 0) + epochs * len(seeds)
     return len(pretrain), sum(pretrain.values()), evaluations
 
 
@@ -90,12 +90,16 @@ def _at_most(spec: SweepSpec, trials: int) -> tuple[int, int, dict[str, int]]:
     pretrains = int(min(trials, math.prod(listed) * len(spec.search.seeds)))
     if not spec.search.cases and not _pretrains(spec.method):
         pretrains = 0
-    epochs = {
-        name: _highest(spec, f"evaluate.{name}.epochs", settings["epochs"]) * trials
-        for name, settings in spec.evaluate.items()
-        if "epochs" in settings
-    }
+    planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
+    epochs = {name: each * trials for name, each in planned.items() if each}
     return pretrains, _highest(spec, "pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
+
+
+def _longest(spec: SweepSpec, evaluation: str) -> dict[str, Any]:
+    """An evaluation's settings with as many epochs as the search can give it."""
+    settings = spec.evaluate[evaluation]
+    paths = {knob: f"evaluate.{evaluation}.{knob}" for knob in settings if knob.startswith("epochs")}
+    return settings | {knob: _highest(spec, path, settings[knob] or 0) or None for knob, path in paths.items()}
 
 
 def _highest(spec: SweepSpec, path: str, fixed: int) -> int:

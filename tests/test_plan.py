@@ -11,14 +11,20 @@ LR = {"evaluate.linear.lr": [0.1, 0.3, 1.0]}
 ALPHA = {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3, 0.4]}
 
 
-def plan(space: dict[str, Any], method: str = "autoencoder", seeds: int = 3, **search: Any) -> Plan:
+def plan(
+    space: dict[str, Any],
+    method: str = "autoencoder",
+    seeds: int = 3,
+    evaluate: dict[str, Any] | None = None,
+    **search: Any,
+) -> Plan:
     spec = {
         "name": "plan",
         "data": {"source": "digits", "image_size": 8},
         "encoder": "resnet18",
         "method": method,
         "pretrain": {"epochs": 10},
-        "evaluate": {"linear": {"epochs": 5}},
+        "evaluate": evaluate or {"linear": {"epochs": 5}},
         "search": {"space": space, "seeds": seeds, **search},
     }
     return make_plan(from_dump(spec), {"CPU": 2})
@@ -65,3 +71,25 @@ def test_a_samplers_epochs_are_the_most_there_can_be() -> None:
 def test_what_is_not_pretrained_is_not_counted(search: dict[str, Any]) -> None:
     planned = plan(LR, method="supervised", **search)
     assert (planned.pretrains, planned.pretrain_epochs) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "epochs"),
+    [
+        # 60 epochs of 1 %, 50 of 2 %, 40 of 5 %, 30 of 10, 20, 50 and 100 %, in epochs of everything: 57.6
+        ({"semi_supervised": {}}, {"semi_supervised": 58}),
+        ({"semi_supervised": {"fractions": [10, 100], "epochs_per_fraction": 20}}, {"semi_supervised": 22}),
+        ({"transfer": {"sources": ["digits", "imagefolder:x"], "epochs": 7}}, {"transfer": 14}),
+        ({"transfer": {"sources": ["digits"], "protocol": "knn"}}, {}),
+        ({"knn": {}}, {}),
+    ],
+)
+def test_an_evaluation_says_what_it_trains(evaluation: dict[str, Any], epochs: dict[str, int]) -> None:
+    assert plan({}, seeds=1, evaluate=evaluation).evaluation_epochs == epochs
+
+
+def test_an_evaluations_epochs_are_bounded_where_they_are_searched() -> None:
+    space = {"evaluate.semi_supervised.epochs_per_fraction": {"low": 5, "high": 40}}
+    evaluate = {"semi_supervised": {"fractions": [50]}}
+    planned = plan(space, seeds=1, evaluate=evaluate, sampler="random", trials=3)
+    assert planned.evaluation_epochs == {"semi_supervised": 60}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import accumulate
+from math import ceil
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,13 @@ SPLITS = ("val", "test")
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-1 at each fraction, `top1_10pct_val`, and their means."""
     return tuple(f"top1{at}_{split}" for at in ("", *map(_at, settings["fractions"])) for split in SPLITS)
+
+
+def planned_epochs(settings: Mapping[str, Any]) -> int:
+    """Epochs of all fractions together, in epochs of the whole training set."""
+    each: int | None = settings["epochs_per_fraction"]
+    fractions: tuple[Percent, ...] = settings["fractions"]
+    return ceil(sum((each or EPOCHS[percent]) * percent / 100 for percent in fractions))
 
 
 def evaluate(

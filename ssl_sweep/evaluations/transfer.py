@@ -40,6 +40,12 @@ def data_sources(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(settings["sources"])
 
 
+def planned_epochs(settings: Mapping[str, Any]) -> int:
+    """Epochs over all sources together, each of that source's images."""
+    epochs: int = settings["epochs"]
+    return 0 if settings["protocol"] == "knn" else epochs * len(settings["sources"])
+
+
 def evaluate(
     encoder: Encoder,
     splits: Splits,
