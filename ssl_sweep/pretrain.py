@@ -14,7 +14,7 @@ from ssl_sweep.training import Epoch, Stage, fit
 
 
 class Method(Protocol):
-    """What a file of `methods/` offers; `after_step(progress)` and `pictures(batch)` are optional."""
+    """What a file of `methods/` offers; `after_step(progress)`, `pictures(batch)`, `pictured(batch)` are optional."""
 
     encoder: nn.Module
 
@@ -51,13 +51,18 @@ def _channels_last(view: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> Tensor | None:
-    """What the method wants to show of itself on `images`: (N, 3, H, W) in [0, 1], or None."""
+def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> tuple[Tensor | None, dict[str, float]]:
+    """What the method wants to show of itself on `images`, and what it measures of what is shown.
+
+    Returns:
+        (N, 3, H, W) in [0, 1], or None; numbers by name, from the method's `pictured(batch)`.
+    """
     draw = getattr(method, "pictures", None)
     if draw is None:
-        return None
+        return None, {}
     assert isinstance(method, nn.Module)  # noqa: S101
     method.to(stage.device).eval()
     batch = method.views(images.to(stage.device), augment, stage.generator("pictures"))
     shown: Tensor = draw(batch)
-    return shown.float().clamp(0, 1).cpu()
+    measured = method.pictured(batch) if hasattr(method, "pictured") else {}
+    return shown.float().clamp(0, 1).cpu(), {name: float(value) for name, value in measured.items()}

@@ -131,7 +131,7 @@ class _Trial:
 
         if not (stage.folder / "checkpoint.pt").exists():
             with making.artifacts() as folder:
-                self._show(method, augment, stage, folder / "pictures_before.png")
+                self._show(method, augment, stage, folder / "pictures_before.png", 0)
         metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
         # gone on from a checkpoint of the last epoch, whose report may have been cut short
         if metrics and health.every and not last:
@@ -139,7 +139,7 @@ class _Trial:
         checkpoint.save(encoder_path(making.folder), {"encoder": method.encoder.state_dict()})
         # what is made once of a finished encoder, and shown by every trial that uses it
         with making.artifacts() as folder:
-            self._show(method, augment, stage, folder / "pictures.png")
+            self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
             gallery(method.encoder, self.splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}
 
@@ -151,12 +151,14 @@ class _Trial:
         settings = dict(self.config["encoder"])
         return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
 
-    def _show(self, method: Method, augment: Augment, stage: Stage, path: Path) -> None:
-        """Keep what the method shows of itself on test images: reconstructions, a map."""
+    def _show(self, method: Method, augment: Augment, stage: Stage, path: Path, epoch: int) -> None:
+        """Keep what the method shows of itself on test images, reconstructions or a map, and report its numbers."""
         number = min(getattr(method, "num_pictures", NUM_PICTURES), len(self.splits.test))
-        shown = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
+        shown, measured = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
         if shown is not None:
             save_image(make_grid(shown, nrow=NUM_PICTURES), path)
+        if measured:
+            stage.report({f"{name}_test": value for name, value in measured.items()}, epoch)
 
     def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
         stage = self._begin(name, self.workdir / name, self._tell)

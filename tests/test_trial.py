@@ -58,6 +58,20 @@ def test_it_gives_the_metrics_of_every_stage(undisturbed: tuple[Path, dict[str, 
     assert not list(folder.rglob("checkpoint.pt"))  # what is finished needs none
 
 
+def test_what_a_method_measures_of_its_pictures_is_told_before_and_after(tmp_path: Path, cache: Path) -> None:
+    drlim = {"name": "drlim", "shifts": [-1, 1], "pairs": "label"}
+    told: list[tuple[float, int]] = []
+
+    def report(metrics: dict[str, float], step: int) -> None:
+        if "pretrain/separation_test" in metrics:
+            told.append((metrics["pretrain/separation_test"], step))
+
+    trial.run(config(method=drlim, evaluate={"knn": {}}), report, tmp_path, cache=cache)
+    (before, first), (after, last) = told
+    assert (first, last) == (0, 2)
+    assert after != before  # of two epochs no more can be asked
+
+
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("linear", 1), ("finetune", 2)])
 def test_stopped_anywhere_and_run_again_it_ends_the_same(
     undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, stage: str, epoch: int

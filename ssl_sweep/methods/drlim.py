@@ -111,6 +111,14 @@ class Method(nn.Module):
         planes = (batch["image"].flatten(1), at_least_fp32(self.encoder(batch["image"])))
         return torch.stack([scatter_plot(principal_plane(points), colors) for points in planes])
 
+    @torch.no_grad()
+    def pictured(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How well the map of all copies separates the labels, where there are any."""
+        if "label" not in batch:
+            return {}
+        points = at_least_fp32(self.encoder(batch["image"]))
+        return {"separation": separation(points, batch["label"].repeat(len(self.shifts)))}
+
     def _related(self, whole: Tensor, labels: Tensor | None) -> Tensor:
         """Which images (B, B) are similar; each is so to itself."""
         if self.pairs == "neighbours":

