@@ -7,6 +7,7 @@ from ssl_sweep.transcript import text, value_of
 
 NOTHING = "–"
 SPLITS = ("train", "val", "test")
+PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
 Key = tuple[Any, ...]
 
 
@@ -21,6 +22,16 @@ def display_name(name: str, among: Sequence[str] = ()) -> str:
     words = metric.split("_")
     shown = [*words[:-1], f"({words[-1]})"] if len(words) > 1 and words[-1] in SPLITS else words
     return " ".join([*stage.split("/"), *shown])
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric is a percentage, by its name: `transfer/top1_pets_test` is."""
+    return any(word in PERCENT for word in metric.rpartition("/")[2].split("_"))
+
+
+def name_with_unit(metric: str) -> str:
+    """`knn/top1_test` -> `knn top1 (test), %`."""
+    return display_name(metric) + (", %" if in_percent(metric) else "")
 
 
 def value_text(value: Any) -> str:

@@ -89,11 +89,12 @@ def _html(table: Table, caption: str | None, label: str | None) -> str:
         )
 
     shown = make_grid(table, html.escape, cell_text)
+    headers = tuple(text.replace("_", "_<wbr>") for text in shown.headers)  # a long name may take several lines
     body = "\n".join(f"<tr>{line('td', texts)}</tr>" for texts in shown.lines)
     parts = [
         '<table class="ablation">',
         f"<caption>{html.escape(caption)}</caption>" if caption else "",
-        f"<thead>\n<tr>{line('th', shown.headers)}</tr>\n</thead>",
+        f"<thead>\n<tr>{line('th', headers)}</tr>\n</thead>",
         f"<tbody>\n{body}\n</tbody>",
         *_html_notes(table, len(shown.headers)),
         "</table>",

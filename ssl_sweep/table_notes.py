@@ -52,6 +52,8 @@ def _on_spread(table: "Table") -> Iterator[str]:
     seeds = [cell.n for row in table.body for cell in row.cells if cell.n > 1]
     if seeds:
         yield f"{SPREADS[table.interval]} (number of seeds)"
+    elif any(cell.n for row in table.body for cell in row.cells):
+        yield "one seed each, without a spread (number of seeds)"
     if seeds and table.interval == "bootstrap" and min(seeds) < FEW:
         yield f"the bootstrap's interval is too narrow for fewer than some {FEW} seeds; Student's t is not"
 
@@ -83,11 +85,13 @@ def _on_groups(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
     seeds, choices = runs["seed"].tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
     num_seeds = len(set(seeds))
     have = {key: len({seeds[i] for i in trials}) for key, trials in found.trials.items()}
-    if fewer := [f"{row_name(key, found.names)} ({n})" for key, n in have.items() if n < num_seeds]:
+    fewer = [f"{row_name(key, found.names)} ({n})" for key, n in have.items() if n < num_seeds]
+    if fewer and num_seeds > 1:
         yield f"fewer than {num_seeds} seeds: {_several(fewer)}"
     if mixed := [trials for trials in found.trials.values() if len({choices[i] for i in trials}) > 1]:
         varied = ", ".join(_varied(runs, mixed)) or "no parameter"
-        yield f"{len(mixed)} rows are means over several choices, seed by seed, which differ in {varied}"
+        rows = "1 row is a mean" if len(mixed) == 1 else f"{len(mixed)} rows are means"
+        yield f"{rows} over several choices, seed by seed, which differ in {varied}"
 
 
 def _varied(runs: pd.DataFrame, groups: Sequence[Sequence[int]]) -> list[str]:

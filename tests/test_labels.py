@@ -1,6 +1,6 @@
 import pytest
 
-from ssl_sweep.labels import display_name, row_key, row_label, row_name, value_text
+from ssl_sweep.labels import display_name, name_with_unit, row_key, row_label, row_name, value_text
 
 
 def test_display_names() -> None:
@@ -10,6 +10,13 @@ def test_display_names() -> None:
     assert display_name("finetune/top1_test") == "finetune top1 (test)"
     assert display_name("knn/top1_best_val") == "knn top1 best (val)"
     assert display_name("pretrain/loss") == "pretrain loss"
+
+
+def test_percentages_have_their_unit() -> None:
+    assert name_with_unit("transfer/top1_pets_test") == "transfer top1 pets (test), %"
+    assert name_with_unit("detection/ap50_val") == "detection ap50 (val), %"
+    assert name_with_unit("label_free/alpha_r2_test") == "label_free alpha r2 (test)"
+    assert name_with_unit("pretrain/loss") == "pretrain loss"
 
 
 def test_value_texts() -> None:

@@ -71,6 +71,13 @@ def test_one_seed_has_no_spread() -> None:
         assert (cell.mean, cell.std, cell.n, cell.low, cell.high) == (40.0, None, 1, None, None)
 
 
+def test_single_seeds_are_said_once() -> None:
+    runs = make_runs({0.0: [40.0], 0.1: [41.0]})
+    assert make_table(runs).notes == ("one seed each, without a spread (number of seeds)",)
+    pruned = runs.assign(state=["COMPLETE", "PRUNED"])
+    assert make_table(pruned).notes[1:] == ("not in the means: 1 PRUNED of 2 trials",)  # nor that it has fewer seeds
+
+
 def test_only_complete_trials_count_and_the_others_are_named() -> None:
     runs = make_runs()
     runs.loc[runs["trial_id"] == "1-1", "state"] = "FAILED"
@@ -131,6 +138,8 @@ def test_a_row_over_several_choices_is_a_mean_by_seed_and_says_so() -> None:
     assert (cell.mean, cell.n) == (38.0, 2)
     assert cell.std == pytest.approx(statistics.stdev([37.0, 39.0]))
     assert not any("choices" in note for note in make_table().notes)
+    one = pd.concat([runs[runs["choice"] == 0], other[other["choice"] == 3]])
+    assert "1 row is a mean over several choices, seed by seed, which differ in pretrain.lr" in make_table(one).notes
 
 
 def test_unknown_row_is_refused_and_unknown_column_is_said() -> None:
@@ -205,7 +214,7 @@ def test_only_seeds_in_common_are_compared() -> None:
 def test_too_few_seeds_are_no_test_and_a_note() -> None:
     table = make_table(make_runs({0.0: [50.0], 0.1: [52.0]}), baseline=0.0)
     assert [row.cells[0].p for row in table.body] == [None, None]
-    assert table.notes == (
+    assert table.notes[1:] == (
         "not tested against overlay_alpha=0, fewer than two seeds in common, or the same difference for each seed: "
         "overlay_alpha=0.1",
     )

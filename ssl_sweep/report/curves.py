@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ssl_sweep import record_store as store
-from ssl_sweep.labels import display_name
+from ssl_sweep.labels import display_name, name_with_unit
 from ssl_sweep.report.figures import INK, SCALE, Plot, Style, Trace, escaped, figure, numbers, style, thinned
 from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.transcript import PREFIX
@@ -29,12 +29,13 @@ ENDS = {"PRUNED": ("pruned", "x"), "FAILED": ("failed", "triangle-down"), "STOPP
 class Curves:
     """The courses of metrics of some trials.
 
-    points: trial_id, name, step, value. looks: by choice; labels: what the key says of each look, empty where colours
-    stand for the objective.
+    points: trial_id, name, step, value. reached: the last stage of each trial that has reported. looks: by choice;
+    labels: what the key says of each look, empty where colours stand for the objective.
     """
 
     points: pd.DataFrame
     shown: pd.DataFrame
+    reached: Mapping[str, str]
     looks: Mapping[int, Style]
     labels: Mapping[int, str]
     note: str
@@ -53,7 +54,7 @@ def read_curves(sweep: Sweep, tracking_uri: str) -> Curves:
     labels = {c.number: c.label or "every trial" for c in in_order} if named else {}
     left_out = len(sweep.runs) - len(shown)
     note = f"{len(shown)} of {len(sweep.runs)} trials: the best, and some of every state." if left_out else ""
-    return Curves(points, shown, looks, labels, note)
+    return Curves(points, shown, _reached(sweep, points), looks, labels, note)
 
 
 def learning_plots(sweep: Sweep, curves: Curves) -> list[Plot]:
@@ -81,9 +82,23 @@ def health_plots(sweep: Sweep, curves: Curves) -> list[Plot]:
     return plots
 
 
+def _stages(sweep: Sweep) -> tuple[str, ...]:
+    return ("pretrain", *(sweep.spec.get("evaluate") or {}))
+
+
+def _reached(sweep: Sweep, points: pd.DataFrame) -> dict[str, str]:
+    """The last stage, in their order, that each trial has reported from."""
+    order = {stage: rank for rank, stage in enumerate(_stages(sweep))}
+    reached: dict[str, str] = {}
+    for trial_id, name in zip(points["trial_id"], points["name"], strict=True):
+        stage = name.partition("/")[0]
+        reached[trial_id] = max(reached.get(trial_id, stage), stage, key=order.__getitem__)
+    return reached
+
+
 def _learned(sweep: Sweep) -> list[str]:
     """The metrics that a learning curve can be of, the most telling first."""
-    stages = ("pretrain", *(sweep.spec.get("evaluate") or {}))
+    stages = _stages(sweep)
     names = [
         name
         for name in sweep.runs.columns
@@ -137,13 +152,13 @@ def _plot(curves: Curves, name: str) -> Plot:
         measured = [(int(seed), by_trial[trial_id]) for seed, trial_id in pairs if trial_id in by_trial]
         if measured:
             data.append(_course(measured, look, curves.labels.get(choice, "")))
-    data += _ends(curves, by_trial)
+    data += _ends(curves, by_trial, name.partition("/")[0])
     last = [float(part["value"].iloc[-1]) for part in by_trial.values() if math.isfinite(part["value"].iloc[-1])]
     shown = display_name(name)
     range_ = f"ends between {figure(min(last))} and {figure(max(last))}" if last else "has no finite value"
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": escaped(shown)}},
+        "yaxis": {"title": {"text": escaped(name_with_unit(name))}},
         "showlegend": False,
     }
     return Plot(shown, f"{shown} by epoch of {len(by_trial)} trials; it {range_}", data, layout)
@@ -171,12 +186,16 @@ def _course(trials: Sequence[tuple[int, pd.DataFrame]], look: Style, label: str)
     }
 
 
-def _ends(curves: Curves, by_trial: Mapping[str, pd.DataFrame]) -> list[Trace]:
-    """A mark where a trial that is not COMPLETE ends."""
+def _ends(curves: Curves, by_trial: Mapping[str, pd.DataFrame], stage: str) -> list[Trace]:
+    """A mark where a trial that is not COMPLETE ends, in the stage that it ended in."""
     traces: list[Trace] = []
     for state, (word, symbol) in ENDS.items():
         ended = curves.shown[curves.shown["state"] == state]["trial_id"]
-        last = [by_trial[trial_id].iloc[-1] for trial_id in ended if trial_id in by_trial]
+        last = [
+            by_trial[trial_id].iloc[-1]
+            for trial_id in ended
+            if trial_id in by_trial and curves.reached[trial_id] == stage
+        ]
         if last:
             traces.append(
                 {

@@ -27,13 +27,16 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its title, its content in words, and plotly's `data` and `layout`."""
+    """A figure with its title, its content in words, and plotly's `data` and `layout`.
+
+    min_width: CSS pixels, of a plot that takes the page's whole width, and is scrolled where that is less.
+    """
 
     title: str
     alt: str
     data: Sequence[Trace]
     layout: dict[str, Any] = field(default_factory=dict)
-    wide: bool = False
+    min_width: int = 0
 
 
 def style(index: int) -> Style:

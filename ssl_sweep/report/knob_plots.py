@@ -1,10 +1,10 @@
 """The table's metrics against each searched knob: means over seeds with intervals, beside the published curve."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl_sweep.labels import display_name, row_key, value_text
+from ssl_sweep.labels import display_name, name_with_unit, row_key, value_text
 from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, figure, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Knob, Sweep, label_of
 from ssl_sweep.table_pivot import values_of
@@ -44,6 +44,11 @@ def interval_of(sweep: Sweep) -> Interval:
     return "bootstrap" if (sweep.spec.get("table") or {}).get("interval") == "bootstrap" else "t"
 
 
+def has_intervals(plots: Iterable[Plot]) -> bool:
+    """Whether any of these plots shows an interval: of one seed there is none."""
+    return any(any(trace["error_y"]["array"]) for plot in plots for trace in plot.data if "error_y" in trace)
+
+
 def _plot(sweep: Sweep, knob: Knob, metric: str, lines: Mapping[str, Sequence[Mean]]) -> Plot:
     data: list[Trace] = []
     for index, (name, means) in enumerate(lines.items()):
@@ -54,7 +59,8 @@ def _plot(sweep: Sweep, knob: Knob, metric: str, lines: Mapping[str, Sequence[Me
     shown = display_name(metric)
     title = f"{shown} by {knob.name}"
     legend = len(lines) > 1 or any(mean.cell.published is not None for means in lines.values() for mean in means)
-    layout = {"xaxis": _axis(knob), "yaxis": {"title": {"text": escaped(shown)}, **_height(data)}, "showlegend": legend}
+    yaxis = {"title": {"text": escaped(name_with_unit(metric))}, **_height(data)}
+    layout = {"xaxis": _axis(knob), "yaxis": yaxis, "showlegend": legend}
     return Plot(title, f"{title}: {_in_words(lines)}", data, layout)
 
 
@@ -156,7 +162,7 @@ def _axis(knob: Knob) -> dict[str, Any]:
     }
     if not knob.numeric:
         return {**title, **ticks, "range": [-0.5, len(knob.values) - 0.5], "showgrid": False, "zeroline": False}
-    scale = {"type": "log", "minorloglabels": "complete"} if knob.log else {}
+    scale = {"type": "log", "minorloglabels": "complete", "tickformat": "~g"} if knob.log else {}
     return {**title, **scale, **({} if knob.sampled or len(knob.values) > MAX_NAMED else ticks)}
 
 

@@ -4,6 +4,7 @@
   const source = document.getElementById("plots").textContent;
   const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg" } };
   const SHEET_COLUMN = 320, SHEET = 660; // CSS pixels between the margins of A4 and Letter
+  const BELOW = 54; // pixels of ticks and title under an axis
 
   // `--ink` stands for the colour that the style sheet gives it now
   function coloured() {
@@ -23,7 +24,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink }, align: "left" },
-      legend: { orientation: "h", x: 0, y: -0.22, yanchor: "top" },
+      legend: { orientation: "h", x: 0, y: -BELOW / ((own.height || 300) - BELOW), yanchor: "top" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: line, activecolor: ink },
       ...own, xaxis: merged("xaxis"), yaxis: merged("yaxis"),
     };
@@ -35,7 +36,7 @@
     return Promise.all(Object.entries(plots).map(([id, plot]) => {
       const place = document.getElementById(id);
       const layout = layoutOf(plot.layout);
-      if (printing) layout.width = place.closest("figure").classList.contains("wide") ? SHEET : SHEET_COLUMN;
+      if (printing) layout.width = place.closest("figure").matches(".wide, .single") ? SHEET : SHEET_COLUMN;
       return Plotly.react(place, plot.data, layout, config);
     }));
   }

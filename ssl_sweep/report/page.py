@@ -13,12 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ssl_sweep import __version__
-from ssl_sweep.labels import display_name
+from ssl_sweep.labels import display_name, in_percent
 from ssl_sweep.render import render
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
-from ssl_sweep.report.knob_plots import MAX_POINTS, interval_of, knob_plots
+from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, interval_of, knob_plots
 from ssl_sweep.report.pictures import Gallery, read_gallery
 from ssl_sweep.report.relations import importance, parallel_coordinates
 from ssl_sweep.report.sweep import Sweep, read_sweep
@@ -91,17 +91,21 @@ def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
     """The table, the knobs one by one, and all of them together."""
     knobs, metrics = sweep.knobs[:MAX_KNOBS], sweep.columns[:MAX_METRICS]
     parallel, shares = parallel_coordinates(sweep), importance(sweep)
+    table, by_knob = _shown_rows(sweep), knob_plots(sweep, knobs, metrics)
+    in_html = render(replace(table, notes=()), "html", caption=_caption(sweep))  # the page has room for notes elsewhere
     left_out = [knob.name for knob in sweep.knobs[MAX_KNOBS:]]
     left_out += [display_name(name) for name in sweep.columns[MAX_METRICS:]]
     return {
-        "table": Markup(render(_shown_rows(sweep), "html", caption=_caption(sweep))),  # noqa: S704 - render escapes
-        "knob_plots": plots.add(knob_plots(sweep, knobs, metrics)),
-        "interval": INTERVALS[interval_of(sweep)],
+        "table": Markup(in_html),  # noqa: S704 - render escapes
+        "notes": table.notes,
+        "knob_plots": plots.add(by_knob),
+        "interval": INTERVALS[interval_of(sweep)] if has_intervals(by_knob) else "",
         "left_out": ", ".join(left_out),
         "thinned": MAX_POINTS if any(len(knob.values) > MAX_POINTS for knob in knobs) else None,
         "parallel": plots.add([parallel] if parallel else []),
         "importance": plots.add([shares.plot] if shares.plot else []),
         "importance_note": shares.note,
+        "importance_warning": shares.warning,
     }
 
 
@@ -121,7 +125,10 @@ def _courses(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
 
 def _caption(sweep: Sweep) -> str:
     rows = ", ".join(display_name(row, sweep.table.rows) for row in sweep.table.rows)
-    return f"{sweep.name} by {rows}" if rows else sweep.name
+    shares = [display_name(name) for name in sweep.table.columns if in_percent(name)]
+    units = f"; in %: {', '.join(shares)}" if shares else ""
+    units = "; all figures in %" if shares and len(shares) == len(sweep.table.columns) else units
+    return sweep.name + (f" by {rows}" if rows else "") + units
 
 
 def _shown_rows(sweep: Sweep) -> Table:

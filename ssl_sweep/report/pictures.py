@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssl_sweep.labels import Key
 from ssl_sweep.record import artifact
-from ssl_sweep.report.figures import Plot, Trace, escaped, numbers, style, thinned
+from ssl_sweep.report.figures import Plot, Trace, escaped, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Sweep, label_of, trial_label
 from ssl_sweep.table_pivot import values_of
 
@@ -23,6 +23,7 @@ SHOWN = 560  # pixels; a small picture is enlarged in whole multiples up to this
 MAX_ROWS = 8  # of the table, of which a trial's picture is shown
 MAX_TRIED = 3  # trials that are asked for a picture
 MAX_CLASSES = 20  # in the map's key
+LABEL = 24  # characters of a class there
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def feature_map(content: bytes | None) -> Plot | None:
                 {
                     "type": "scatter",
                     "mode": "markers",
-                    "name": escaped(name),
+                    "name": escaped(shortened(str(name), LABEL)),
                     "x": numbers(x for x, _ in own),
                     "y": numbers(y for _, y in own),
                     "hovertemplate": "%{fullData.name}<extra></extra>",
@@ -113,7 +114,7 @@ def feature_map(content: bytes | None) -> Plot | None:
         "xaxis": {**hidden, "title": {"text": "first principal component"}},
         "yaxis": {**hidden, "title": {"text": "second principal component"}, "scaleanchor": "x"},
         "showlegend": 1 < len(data) <= MAX_CLASSES,
-        "height": 440,
+        "height": 440 + 5 * min(len(data), MAX_CLASSES),
     }
     alt = f"{len(points)} test images of {len(data)} classes, by the first two principal components of their features"
     return Plot("Map of the features", alt, data, layout)

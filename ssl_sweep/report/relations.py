@@ -1,10 +1,11 @@
 """All knobs at once: parallel coordinates, and how much of the objective each knob explains."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.labels import display_name, value_text
+from ssl_sweep.labels import display_name, name_with_unit, value_text
 from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, figure, shortened, thinned
 from ssl_sweep.report.sweep import Choice, Knob, Sweep
 
@@ -12,16 +13,19 @@ MAX_CHOICES = 300  # in parallel coordinates: the best half, the rest evenly fro
 ENOUGH, TOO_FEW = 20, 4  # choices: below, an importance is uncertain, or nothing
 MAX_LEAVES = 200  # choices that the trees of fANOVA are grown on, whose time goes with their square
 MAX_TICKS = 8
+PER_AXIS = 72  # CSS pixels at least
 CROWD = 15  # lines of a colour, of which more are drawn thinner
 LABEL = 18  # characters
+NAME, LINE = 40, 16  # characters of an axis' name, and of a line of it
 
 
 @dataclass(frozen=True)
 class Importance:
-    """A plot, where there are choices enough for one, and what a reader must know of it."""
+    """A plot, where there are choices enough for one, what a reader must know of it, and a warning or none."""
 
     plot: Plot | None
     note: str
+    warning: str = ""
 
 
 def parallel_coordinates(sweep: Sweep) -> Plot | None:
@@ -41,7 +45,9 @@ def parallel_coordinates(sweep: Sweep) -> Plot | None:
     data.append(_strands(shown[:1], axes, COLORS[1], 3.5))
     title = f"{len(shown)} of {len(scored)} choices" if len(shown) < len(scored) else f"{len(scored)} choices"
     best = f"the best, {shown[0].label}, has {display_name(sweep.metric)} {figure(shown[0].objective)}"
-    return Plot(f"Parallel coordinates of {title}", f"A line a choice; {best}", data, _layout(axes), wide=True)
+    return Plot(
+        f"Parallel coordinates of {title}", f"A line a choice; {best}", data, _layout(axes), PER_AXIS * len(axes)
+    )
 
 
 def importance(sweep: Sweep) -> Importance:
@@ -60,11 +66,9 @@ def importance(sweep: Sweep) -> Importance:
     shares = importances([choice.knobs for choice in used], objective, [knob.path for knob in knobs if knob.log])
     if not shares:
         return Importance(None, "The objective is the same for all choices: no knob explains a difference.")
-    few = f"Only {len(scored)} choices: take these shares as a hint, not as a result. " if len(scored) < ENOUGH else ""
+    few = f"Only {len(scored)} choices: take these shares as a hint, not as a result." if len(scored) < ENOUGH else ""
     some = f" of {len(used)} of the choices" if len(used) < len(scored) else ""
-    note = (
-        f"{few}Share of the objective's variance{some} that a knob explains by itself, by fANOVA (Hutter et al. 2014)."
-    )
+    note = f"Share of the objective's variance{some} that a knob explains by itself, by fANOVA (Hutter et al. 2014)."
     names = {knob.path: knob.name for knob in knobs}
     listed = [(names[path], share) for path, share in sorted(shares.items(), key=lambda item: item[1])]
     alt = "Importance of knobs: " + ", ".join(f"{name} {share:.0%}" for name, share in reversed(listed))
@@ -79,9 +83,9 @@ def importance(sweep: Sweep) -> Importance:
         "hovertemplate": "%{y}: %{x:.1%}<extra></extra>",
         "marker": {"color": COLORS[0]},
     }
-    xaxis = {"tickformat": ".0%", "range": [0, 1.08 * max(share for _, share in listed) or 1], "rangemode": "tozero"}
+    xaxis = {"tickformat": ".0%", "range": [0, 1.15 * max(share for _, share in listed) or 1], "rangemode": "tozero"}
     layout = {"xaxis": xaxis, "yaxis": {"type": "category"}, "showlegend": False, "height": 90 + 34 * len(listed)}
-    return Importance(Plot(f"Importance for {display_name(sweep.metric)}", alt, [bars], layout), note)
+    return Importance(Plot(f"Importance for {display_name(sweep.metric)}", alt, [bars], layout), note, few)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class _Axis:
     @classmethod
     def of_objective(cls, sweep: Sweep, choices: Sequence[Choice]) -> "_Axis":
         values = [choice.objective for choice in choices if choice.objective is not None]
-        return cls(display_name(sweep.metric), None, min(values), max(values), False, (), ())
+        return cls(name_with_unit(sweep.metric), None, min(values), max(values), False, (), ())
 
     def height(self, value: Any) -> float:
         from math import log
@@ -157,25 +161,34 @@ def _strands(choices: Sequence[Choice], axes: Sequence[_Axis], color: str, width
     }
 
 
+def _lines(name: str) -> list[str]:
+    """A name in lines, broken after an underscore or at a space where it is long."""
+    lines = [""]
+    for word in re.findall(r"[^_ ]*[_ ]*", name):
+        if lines[-1] and len(lines[-1] + word.rstrip()) > LINE:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]
+
+
 def _layout(axes: Sequence[_Axis]) -> dict[str, Any]:
     def label(place: int, height: float, text: str) -> dict[str, Any]:
-        last = place == len(axes) - 1
         return {
             "x": place, "y": height, "text": escaped(text), "showarrow": False, "font": {"size": 11, "color": INK},
-            "xanchor": "right" if last else "left", "xshift": -6 if last else 6, "bgcolor": "--paper", "opacity": 0.9,
+            "xanchor": "left", "xshift": 6, "bgcolor": "--paper", "opacity": 0.9,
         }  # fmt: skip
 
     lines = [
         {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "line": {"color": INK, "width": 1}}
         for place in range(len(axes))
     ]
-    names = [escaped(shortened(axis.name, LABEL + 6)) for axis in axes]
-    across = {"tickvals": list(range(len(axes))), "ticktext": names, "range": [-0.3, len(axes) - 0.7], "side": "top"}
+    names = ["<br>".join(map(escaped, _lines(shortened(axis.name, NAME)))) for axis in axes]
+    across = {"tickvals": list(range(len(axes))), "ticktext": names, "range": [-0.05, len(axes) - 0.95], "side": "top"}
     return {
         "xaxis": across
         | {"ticklabeloverflow": "allow", "showgrid": False, "zeroline": False, "showline": False, "ticks": ""},
         "yaxis": {"visible": False, "range": [-0.06, 1.06]},
-        "margin": {"l": 10, "r": 10, "t": 34, "b": 10},
+        "margin": {"l": 50, "r": 56, "t": 34, "b": 10},
         "showlegend": False,
         "shapes": lines,
         "annotations": [label(place, height, text) for place, axis in enumerate(axes) for height, text in axis.ticks()],

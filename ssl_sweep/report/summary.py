@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep.labels import display_name
+from ssl_sweep.labels import display_name, in_percent
 from ssl_sweep.record import artifact
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
@@ -14,6 +14,7 @@ from ssl_sweep.report.sweep import Sweep, trial_label
 MAX_FAILURES = 10  # kinds of failure
 MAX_TRIALS = 3  # of a failure
 MAX_MESSAGE = 600  # characters
+MAX_USED = 4  # methods, encoders or data sources that are named
 MARKS = {
     "COMPLETE": "✓",
     "RUNNING": "◐",
@@ -86,9 +87,9 @@ def facts(sweep: Sweep) -> dict[str, str]:
     said = {
         "objective": sweep.objective,
         "sampler": str(search.get("sampler") or ""),
-        "data": str((spec.get("data") or {}).get("source") or ""),
-        "method": _name(spec.get("method")),
-        "encoder": _name(spec.get("encoder")),
+        "data": _used(sweep, "data.source", str((spec.get("data") or {}).get("source") or "")),
+        "method": _used(sweep, "method.name", _name(spec.get("method"))),
+        "encoder": _used(sweep, "encoder.name", _name(spec.get("encoder"))),
         "when": _when(sweep),
         "cost": _cost(sweep, resources),
         "commit": ", ".join(map(_short, sweep.commits[:3])) + (" and others" if len(sweep.commits) > 3 else ""),
@@ -102,7 +103,8 @@ def best(sweep: Sweep) -> Best | None:
     if first is None:
         return None
     seeds = f", mean of {first.num_seeds} seeds" if first.num_seeds > 1 else ""
-    return Best(first.label, f"{display_name(sweep.metric)} {figure(first.objective)}{seeds}")
+    unit = "\u202f%" if in_percent(sweep.metric) else ""
+    return Best(first.label, f"{display_name(sweep.metric)} {figure(first.objective)}{unit}{seeds}")
 
 
 def next_step(sweep: Sweep) -> NextStep:
@@ -175,11 +177,11 @@ def _log(sweep: Sweep, trial: pd.Series) -> str:
 
 
 def _when(sweep: Sweep) -> str:
-    begun = f"{sweep.started:%Y-%m-%d %H:%M} UTC"
+    begun = f"{sweep.started:%Y-%m-%d %H:%M}\u00a0UTC"
     ended = sweep.runs["end"].max()
     if pd.isna(ended) or sweep.states["RUNNING"]:
         return f"since {begun}"
-    return f"{begun}, {duration((ended - min(sweep.started, sweep.runs['start'].min())).total_seconds())}"
+    return f"{begun}, took {duration((ended - min(sweep.started, sweep.runs['start'].min())).total_seconds())}"
 
 
 def _cost(sweep: Sweep, resources: Mapping[str, float]) -> str:
@@ -196,6 +198,13 @@ def _cost(sweep: Sweep, resources: Mapping[str, float]) -> str:
 def _short(commit: str) -> str:
     number, dash, dirty = commit.partition("-")
     return number[:10] + (dash + dirty)
+
+
+def _used(sweep: Sweep, path: str, written: str) -> str:
+    """What the trials have had, which a search may vary; before any has begun, what the spec says."""
+    had = [str(value) for value in dict.fromkeys(sweep.runs[path]) if pd.notna(value)] if path in sweep.runs else []
+    more = f" and {len(had) - MAX_USED} more" if len(had) > MAX_USED else ""
+    return ", ".join(had[:MAX_USED]) + more or written
 
 
 def _name(section: object) -> str:

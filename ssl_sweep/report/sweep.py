@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -20,7 +21,7 @@ from ssl_sweep.tables import Table, ablation
 from ssl_sweep.transcript import PREFIX
 
 CASE = "case"
-LOG_RATIO = 100  # listed positive numbers that span so much are read on a logarithmic axis
+LOG_RATIO = 10  # listed positive numbers that span so much may be read better on a logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         values = sorted(values) if numeric else _in_order_of(wanted, values)
         is_range = isinstance(wanted, Mapping)
-        log = numeric and (bool(wanted.get("log")) if is_range else _spans_decades(values))
+        log = numeric and (bool(wanted.get("log")) if is_range else _is_geometric(values))
         sampled = numeric and is_range and wanted.get("step") is None
         knobs.append(Knob(path, display_name(path, paths), tuple(values), numeric, log, sampled))
     return knobs
@@ -205,5 +206,13 @@ def _in_order_of(wanted: Any, values: list[Any]) -> list[Any]:
     return sorted(values, key=lambda value: listed.index(str(value)) if str(value) in listed else len(listed))
 
 
-def _spans_decades(values: Sequence[Any]) -> bool:
-    return len(values) > 2 and values[0] > 0 and bool(values[-1] / values[0] >= LOG_RATIO)
+def _is_geometric(values: Sequence[Any]) -> bool:
+    """Whether listed numbers, in order, lie further apart on a logarithmic axis: 128, 256, 512, 2048."""
+    if len(values) < 3 or values[0] <= 0 or values[-1] / values[0] < LOG_RATIO:
+        return False
+    return _narrowest([math.log(value) for value in values]) > _narrowest(values)
+
+
+def _narrowest(values: Sequence[float]) -> float:
+    """The smallest gap, as a share of the whole."""
+    return min(after - before for before, after in pairwise(values)) / (values[-1] - values[0])

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from ssl_sweep.report.figures import COLORS, SCALE, Plot, escaped, style, thinned
-from ssl_sweep.report.knob_plots import MAX_POINTS, knob_plots
+from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, knob_plots
 from ssl_sweep.report.relations import MAX_CHOICES, importance, parallel_coordinates
 from ssl_sweep.report.sweep import Sweep
 
@@ -129,6 +129,29 @@ def test_axes_follow_the_search() -> None:
     assert pool.data[-1]["x"] == [1.0, 0.0] or pool.data[-1]["x"] == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [
+        ([128, 256, 512, 2048], True),
+        ([0.05, 0.1, 0.2, 0.5], True),
+        ([round(0.1 * step, 1) for step in range(1, 11)], False),  # evenly spaced
+        ([0.2, 0.5, 0.8], False),
+        ([10, 100], False),
+        ([0, 1, 100], False),
+    ],
+)
+def test_listed_numbers_are_on_the_axis_where_they_lie_apart(values: list[float], log: bool) -> None:
+    sweep = make_sweep({ALPHA: values}, [((value,), 0, 50.0) for value in values])
+    assert sweep.knobs[0].log == log
+
+
+def test_units_and_intervals_are_said() -> None:
+    assert plot_of(overlay()).layout["yaxis"]["title"]["text"] == "finetune top1 (test), %"
+    assert has_intervals([plot_of(overlay())])
+    single = make_sweep({ALPHA: [0.0, 0.3]}, [((alpha,), 0, 50 + alpha) for alpha in (0.0, 0.3)])
+    assert not has_intervals([plot_of(single)])
+
+
 def test_a_knob_that_was_never_varied_and_a_metric_that_nobody_measured_have_no_plot() -> None:
     sweep = make_sweep({ALPHA: [0.0]}, [((0.0,), seed, 50.0) for seed in (0, 1)])
     assert knob_plots(sweep, sweep.knobs, [TEST]) == []
@@ -178,7 +201,7 @@ def test_parallel_coordinates_put_every_value_at_its_height() -> None:
     assert plot.data[-1]["y"][:4] == [1.0, 1.0, 1.0, 1.0]  # the best, on top
     assert plot.data[-1]["line"]["color"] == COLORS[1]
     assert plot.data[-2]["line"]["color"] == SCALE[-1]
-    assert plot.layout["xaxis"]["ticktext"] == ["overlay_alpha", "lr", "pool", "finetune top1 (val)"]
+    assert plot.layout["xaxis"]["ticktext"] == ["overlay_alpha", "lr", "pool", "finetune top1<br>(val), %"]
 
 
 def test_parallel_coordinates_of_many_choices_say_how_many_they_show() -> None:
@@ -207,14 +230,15 @@ def test_importance_finds_the_knob_that_matters() -> None:
     shares = dict(zip(found.plot.data[0]["y"], found.plot.data[0]["x"], strict=True))
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert shares["lr"] > 0.9
-    assert "Only" not in found.note
+    assert found.warning == ""
     checked(found.plot)
 
 
 def test_importance_of_few_choices_is_a_hint_and_of_very_few_nothing() -> None:
     few = importance(scored(10))
     assert few.plot is not None
-    assert few.note.startswith("Only 10 choices")
+    assert few.warning.startswith("Only 10 choices")
+    assert "fANOVA" in few.note
     assert importance(scored(3)).plot is None
     assert "3 choices" in importance(scored(3)).note
     assert "One knob" in importance(overlay()).note

@@ -95,6 +95,8 @@ def test_its_numbers_are_the_tables(opened: Opened, full: Any) -> None:
     assert opened.tab.eval_on_selector_all("table.ablation tbody tr", cells) == [
         list(line) for line in grid(table).lines
     ]
+    assert opened.tab.locator("ul.notes li").all_inner_texts() == list(table.notes)
+    assert opened.tab.locator("table.ablation caption").inner_text() == "demo by overlay_alpha; all figures in %"
     # the first plot is of the table's only row knob, by the table's first column
     drawn = opened.tab.evaluate(
         "[...document.getElementById('plot-0').data].map(trace => [trace.name, trace.x, trace.y])"
@@ -106,6 +108,7 @@ def test_its_numbers_are_the_tables(opened: Opened, full: Any) -> None:
     published = [(row.key[0], row.cells[0].published) for row in table.body if row.cells[0].published is not None]
     assert list(zip(*by_name["published"], strict=True)) == published
     figures = opened.tab.locator("ul.states").inner_text()
+    assert opened.tab.locator("#together ~ .warning").inner_text().endswith("not as a result.")
     assert [" ".join(line.split()) for line in figures.splitlines()] == [
         "✓ 22 complete", "◐ 2 running", "✂ 2 pruned", "✕ 2 failed",
     ]  # fmt: skip
@@ -186,6 +189,7 @@ def test_it_prints_in_the_light_scheme_within_the_sheet(browser: Any, page_file:
     opened.tab.wait_for_function(f"{widest} <= 660")
     assert contrast(style(opened.tab, ".plot .xtick text", "fill"), "rgb(255,255,255)") >= 4.5
     assert style(opened.tab, "nav", "display") == "none"
+    assert style(opened.tab, ".scroll", "overflow") == "visible"  # paper does not scroll
     assert opened.console == []
     opened.tab.context.close()
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
+from ssl_sweep.journal import Journal
 from ssl_sweep.report import curves as curves_module
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import Curves, health_plots, learning_plots, read_curves
@@ -47,13 +49,22 @@ def test_the_head_says_what_when_and_how_much(sweep: Sweep) -> None:
     assert sweep.planned == 28
 
 
+def test_the_head_says_which_methods_a_search_has_tried(sweep: Sweep) -> None:
+    tried = [f"method{index % 6}" for index in range(len(sweep.runs))]
+    runs = sweep.runs.assign(**{"method.name": tried})
+    facts = summary.facts(replace(sweep, runs=runs))
+    assert facts["method"] == "method0, method1, method2, method3 and 2 more"
+    assert facts["encoder"] == "resnet18"
+    assert summary.facts(replace(sweep, runs=runs.head(0)))["method"] == "autoencoder"  # as the spec has it
+
+
 def test_the_best_choice_has_the_best_mean(sweep: Sweep) -> None:
     means = sweep.runs.groupby("choice")["finetune/top1_val"].mean()
     assert sweep.choices[0].number == means.idxmax()
     assert sweep.choices[0].objective == pytest.approx(means.max())
     found = summary.best(sweep)
     assert found is not None
-    assert f"{means.max():.4g}, mean of 2 seeds" in found.figure
+    assert f"{means.max():.4g}\u202f%, mean of 2 seeds" in found.figure
 
 
 def test_costs_are_those_of_the_finished_stages(sweep: Sweep) -> None:
@@ -136,6 +147,21 @@ def test_curves_are_what_the_trials_reported(sweep: Sweep, full: Any) -> None:
     assert marks["pruned"] == ([2, 2], "x")
     assert marks["failed"] == ([2, 2], "triangle-down")
     assert marks["running"] == ([1, 1], "circle-open")
+
+
+def test_an_end_is_marked_in_the_stage_that_it_came_in(write: Callable[..., Any]) -> None:
+    written = write()
+    folder = written.trial(0, 0, {KNOB: 0.1}, state=None, epochs=4)
+    journal = Journal(folder)
+    for epoch in (1, 2):
+        journal.report({"finetune/top1_val": 10.0 * epoch}, epoch)
+    journal.append("end", state="PRUNED")
+    written.deliver()
+    sweep = read_sweep("demo", written.uri)
+    plots = {plot.title: plot for plot in learning_plots(sweep, read_curves(sweep, written.uri))}
+    assert len(plots["pretrain loss"].data) == 1
+    assert plots["finetune top1 (val)"].data[-1]["x"] == [2]
+    assert plots["finetune top1 (val)"].data[-1]["marker"]["symbol"] == "x"
 
 
 def test_health_shows_where_a_collapse_begins(sweep: Sweep, full: Any) -> None:
@@ -252,7 +278,7 @@ def large_sweep(count: int) -> Sweep:
 
 def test_a_large_sweep_makes_a_page_of_bounded_size() -> None:
     sweep = large_sweep(1000)
-    no_curves = Curves(pd.DataFrame(columns=["trial_id", "name", "step", "value"]), sweep.runs.head(0), {}, {}, "")
+    no_curves = Curves(pd.DataFrame(columns=["trial_id", "name", "step", "value"]), sweep.runs.head(0), {}, {}, {}, "")
     page = render_page(sweep, no_curves, None, [])
     assert len(page) < 6_500_000  # of which plotly is 4.8
     assert f"{MAX_ROWS} of 1000 rows, the best by knn top1 (val)" in page
