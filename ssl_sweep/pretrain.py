@@ -57,12 +57,12 @@ def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> 
     Returns:
         (N, 3, H, W) in [0, 1], or None; numbers by name, from the method's `pictured(batch)`.
     """
-    draw = getattr(method, "pictures", None)
+    draw, measure = getattr(method, "pictures", None), getattr(method, "pictured", None)
     if draw is None:
         return None, {}
     assert isinstance(method, nn.Module)  # noqa: S101
     method.to(stage.device).eval()
     batch = method.views(images.to(stage.device), augment, stage.generator("pictures"))
     shown: Tensor = draw(batch)
-    measured = method.pictured(batch) if hasattr(method, "pictured") else {}
+    measured: dict[str, Tensor] = {} if measure is None else measure(batch)
     return shown.float().clamp(0, 1).cpu(), {name: float(value) for name, value in measured.items()}
