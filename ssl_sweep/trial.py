@@ -75,8 +75,11 @@ class _Trial:
 
     @property
     def splits(self) -> Splits:
-        fields = {name: value for name, value in self.config["data"].items() if name != "root"}
-        return _open_splits(Data(**fields), Path(self.config["data"]["root"]), self.cache)
+        # a config is JSON, which has no tuples; the knobs of data are hashed here
+        given = self.config["data"].items()
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+        root = Path(fields.pop("root"))
+        return _open_splits(Data(**fields), root, self.cache)
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run one stage, unless it is finished, and return its results under its name."""

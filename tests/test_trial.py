@@ -72,6 +72,12 @@ def test_what_a_method_measures_of_its_pictures_is_told_before_and_after(tmp_pat
     assert after != before  # of two epochs no more can be asked
 
 
+def test_some_classes_of_the_data_are_enough(tmp_path: Path, cache: Path) -> None:
+    data = {**SPEC["data"], "classes": ["4", "9"]}
+    settings = json.loads(json.dumps(config(data=data, method="supervised", evaluate={"knn": {}})))  # as Ray brings it
+    assert trial.run(settings, ignore, tmp_path, cache=cache)["knn/top1_test"] > 90
+
+
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("linear", 1), ("finetune", 2)])
 def test_stopped_anywhere_and_run_again_it_ends_the_same(
     undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, stage: str, epoch: int
