@@ -1,6 +1,7 @@
 """One try at a trial: the edge at which its errors are caught, named and written down."""
 
 import logging
+import math
 import os
 import platform
 import socket
@@ -19,7 +20,7 @@ import yaml
 from ssl_sweep import trial
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.journal import Journal
-from ssl_sweep.training import Report, Stop
+from ssl_sweep.training import Diverged, Report, Stop
 
 log = logging.getLogger("ssl_sweep.attempt")
 
@@ -36,7 +37,14 @@ class Outcome:
 
 
 def attempt(
-    record: Mapping[str, Any], number: int, report: Report, folder: Path, cache: Path, *, stages: Path | None = None
+    record: Mapping[str, Any],
+    number: int,
+    report: Report,
+    folder: Path,
+    cache: Path,
+    *,
+    stages: Path | None = None,
+    objective: str | None = None,
 ) -> Outcome:
     """Run a trial in its folder and say how it went; only what ends the process passes through.
 
@@ -47,20 +55,25 @@ def attempt(
         folder: the trial's folder.
         cache: where decoded data lies on this node.
         stages: where the sweep's pretrainings lie; see `trial.run`.
+        objective: the metric that the search goes by; a trial without a finite value of it has failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
     journal = Journal(folder)
     journal.append("attempt", attempt=number, **_provenance())
     with _log_file(folder / "log.txt"):
-        outcome = _run(record, report, folder, cache, stages)
+        outcome = _run(record, report, folder, cache, stages, objective)
     journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
     return outcome
 
 
-def _run(record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None) -> Outcome:
+def _run(
+    record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None, objective: str | None
+) -> Outcome:
     try:
         results = trial.run(record["config"], report, folder, cache=cache, stages=stages)
+        if objective is not None:
+            _check_objective(results, objective)
     except Stop as stop:
         log.info("stopped: %s", stop)
         return Outcome("STOPPED", message=str(stop))
@@ -69,6 +82,26 @@ def _run(record: Mapping[str, Any], report: Report, folder: Path, cache: Path, s
         message = f"{type(error).__name__}: {error}"
         return Outcome("FAILED", {}, trial.failure_reason(error), message, traceback.format_exc())
     return Outcome("COMPLETE", results)
+
+
+def _check_objective(results: Mapping[str, float], objective: str) -> None:
+    """Refuse results that the search cannot compare with others.
+
+    Raises:
+        Diverged: the objective is not a finite number.
+        LookupError: this choice's settings do not measure it.
+    """
+    if objective not in results:
+        measured = ", ".join(results) or "nothing"
+        raise LookupError(
+            f"search.objective {objective} is not measured by this choice, which measures {measured}; give a new sweep "
+            "an objective that all of its choices measure"
+        )
+    if not math.isfinite(results[objective]):
+        raise Diverged(
+            f"search.objective {objective} is {results[objective]}, no finite number: the features may have collapsed; "
+            "lower pretrain.lr, or give a new sweep an objective that a collapse does not undo"
+        )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every change is one write of Optuna's, so that a process killed between two of t
 can go on from: a choice without its knobs gets them, a trial recorded RUNNING is taken up again.
 """
 
+import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -75,7 +76,10 @@ class Ledger:
         self._grid = grid(spec) if spec.search.sampler == "grid" else None
         self._choices: dict[int, Choice] = {}
         self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
-        for frozen in study.get_trials(deepcopy=False):
+        known = study.get_trials(deepcopy=False)
+        # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
+        self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
+        for frozen in known:
             self._read(frozen)
 
     @property
@@ -94,7 +98,9 @@ class Ledger:
 
     def ask(self) -> Choice | None:
         """The next choice, or None when the search has as many as it wants."""
-        if not self._waiting() and not self._propose():
+        if self._waiting:
+            self._waiting -= 1
+        elif not self._propose():
             return None
         # a sampler's own state dies with the driver: seeded by position, a resumed search does not repeat itself
         self._study.sampler = SAMPLERS[self.spec.search.sampler](self.spec.search.seed + len(self._choices))
@@ -144,9 +150,6 @@ class Ledger:
             trials.append(Trial(**noted.get(f"seed:{seed}", new)))
         return Choice(root, {knob: knobs[knob] for knob in self._distributions if knob in knobs}, tuple(trials))
 
-    def _waiting(self) -> bool:
-        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
     def _propose(self) -> bool:
         """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
         wanted = len(self._grid) if self._grid is not None else self.spec.search.trials or 0
@@ -157,14 +160,14 @@ class Ledger:
         return True
 
     def _tell_if_ended(self, number: int) -> None:
-        """Tell the mean over seeds; a choice with a seed that did not complete is FAIL, which samplers leave out."""
+        """Tell the mean over seeds; a choice with a seed without a finite value is FAIL, which samplers leave out."""
         choice = self._choices[number]
         if not choice.ended:
             return
         metric = self.spec.search.objective_metric
-        values = [trial.results[metric] for trial in choice.trials if trial.results is not None]
+        values = [(trial.results or {}).get(metric, math.nan) for trial in choice.trials]
         asked = self._open.pop(number)
-        if len(values) == len(choice.trials):
+        if all(map(math.isfinite, values)):
             self._study.tell(asked, sum(values) / len(values))
         else:
             self._study.tell(asked, state=TrialState.FAIL)

@@ -73,11 +73,12 @@ def run_sweep(
     """
     spec = ledger.spec
     search = LedgerSearch(ledger, storage, watcher)
+    stages, objective = storage.sweep(spec.name) / "stages", spec.search.objective_metric
     with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         if problems := make_plan(spec, _resources()).problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
         tuner = tune.Tuner(
-            _trainable(spec, work or partial(attempt, stages=storage.sweep(spec.name) / "stages")),
+            _trainable(spec, work or partial(attempt, stages=stages, objective=objective)),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=-1,

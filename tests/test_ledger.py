@@ -67,6 +67,17 @@ def test_a_choice_with_a_failed_seed_is_told_failed(url: str) -> None:
     assert study(url).trials[0].state == TrialState.FAIL
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_what_is_no_finite_number_is_told_failed(url: str, value: float | None) -> None:
+    ledger = open_ledger(url, spec())
+    first, second = ledger.ask().trials
+    complete(ledger, first, 40.0)
+    results = {"pretrain/loss": 1.0} if value is None else {METRIC: value}
+    ledger.update(replace(second, state="COMPLETE", results=results))
+    assert study(url).trials[0].state == TrialState.FAIL
+    assert [trial.state for trial in open_ledger(url, spec()).trials] == ["COMPLETE", "COMPLETE"]
+
+
 def test_opened_again_it_knows_every_trial_under_its_old_id(url: str) -> None:
     ledger = open_ledger(url, spec())
     choice = ledger.ask()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+from PIL import Image
 from ray import cloudpickle
 
 from ssl_sweep.attempt import Outcome
@@ -243,3 +244,20 @@ def test_a_sweep_over_an_evaluation_pretrains_once_a_seed(tmp_path: Path) -> Non
         results = [trial.results or {} for trial in ledger.trials if trial.seed == seed]
         assert len({each["pretrain/loss"] for each in results}) == 1
         assert len({each["knn/top1_val"] for each in results}) > 1
+
+
+def test_an_objective_that_is_no_number_fails_its_trial_and_no_more(tmp_path: Path) -> None:
+    for number in range(40):  # all the same: the features have collapsed to a point
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    search = {"space": {"evaluate.label_free.views": {"low": 2, "high": 3}}, "sampler": "tpe", "trials": 2, "seeds": 1}
+    search["objective"] = "minimize label_free/alpha_val"
+    data = {"source": f"imagefolder:{tmp_path / 'data'}", "image_size": 8}
+    untrained = {"encoder": "pixels", "method": "supervised", "evaluate": {"label_free": {}}}
+    ledger, storage = make(tmp_path, search=search, data=data, **untrained)
+    ending = run_sweep(ledger, storage, Log())
+    assert (ending.interrupted, ending.halted) == (False, None)
+    assert {(trial.state, trial.reason, trial.attempts) for trial in ledger.trials} == {("FAILED", "diverged", 1)}
+    assert "label_free/alpha_val is nan" in (ledger.trials[0].message or "")
+    assert [trial.state.name for trial in ledger._study.trials] == ["FAIL"] * 2
