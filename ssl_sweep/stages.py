@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,12 +22,18 @@ from filelock import FileLock, Timeout  # torch depends on it: no bare GPU box i
 
 from ssl_sweep import checkpoint
 from ssl_sweep.health import Collapsed
-from ssl_sweep.journal import Event, Journal, read
+from ssl_sweep.journal import JOURNAL, Event, Journal, read
 from ssl_sweep.training import Diverged, Report
 
 POLL_SECONDS = 0.5
+SILENCE_SECONDS = 3600.0  # a maker that lives saves every few minutes (training.SAVE_EVERY_SECONDS)
 DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # the same seed runs into these again
+Signs = tuple[int | None, ...]
 log = logging.getLogger(__name__)
+
+
+class MakerSilent(RuntimeError):  # noqa: N818 - what it says
+    """Whoever makes a pretraining that this trial needs has long given no sign of life, and keeps the lock."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class SharedPretraining:
         self._id = trial.path.parent.name
         self._offset = 0
         self._state: Event = {"event": "none"}  # the newest of `attempt`, `failed` and `stage`
+        self._heard: tuple[Signs, float] | None = None  # the maker's last sign, and when it was seen
 
     def take(self, make: Callable[["Making"], dict[str, float]]) -> dict[str, float]:
         """The results, once there are some. While another trial is at it, this one reports that one's epochs.
@@ -69,18 +77,15 @@ class SharedPretraining:
         Raises:
             Diverged, Collapsed: that is how it ended, here or in another trial. A trial that is tried again after it
                 has been told so makes a try of its own.
+            MakerSilent: the maker hangs, or died on a host whose locks outlive it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        waiting = False
         while not self._follow():
             with self._turn() as ours:
                 if ours and not self._follow():
                     self._make(make)
             if not ours:
-                if not waiting:
-                    log.info("pretrain: another trial is at it; following %s", self.folder)
-                waiting = True
-                time.sleep(POLL_SECONDS)
+                self._wait()
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         if self._state["trial"] != self._id:
             _append_once(self._trial, "tags", tags={"pretrained_by": self._state["trial"]})
@@ -103,10 +108,38 @@ class SharedPretraining:
         elif event["event"] == "tags":
             _append_once(self._trial, "tags", tags=event["tags"])
         elif event["event"] == "artifact":
-            link(self.folder / event["path"], self._trial.path.parent / event["path"])
-            _append_once(self._trial, "artifact", path=event["path"])
+            self._show(event["path"])
         else:
             self._state = event
+
+    def _show(self, path: str) -> None:
+        """Have the trial show a file of the pretraining's too."""
+        try:
+            link(self.folder / path, self._trial.path.parent / path)
+        except FileNotFoundError:  # tidied away, or lost in a power cut: no trial must fail for want of a picture
+            log.warning("pretrain: %s is gone and cannot be shown", self.folder / path)
+        else:
+            _append_once(self._trial, "artifact", path=path)
+
+    def _wait(self) -> None:
+        """Wait a little for the maker, unless it has been silent for too long."""
+        # compared with one another only: the clocks of two hosts differ
+        signs: Signs = tuple(_written(self.folder / name) for name in (JOURNAL, "checkpoint.pt"))
+        if self._heard is None:
+            log.info("pretrain: another trial is at it; following %s", self.folder)
+        if self._heard is None or self._heard[0] != signs:
+            self._heard = signs, time.monotonic()
+        elif time.monotonic() - self._heard[1] > SILENCE_SECONDS:
+            raise MakerSilent(self._silence())
+        time.sleep(POLL_SECONDS)
+
+    def _silence(self) -> str:
+        maker, host, pid = (self._state.get(name, "?") for name in ("trial", "host", "pid"))
+        return (
+            f"{self.folder}: trial {maker} makes this pretraining (host {host}, process {pid}) and has given no sign "
+            f"for {SILENCE_SECONDS / 60:.0f} min; end that process, or where the host is gone remove "
+            f"{self.folder / 'lock'}; then resume the sweep"
+        )
 
     def _fail_alike(self, failure: Event) -> None:
         """Fail as the maker did, once: when a person has this trial tried again, it is to try."""
@@ -116,7 +149,7 @@ class SharedPretraining:
 
     def _make(self, make: Callable[["Making"], dict[str, float]]) -> None:
         journal = Journal(self.folder)
-        journal.append("attempt", trial=self._id)
+        journal.append("attempt", trial=self._id, host=socket.gethostname(), pid=os.getpid())
         try:
             results = make(Making(self.folder, journal, self._follow))
         except tuple(DETERMINISTIC.values()) as error:
@@ -180,6 +213,14 @@ def link(source: Path, target: Path) -> None:
         return
     partial.replace(target)
     partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+
+
+def _written(path: Path) -> int | None:
+    """When a file was last written, None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _append_once(journal: Journal, event: str, **fields: Any) -> bool:

@@ -108,15 +108,19 @@ class _Trial:
         return Stage(folder, report, seed, self.device, self.precision)
 
     def _pretrain(self, key: str) -> dict[str, float]:
+        splits = self.splits  # decoded before its turn: who makes a pretraining is to give signs of life
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
-        results = shared.take(self._make)
-        link(encoder_path(shared.folder), encoder_path(self.workdir))
+        results = shared.take(partial(self._make, splits))
+        made = encoder_path(shared.folder)
+        if not made.exists():
+            raise FileNotFoundError(f"{made} is gone; remove {shared.folder} to have it made again")
+        link(made, encoder_path(self.workdir))
         return results
 
-    def _make(self, making: Making) -> dict[str, float]:
+    def _make(self, splits: Splits, making: Making) -> dict[str, float]:
         """Pretrain, for every trial that shares it."""
         stage = self._begin("pretrain", making.folder, making.report)
-        method, augment = self._method(), Augment(self.splits.image_size, **self.config["views"])
+        method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
         recipe, health = Recipe(**self.config["pretrain"]), _health(self.config)
         project = voting_projector(method, health)
         last: dict[str, float] = {}
@@ -124,7 +128,7 @@ class _Trial:
         def report(epoch: Epoch) -> None:
             metrics = epoch.metrics
             if due := health.due(epoch.number, recipe.epochs):
-                last.update(measure(method.encoder, self.splits, augment, health, stage, epoch.number, project))
+                last.update(measure(method.encoder, splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
                 if health.collapsed(metrics) is not None:
                     making.tag("collapsed", "true")
@@ -135,7 +139,7 @@ class _Trial:
         if not (stage.folder / "checkpoint.pt").exists():
             with making.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
-        metrics = pretrain(method, self.splits.train, augment, recipe, stage, report)
+        metrics = pretrain(method, splits.train, augment, recipe, stage, report)
         # gone on from a checkpoint of the last epoch, whose report may have been cut short
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
@@ -143,7 +147,7 @@ class _Trial:
         # what is made once of a finished encoder, and shown by every trial that uses it
         with making.artifacts() as folder:
             self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
-            gallery(method.encoder, self.splits, stage, folder)
+            gallery(method.encoder, splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}
 
     def _method(self) -> Any:

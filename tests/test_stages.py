@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -210,6 +211,44 @@ def test_a_trial_that_waits_tells_the_makers_epochs_and_can_be_stopped(tmp_path:
     assert "another trial is at it" in (tmp_path / "waits" / "log.txt").read_text()
 
 
+def test_a_maker_that_falls_silent_is_named_and_not_waited_for(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(stages, "SILENCE_SECONDS", 0.6)
+    stage = stage_of(tmp_path)
+    stage.mkdir(parents=True)
+    lives_until = time.monotonic() + 1.5
+
+    def live() -> None:
+        while time.monotonic() < lives_until:
+            (stage / "checkpoint.pt").write_bytes(b"under way")
+            time.sleep(0.1)
+
+    maker = threading.Thread(target=live)
+    with FileLock(stage / "lock"):  # a lock that outlives its host is held like this
+        journal.Journal(stage).append("attempt", trial="maker", host="node7", pid=4711)
+        maker.start()
+        said = rf"trial maker .*node7, process 4711.*remove {stage / 'lock'}; then resume"
+        with pytest.raises(stages.MakerSilent, match=said):
+            run(tmp_path, "waits", cache)
+        assert time.monotonic() > lives_until
+        maker.join()
+    (stage / "checkpoint.pt").unlink()
+    run(tmp_path, "waits", cache)
+    assert makers(tmp_path) == ["maker", "waits"]
+
+
+def test_data_is_decoded_before_the_turn_is_taken(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(trial, "_open_splits", decode)
+    with pytest.raises(InterruptedError):
+        run(tmp_path, "first", cache)
+    assert not (stage_of(tmp_path) / "lock").exists()  # for hours there would be no sign of the maker
+
+
 def test_a_divergence_is_everyones_until_somebody_has_it_tried_again(
     tmp_path: Path, cache: Path, epochs: list[str]
 ) -> None:
@@ -286,3 +325,25 @@ def test_an_encoder_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
     (path.parent / "stages.json").unlink()
     run(tmp_path, "first", cache, evaluate=OTHER)
     assert makers(tmp_path) == ["first"]
+
+
+def test_a_shared_encoder_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
+    run(tmp_path, "first", cache)
+    stage = stage_of(tmp_path)
+    trial.encoder_path(stage).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{trial.encoder_path(stage)} is gone; remove {stage} to have it made"):
+        run(tmp_path, "second", cache)
+    shutil.rmtree(stage)
+    run(tmp_path, "second", cache)
+    assert makers(tmp_path) == ["second"]
+
+
+def test_a_picture_that_is_gone_is_not_shown(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = run(tmp_path, "first", cache)
+    gone = stage_of(tmp_path) / "artifacts" / "map.png"
+    gone.unlink()
+    assert run(tmp_path, "second", cache) == first
+    shown = [event["path"] for event in events(tmp_path / "trials" / "second", "artifact")]
+    assert "artifacts/map.png" not in shown
+    assert "artifacts/neighbours.png" in shown
+    assert f"{gone} is gone and cannot be shown" in caplog.text

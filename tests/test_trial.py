@@ -1,6 +1,7 @@
 """A trial from its config to its metrics, on the real digits: resumed to the bit, and its finished stages kept."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,38 @@ def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> Non
     assert events[0]["versions"]["torch"]
     assert "Diverged" in events[-1]["traceback"]
     assert "Diverged" in (tmp_path / "log.txt").read_text()
+
+
+def one_picture(folder: Path) -> str:
+    """A data set whose images are all the same, so that their features are too."""
+    for number in range(40):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (90, 120, 150)).save(path)
+    return f"imagefolder:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason", "said"),
+    [
+        ("label_free/rankme_val", None, None),
+        ("label_free/alpha_val", "diverged", r"search\.objective label_free/alpha_val is nan.*lower pretrain\.lr"),
+        ("knn/top1_val", "crash", r"objective knn/top1_val is not measured by this choice, .* label_free/rankme_val"),
+    ],
+)
+def test_without_a_finite_objective_a_trial_has_failed(
+    tmp_path: Path, cache: Path, objective: str, reason: str | None, said: str | None
+) -> None:
+    small = {"label_free": {"images": 10, "view_images": 4, "views": 2}}
+    data = {"source": one_picture(tmp_path / "data"), "image_size": 8}
+    spec = {"data": data, "encoder": "pixels", "method": "supervised", "evaluate": small}
+    record = {"trial_id": "t", "config": config(**spec, search={"objective": "maximize label_free/rankme_val"})}
+    outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objective=objective)
+    end = journal.read(tmp_path / "t")[0][-1]
+    state = "FAILED" if reason else "COMPLETE"
+    assert (outcome.state, outcome.reason, end["state"], end["reason"]) == (state, reason, state, reason)
+    assert bool(outcome.results) == (reason is None)
+    assert said is None or re.search(said, outcome.message or "")
 
 
 def test_a_stop_is_no_failure(tmp_path: Path, cache: Path) -> None:
