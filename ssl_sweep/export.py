@@ -44,10 +44,7 @@ class Trained:
 
 def has_encoder(folder: Path) -> bool:
     """Whether the trial of this folder has pretrained an encoder."""
-    try:
-        return encoder_path(folder).exists()
-    except FileNotFoundError:
-        return False
+    return encoder_path(folder).exists()
 
 
 def read_trial(folder: Path) -> Trained:

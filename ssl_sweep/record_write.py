@@ -70,6 +70,7 @@ class SweepRuns:
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
         params = [Param(key, value) for key, value in values.items() if key not in known]
         tags = [RunTag(key, _clean(value)) for key, value in labels(record).items()]
+        tags.append(RunTag(PARENT, self.parent))  # of a parent that was deleted and is made anew
         # the time of the run's start, so that a repetition is the same row
         numbers = [Metric(_key(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()]
         with _refusals():

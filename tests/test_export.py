@@ -222,10 +222,7 @@ def export(storage: Storage, *words: object, expect: int = 0) -> str:
         ([[50.0, 50.0], [50.0, 50.0]], "maximize knn/top1_val", (0, 0)),
         ([[50.0, 52.0], [99.0, None]], "maximize knn/top1_val", (0, 1)),  # one lucky seed is no mean
         ([[None, 52.0], [99.0, None]], "maximize knn/top1_val", (1, 0)),
-        pytest.param(
-            *([[float("nan"), 52.0], [40.0, 40.0]], "maximize knn/top1_val", (1, 0)),
-            marks=pytest.mark.filterwarnings("ignore:The value nan is not acceptable"),  # Optuna's
-        ),
+        ([[float("nan"), 52.0], [40.0, 40.0]], "maximize knn/top1_val", (1, 0)),
     ],
 )
 def test_the_best_trial_is_exported(

@@ -1,6 +1,7 @@
 """Encoders as MLflow models: logged by the recorder into a real store, loaded by MLflow, held against our own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep import checkpoint, record, record_write
-from ssl_sweep.export import Trained
+from ssl_sweep.export import Trained, read_trial, write
 from ssl_sweep.journal import Journal
 from ssl_sweep.mlflow_model import mlflow, save
 from ssl_sweep.models.encoders import ENCODERS, Encoder
@@ -223,6 +224,43 @@ def test_a_deleted_trial_run_comes_back_with_its_model(folder: Path, uri: str) -
     runs = record.runs(["demo"], uri)
     assert runs["knn/top1_val"].tolist() == before["knn/top1_val"].tolist()
     assert {each.source_run_id for each in models_of(uri)} > {model.source_run_id}
+
+
+# as the README has them: FILE is an exported file, MODEL the parent run's tag `ssl_sweep.best_model`
+READ_FILE = """\
+from ssl_sweep.export import read
+
+features = read(FILE)(images)  # images (B, 3, S, S) in [0, 1] -> (B, D)
+"""
+READ_MODEL = """\
+import mlflow
+
+features = mlflow.pyfunc.load_model(MODEL).predict(images.numpy())  # (B, D), without ssl_sweep
+"""
+
+
+@torch.no_grad()
+def test_the_readmes_lines_give_features(
+    folder: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = add_trial(folder, 0)
+    name_best(folder, 0)
+    sync("demo", folder, uri)
+    write(read_trial(folder / "trials" / "uuid-0"), tmp_path / "out.safetensors", {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    images = torch.rand(3, 3, 16, 16)
+    names = {"FILE": str(tmp_path / "out.safetensors"), "MODEL": tags_of(uri)["demo"]["best_model"], "images": images}
+    for lines in (READ_FILE, READ_MODEL):
+        ran: dict[str, Any] = dict(names)
+        exec(lines, ran)
+        torch.testing.assert_close(torch.as_tensor(ran["features"]), encoder(images), atol=1e-5, rtol=0)
+
+
+def test_the_readme_has_these_lines() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    loading = [block for block in blocks if "features = " in block and "class " not in block]
+    assert [block for block in loading if block not in (READ_FILE, READ_MODEL, READ_FILE + READ_MODEL)] == []
 
 
 LOAD = """

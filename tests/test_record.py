@@ -260,8 +260,9 @@ def test_states_have_their_status(folder: Path, uri: str, state: str, status: st
     assert record.runs(["demo"], uri)["state"].tolist() == [state]
 
 
-FILTERS = {  # those of the README: the trials that each finds, of `every_state`
+FILTERS = {  # the trials that each finds, of `every_state`
     "tags.ssl_sweep.state = 'COMPLETE'": ["0-0", "0-1", "1-0", "1-1"],
+    "tags.ssl_sweep.state = 'FAILED'": ["2-0"],
     "tags.ssl_sweep.state = 'FAILED' and tags.ssl_sweep.reason = 'oom'": ["2-0"],
     "tags.ssl_sweep.state = 'PRUNED'": ["2-1"],
     "tags.ssl_sweep.state = 'RUNNING'": ["3-0"],
@@ -279,6 +280,7 @@ FILTERS = {  # those of the README: the trials that each finds, of `every_state`
     "params.`views.overlay_alpha` = '0.1'": ["1-0", "1-1"],
     "metrics.`knob/views.overlay_alpha` >= 0.1": ["1-0", "1-1", "2-0", "2-1"],
     "metrics.`finetune/top1_test` > 50.5": ["0-1", "1-0", "1-1"],
+    "tags.ssl_sweep.sweep = 'demo' and metrics.`knn/top1_test` >= 41": ["0-1", "1-0", "1-1"],
     "tags.ssl_sweep.role = 'parent'": ["demo"],
 }
 
@@ -307,6 +309,12 @@ def test_the_filters_find_what_they_say(folder: Path, uri: str) -> None:
     complete = "tags.ssl_sweep.state = 'COMPLETE'"
     best = client.search_runs([experiment], complete, order_by=["metrics.`finetune/top1_test` DESC"])
     assert best[0].data.tags["ssl_sweep.trial_id"] == "uuid-1-1"
+
+
+def test_every_filter_of_the_readme_is_tried_here() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    shown = re.findall(r"\| ``(.+?)`` \|$", readme, flags=re.MULTILINE)
+    assert [query for query in shown if query not in FILTERS] == []
 
 
 def test_knobs_sort_as_numbers_and_are_no_results(folder: Path, uri: str) -> None:
@@ -410,6 +418,16 @@ def test_a_deleted_run_is_written_anew(folder: Path, uri: str) -> None:
     MlflowClient(uri).delete_run(runs_of(uri)["overlay_alpha=0.1 seed=0"].info.run_id)
     sync("demo", folder, uri)
     pd.testing.assert_frame_equal(record.runs(["demo"], uri), before)
+
+
+def test_a_deleted_parent_is_written_anew_and_gets_its_trials_back(folder: Path, uri: str) -> None:
+    make_sweep(folder)
+    sync("demo", folder, uri)
+    before = record.runs(["demo"], uri)
+    MlflowClient(uri).delete_run(runs_of(uri)["demo"].info.run_id)
+    sync("demo", folder, uri)
+    pd.testing.assert_frame_equal(record.runs(["demo"], uri), before)
+    assert len(runs_of(uri)) == 7
 
 
 def test_a_new_sweep_of_an_old_name_stays_apart(folder: Path, uri: str) -> None:

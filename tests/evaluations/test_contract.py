@@ -25,6 +25,8 @@ SHORT: dict[str, list[dict[str, Any]]] = {
         {**BRIEF, "sources": ["digits"], "protocol": "finetune", "lr": 0.1},
         {"sources": ["digits"], "protocol": "knn"},
     ],
+    "robustness": [{}, {**BRIEF, "changes": ["crop", "flip"]}],
+    "label_free": [{"view_images": 50, "views": 3}],
     "semi_supervised": [{"fractions": [5, 20], "epochs_per_fraction": 15, "batch_size": 8, "lr": 0.1}],
 }
 NEEDS_BOXES = {"detection"}
