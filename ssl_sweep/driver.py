@@ -17,7 +17,7 @@ from ssl_sweep.best import best_trial
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
-from ssl_sweep.journal import Journal, read
+from ssl_sweep.journal import Journal, JournalError, read
 from ssl_sweep.ledger import Ledger, LedgerError, Trial, open_ledger
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs
@@ -86,6 +86,7 @@ def _open_data(spec: SweepSpec) -> None:
     root, seed = spec.root, spec.data["split_seed"]
     open_source(spec.data["source"], root=root, split_seed=seed)
     for name, settings in spec.evaluate.items():
+        knobs.check_data(name, settings, root)
         for source in knobs.data_sources(name, settings):
             try:
                 open_source(source, root=root, split_seed=seed)
@@ -114,8 +115,8 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, address: str | No
             recorder.log_best(best.trial_id)
         complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
         recorder.finish("STOPPED" if ending.interrupted else "COMPLETE" if complete == total else "FAILED")
-    except Exception:  # the parent run must not look as if it ran on
-        recorder.finish("FAILED")
+    except BaseException as error:  # Ctrl-C and SIGTERM too: the parent run must not look as if it ran on
+        recorder.finish("FAILED" if isinstance(error, Exception) else "STOPPED")
         raise
     finally:
         _end_interrupted(ledger, storage)
@@ -148,11 +149,14 @@ def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
     """Have MLflow not show as running what stopped with its driver; the trial's next attempt says that it goes on."""
     for trial in ledger.trials:
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        events = read(folder)[0] if trial.state == "RUNNING" else []
-        if events and events[-1]["event"] != "end":
-            Journal(folder).append(
-                "end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it"
-            )
+        try:
+            events = read(folder)[0] if trial.state == "RUNNING" else []
+            if events and events[-1]["event"] != "end":
+                Journal(folder).append(
+                    "end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it"
+                )
+        except (JournalError, OSError) as error:  # the others are to be ended all the same
+            log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
 
 
 def _write_spec(spec: SweepSpec, folder: Path) -> None:

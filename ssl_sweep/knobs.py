@@ -6,6 +6,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -75,6 +76,18 @@ def planned_epochs(evaluation: str, settings: Mapping[str, Any]) -> int | None:
     module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
     found: int | None = module.planned_epochs(settings) if hasattr(module, "planned_epochs") else settings.get("epochs")
     return found
+
+
+def check_data(evaluation: str, settings: Mapping[str, Any], root: Path) -> None:
+    """Refuse data of a kind that only this evaluation opens, as its file's `check_data(settings, root)` does.
+
+    Raises:
+        DataError: it is missing or damaged. Relative folders are below `root`.
+    """
+    load("evaluations", evaluation)
+    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
+    if hasattr(module, "check_data"):
+        module.check_data(settings, root)
 
 
 class Knobs(BaseModel):

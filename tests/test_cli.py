@@ -217,6 +217,14 @@ def test_missing_data_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger.db").exists()
 
 
+def test_missing_boxes_are_told_before_anything_starts(tmp_path: Path) -> None:
+    spec = written(tmp_path, evaluate={**SPEC["evaluate"], "detection": {"source": "voc:nowhere"}})
+    printed = " ".join(ssl_sweep("run", spec, "--storage", tmp_path, expect=2).split())
+    assert "evaluate.detection.source: 'voc:nowhere' was looked for in" in printed
+    assert "give an absolute folder" in printed
+    assert not (tmp_path / "ledger.db").exists()
+
+
 def test_plan_counts_what_will_run(tmp_path: Path) -> None:
     search = {**SPEC["search"], "space": {"evaluate.linear.lr": [0.1, 0.3, 1.0]}}
     spec = written(tmp_path, search=search, table={})

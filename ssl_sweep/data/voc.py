@@ -114,7 +114,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:
     """Refuse an annotation that was made on the image in another size; tools write 0 where they do not know it."""
-    texts = [root.findtext(f"size/{side}") or "0" for side in ("height", "width")]
+    texts = [(root.findtext(f"size/{side}") or "").strip() or "0" for side in ("height", "width")]
     if "0" not in texts and texts != [str(side) for side in size]:
         (height, width), (own_height, own_width) = texts, size
         raise DataError(

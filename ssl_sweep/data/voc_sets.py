@@ -45,6 +45,15 @@ class Sets(NamedTuple):
     test: list[Item]
 
 
+class Listed(NamedTuple):
+    """What a source lists, before an image is decoded: what to learn from and what to test on."""
+
+    learned: list[Item]  # of train and val in one order, so that all splits of it share a pack
+    val: set[Item] | None  # those of val; None: it is to be split off
+    learning: list[Annotation]  # of `learned`
+    testing: list[Annotation]
+
+
 @dataclass(frozen=True)
 class BoxedPack:
     """One split's images, decoded, and the boxes on them."""
@@ -103,12 +112,9 @@ def load_voc(
     """
     if origin is None:
         raise DataError(f"{PLACE}: {source!r}: these splits were not opened from a source, so that no other is known")
-    sets = image_sets(vocs(_folder(source, origin.root)), train_set)
-    learned = sorted({*sets.train, *(sets.val or ())})  # in one order, so that all splits of it share a pack
-    learning = [read_annotation(*item, on_error=on_error) for item in learned]
-    testing = [read_annotation(*item, on_error=on_error) for item in sets.test]
+    learned, val, learning, testing = read_voc(source, origin.root, train_set=train_set, on_error=on_error)
     images, tests = _open(source, learning, testing, origin, short_side)
-    val = _split_off(learned, origin) if sets.val is None else set(sets.val)
+    val = _split_off(learned, origin) if val is None else val
     held = torch.tensor([learned[row] in val for row in images.labels.tolist()])
     classes = tuple(sorted({name for each in (*learning, *testing) for name in each.names}))
     splits = BoxedSplits(
@@ -122,13 +128,26 @@ def load_voc(
     return splits
 
 
+def read_voc(source: str, root: Path, *, train_set: TrainSet, on_error: OnError) -> Listed:
+    """The lists of `voc:DIR` and every annotation that they name; of the images only the sizes are read.
+
+    The arguments are those of `load_voc`, `root` is its origin's. Raises DataError when it is missing or damaged.
+    """
+    sets = image_sets(vocs(_folder(source, root)), train_set)
+    learned = sorted({*sets.train, *(sets.val or ())})
+    learning, testing = (
+        [read_annotation(*item, on_error=on_error) for item in items] for items in (learned, sets.test)
+    )
+    return Listed(learned, None if sets.val is None else set(sets.val), learning, testing)
+
+
 def vocs(folder: Path) -> list[Path]:
     """The VOC folders that `folder` is or holds, as `VOCdevkit/VOC2007`."""
     if (folder / "Annotations").is_dir():
         return [folder]
     found = sorted(path.parent for parent in (folder, folder / "VOCdevkit") for path in parent.glob("*/Annotations"))
     if not found:
-        raise DataError(f"{folder}: no VOC folder is here; {LAYOUT}")
+        raise DataError(f"{PLACE}: no VOC folder is in {folder}; {LAYOUT}")
     return found
 
 

@@ -1,6 +1,7 @@
 """Detection: Faster R-CNN with the encoder as its backbone, fine-tuned on photos with boxes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.data.voc_sets import BoxedPack, Target, load_voc
+from ssl_sweep.data.voc_sets import BoxedPack, Target, load_voc, read_voc
 from ssl_sweep.models.detector import Detector
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.optimizers import Recipe
@@ -19,6 +20,14 @@ METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test"
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
 WARMUP = 0.05  # of the run: the heads start from noise
 IGNORED_AREA = 2e10  # square pixels; COCO's tool leaves out objects of 1e10 and more, and what is found on them
+
+
+def check_data(settings: Mapping[str, Any], root: Path) -> None:
+    """Read the source's lists and annotations, for a driver to refuse them before anything is pretrained.
+
+    Raises DataError when one is missing or damaged.
+    """
+    read_voc(settings["source"], root, train_set=settings["train_set"], on_error=settings["on_error"])
 
 
 def evaluate(
@@ -63,9 +72,9 @@ def evaluate(
     """AP (COCO's, over IoU 0.50 to 0.95), AP50 and AP75 in percent of the last epoch.
 
     The protocol is that of He et al. 2020, "Momentum Contrast", section 4.2.1: all layers are trained, with SGD, the
-    rate's steps at 3/4 and 11/12 of the run, and flips. It differs in a short side that is not varied, and in batch
-    statistics of one device (there: shared by eight). Difficult objects are trained on and ignored in the measure, as
-    VOC's own tool does; AP50 is COCO's, not the 11-point one of VOC 2007.
+    rate's steps at 3/4 and 11/12 of the run, and flips. It differs in a short side that is not varied, in new layers
+    without batch normalisation, and in batch statistics of one device (there: shared by eight). Difficult objects are
+    trained on and ignored in the measure, as VOC's own tool does; AP50 is COCO's, not the 11-point one of VOC 2007.
 
     `train` normalises by the batch as fine-tuning in that paper does. A step's maps hold thousands of positions, so
     that it stands small batches; `frozen` is for two or so photos a step, and needs a pretrained encoder.
@@ -95,6 +104,8 @@ def evaluate(
         freeze_batchnorm=batch_norm == "frozen",
         autocast=stage.autocast,
     )
+    # not channels_last, as elsewhere: a CPU's gradient of a strided 1x1 convolution of fewer than 16 channels then
+    # overwrites memory (oneDNN issue 6035), and on maps as large as a photo's the process dies of it
     model = _Measured(detector).to(stage.device)
 
     def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -23,6 +23,7 @@ REFERENCE_SIDE = 800  # pixels; anchors of 32 to 512 and the pyramid's 224 are m
 ANCHORS = (32, 64, 128, 256, 512)
 CANONICAL_BOX = 224  # a region of this side is pooled from the pyramid's third level
 RATIOS = (0.5, 1.0, 2.0)
+CANDIDATES = 6  # boxes of the one map for each that is left without near-duplicates, as in Detectron's C4
 MAX_ASPECT = 5 / 3  # longer sides are shrunk to this multiple of the short side, as 1333 is of 800
 
 Neck = Literal["c4", "fpn"]
@@ -61,7 +62,9 @@ class Detector(nn.Module):
             raise ValueError(f"detection: encoder is a {type(encoder).__name__}; use resnet18, resnet34 or resnet50")
         if freeze_batchnorm:
             _freeze(encoder)
-        parts = _c4(encoder, num_classes, image_side) if neck == "c4" else _fpn(encoder, num_classes, image_side)
+        parts = (
+            _c4(encoder, num_classes, image_side, proposals) if neck == "c4" else _fpn(encoder, num_classes, image_side)
+        )
         parts["backbone"] = _InPrecision(parts["backbone"], autocast)
         parts["box_head"] = _InPrecision(parts["box_head"], autocast)
         self.rcnn = FasterRCNN(  # type: ignore[no-untyped-call]
@@ -107,7 +110,7 @@ class _InPrecision(nn.Module):
         return features.float() if isinstance(features, Tensor) else {name: x.float() for name, x in features.items()}
 
 
-def _c4(encoder: ResNetEncoder, num_classes: int, image_side: int) -> dict[str, Any]:
+def _c4(encoder: ResNetEncoder, num_classes: int, image_side: int, proposals: int) -> dict[str, Any]:
     stages = _stages(encoder)
     head = stages.pop("layer4")
     body = nn.Sequential(stages)
@@ -116,6 +119,8 @@ def _c4(encoder: ResNetEncoder, num_classes: int, image_side: int) -> dict[str, 
     return {
         "backbone": body,
         "rpn_anchor_generator": _anchors([ANCHORS], image_side),
+        "rpn_pre_nms_top_n_train": CANDIDATES * 2 * proposals,
+        "rpn_pre_nms_top_n_test": CANDIDATES * proposals,
         "box_roi_pool": _pool({"0": stride}, 14, image_side),
         "box_head": nn.Sequential(head, nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         "box_predictor": FastRCNNPredictor(encoder.feature_dim, num_classes + 1),  # type: ignore[no-untyped-call]

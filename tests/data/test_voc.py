@@ -129,6 +129,12 @@ def test_difficult_objects_are_marked_and_an_image_may_be_empty(tmp_path: Path) 
     assert empty.boxes.shape == (0, 4)
 
 
+def test_spaces_around_a_size_mean_nothing(tmp_path: Path) -> None:
+    path = write_image(tmp_path, "a", [GOOD])
+    path.write_text(path.read_text().replace("<width>60<", "<width>\n60 <"))
+    assert read_annotation(tmp_path, "a", on_error="raise").size == (40, 60)
+
+
 def annotation_of(tmp_path: Path, text: bytes) -> Annotation:
     path = write_image(tmp_path, "a", [GOOD])
     path.write_bytes(text.replace(b"GOOD", path.read_bytes()))
@@ -256,7 +262,7 @@ def test_a_split_without_objects_is_refused(tmp_path: Path) -> None:
         ("imagefolder:x", "evaluate.detection.source: 'imagefolder:x' should be written voc:DIR"),
         ("voc:", "should be written voc:DIR"),
         ("voc:gone", r"'voc:gone' was looked for in .*gone, which is no folder; give an absolute folder"),
-        ("voc:.", r"no VOC folder is here; expected DIR/Annotations"),
+        ("voc:.", r"evaluate.detection.source: no VOC folder is in /.*; expected DIR/Annotations"),
     ],
 )
 def test_a_source_that_is_none_is_refused(tmp_path: Path, source: str, message: str) -> None:

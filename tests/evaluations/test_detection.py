@@ -237,6 +237,20 @@ def test_the_degenerate_box_ends_a_trial_that_does_not_skip_it(root: Path, tmp_p
         run(root, tmp_path, on_error="raise")
 
 
+def test_a_driver_is_told_of_missing_and_damaged_data(root: Path) -> None:
+    def check(source: str, on_error: str = "skip") -> None:
+        settings = knobs.check(evaluate, {"source": source, "on_error": on_error}, "detection")
+        knobs.check_data("detection", settings, root)
+
+    check("voc:shapes")
+    with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box of no area .*; correct"):
+        check("voc:shapes", on_error="raise")
+    with pytest.raises(DataError, match=r"evaluate.detection.source: 'voc:gone' was looked for in .*gone.*; give"):
+        check("voc:gone")
+    with pytest.raises(DataError, match=r"evaluate.detection.source: no VOC folder is in .*; expected"):
+        check("voc:.")
+
+
 def test_splits_of_no_source_and_other_encoders_are_refused(root: Path, tmp_path: Path) -> None:
     stage = Stage(tmp_path, lambda metrics, step: None, 1, torch.device("cpu"))
     splits = load_splits(Data(source="digits", image_size=32), root=root, cache=root / "cache")

@@ -87,6 +87,12 @@ def test_anchors_and_levels_at_the_usual_side_are_torchvisions() -> None:
     assert levels(regions).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("training", "kept"), [(True, 80), (False, 40)])
+def test_c4_compares_six_boxes_for_each_that_it_keeps(training: bool, kept: int) -> None:
+    rpn = detector(neck="c4").rcnn.rpn.train(training)  # torchvision's own numbers are meant for each of five maps
+    assert (rpn.pre_nms_top_n(), rpn.post_nms_top_n()) == (6 * kept, kept)
+
+
 def test_with_torchvisions_weights_it_finds_and_loses_what_torchvisions_detector_does() -> None:
     model = detector("resnet50", "fpn", image_side=128, width=64)
     ours = model.rcnn
