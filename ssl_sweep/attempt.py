@@ -19,15 +19,17 @@ import yaml
 
 from ssl_sweep import trial
 from ssl_sweep.checkpoint import write_text
+from ssl_sweep.control import asked
 from ssl_sweep.journal import Journal
 from ssl_sweep.training import Diverged, Report, Stop
 
+ENDS = {"prune": "PRUNED", "stop": "STOPPED", "pause": "PAUSED"}  # the state of a trial that did as it was asked
 log = logging.getLogger("ssl_sweep.attempt")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: COMPLETE, FAILED (with its reason) or STOPPED."""
+    """How an attempt ended: COMPLETE, FAILED (with its reason), PRUNED, STOPPED or PAUSED."""
 
     state: str
     results: dict[str, float] = field(default_factory=dict)
@@ -75,8 +77,7 @@ def _run(
         if objective is not None:
             _check_objective(results, objective)
     except Stop as stop:
-        log.info("stopped: %s", stop)
-        return Outcome("STOPPED", message=str(stop))
+        return stopped(folder, stop)
     except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
         log.exception("failed")
         message = f"{type(error).__name__}: {error}"
@@ -102,6 +103,14 @@ def _check_objective(results: Mapping[str, float], objective: str) -> None:
             f"search.objective {objective} is {results[objective]}, no finite number: the features may have collapsed; "
             "lower pretrain.lr, or give a new sweep an objective that a collapse does not undo"
         )
+
+
+def stopped(folder: Path, stop: Stop) -> Outcome:
+    """The outcome of an attempt that was asked to end."""
+    ask = asked(folder)
+    outcome = Outcome(ENDS[ask.ask] if ask else "STOPPED", message=str(stop))
+    log.info("%s: %s", outcome.state, stop)
+    return outcome
 
 
 @contextmanager

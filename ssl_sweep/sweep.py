@@ -24,12 +24,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ssl_sweep.attempt import Outcome, attempt
+from ssl_sweep.control import asked, clear
 from ssl_sweep.journal import Journal
 from ssl_sweep.ledger import Ledger, Trial
 from ssl_sweep.plan import make_plan, pretraining
 from ssl_sweep.spec import SweepSpec, resolve
 from ssl_sweep.storage import Storage, cache_folder
-from ssl_sweep.training import Report
+from ssl_sweep.training import Report, Stop
 
 log = logging.getLogger("ssl_sweep.sweep")
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
@@ -132,6 +133,7 @@ class LedgerSearch(Searcher):
         self._queue.remove(trial)
         trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
         self.ledger.update(trial)
+        clear(self._folder(trial))  # what an earlier attempt was asked
         self._running[trial_id] = trial
         self.watcher.started(trial)
         return {
@@ -234,7 +236,9 @@ def _trainable(spec: SweepSpec, work: Work) -> Any:
         record = json.loads(config["record"])
 
         def report(metrics: dict[str, float], step: int) -> None:
-            tune.report({"metrics": json.dumps(metrics), "step": step})
+            tune.report({"metrics": json.dumps(metrics), "step": step})  # returns once the driver has dealt with it
+            if (ask := asked(Path(config["folder"]))) is not None:
+                raise Stop(ask.why)
 
         def loop() -> Outcome:
             return work(record, config["attempt"], report, Path(config["folder"]), cache_folder())

@@ -11,7 +11,8 @@ from ssl_sweep.journal import Event
 PREFIX = "ssl_sweep."  # of every tag that is ours
 KNOB = "knob/"  # of a searched knob shown as a metric
 STATUS = {
-    "COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED", "INTERRUPTED": "KILLED",
+    "COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED", "PAUSED": "KILLED",
+    "INTERRUPTED": "KILLED",
 }  # fmt: skip
 
 

@@ -251,7 +251,13 @@ def test_a_resumed_trial_goes_on_in_its_run(folder: Path, uri: str) -> None:
 
 @pytest.mark.parametrize(
     ("state", "status"),
-    [("PRUNED", "KILLED"), ("STOPPED", "KILLED"), ("INTERRUPTED", "KILLED"), ("FAILED", "FAILED")],
+    [
+        ("PRUNED", "KILLED"),
+        ("STOPPED", "KILLED"),
+        ("PAUSED", "KILLED"),
+        ("INTERRUPTED", "KILLED"),
+        ("FAILED", "FAILED"),
+    ],
 )
 def test_states_have_their_status(folder: Path, uri: str, state: str, status: str) -> None:
     begin_trial(folder, 0, 0).append("end", state=state, reason=None, message=None, traceback=None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_sweep import attempt, journal, trial
+from ssl_sweep import attempt, control, journal, trial
 from ssl_sweep.data.images import DataError
 from ssl_sweep.spec import from_dump, resolve
 from ssl_sweep.training import Diverged, Stop
@@ -216,10 +216,18 @@ def test_without_a_finite_objective_a_trial_has_failed(
     assert said is None or re.search(said, outcome.message or "")
 
 
-def test_a_stop_is_no_failure(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("ask", "state"), [("prune", "PRUNED"), ("stop", "STOPPED"), ("pause", "PAUSED"), (None, "STOPPED")]
+)
+def test_a_trial_that_is_asked_to_end_leaves_its_checkpoint_and_is_no_failure(
+    tmp_path: Path, cache: Path, ask: Any, state: str
+) -> None:
     def stop(metrics: dict[str, float], step: int) -> None:
-        raise Stop("pruned")
+        if ask is not None:
+            control.ask(tmp_path, ask, "as asked")
+        raise Stop("as asked")
 
     outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
-    assert (outcome.state, outcome.message) == ("STOPPED", "pruned")
+    assert (outcome.state, outcome.message) == (state, "as asked")
+    assert journal.read(tmp_path)[0][-1]["state"] == state
     assert list(tmp_path.glob("stages/*/checkpoint.pt"))

@@ -22,6 +22,7 @@ MARKS = {
     "FAILED": "✕",
     "STOPPED": "■",
     "INTERRUPTED": "▮",
+    "PAUSED": "‖",
     "CREATED": "○",
 }
 

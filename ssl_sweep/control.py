@@ -1,0 +1,41 @@
+"""How a running trial is asked to end: a file in its folder, which it reads whenever it has reported.
+
+Ray's report returns only once the driver has dealt with what was reported, so that what the driver asks there and then
+is on disk when the trial looks.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ssl_sweep.checkpoint import write_text
+
+ASK = "ask.json"
+What = Literal["prune", "stop", "pause"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a trial is asked, and the reason for people."""
+
+    ask: What
+    why: str
+
+
+def ask(folder: Path, what: What, why: str) -> None:
+    """Ask the trial of this folder to leave its checkpoint and end; it does so at its next report, or during one."""
+    write_text(folder / ASK, json.dumps(asdict(Ask(what, why))))
+
+
+def asked(folder: Path) -> Ask | None:
+    """What the trial is asked, if anything."""
+    try:
+        return Ask(**json.loads((folder / ASK).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def clear(folder: Path) -> None:
+    """Take back whatever was asked."""
+    (folder / ASK).unlink(missing_ok=True)
