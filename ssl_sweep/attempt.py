@@ -80,8 +80,10 @@ def _run(
         return stopped(folder, stop)
     except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
         log.exception("failed")
-        message = f"{type(error).__name__}: {error}"
-        return Outcome("FAILED", {}, trial.failure_reason(error), message, traceback.format_exc())
+        reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
+        if reason == "oom":
+            message = f"out of memory; {_what_to_lower(record['config'])} ({message})"
+        return Outcome("FAILED", {}, reason, message, traceback.format_exc())
     return Outcome("COMPLETE", results)
 
 
@@ -111,6 +113,16 @@ def stopped(folder: Path, stop: Stop) -> Outcome:
     outcome = Outcome(ENDS[ask.ask] if ask else "STOPPED", message=str(stop))
     log.info("%s: %s", outcome.state, stop)
     return outcome
+
+
+def _what_to_lower(config: Mapping[str, Any]) -> str:
+    """What of a trial's settings takes memory, with the values that were too much."""
+    stages = {"pretrain": config["pretrain"], **{f"evaluate.{name}": each for name, each in config["evaluate"].items()}}
+    sizes = {f"{name}.batch_size": each["batch_size"] for name, each in stages.items() if "batch_size" in each}
+    sizes["data.image_size"] = config["data"]["image_size"]
+    listed = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    precision = "" if config["precision"] == "bf16" else ", set precision: bf16"
+    return f"lower one of {listed}{precision}, or have fewer trials share the device or the machine"
 
 
 @contextmanager

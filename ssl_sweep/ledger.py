@@ -26,7 +26,15 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
 }
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
-FREE = ("description", "resources", "retries", "table", "tracking", "root")  # what a sweep may change as it goes on
+FREE = (
+    "description",
+    "resources",
+    "retries",
+    "lost_retries",
+    "table",
+    "tracking",
+    "root",
+)  # what a sweep may change as it goes on
 
 
 class LedgerError(ValueError):
@@ -42,7 +50,8 @@ class Trial:
     seed: int
     state: str = "CREATED"
     attempts: int = 0
-    failures: int = 0
+    failures: int = 0  # attempts that crashed
+    lost: int = 0  # attempts that lost their process, or hung
     results: Mapping[str, float] | None = None
     reason: str | None = None
     message: str | None = None

@@ -87,7 +87,12 @@ class SweepSpec(Section):
         Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 where the hardware multiplies in it, else fp32")
     ] = "auto"
     resources: Annotated[Resources, Field(description="what a trial gets")] = Resources()
-    retries: Annotated[int, Field(ge=0, description="how often a crashed trial is tried again")] = 2
+    retries: Annotated[
+        int, Field(ge=0, description="how often a crashed trial is tried again, after 1, 2, 4, ... at most 60 s")
+    ] = 2
+    lost_retries: Annotated[
+        int, Field(ge=0, description="how often a trial that lost its process or node, or hung, is tried again")
+    ] = 5
     tracking: Annotated[Tracking, Field(description="where the runs are shown")] = Tracking()
     search: Annotated[Search, Field(description="what is searched, and how")] = Search()
     table: Annotated[Table, Field(description="what the ablation table shows")] = Table()

@@ -5,8 +5,9 @@ import logging
 import os
 import shutil
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from ssl_sweep import budgets
 from ssl_sweep.attempt import Outcome, attempt
 from ssl_sweep.control import asked, clear
 from ssl_sweep.journal import Journal
@@ -34,7 +36,6 @@ from ssl_sweep.training import Report, Stop
 
 log = logging.getLogger("ssl_sweep.sweep")
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
-NO_RETRY = ("oom", "diverged", "collapsed", "data")
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
@@ -111,6 +112,7 @@ class LedgerSearch(Searcher):
         self.ledger, self.storage, self.watcher = ledger, storage, watcher
         self.halted: str | None = None
         self._queue = deque(trial for trial in ledger.trials if not trial.ended)
+        self._resting: dict[str, float] = {}  # crashed trials, by id, and when they may be tried again
         self._running: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
@@ -129,8 +131,12 @@ class LedgerSearch(Searcher):
             self._queue.extend(trial for trial in choice.trials if not trial.ended)
         if self.halted is not None or not self._queue:
             return None if self._running else str(Searcher.FINISHED)
-        trial = next((each for each in self._queue if self._pretraining(each) not in under_way), self._queue[0])
+        ready = self._ready()
+        if not ready:
+            return None  # Tune asks again within a second
+        trial = next((each for each in ready if self._pretraining(each) not in under_way), ready[0])
         self._queue.remove(trial)
+        self._resting.pop(trial.trial_id, None)
         trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
         self.ledger.update(trial)
         clear(self._folder(trial))  # what an earlier attempt was asked
@@ -169,9 +175,17 @@ class LedgerSearch(Searcher):
 
         Early only of a grid, whose choices depend on no result.
         """
-        waits = all(self._pretraining(trial) in under_way for trial in self._queue)
+        ready = self._ready()
+        waits = all(self._pretraining(trial) in under_way for trial in ready)
         early = self.ledger.spec.search.sampler == "grid" and len(self._queue) < LOOK_AHEAD
-        return waits and (early or not self._queue)
+        return waits and (early or not ready)
+
+    def _ready(self) -> Sequence[Trial]:
+        """The queue without the crashed trials that are left alone for a while."""
+        if not self._resting:
+            return self._queue
+        now = time.monotonic()
+        return [trial for trial in self._queue if self._resting.get(trial.trial_id, now) <= now]
 
     def _pretraining(self, trial: Trial) -> str | None:
         """The key of the pretraining that a trial shares with others."""
@@ -180,26 +194,39 @@ class LedgerSearch(Searcher):
         return self._pretrainings[trial.trial_id]
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
-        self._note_first_failures(outcome)
+        if outcome.state == "FAILED":
+            self._fail(budgets.charged(trial, outcome))
+            return
+        self._first_failures = None
         if outcome.state == "COMPLETE":
             self._pretrained.add(self._pretraining(trial))
-        if outcome.state == "FAILED":
-            trial = replace(trial, failures=trial.failures + 1, reason=outcome.reason, message=outcome.message)
-            if self.halted is None and outcome.reason not in NO_RETRY and trial.failures <= self.ledger.spec.retries:
-                self._queue.append(trial)
-                return
         results = outcome.results if outcome.state == "COMPLETE" else None
         trial = replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
         self.ledger.update(trial)
         self.watcher.ended(trial)
 
-    def _note_first_failures(self, outcome: Outcome) -> None:
-        if outcome.state != "FAILED" or self._first_failures is None:
-            self._first_failures = None
+    def _fail(self, trial: Trial) -> None:
+        """Have a failed trial tried again, or give it up."""
+        spec = self.ledger.spec
+        again = budgets.is_left(trial, spec)
+        if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
+            self._note_first_failure(trial)
+        if again and self.halted is None:
+            trial = replace(trial, state="CREATED")
+            self.ledger.update(trial)  # what its budgets have left outlives this driver
+            self._resting[trial.trial_id] = time.monotonic() + budgets.wait_s(trial)
+            self._queue.append(trial)
             return
-        self._first_failures.append(outcome.message or "")
+        trial = replace(trial, state="FAILED") if again else budgets.given_up(trial, spec)
+        self.ledger.update(trial)
+        self.watcher.ended(trial)
+
+    def _note_first_failure(self, trial: Trial) -> None:
+        if self._first_failures is None:
+            return
+        self._first_failures.append(trial.message or "")
         if len(self._first_failures) >= SAME_FAILURES and len(set(self._first_failures)) == 1:
-            self.halted = outcome.message
+            self.halted = trial.message
 
     def _record(self, trial: Trial) -> dict[str, Any]:
         knobs = dict(self.ledger.choice(trial.choice).knobs)

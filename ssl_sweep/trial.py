@@ -33,6 +33,8 @@ from ssl_sweep.training import Diverged, Epoch, Precision, Report, Stage, derive
 Config = Mapping[str, Any]
 STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
 NUM_PICTURES = 8
+# torch has a type for a full GPU only: a full memory of the machine, and cuBLAS, are told by their words
+MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED")
 log = logging.getLogger("ssl_sweep.trial")
 
 
@@ -216,7 +218,9 @@ def failure_reason(error: BaseException) -> str:
         "collapsed": (Collapsed,),
         "data": (DataError,),
     }
-    return next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
+    kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    return "oom" if kind == "crash" and full else kind
 
 
 def _health(config: Config) -> Health:

@@ -122,7 +122,8 @@ def test_a_trial_that_keeps_failing_is_given_up(tmp_path: Path, reason: str, tri
     run_sweep(ledger, storage, Log(), work=fails(reason, attempts=99))
     assert states(ledger) == {"COMPLETE": 6, "FAILED": 2}
     failed = [trial for trial in ledger.trials if trial.state == "FAILED"]
-    assert {(trial.reason, trial.message, trial.attempts) for trial in failed} == {(reason, "broken", tries)}
+    message = "broken (3 times; retries: 2)" if reason == "crash" else "broken"
+    assert {(trial.reason, trial.message, trial.attempts) for trial in failed} == {(reason, message, tries)}
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
     run_sweep(ledger, storage, Log(), work=dies)
     assert states(ledger) == {"COMPLETE": 8}
     struck = ledger.choice(1).trials[0]
-    assert struck.attempts == 2
+    assert (struck.attempts, struck.failures, struck.lost) == (2, 0, 1)
     ends = [event for event in read(storage.trial("sweep", struck.trial_id))[0] if event["event"] == "end"]
     assert [(end["state"], end["reason"]) for end in ends] == [("FAILED", "lost")]
 
