@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep import trial
+from ssl_sweep import trial, watchdog
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import asked
 from ssl_sweep.journal import Journal
@@ -47,6 +47,7 @@ def attempt(
     *,
     stages: Path | None = None,
     objective: str | None = None,
+    timeout: float | None = None,
 ) -> Outcome:
     """Run a trial in its folder and say how it went; only what ends the process passes through.
 
@@ -58,13 +59,19 @@ def attempt(
         cache: where decoded data lies on this node.
         stages: where the sweep's pretrainings lie; see `trial.run`.
         objective: the metric that the search goes by; a trial without a finite value of it has failed.
+        timeout: seconds without a sign of life after which this process is ended; None: never.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
     journal = Journal(folder)
     journal.append("attempt", attempt=number, **_provenance())
-    with _log_file(folder / "log.txt"):
-        outcome = _run(record, report, folder, cache, stages, objective)
+
+    def told(metrics: dict[str, float], step: int) -> None:
+        with watchdog.waiting():  # a driver that is busy is no trial that hangs
+            report(metrics, step)
+
+    with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
+        outcome = _run(record, told, folder, cache, stages, objective)
     journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
     return outcome
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ssl_sweep import watchdog
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import center
 from ssl_sweep.training import Stage
@@ -16,6 +17,7 @@ def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor,
     """The split in order: images (B, 3, S, S) in [0, 1], centre-cropped, and labels (B,), on the stage's device."""
     for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH):
         yield inputs(pack, indices, image_size, stage)
+        watchdog.alive()
 
 
 def inputs(pack: Pack, indices: Tensor, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:

@@ -26,15 +26,8 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
 }
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
-FREE = (
-    "description",
-    "resources",
-    "retries",
-    "lost_retries",
-    "table",
-    "tracking",
-    "root",
-)  # what a sweep may change as it goes on
+# what a sweep may change as it goes on
+FREE = ("description", "resources", "retries", "lost_retries", "table", "tracking", "root")
 
 
 class LedgerError(ValueError):

@@ -46,6 +46,14 @@ class Resources(Section):
     max_concurrent: Annotated[
         int | None, Field(ge=1, description="trials at a time at most; null: as many as the cluster holds")
     ] = None
+    timeout: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="seconds without a sign of life (a step, a batch, a report) after which a trial has hung: its "
+            "process is ended, and it is tried again; null: never",
+        ),
+    ] = None
 
     @field_validator("gpus")
     @classmethod

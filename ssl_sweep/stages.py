@@ -20,13 +20,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout  # torch depends on it: no bare GPU box is without
 
-from ssl_sweep import checkpoint
+from ssl_sweep import checkpoint, watchdog
 from ssl_sweep.health import Collapsed
 from ssl_sweep.journal import JOURNAL, Event, Journal, read
 from ssl_sweep.training import Diverged, Report
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 3600.0  # a maker that lives saves every few minutes (training.SAVE_EVERY_SECONDS)
+GRACE_S = 60.0  # how much longer than its maker a trial that waits may show no sign of life: the maker is to end first
 DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # the same seed runs into these again
 Signs = tuple[int | None, ...]
 log = logging.getLogger(__name__)
@@ -122,15 +123,18 @@ class SharedPretraining:
             _append_once(self._trial, "artifact", path=path)
 
     def _wait(self) -> None:
-        """Wait a little for the maker, unless it has been silent for too long."""
+        """Wait a little for the maker, alive while it is, unless it has been silent for too long."""
         # compared with one another only: the clocks of two hosts differ
-        signs: Signs = tuple(_written(self.folder / name) for name in (JOURNAL, "checkpoint.pt"))
+        signs: Signs = tuple(_written(self.folder / name) for name in (JOURNAL, "checkpoint.pt", watchdog.ALIVE))
         if self._heard is None:
             log.info("pretrain: another trial is at it; following %s", self.folder)
         if self._heard is None or self._heard[0] != signs:
             self._heard = signs, time.monotonic()
-        elif time.monotonic() - self._heard[1] > SILENCE_SECONDS:
+        silent = time.monotonic() - self._heard[1]
+        if silent > SILENCE_SECONDS:
             raise MakerSilent(self._silence())
+        if silent < GRACE_S:
+            watchdog.alive()
         time.sleep(POLL_SECONDS)
 
     def _silence(self) -> str:
@@ -151,7 +155,8 @@ class SharedPretraining:
         journal = Journal(self.folder)
         journal.append("attempt", trial=self._id, host=socket.gethostname(), pid=os.getpid())
         try:
-            results = make(Making(self.folder, journal, self._follow))
+            with watchdog.marking(self.folder / watchdog.ALIVE):
+                results = make(Making(self.folder, journal, self._follow))
         except tuple(DETERMINISTIC.values()) as error:
             journal.append("failed", trial=self._id, kind=type(error).__name__, message=str(error))
             raise

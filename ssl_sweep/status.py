@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep import journal
+from ssl_sweep import journal, watchdog
 from ssl_sweep.ledger import Ledger, Trial, load_ledger, sweep_names
 from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
@@ -60,10 +61,13 @@ def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
 
 
 def _last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
-    """Stage and epoch of the last report, and the seconds since the last event."""
+    """Stage and epoch of the last report, and the seconds since the last event, step or batch."""
     events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
     reports = [event for event in events if event["event"] == "report"]
-    age = time.time() - events[-1]["time"] if events else None
+    signs = [event["time"] for event in events[-1:]]
+    with suppress(FileNotFoundError):
+        signs.append((folder / watchdog.ALIVE).stat().st_mtime)
+    age = time.time() - max(signs) if signs else None
     if not reports:
         return None, None, age
     return next(iter(reports[-1]["metrics"])).split("/")[0], reports[-1]["step"], age

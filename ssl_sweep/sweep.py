@@ -24,7 +24,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from ssl_sweep import budgets
+from ssl_sweep import budgets, watchdog
 from ssl_sweep.attempt import Outcome, attempt
 from ssl_sweep.control import asked, clear
 from ssl_sweep.journal import Journal
@@ -80,7 +80,10 @@ def run_sweep(
         if problems := make_plan(spec, _resources()).problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
         tuner = tune.Tuner(
-            _trainable(spec, work or partial(attempt, stages=stages, objective=objective)),
+            _trainable(
+                spec,
+                work or partial(attempt, stages=stages, objective=objective, timeout=spec.resources.timeout),
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=-1,
@@ -166,9 +169,19 @@ class LedgerSearch(Searcher):
         if outcome is None and not error:
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
-            outcome = Outcome("FAILED", reason="lost", message="the trial's process died: killed, or out of memory")
-            Journal(self._folder(trial)).append("end", state="FAILED", reason="lost", message=outcome.message)
+            outcome = self._without_a_word(trial)
         self._settle(trial, outcome)
+
+    def _without_a_word(self, trial: Trial) -> Outcome:
+        """The outcome of an attempt whose process died: of itself, or for want of a sign of life."""
+        folder = self._folder(trial)
+        outcome = Outcome("FAILED", reason="lost", message="the trial's process died: killed, or out of memory")
+        if (dump := watchdog.take_dump(folder)) is not None:
+            message = f"{watchdog.summary(dump)} (resources.timeout)"
+            outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)
+        fields = {name: value for name, value in asdict(outcome).items() if name != "results"}
+        Journal(folder).append("end", **fields)
+        return outcome
 
     def _wants_more(self, under_way: set[str | None]) -> bool:
         """Whether to ask the ledger: nothing is queued, or what is would wait for a pretraining that is under way.

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_sweep import checkpoint, optimizers
+from ssl_sweep import checkpoint, optimizers, watchdog
 from ssl_sweep.optimizers import Recipe
 
 Report = Callable[[dict[str, float], int], None]
@@ -173,6 +173,7 @@ class _Run:
         self.progress.add({"loss": value, **scalars}, len(indices))
         if self.progress.step % CHECK_EVERY_STEPS == 0:
             self._check_finite()
+        watchdog.alive()
 
     def _check_finite(self) -> None:
         total = float(self.progress.sums["loss"])

@@ -1,4 +1,4 @@
-"""How often, and how soon, a failed trial is handed out again: calls of the searcher as Ray makes them, a fake clock."""
+"""How often, and how soon, a failed trial is handed out again: the searcher, called as Ray calls it, a fake clock."""
 
 import json
 from collections import Counter

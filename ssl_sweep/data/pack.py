@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_sweep import watchdog
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source
 from ssl_sweep.data.packing import OnError, sync_folder, write_packs
@@ -148,7 +149,10 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process to pack %s", path.stem)
-        lock.acquire()
+    while not lock.is_locked:  # its holder is on this machine, and watched: it gives the lock up, or dies
+        with suppress(Timeout):
+            lock.acquire(timeout=watchdog.BEAT_S)
+        watchdog.alive()
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_sweep import watchdog
 from ssl_sweep.data.decode import UNREADABLE, decode
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import ImageList, Source
@@ -90,6 +91,7 @@ def report_progress(items: Iterable[Decoded], split: str, total: int) -> Iterato
     reported = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
+        watchdog.alive()
         if done == total or time.monotonic() - reported > PROGRESS_SECONDS:
             log.info("packing %s: %s/%s", split, f"{done:,}", f"{total:,}")
             reported = time.monotonic()
