@@ -14,6 +14,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from ssl_sweep.driver import Summary
     from ssl_sweep.spec import SweepSpec
+    from ssl_sweep.steering import Again
     from ssl_sweep.storage import Storage
 
 app = typer.Typer(
@@ -39,6 +40,10 @@ StorageFolder = Annotated[
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster [default: $RAY_ADDRESS, or Ray on this machine]")
 ]
+Trials = Annotated[
+    list[str] | None,
+    typer.Option("--trial", metavar="ID", help="only this trial, by its id or how that begins; repeat it"),
+]
 Format = Literal["md", "tex", "csv", "json", "html"]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
 
@@ -54,17 +59,50 @@ def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = Non
     with _user_errors():
         from ssl_sweep.spec_file import load_spec
 
-        _drive(load_spec(spec_file, overrides or []), _storage(storage), address, retry_failed=False)
+        _drive(load_spec(spec_file, overrides or []), _storage(storage), address)
 
 
 @app.command()
-def resume(name: Name, storage: StorageFolder = None, address: Address = None) -> None:
-    """Go on with a sweep by its name, its failed trials included."""
+def resume(
+    name: Name,
+    failed: Annotated[bool, typer.Option("--failed", help="only the trials that failed")] = False,
+    trials: Trials = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="from now on, how often a crashed trial is tried again")
+    ] = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+) -> None:
+    """Go on with a sweep by its name, its failed and stopped trials included."""
     with _user_errors():
         from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.steering import Again
 
         place = _storage(storage)
-        _drive(load_ledger(place.ledger_url, name).spec, place, address, retry_failed=True)
+        spec = load_ledger(place.ledger_url, name).spec
+        if retries is not None:
+            spec = spec.model_copy(update={"retries": retries})
+        _drive(spec, place, address, again=Again(failed, tuple(trials or ())))
+
+
+@app.command()
+def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> None:
+    """Stop a sweep, or trials of it, that runs anywhere: at its next report a trial leaves a checkpoint and ends."""
+    with _user_errors():
+        from ssl_sweep.steering import ask_to_end
+
+        out.print(ask_to_end(_storage(storage), name, "stop", trials or ()), markup=False, soft_wrap=True)
+        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def pause(name: Name, storage: StorageFolder = None) -> None:
+    """Pause a sweep that runs anywhere; `run` and `resume` go on with it."""
+    with _user_errors():
+        from ssl_sweep.steering import ask_to_end
+
+        out.print(ask_to_end(_storage(storage), name, "pause"), markup=False, soft_wrap=True)
+        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -271,11 +309,18 @@ def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(check["ok"] for check in checks) else 1)
 
 
-def _drive(spec: "SweepSpec", storage: "Storage", address: str | None, *, retry_failed: bool) -> None:
+def _drive(
+    spec: "SweepSpec",
+    storage: "Storage",
+    address: str | None,
+    *,
+    again: "Again | None" = None,
+    extends: bool = False,
+) -> None:
     from ssl_sweep.driver import drive
     from ssl_sweep.terminal import summary
 
-    ended: Summary = drive(spec, storage, err, address=address, retry_failed=retry_failed)
+    ended: Summary = drive(spec, storage, err, address=address, again=again, extends=extends)
     out.print(summary(spec, storage, ended))
     raise typer.Exit(ended.exit_code)
 

@@ -2,14 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from ssl_sweep import knobs, plan
@@ -18,13 +17,15 @@ from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.journal import Journal, JournalError, read
-from ssl_sweep.ledger import Ledger, LedgerError, Trial, open_ledger
+from ssl_sweep.lease import LeaseLost, sole_driver
+from ssl_sweep.ledger import Ledger, Trial, open_ledger, open_notes
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs
 from ssl_sweep.recorder import Recorder
 from ssl_sweep.render import FORMATS, render
 from ssl_sweep.report.page import make_page
 from ssl_sweep.spec import SweepSpec
+from ssl_sweep.steering import Again, check_not_stopped, take_up
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import Ending, run_sweep
 from ssl_sweep.table_options import options
@@ -54,31 +55,47 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all complete, 1 some are not, 130 interrupted."""
-        if self.ending.interrupted and self.ending.halted is None:
-            return 130
-        return 0 if len(self.complete) == self.total else 1
+        """0 all complete, 1 some are not, 130 interrupted, stopped or paused."""
+        if len(self.complete) == self.total:
+            return 0
+        return 130 if self.ending.interrupted and self.ending.halted is None else 1
 
 
 def drive(
-    spec: SweepSpec, storage: Storage, console: Console, *, address: str | None = None, retry_failed: bool = False
+    spec: SweepSpec,
+    storage: Storage,
+    console: Console,
+    *,
+    address: str | None = None,
+    again: Again | None = None,
+    extends: bool = False,
 ) -> Summary:
     """Run what is left of a sweep and make its table.
 
+    Args:
+        spec: the sweep's; the one that it has, or an extension of that one (`extension.extended`).
+        storage: where it lies.
+        console: where its progress is shown.
+        address: see `run_sweep`.
+        again: what of it to take up that has failed or was stopped; None: nothing.
+        extends: whether the spec is an extension.
+
     Raises:
-        LedgerError: another driver is at work on this sweep, or its spec has changed.
+        LedgerError: another driver is at work on this sweep, it was stopped, or its spec has changed.
+        NoSuchTrial: `again` names one that is not there.
         DataError: the data cannot be opened.
     """
     folder = storage.sweep(spec.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_driver(folder):
-        _open_data(spec)
-        ledger = open_ledger(storage.ledger_url, spec)
+    _open_data(spec)
+    notes = open_notes(storage.ledger_url, spec)
+    with sole_driver(folder, notes) as lease:
+        if again is None:
+            check_not_stopped(notes, spec.name)
+        ledger = open_ledger(storage.ledger_url, spec, extends=extends)
         _write_spec(spec, folder)
-        for choice in [choice for choice in ledger.choices if choice.ended] if retry_failed else []:
-            if any(trial.state != "COMPLETE" for trial in choice.trials):
-                ledger.retry(choice)
-        return _drive(ledger, storage, console, address)
+        only = take_up(ledger, again) if again is not None else None
+        return _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
 
 
 def _open_data(spec: SweepSpec) -> None:
@@ -99,28 +116,33 @@ def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
     return spec.tracking.uri or storage.tracking_uri
 
 
-def _drive(ledger: Ledger, storage: Storage, console: Console, address: str | None) -> Summary:
+def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:
     spec, total = ledger.spec, plan.count_trials(ledger.spec)
     uri = tracking_uri(spec, storage)
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
     recorder.start()
     progress = Progress(spec, ledger.trials, total, console)
+    disowned = False
     try:
         with progress.shown():
-            ending = run_sweep(ledger, storage, progress, address=address)
+            ending = run(ledger, storage, progress)
         table = _table(spec, recorder, uri)
         if table is not None:
             _page(spec, recorder, uri)
         if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
             recorder.log_best(best.trial_id)
         complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
-        recorder.finish("STOPPED" if ending.interrupted else "COMPLETE" if complete == total else "FAILED")
+        recorder.finish("COMPLETE" if complete == total else "STOPPED" if ending.interrupted else "FAILED")
+    except LeaseLost:  # what journals and MLflow say is now another driver's business
+        disowned = True
+        raise
     except BaseException as error:  # Ctrl-C and SIGTERM too: the parent run must not look as if it ran on
         recorder.finish("FAILED" if isinstance(error, Exception) else "STOPPED")
         raise
     finally:
-        _end_interrupted(ledger, storage)
-        unrecorded = recorder.close(MLFLOW_WAIT_S)
+        if not disowned:
+            _end_interrupted(ledger, storage)
+        unrecorded = recorder.close(0 if disowned else MLFLOW_WAIT_S)
     return Summary(ledger.trials, total, ending, table, unrecorded)
 
 
@@ -163,17 +185,3 @@ def _write_spec(spec: SweepSpec, folder: Path) -> None:
     """Leave the spec beside the trials, for people and for `table` when the ledger is elsewhere."""
     dump: dict[str, Any] = spec.model_dump(mode="json")
     write_text(folder / "spec.yaml", yaml.safe_dump(dump, sort_keys=False))
-
-
-@contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    """Refuse a second driver on one sweep. The lock goes with the process, however it ends."""
-    lock = FileLock(folder / "driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise LedgerError(f"another process is running this sweep ({folder}); watch it: ssl-sweep status") from None
-    try:
-        yield
-    finally:
-        lock.release()

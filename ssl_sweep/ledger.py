@@ -6,7 +6,7 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -67,11 +67,27 @@ class Choice:
         return all(trial.ended for trial in self.trials)
 
 
+class Notes:
+    """Small values beside a sweep's choices, each written by itself: who drives it, what people ask of it."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def read(self) -> dict[str, Any]:
+        """All of them, as they are now."""
+        return self._study.user_attrs
+
+    def write(self, name: str, value: Any) -> None:
+        """Set one; None where there is nothing any more."""
+        self._study.set_user_attr(name, value)
+
+
 class Ledger:
-    """One sweep's study. Only the sweep's driver writes to it, so that what it read once stays true."""
+    """One sweep's study. Only the sweep's driver writes its choices, so that what it read once stays true."""
 
     def __init__(self, study: optuna.Study, spec: SweepSpec) -> None:
         self.spec = spec
+        self.notes = Notes(study)
         self._study = study
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
         self._distributions = {knob: _distribution(values) for knob, values in space(spec).items()}
@@ -116,13 +132,21 @@ class Ledger:
         self._choices[trial.choice] = replace(choice, trials=trials)
         self._tell_if_ended(trial.choice)
 
-    def retry(self, choice: Choice) -> None:
-        """Take up again the trials of an ended choice that did not complete, under their own ids.
+    def retry(self, choice: Choice, chosen: Collection[str]) -> None:
+        """Take up again these trials of a choice, under their own ids and with their budgets anew.
 
-        What Optuna was told of is final there, so that the choice goes on as a new Optuna trial with the same knobs.
+        What Optuna was told of is final there: an ended choice goes on as a new Optuna trial with the same knobs.
         """
-        kept = {f"seed:{trial.seed}": asdict(trial) for trial in choice.trials if trial.state == "COMPLETE"}
-        self._study.enqueue_trial(dict(choice.knobs), user_attrs={"root": choice.number, **kept})
+        trials = [
+            Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts) if old.trial_id in chosen else old
+            for old in choice.trials
+        ]
+        if not choice.ended:
+            for trial in trials:
+                self.update(trial)
+            return
+        seeds = {f"seed:{trial.seed}": asdict(trial) for trial in trials}
+        self._study.enqueue_trial(dict(choice.knobs), user_attrs={"root": choice.number, **seeds})
         self._add(self._study.ask(self._distributions))
 
     def _read(self, frozen: FrozenTrial) -> None:
@@ -175,18 +199,17 @@ class Ledger:
             self._study.tell(asked, state=TrialState.FAIL)
 
 
-def open_ledger(url: str, spec: SweepSpec) -> Ledger:
-    """Open a sweep's ledger, making it when it is new.
+def open_ledger(url: str, spec: SweepSpec, *, extends: bool = False) -> Ledger:
+    """Open a sweep's ledger, making it when it is new. `extends`: the spec is known to be the stored one's extension.
 
     Raises:
         LedgerError: there is a sweep of this name with another spec; the message names what differs.
     """
-    study = optuna.create_study(
-        storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
-    )
+    study = _study_of(url, spec)
     if "uuid" not in study.user_attrs:
         study.set_user_attr("uuid", str(uuid.uuid4()))
-    _check_same(study, spec)
+    if not extends:
+        _check_same(study, spec)
     study.set_user_attr("spec", spec.model_dump(mode="json"))
     return Ledger(study, spec)
 
@@ -205,9 +228,20 @@ def load_ledger(url: str, name: str) -> Ledger:
     return Ledger(study, from_dump(study.user_attrs["spec"]))
 
 
+def open_notes(url: str, spec: SweepSpec) -> Notes:
+    """The notes of a sweep that may be new, to be read before its ledger is opened."""
+    return Notes(_study_of(url, spec))
+
+
 def sweep_names(url: str) -> list[str]:
     """The sweeps of a ledger's database, in alphabetical order."""
     return sorted(optuna.get_all_study_names(_storage(url)))
+
+
+def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
+    return optuna.create_study(
+        storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
+    )
 
 
 def _storage(url: str) -> RDBStorage:
@@ -225,7 +259,8 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
         listed = "\n  ".join(differing)
         raise LedgerError(
             f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
-            "give the new one another name, or undo the change to go on with the old one"
+            "give the new one another name, or undo the change to go on with the old one; "
+            f"for more choices of the same: ssl-sweep extend {spec.name} --trials +N"
         )
 
 

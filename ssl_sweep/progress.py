@@ -54,7 +54,8 @@ class Progress:
 
     def ended(self, trial: Trial) -> None:
         self._running.pop(trial.trial_id, None)
-        self._ended[trial.trial_id] = trial
+        if trial.ended:  # and not paused
+            self._ended[trial.trial_id] = trial
         self._print(trial, self._end_of(trial))
 
     def _print(self, trial: Trial, text: str) -> None:
@@ -70,7 +71,7 @@ class Progress:
         end = (
             f"{self._spec.search.objective_metric} {value:.4g}"
             if value is not None
-            else f"{trial.reason}: {trial.message}"
+            else ": ".join(filter(None, (trial.reason, trial.message)))
         )
         return f"{trial.state}, {end}; about {_duration(self._seconds_left())} left"
 

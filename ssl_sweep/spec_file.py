@@ -45,6 +45,23 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     return spec
 
 
+def changed(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
+    """A sweep's spec with `a.b.c=value` overrides.
+
+    Raises:
+        SpecError: with every problem of the overrides.
+    """
+    document = Document(spec.model_dump(mode="json"), {(): Place(spec.name, None)})
+    problems = [problem for override in overrides for problem in _apply(document, override)]
+    try:
+        made = SweepSpec.model_validate(document.data)
+    except ValidationError as error:
+        problems += spec_error(error, document.place).problems
+    if problems:
+        raise SpecError(problems)
+    return made
+
+
 def _text(path: Path) -> str:
     try:
         content = path.read_bytes()

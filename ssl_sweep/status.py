@@ -3,11 +3,14 @@
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ssl_sweep import journal, watchdog
+from ssl_sweep.lease import driver_of
 from ssl_sweep.ledger import Ledger, Trial, load_ledger, sweep_names
+from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
 
@@ -15,7 +18,13 @@ from ssl_sweep.storage import Storage
 def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
     """Counts and trials of one sweep, as plain JSON data."""
     ledger = load_ledger(storage.ledger_url, name)
-    return {**_counts(ledger), "trials": [_trial(trial, ledger, storage) for trial in ledger.trials]}
+    asked = read_orders(ledger.notes).sweep
+    return {
+        **_counts(ledger),
+        "driver": driver_of(ledger.notes),
+        "asked": asdict(asked) if asked else None,
+        "trials": [_trial(trial, ledger, storage) for trial in ledger.trials],
+    }
 
 
 def overview(storage: Storage) -> list[dict[str, Any]]:
@@ -34,7 +43,10 @@ def _counts(ledger: Ledger) -> dict[str, Any]:
         "complete": states["COMPLETE"],
         "running": states["RUNNING"],
         "failed": states["FAILED"],
-        "waiting": total - states["COMPLETE"] - states["RUNNING"] - states["FAILED"],
+        "stopped": states["STOPPED"],
+        "paused": states["PAUSED"],
+        "pruned": states["PRUNED"],
+        "waiting": total - sum(states.values()) + states["CREATED"],
         "objective": ledger.spec.search.objective,
         "best": best(scored, default=None),
     }
@@ -52,6 +64,8 @@ def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
         "stage": stage,
         "epoch": epoch,
         "attempts": trial.attempts,
+        "crashed": trial.failures,
+        "lost": trial.lost,
         "reason": trial.reason,
         "message": trial.message,
         "last_sign_seconds": age,

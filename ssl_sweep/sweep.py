@@ -2,12 +2,13 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,10 +26,12 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ssl_sweep import budgets, watchdog
-from ssl_sweep.attempt import Outcome, attempt
-from ssl_sweep.control import asked, clear
+from ssl_sweep.attempt import ENDS, Outcome, attempt
+from ssl_sweep.control import Ask, ask, asked, clear
 from ssl_sweep.journal import Journal
+from ssl_sweep.lease import Lease, LeaseLost
 from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import make_plan, pretraining
 from ssl_sweep.spec import SweepSpec, resolve
 from ssl_sweep.storage import Storage, cache_folder
@@ -37,6 +40,7 @@ from ssl_sweep.training import Report, Stop
 log = logging.getLogger("ssl_sweep.sweep")
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
+LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
 
@@ -58,12 +62,20 @@ class Ending:
 
     interrupted: bool
     halted: str | None  # the error that all first attempts shared
+    asked: Ask | None = None  # to stop or to pause, from another terminal
 
 
 def run_sweep(
-    ledger: Ledger, storage: Storage, watcher: Watcher, *, address: str | None = None, work: Work | None = None
+    ledger: Ledger,
+    storage: Storage,
+    watcher: Watcher,
+    *,
+    address: str | None = None,
+    work: Work | None = None,
+    only: Collection[str] | None = None,
+    lease: Lease | None = None,
 ) -> Ending:
-    """Run a sweep's open trials on Ray until none is left or the user interrupts.
+    """Run a sweep's open trials on Ray until none is left, the user interrupts, or somebody asks it to stop.
 
     Args:
         ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
@@ -72,9 +84,14 @@ def run_sweep(
         address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
         work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
             in its place.
+        only: ids of the trials to run; None runs all, and asks for new ones.
+        lease: the driver's; where somebody takes it, nothing more is done.
+
+    Raises:
+        LeaseLost: somebody has taken it.
     """
     spec = ledger.spec
-    search = LedgerSearch(ledger, storage, watcher)
+    search = LedgerSearch(ledger, storage, watcher, only=only, lease=lease)
     stages, objective = storage.sweep(spec.name) / "stages", spec.search.objective_metric
     with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         if problems := make_plan(spec, _resources()).problems:
@@ -94,11 +111,14 @@ def run_sweep(
                 name=spec.name,
                 storage_path=str(scratch),
                 verbose=0,
+                callbacks=[_Attendant(search)],
                 failure_config=tune.FailureConfig(max_failures=0),  # attempts are counted in the ledger
             ),
         )
         tuner.fit()
-    return Ending(interrupted=search.open, halted=search.halted)
+    if lease is not None and lease.taken_by is not None:
+        raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
+    return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
 
 
 def cluster_resources(address: str | None) -> dict[str, float]:
@@ -110,11 +130,26 @@ def cluster_resources(address: str | None) -> dict[str, float]:
 class LedgerSearch(Searcher):
     """Ray Tune's source of trials: the ledger's open ones, then what it asks for, then retries."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        watcher: Watcher,
+        *,
+        only: Collection[str] | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """only, lease: see `run_sweep`."""
         super().__init__()
         self.ledger, self.storage, self.watcher = ledger, storage, watcher
         self.halted: str | None = None
-        self._queue = deque(trial for trial in ledger.trials if not trial.ended)
+        self.asked: Ask | None = None  # of the whole sweep
+        self.interrupted = False
+        self._only, self._lease = only, lease
+        self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
+        self._queue = deque(
+            trial for trial in ledger.trials if not trial.ended and (only is None or trial.trial_id in only)
+        )
         self._resting: dict[str, float] = {}  # crashed trials, by id, and when they may be tried again
         self._running: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -129,6 +164,9 @@ class LedgerSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
+        self.attend()
+        if self.asked is not None or self.interrupted or self.disowned:
+            return None if self._running and not self.interrupted else str(Searcher.FINISHED)
         under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
         while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
             self._queue.extend(trial for trial in choice.trials if not trial.ended)
@@ -143,6 +181,7 @@ class LedgerSearch(Searcher):
         trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
         self.ledger.update(trial)
         clear(self._folder(trial))  # what an earlier attempt was asked
+        self._told.discard(trial.trial_id)
         self._running[trial_id] = trial
         self.watcher.started(trial)
         return {
@@ -166,11 +205,36 @@ class LedgerSearch(Searcher):
         if result is not None:
             self.on_trial_result(trial_id, result)
         trial, outcome = self._running.pop(trial_id), self._outcomes.pop(trial_id, None)
+        if self.disowned:
+            return  # the ledger is another driver's to write
         if outcome is None and not error:
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
             outcome = self._without_a_word(trial)
         self._settle(trial, outcome)
+
+    @property
+    def disowned(self) -> bool:
+        """Whether another driver has taken the sweep over."""
+        return self._lease is not None and self._lease.taken_by is not None
+
+    def attend(self) -> None:
+        """Look, every other second, at what people ask: tell running trials, and leave out what is not to run."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        orders = read_orders(self.ledger.notes)
+        self.asked = orders.sweep
+        for trial in self._running.values():
+            wanted = orders.of(trial.trial_id)
+            if wanted is not None and trial.trial_id not in self._told:
+                ask(self._folder(trial), wanted.ask, wanted.why)
+                self._told.add(trial.trial_id)
+        for trial in list(self._queue):
+            wanted = orders.of(trial.trial_id)
+            if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
+                self._queue.remove(trial)
+                self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
 
     def _without_a_word(self, trial: Trial) -> Outcome:
         """The outcome of an attempt whose process died: of itself, or for want of a sign of life."""
@@ -188,6 +252,8 @@ class LedgerSearch(Searcher):
 
         Early only of a grid, whose choices depend on no result.
         """
+        if self._only is not None:
+            return False
         ready = self._ready()
         waits = all(self._pretraining(trial) in under_way for trial in ready)
         early = self.ledger.spec.search.sampler == "grid" and len(self._queue) < LOOK_AHEAD
@@ -214,7 +280,11 @@ class LedgerSearch(Searcher):
         if outcome.state == "COMPLETE":
             self._pretrained.add(self._pretraining(trial))
         results = outcome.results if outcome.state == "COMPLETE" else None
-        trial = replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
+        self._finish(
+            replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
+        )
+
+    def _finish(self, trial: Trial) -> None:
         self.ledger.update(trial)
         self.watcher.ended(trial)
 
@@ -230,9 +300,7 @@ class LedgerSearch(Searcher):
             self._resting[trial.trial_id] = time.monotonic() + budgets.wait_s(trial)
             self._queue.append(trial)
             return
-        trial = replace(trial, state="FAILED") if again else budgets.given_up(trial, spec)
-        self.ledger.update(trial)
-        self.watcher.ended(trial)
+        self._finish(replace(trial, state="FAILED") if again else budgets.given_up(trial, spec))
 
     def _note_first_failure(self, trial: Trial) -> None:
         if self._first_failures is None:
@@ -264,6 +332,29 @@ class LedgerSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
+
+
+class _Attendant(tune.Callback):
+    """What the driver does between Ray's events."""
+
+    def __init__(self, search: LedgerSearch) -> None:
+        self._search = search
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Hear of interrupts too: Tune does not look at its own flag while it waits for a trial, with none running."""
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, partial(self._interrupt, signal.getsignal(number)))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """About ten times a second."""
+        self._search.attend()
+        if self._search.disowned and not self._search.interrupted:
+            os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
+
+    def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:
+        self._search.interrupted = True
+        if callable(tunes):
+            tunes(number, frame)
 
 
 def _trainable(spec: SweepSpec, work: Work) -> Any:
@@ -327,8 +418,10 @@ def _scratch(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM (a job's stop) end the sweep as Ctrl-C does. Ray catches SIGUSR1 alike."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in before.items():
+            signal.signal(number, handler)

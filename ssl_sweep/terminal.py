@@ -22,7 +22,9 @@ from ssl_sweep.tables import Table as Ablation
 if TYPE_CHECKING:
     from ssl_sweep.driver import Summary
 
-STYLES = {"COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim"}
+STYLES = {
+    "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
+}  # fmt: skip
 
 
 def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
@@ -71,14 +73,36 @@ def status_table(status: Mapping[str, Any]) -> Group:
             Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], "")),
             _cell(trial["stage"]),
             _cell(trial["epoch"]),
-            str(trial["attempts"]),
+            _attempts(trial),
             f"{trial['last_sign_seconds']:.0f} s ago" if trial["last_sign_seconds"] is not None else "-",
         )
-    counts = "  ".join(f"{state} {status[state]}" for state in ("complete", "running", "failed", "waiting"))
+    shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
+    counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))
     head = Text.assemble((status["name"], "bold"), f"  {counts}  of {status['total']}")
     failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
     messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
-    return Group(head, table, *messages)
+    tried = Counter(
+        f"after {trial['reason']}: {trial['message']}"
+        for trial in status["trials"]
+        if trial["state"] in ("CREATED", "RUNNING") and trial["message"]
+    )
+    messages += [Text(f"{count} tried again {message}", "yellow") for message, count in tried.items()]
+    return Group(head, *_steered(status), table, *messages)
+
+
+def _attempts(trial: Mapping[str, Any]) -> str:
+    """`4 (2 crashed, 1 lost)`"""
+    spent = [f"{trial[budget]} {budget}" for budget in ("crashed", "lost") if trial[budget]]
+    return f"{trial['attempts']} ({', '.join(spent)})" if spent else str(trial["attempts"])
+
+
+def _steered(status: Mapping[str, Any]) -> list[Text]:
+    """Who drives the sweep, and what is asked of it."""
+    driver, asked = status["driver"], status["asked"]
+    lines = [Text(f"driver: process {driver['pid']} on {driver['host']}", "dim")] if driver else []
+    if asked:
+        lines.append(Text(f"{asked['ask']} ({asked['why']}); go on: ssl-sweep resume {status['name']}", "yellow"))
+    return lines
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
@@ -115,7 +139,13 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
         return Text(f"{done}; stopped, since the first trials all failed alike:\n{ended.ending.halted}", "red")
     failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
     lines = [f"{count} failed, {message}" for message, count in failures.items()]
-    if ended.ending.interrupted:
+    asked = ended.ending.asked
+    if asked is not None:
+        words = "stopped" if asked.ask == "stop" else "paused"
+        lines.append(
+            f"{words} ({asked.why}); what ran left a checkpoint: ssl-sweep resume {spec.name} goes on from there"
+        )
+    elif ended.ending.interrupted:
         lines.append("interrupted; what ran goes on from its last checkpoint")
     return Text("\n".join([done, *lines]), "red" if failures else "")
 

@@ -143,11 +143,11 @@ def test_failed_trials_are_retried_under_their_own_ids_and_complete_ones_are_kep
     ledger = open_ledger(url, spec())
     first, second = ledger.ask().trials
     complete(ledger, first, 40.0)
-    ledger.update(replace(second, state="FAILED", attempts=3, reason="crash"))
-    ledger.retry(ledger.choices[0])
-    assert [(trial.trial_id, trial.state) for trial in ledger.trials] == [
-        (first.trial_id, "COMPLETE"),
-        (second.trial_id, "CREATED"),
+    ledger.update(replace(second, state="FAILED", attempts=3, failures=3, reason="crash"))
+    ledger.retry(ledger.choices[0], [second.trial_id])
+    assert [(trial.trial_id, trial.state, trial.attempts, trial.failures) for trial in ledger.trials] == [
+        (first.trial_id, "COMPLETE", 1, 0),
+        (second.trial_id, "CREATED", 3, 0),  # its attempts are counted on, its budget is whole again
     ]
     again = open_ledger(url, spec())
     assert again.trials == ledger.trials
@@ -155,6 +155,17 @@ def test_failed_trials_are_retried_under_their_own_ids_and_complete_ones_are_kep
     assert study(url).best_value == 50.0
     assert again.ask().knobs == {"views.overlay_alpha": 0.2}  # a retry is no point of the grid
     assert again.ask() is None
+
+
+def test_a_stopped_trial_of_a_choice_that_goes_on_is_taken_up_in_it(url: str) -> None:
+    ledger = open_ledger(url, spec())
+    first, second = ledger.ask().trials
+    ledger.update(replace(first, state="STOPPED", attempts=1))
+    ledger.retry(ledger.choices[0], [first.trial_id])
+    assert [trial.state for trial in ledger.trials] == ["CREATED", "CREATED"]
+    for trial, value in ((first, 40.0), (second, 50.0)):
+        complete(ledger, trial, value)
+    assert [(each.state, each.value) for each in study(url).trials] == [(TrialState.COMPLETE, 45.0)]
 
 
 def test_killed_in_the_middle_of_a_retry(url: str) -> None:

@@ -1,0 +1,150 @@
+"""One driver a sweep: leases of one database, their time a hundredth of the real one's."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_sweep import lease
+from ssl_sweep.lease import Driven, Lease, driver_of, sole_driver
+from ssl_sweep.ledger import Notes, open_notes
+from ssl_sweep.spec import from_dump
+
+ELSEWHERE = {"owner": "other", "host": "node7", "pid": 1, "pids": "another boot", "count": 3}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"BEAT_S": 0.1, "WATCH_S": 1.0, "SETTLE_S": 0.3}.items():
+        monkeypatch.setattr(lease, name, seconds)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+def notes(url: str) -> Notes:
+    """As another process has them: with a connection of its own."""
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    return open_notes(url, from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}}))
+
+
+@pytest.fixture
+def beating(url: str) -> Iterator[Notes]:
+    """A lease that another machine's driver keeps."""
+    held, ended = notes(url), threading.Event()
+    held.write("lease", ELSEWHERE)
+
+    def beat() -> None:
+        count = 3
+        while not ended.wait(0.1):
+            held.write("lease", {**ELSEWHERE, "count": (count := count + 1)})
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    yield held
+    ended.set()
+    thread.join()
+
+
+def test_a_second_driver_on_another_machine_is_refused_and_told_where_the_first_is(
+    tmp_path: Path, beating: Notes, url: str
+) -> None:
+    with pytest.raises(Driven, match=r"process 1 on node7.*`stop` ends it"), sole_driver(tmp_path, notes(url)):
+        pass
+
+
+def test_a_driver_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, url: str) -> None:
+    notes(url).write("lease", ELSEWHERE)
+    began = time.monotonic()
+    with sole_driver(tmp_path, notes(url)) as ours:
+        assert time.monotonic() - began > 1.0
+        assert driver_of(notes(url))["pid"] == os.getpid()  # type: ignore[index]
+        assert ours.taken_by is None
+    assert driver_of(notes(url)) is None  # given back
+
+
+def test_a_driver_of_this_machine_that_was_killed_is_replaced_at_once(tmp_path: Path, url: str) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    notes(url).write("lease", {**ELSEWHERE, "pid": ended.pid, "pids": lease._pids()})
+    began = time.monotonic()
+    with sole_driver(tmp_path, notes(url)):
+        assert time.monotonic() - began < 1.0
+
+
+def test_on_one_machine_the_second_is_refused_at_once(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_S", 60)
+    with (
+        sole_driver(tmp_path, notes(url)),
+        pytest.raises(Driven, match=f"process {os.getpid()} on"),
+        sole_driver(tmp_path, notes(url)),
+    ):
+        pass
+
+
+def test_of_many_that_start_at_once_one_wins(url: str) -> None:
+    leases = [Lease(notes(url)) for _ in range(4)]
+    won: list[Lease] = []
+
+    def take(each: Lease) -> None:
+        try:
+            each.acquire()
+        except Driven:
+            return
+        won.append(each)
+
+    threads = [threading.Thread(target=take, args=(each,)) for each in leases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    won[0].release()
+
+
+def test_who_finds_its_lease_taken_knows_by_whom_and_leaves_it_alone(url: str) -> None:
+    ours = Lease(notes(url))
+    ours.acquire()
+    taken: dict[str, Any] = {**ELSEWHERE, "owner": "third"}
+    notes(url).write("lease", taken)
+    deadline = time.monotonic() + 20
+    while ours.taken_by is None and time.monotonic() < deadline:
+        notes(url).write("lease", taken)  # again: its own beat may have come in between
+        time.sleep(0.05)
+    assert ours.taken_by == "process 1 on node7"
+    ours.release()
+    assert notes(url).read()["lease"] == taken
+
+
+def test_a_database_that_is_away_for_a_moment_ends_no_lease(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = notes(url)
+    ours = Lease(kept)
+    ours.acquire()
+    read = kept.read
+    failed = threading.Event()
+
+    def away() -> dict[str, Any]:
+        if not failed.is_set():
+            failed.set()
+            raise OSError("no route to host")
+        return read()
+
+    monkeypatch.setattr(kept, "read", away)
+    assert failed.wait(10)
+    before = ours._count
+    deadline = time.monotonic() + 10
+    while ours._count == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ours._count > before
+    assert ours.taken_by is None
+    ours.release()
