@@ -106,6 +106,47 @@ def pause(name: Name, storage: StorageFolder = None) -> None:
 
 
 @app.command()
+def extend(
+    name: Name,
+    trials: Annotated[str, typer.Option("--trials", metavar="+N", help="choices more: +20; or in all: 40")],
+    overrides: Set = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+) -> None:
+    """Run more choices of a sweep in the same study; `--set search.space.X=...` may widen numeric ranges."""
+    with _user_errors():
+        from ssl_sweep.extension import extended
+        from ssl_sweep.ledger import load_ledger
+
+        place = _storage(storage)
+        spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
+        _drive(spec, place, address, extends=True)
+
+
+@app.command()
+def logs(
+    name: Name,
+    trial: Annotated[str | None, typer.Option("--trial", metavar="ID", help="a trial's id, or how it begins")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep showing what is written")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="of the end of a log")] = 20,
+    storage: StorageFolder = None,
+) -> None:
+    """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
+    with _user_errors():
+        from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.logs import followed, log_path, sweep_logs, trial_log
+
+        place = _storage(storage)
+        ledger = load_ledger(place.ledger_url, name)
+        if follow:
+            for text in followed(log_path(ledger, place, trial), lines):
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        else:
+            sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
+
+
+@app.command()
 def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
     """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
     with _user_errors():
