@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart install test check format bench docs clean
+.PHONY: quickstart install test test-faults check format bench docs clean
 
 quickstart: .venv/installed
 	$(BIN)/ssl-sweep run experiments/quickstart.yaml
@@ -12,6 +12,10 @@ install: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest
+
+# the driver killed twenty times in one sweep
+test-faults: .venv/installed-test
+	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

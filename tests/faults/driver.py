@@ -1,0 +1,64 @@
+"""A driver to be killed: `python driver.py STORAGE STEPS` runs a sweep of fake trials through all that a real one has.
+
+A fake trial multiplies a few weights, step by step, and leaves a checkpoint after each; only training is not real.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ssl_sweep import attempt as attempts
+from ssl_sweep import checkpoint, driver
+from ssl_sweep.journal import Journal
+from ssl_sweep.spec import from_dump
+from ssl_sweep.storage import Storage
+
+STEP_S = 0.1
+METRIC = "knn/top1_val"
+SPEC = {
+    "name": "faults",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": "resnet18",
+    "method": "autoencoder",
+    "evaluate": {"knn": {}},
+    "search": {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}, "seeds": 2},
+    "resources": {"max_concurrent": 2},
+    "tracking": {"models": "none"},
+}
+
+
+def main(storage: Path, steps: int) -> int:
+    """The sweep's exit code."""
+
+    def fake(config: Mapping[str, Any], report: Any, folder: Path, **_: Any) -> dict[str, float]:
+        journal, path = Journal(folder), folder / "weights.pt"
+        generator = torch.Generator().manual_seed(config["seed"])
+        start = {"step": 0, "weights": torch.rand(4, generator=generator) + config["views"]["overlay_alpha"]}
+        state = checkpoint.load(path, torch.device("cpu")) or start
+        while state["step"] < steps:
+            time.sleep(STEP_S)
+            state = {"step": state["step"] + 1, "weights": state["weights"] * 1.01}
+            with (folder / "executed").open("a") as file:
+                file.write(f"{state['step']}\n")
+            metrics = {METRIC: float(state["weights"].sum())}
+            journal.report(metrics, state["step"])
+            report(metrics, state["step"])
+            checkpoint.save(path, state)
+        return {METRIC: float(state["weights"].sum())}
+
+    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Any:
+        attempts.trial.run = fake
+        return attempts.attempt(record, number, report, folder, cache)
+
+    run_sweep = driver.run_sweep
+    driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
+    return driver.drive(from_dump(SPEC), Storage(storage), Console(stderr=True)).exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
