@@ -80,6 +80,8 @@ def _run(
     record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None, objective: str | None
 ) -> Outcome:
     try:
+        if (ask := asked(folder)) is not None:  # while it waited for its resources
+            raise Stop(ask.why)
         results = trial.run(record["config"], report, folder, cache=cache, stages=stages)
         if objective is not None:
             _check_objective(results, objective)

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ssl_sweep import control
+from ssl_sweep.attempt import attempt
 
 
 def test_what_is_asked_is_read_until_it_is_taken_back(tmp_path: Path) -> None:
@@ -26,3 +27,9 @@ def test_a_reader_never_sees_half_of_it(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         control.ask(tmp_path, "pause", "x" * 10_000)
     assert control.asked(tmp_path) == control.Ask("stop", "by hand")
+
+
+def test_a_trial_that_is_asked_to_end_before_it_begins_does_not_begin(tmp_path: Path) -> None:
+    control.ask(tmp_path, "stop", "by hand")
+    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    assert (outcome.state, outcome.message) == ("STOPPED", "by hand")

@@ -154,7 +154,7 @@ def ended(storage: Storage) -> Ledger:
     for state in ("COMPLETE", "FAILED", "STOPPED", "CREATED"):
         trial = ledger.ask().trials[0]  # type: ignore[union-attr]
         results = {METRIC: 1.0} if state == "COMPLETE" else None
-        ledger.update(replace(trial, state=state, attempts=1, results=results))
+        ledger.update(replace(trial, state=state, attempts=int(state != "CREATED"), results=results))
     return ledger
 
 
