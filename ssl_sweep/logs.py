@@ -40,16 +40,13 @@ def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
 
 def followed(path: Path, lines: int) -> Iterator[str]:
     """A log's last lines, then what is written to it, until its trial's journal says that the attempt has ended."""
-    yield tail(path, lines)
-    offset = path.stat().st_size if path.exists() else 0
+    text, offset = _read_end(path)
+    yield _last(text, lines)
     while True:
-        events = read(path.parent)[0]
-        if path.exists() and path.stat().st_size > offset:
-            with path.open("rb") as file:
-                file.seek(offset)
-                new = file.read()
-            offset += len(new)
-            yield new.decode(errors="replace")
+        events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
+        text, offset = _read_end(path, offset)
+        if text:
+            yield text
         if events and events[-1]["event"] == "end":
             return
         time.sleep(POLL_S)
@@ -67,13 +64,21 @@ def log_path(ledger: Ledger, storage: Storage, named: str | None) -> Path:
 
 def tail(path: Path, lines: int) -> str:
     """The last lines of a file; empty where there is none."""
+    return _last(_read_end(path)[0], lines)
+
+
+def _last(text: str, lines: int) -> str:
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def _read_end(path: Path, start: int = 0) -> tuple[str, int]:
+    """The text from a byte on, of a long one its end, and how far that goes."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MAX_BYTES))
-            text = file.read().decode(errors="replace")
+            file.seek(max(start, path.stat().st_size - MAX_BYTES))
+            return file.read().decode(errors="replace"), file.tell()
     except FileNotFoundError:
-        return ""
-    return "".join(text.splitlines(keepends=True)[-lines:])
+        return "", start
 
 
 def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
