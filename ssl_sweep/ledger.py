@@ -161,8 +161,10 @@ class Ledger:
 
     def _add(self, asked: optuna.Trial) -> Choice:
         """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
+        known = asked.params  # from the range that the search had then, which may have been widened
         for knob, distribution in self._distributions.items():
-            _suggest(asked, knob, distribution)
+            if knob not in known:
+                _suggest(asked, knob, distribution)
         root = asked.user_attrs.get("root", asked.number)
         self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
         self._open[root] = asked
