@@ -39,7 +39,17 @@ def attempts(storage: Path) -> int:
 
 def kill_at_a_random_moment(storage: Path, rng: random.Random) -> None:
     """SIGKILL a driver as it starts up, or within a second of its first trial's begin."""
-    driver, before = started(storage), attempts(storage)
+    before = attempts(storage)
+    driver = started(storage)
+    try:
+        wait_a_while(driver, storage, before, rng)
+        assert driver.poll() is None, driver.communicate()  # the fault is to hit a sweep at work
+    finally:
+        driver.kill()
+        driver.communicate(timeout=60)
+
+
+def wait_a_while(driver: subprocess.Popen[bytes], storage: Path, before: int, rng: random.Random) -> None:
     if rng.random() < 0.7:
         while attempts(storage) == before:
             assert driver.poll() is None, driver.communicate()
@@ -47,9 +57,6 @@ def kill_at_a_random_moment(storage: Path, rng: random.Random) -> None:
         time.sleep(rng.uniform(0.0, 1.0))
     else:
         time.sleep(rng.uniform(0.0, 5.0))
-    assert driver.poll() is None, driver.communicate()  # the fault is to hit a sweep at work
-    driver.kill()
-    driver.communicate(timeout=60)
 
 
 def check(storage: Path, kills: int) -> None:
@@ -88,13 +95,16 @@ def weights(alpha: float, seed: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 60 * KILLS)
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_killed_at_random_moments_a_sweep_ends_as_if_undisturbed(tmp_path: Path) -> None:
     """Slow: each kill takes a start of Ray."""
     rng = random.Random(KILLS)
     for _ in range(KILLS):
         kill_at_a_random_moment(tmp_path, rng)
     last = started(tmp_path)
-    _, errors = last.communicate(timeout=300)
+    try:
+        _, errors = last.communicate(timeout=500)
+    finally:
+        last.kill()
     assert last.returncode == 0, errors.decode()
     check(tmp_path, KILLS)
