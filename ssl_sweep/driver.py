@@ -54,9 +54,13 @@ class Summary:
         return [trial for trial in self.trials if trial.state == "COMPLETE"]
 
     @property
+    def pruned(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.state == "PRUNED"]
+
+    @property
     def exit_code(self) -> int:
-        """0 all complete, 1 some are not, 130 interrupted, stopped or paused."""
-        if len(self.complete) == self.total:
+        """0 all complete or pruned, 1 some are not, 130 interrupted, stopped or paused."""
+        if len(self.complete) + len(self.pruned) == self.total:
             return 0
         return 130 if self.ending.interrupted and self.ending.halted is None else 1
 
@@ -131,8 +135,8 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
             _page(spec, recorder, uri)
         if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
             recorder.log_best(best.trial_id)
-        complete = sum(trial.state == "COMPLETE" for trial in ledger.trials)
-        recorder.finish("COMPLETE" if complete == total else "STOPPED" if ending.interrupted else "FAILED")
+        done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials)
+        recorder.finish("COMPLETE" if done == total else "STOPPED" if ending.interrupted else "FAILED")
     except LeaseLost:  # what journals and MLflow say is now another driver's business
         disowned = True
         raise

@@ -6,25 +6,21 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ssl_sweep.spec import Choices, Range, SweepSpec, differences, from_dump, grid, space
+from ssl_sweep.sampling import Place, distribution, pruner, sampler, suggest
+from ssl_sweep.spec import SweepSpec, differences, from_dump, grid, space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "grid": lambda seed: RandomSampler(seed=seed),  # never asked: a grid's points are enqueued in the file's order
-    "random": lambda seed: RandomSampler(seed=seed),
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=True),
-}
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 # what a sweep may change as it goes on
 FREE = ("description", "resources", "retries", "lost_retries", "table", "tracking", "root")
@@ -61,10 +57,16 @@ class Choice:
     number: int
     knobs: Mapping[str, Any]
     trials: tuple[Trial, ...]
+    pruned: str | None = None  # why the pruner has had enough of it
 
     @property
     def ended(self) -> bool:
         return all(trial.ended for trial in self.trials)
+
+    @property
+    def retriable(self) -> bool:
+        """Whether it has ended and lacks a trial for another reason than a pruner's."""
+        return self.ended and any(trial.state in ("FAILED", "STOPPED") for trial in self.trials)
 
 
 class Notes:
@@ -83,17 +85,25 @@ class Notes:
 
 
 class Ledger:
-    """One sweep's study. Only the sweep's driver writes its choices, so that what it read once stays true."""
+    """One sweep's study. Only the sweep's driver writes its choices, so that what it read once stays true.
 
-    def __init__(self, study: optuna.Study, spec: SweepSpec) -> None:
+    A pruner by epoch watches the first seed of a choice; the others run once that is complete. One by seed decides
+    after each seed whether the next one runs. What it decides is written down before anybody acts on it.
+    """
+
+    def __init__(self, study: optuna.Study, spec: SweepSpec, *, reads_only: bool = False) -> None:
+        """reads_only: it is another process that is the sweep's driver, and writes."""
         self.spec = spec
         self.notes = Notes(study)
-        self._study = study
+        self._study, self._reads_only = study, reads_only
+        if (own := pruner(spec)) is not None:
+            study.pruner = own
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
-        self._distributions = {knob: _distribution(values) for knob, values in space(spec).items()}
+        self._distributions = {knob: distribution(values) for knob, values in space(spec).items()}
         self._grid = grid(spec) if spec.search.sampler == "grid" else None
         self._choices: dict[int, Choice] = {}
         self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
+        self._steps: dict[int, set[int]] = {}  # what of these the pruner has been told
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
         self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
@@ -120,55 +130,102 @@ class Ledger:
             self._waiting -= 1
         elif not self._propose():
             return None
-        # a sampler's own state dies with the driver: seeded by position, a resumed search does not repeat itself
-        self._study.sampler = SAMPLERS[self.spec.search.sampler](self.spec.search.seed + len(self._choices))
+        self._set_sampler()
         return self._add(self._study.ask(self._distributions))
 
-    def update(self, trial: Trial) -> None:
-        """Write down a trial's new state; when that was the last of its choice, tell the sampler."""
-        self._open[trial.choice].set_user_attr(f"seed:{trial.seed}", asdict(trial))
-        choice = self._choices[trial.choice]
-        trials = tuple(trial if old.seed == trial.seed else old for old in choice.trials)
-        self._choices[trial.choice] = replace(choice, trials=trials)
-        self._tell_if_ended(trial.choice)
+    def due(self, choice: Choice) -> list[Trial]:
+        """The trials of a choice that may run: with a pruner, only what it is to judge next."""
+        left = [trial for trial in choice.trials if not trial.ended]
+        by, first = self.spec.search.prunes_by, choice.trials[0]
+        if by is None or (by == "epoch" and first.state == "COMPLETE"):
+            return left
+        return left[:1] if choice.pruned is None else []
+
+    @property
+    def condemned(self) -> list[Trial]:
+        """Trials that were to be pruned as they ran, and have not ended yet."""
+        if self.spec.search.prunes_by != "epoch":
+            return []
+        pruned = [choice for choice in self._choices.values() if choice.pruned is not None]
+        return [choice.trials[0] for choice in pruned if not choice.trials[0].ended]
+
+    def report(self, trial: Trial, metrics: Mapping[str, float], epoch: int) -> str | None:
+        """Tell an epoch pruner of the metrics after an epoch; why the trial is to be pruned, if it is.
+
+        An epoch that is reported again, or after a later one, is passed over: a pruner takes epochs as they rise.
+        """
+        search, number = self.spec.search, trial.choice
+        choice = self._choices[number]
+        if search.prunes_by != "epoch" or trial.seed != choice.trials[0].seed or choice.pruned is not None:
+            return None
+        value = metrics.get(search.prune_metric, math.nan)
+        if not math.isfinite(value) or epoch <= max(self._steps[number], default=0):
+            return None
+        self._tell_pruner(number, search.prune_sign * value, epoch)
+        if not self._is_bad(number):
+            return None
+        return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_metric} {value:.4g}")
+
+    def update(self, trial: Trial) -> list[Trial]:
+        """Write down a trial's new state; when that was the last of its choice, tell the sampler.
+
+        Returns those of its choice that end with it without having run.
+        """
+        self._write(trial)
+        return self._conclude(trial.choice)
 
     def retry(self, choice: Choice, chosen: Collection[str]) -> None:
         """Take up again these trials of a choice, under their own ids and with their budgets anew.
 
-        What Optuna was told of is final there: an ended choice goes on as a new Optuna trial with the same knobs.
+        What Optuna was told of is final there: an ended choice goes on as a new Optuna trial with the same knobs, and
+        with all that sampler and pruner know of the old one.
         """
-        trials = [
-            Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts) if old.trial_id in chosen else old
-            for old in choice.trials
-        ]
+        trials = [self._anew(old) if old.trial_id in chosen or self._unbegun(old) else old for old in choice.trials]
         if not choice.ended:
             for trial in trials:
-                self.update(trial)
+                self._write(trial)
             return
-        seeds = {f"seed:{trial.seed}": asdict(trial) for trial in trials}
-        self._study.enqueue_trial(dict(choice.knobs), user_attrs={"root": choice.number, **seeds})
+        same = [each for each in self._study.get_trials(deepcopy=False) if _root(each) == choice.number]
+        if same[-1].state != TrialState.WAITING:  # else the driver died in the middle of this
+            new = create_trial(
+                state=TrialState.WAITING,
+                system_attrs={**same[-1].system_attrs, "fixed_params": dict(choice.knobs)},
+                user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
+                intermediate_values=same[-1].intermediate_values,
+            )
+            self._study.add_trial(new)
         self._add(self._study.ask(self._distributions))
+
+    def _anew(self, old: Trial) -> Trial:
+        return Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts)
+
+    def _unbegun(self, trial: Trial) -> bool:
+        """Whether it ended only because the first seed of its choice did, and so follows that one again."""
+        return self.spec.search.prunes_by == "epoch" and trial.state == "STOPPED" and trial.attempts == 0
 
     def _read(self, frozen: FrozenTrial) -> None:
         if frozen.state == TrialState.WAITING:
             return
-        if frozen.state.is_finished():
-            root = frozen.user_attrs.get("root", frozen.number)
+        if frozen.state.is_finished() or self._reads_only:
+            root = _root(frozen)
             self._choices[root] = self._choice(root, frozen.params, frozen.user_attrs)
             self._open.pop(root, None)
         else:
+            self._set_sampler()
             self._add(optuna.Trial(self._study, frozen._trial_id))
 
     def _add(self, asked: optuna.Trial) -> Choice:
         """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
         known = asked.params  # from the range that the search had then, which may have been widened
-        for knob, distribution in self._distributions.items():
+        for knob, values in self._distributions.items():
             if knob not in known:
-                _suggest(asked, knob, distribution)
+                suggest(asked, knob, values)
         root = asked.user_attrs.get("root", asked.number)
         self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
-        self._open[root] = asked
-        self._tell_if_ended(root)  # the driver died between the last seed's end and this
+        self._open[root], self._steps[root] = asked, set()
+        if self.spec.search.prunes_by is not None:
+            self._steps[root] |= self._study.get_trials(deepcopy=False)[asked.number].intermediate_values.keys()
+        self._conclude(root)  # the driver died between the last seed's end and this
         return self._choices[root]
 
     def _choice(self, root: int, knobs: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
@@ -176,7 +233,12 @@ class Ledger:
         for seed in self.spec.search.seeds:
             new = {"trial_id": str(uuid.uuid5(self._namespace, f"{root}/{seed}")), "choice": root, "seed": seed}
             trials.append(Trial(**noted.get(f"seed:{seed}", new)))
-        return Choice(root, {knob: knobs[knob] for knob in self._distributions if knob in knobs}, tuple(trials))
+        known = {knob: knobs[knob] for knob in self._distributions if knob in knobs}
+        return Choice(root, known, tuple(trials), noted.get("pruned"))
+
+    def _set_sampler(self) -> None:
+        place = Place(self.spec.search.seed, len(self._choices), self._distributions)
+        self._study.sampler = sampler(self.spec.search.sampler, place)
 
     def _propose(self) -> bool:
         """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
@@ -187,8 +249,63 @@ class Ledger:
             self._study.enqueue_trial(self._grid[len(self._choices)])
         return True
 
+    def _write(self, trial: Trial) -> None:
+        self._open[trial.choice].set_user_attr(f"seed:{trial.seed}", asdict(trial))
+        choice = self._choices[trial.choice]
+        trials = tuple(trial if old.seed == trial.seed else old for old in choice.trials)
+        self._choices[trial.choice] = replace(choice, trials=trials)
+
+    def _conclude(self, number: int) -> list[Trial]:
+        """Whatever follows from the states of a choice's trials; nothing more when it is done again."""
+        if self.spec.search.prunes_by == "seed":
+            self._judge_seeds(number)
+        unrun = self._unrun(self._choices[number])
+        for trial in unrun:
+            self._write(trial)
+        self._tell_if_ended(number)
+        return unrun
+
+    def _judge_seeds(self, number: int) -> None:
+        """Have a pruner by seed judge what is complete, where seeds are left that have not begun."""
+        choice, metric = self._choices[number], self.spec.search.objective_metric
+        for step, trial in enumerate(choice.trials):
+            if trial.results is not None and step not in self._steps[number] and math.isfinite(trial.results[metric]):
+                self._tell_pruner(number, trial.results[metric], step)
+        left = {trial.state for trial in choice.trials if not trial.ended}
+        if left == {"CREATED"} and choice.pruned is None and self._is_bad(number):
+            self._condemn(number, f"pruned after {len(self._steps[number])} seeds, as worse than the best choice")
+
+    def _tell_pruner(self, number: int, value: float, step: int) -> None:
+        self._open[number].report(value, step)
+        self._steps[number].add(step)
+
+    def _is_bad(self, number: int) -> bool:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SciPy's, that seeds tie, and Optuna's, that there is nothing to compare
+            return self._open[number].should_prune()
+
+    def _condemn(self, number: int, why: str) -> str:
+        self._open[number].set_user_attr("pruned", why)
+        self._choices[number] = replace(self._choices[number], pruned=why)
+        return why
+
+    def _unrun(self, choice: Choice) -> list[Trial]:
+        """The trials that are not to run any more, with their ends."""
+        by, first = self.spec.search.prunes_by, choice.trials[0]
+        left = [trial for trial in choice.trials if not trial.ended]
+        if by == "seed" and choice.pruned is not None:
+            return [replace(trial, state="PRUNED", message=f"not run: {choice.pruned}") for trial in left]
+        if by != "epoch" or not first.ended or first.state == "COMPLETE":
+            return []
+        state = "PRUNED" if first.state == "PRUNED" else "STOPPED"
+        message = f"not run: seed {first.seed} {first.message if state == 'PRUNED' else f'is {first.state}'}"
+        return [replace(trial, state=state, message=message) for trial in left]
+
     def _tell_if_ended(self, number: int) -> None:
-        """Tell the mean over seeds; a choice with a seed without a finite value is FAIL, which samplers leave out."""
+        """Tell the mean over seeds; of a pruned choice nothing more; one that lacks a seed for another reason failed.
+
+        Samplers leave out what failed, and know of what was pruned that its last value is one of early days.
+        """
         choice = self._choices[number]
         if not choice.ended:
             return
@@ -198,7 +315,7 @@ class Ledger:
         if all(map(math.isfinite, values)):
             self._study.tell(asked, sum(values) / len(values))
         else:
-            self._study.tell(asked, state=TrialState.FAIL)
+            self._study.tell(asked, state=TrialState.FAIL if choice.retriable else TrialState.PRUNED)
 
 
 def open_ledger(url: str, spec: SweepSpec, *, extends: bool = False) -> Ledger:
@@ -217,7 +334,7 @@ def open_ledger(url: str, spec: SweepSpec, *, extends: bool = False) -> Ledger:
 
 
 def load_ledger(url: str, name: str) -> Ledger:
-    """Open the ledger of a sweep that exists, with the spec it was last run with.
+    """Open the ledger of a sweep that exists to read it, with the spec it was last run with.
 
     Raises:
         LedgerError: there is no such sweep; the message names those there are.
@@ -227,7 +344,7 @@ def load_ledger(url: str, name: str) -> Ledger:
     if name not in names:
         raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(sorted(names)) or 'none'}")
     study = optuna.load_study(storage=storage, study_name=name)
-    return Ledger(study, from_dump(study.user_attrs["spec"]))
+    return Ledger(study, from_dump(study.user_attrs["spec"]), reads_only=True)
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:
@@ -244,6 +361,10 @@ def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
     return optuna.create_study(
         storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
     )
+def _root(frozen: FrozenTrial) -> int:
+    """The number of the choice that an Optuna trial stands for: the first of those that tried it."""
+    root: int = frozen.user_attrs.get("root", frozen.number)
+    return root
 
 
 def _storage(url: str) -> RDBStorage:
@@ -264,25 +385,6 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
             "give the new one another name, or undo the change to go on with the old one; "
             f"for more choices of the same: ssl-sweep extend {spec.name} --trials +N"
         )
-
-
-def _distribution(values: Choices | Range) -> BaseDistribution:
-    if isinstance(values, Choices):
-        return CategoricalDistribution(values.values)
-    low, high, step = values.low, values.high, values.step
-    if values.is_int:
-        return IntDistribution(int(low), int(high), log=values.log, step=int(step or 1))
-    return FloatDistribution(low, high, log=values.log, step=step)
-
-
-def _suggest(asked: optuna.Trial, knob: str, distribution: BaseDistribution) -> None:
-    """Give a knob its value; Optuna returns the one it has when there is one."""
-    if isinstance(distribution, CategoricalDistribution):
-        asked.suggest_categorical(knob, distribution.choices)
-    elif isinstance(distribution, IntDistribution):
-        asked.suggest_int(knob, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-    elif isinstance(distribution, FloatDistribution):
-        asked.suggest_float(knob, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def importances(

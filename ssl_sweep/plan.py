@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_sweep import knobs
-from ssl_sweep.spec import Choices, SweepSpec, grid, resolve, space
+from ssl_sweep.spec import SweepSpec, grid, resolve, space
 from ssl_sweep.trial import stage_key
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a sweep. Counts of a sampler that is not a grid are upper bounds."""
+    """The size of a sweep. Counts of a sampler that is not a grid, and with a pruner, are upper bounds."""
 
     choices: int
     seeds: int
@@ -92,22 +92,14 @@ def _at_most(spec: SweepSpec, trials: int) -> tuple[int, int, dict[str, int]]:
         pretrains = 0
     planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
     epochs = {name: each * trials for name, each in planned.items() if each}
-    return pretrains, _highest(spec, "pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
+    return pretrains, spec.search.highest("pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
 
 
 def _longest(spec: SweepSpec, evaluation: str) -> dict[str, Any]:
     """An evaluation's settings with as many epochs as the search can give it."""
     settings = spec.evaluate[evaluation]
     paths = {knob: f"evaluate.{evaluation}.{knob}" for knob in settings if knob.startswith("epochs")}
-    return settings | {knob: _highest(spec, path, settings[knob] or 0) or None for knob, path in paths.items()}
-
-
-def _highest(spec: SweepSpec, path: str, fixed: int) -> int:
-    """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
-    searched = spec.search.space.get(path)
-    if searched is not None:
-        return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
-    return max([fixed, *(int(case[path]) for case in spec.search.cases.values() if path in case)])
+    return settings | {knob: spec.search.highest(path, settings[knob] or 0) or None for knob, path in paths.items()}
 
 
 def _fit(spec: SweepSpec, available: Mapping[str, float]) -> tuple[tuple[str, ...], int]:

@@ -1,6 +1,7 @@
 """What a person sees while a sweep runs: counts, best so far, time left, and where each running trial stands."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -82,12 +83,14 @@ class Progress:
         return Group(self._header(), ProgressBar(self._total, len(self._ended), width=60), rows)
 
     def _header(self) -> Text:
-        failed = sum(trial.state == "FAILED" for trial in self._ended.values())
+        states = Counter(trial.state for trial in self._ended.values())
+        failed, pruned = states["FAILED"], states["PRUNED"]
         elapsed = _duration(time.monotonic() - self._started)
         return Text.assemble(
             (self._spec.name, "bold"),
             f"  done {len(self._ended) - failed}/{self._total}  running {len(self._running)}  ",
             (f"failed {failed}", "red" if failed else "dim"),
+            f"  pruned {pruned}" if pruned else "",
             f"  best {self._best()}  {elapsed} gone, about {_duration(self._seconds_left())} left",
         )
 

@@ -35,6 +35,7 @@ from ssl_sweep.spec_parts import (
     check_named,
     construct,
 )
+from ssl_sweep.spec_prune import pruning_findings
 from ssl_sweep.spec_search import Choices, Range, Search
 from ssl_sweep.spec_section import Resources, Section, Tracking
 from ssl_sweep.spec_space import read_search
@@ -122,13 +123,18 @@ class SweepSpec(Section):
         return table
 
     @model_validator(mode="after")
-    def _objective_is_measured(self) -> Self:
-        """An objective of pretraining is its loss or, where health is measured at all, one of its metrics."""
-        objective, metric = self.search.objective, self.search.objective_metric
+    def _search_fits(self) -> Self:
+        """What a search decides by is measured, and in time: of pretraining, its loss and what health measures."""
+        found = Collector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
-        if metric.startswith("pretrain/") and metric not in measured:
-            message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
-            raise refusal([Finding(("search", "objective"), objective, message, nearest(metric, measured))])
+        message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
+        for key, text in (("objective", self.search.objective), ("prune_on", self.search.prune_on)):
+            metric = text.partition(" ")[2]
+            if metric.startswith("pretrain/") and metric not in measured:
+                found.add(("search", key), text, message, nearest(metric, measured))
+        for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
+            found.findings.append(finding.under("search"))
+        found.done()
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ssl_sweep import knobs
+from ssl_sweep.spec_prune import PRUNERS
 from ssl_sweep.spec_schema import Schema, json_schema, knob_schema
 
 BEGIN, END = "<!-- spec:begin -->", "<!-- spec:end -->"
@@ -25,6 +26,7 @@ def reference() -> str:
         *_owned("evaluate", "evaluations"),
         ("`search`", definitions["Search"]),
         ("A range in `search.space`", definitions["Range"]),
+        *((f"`search.pruner`: {names}", definitions[section]) for section, names in _pruners().items()),
         *((f"`{name.lower()}`", definitions[name]) for name in ("Resources", "Tracking", "Table")),
     ]
     return "\n\n".join(f"### {title}\n\n{_table(section)}" for title, section in sections)
@@ -75,6 +77,14 @@ def _owned(section: str, kind: knobs.Kind) -> Iterable[tuple[str, Schema]]:
         schema = knob_schema(knobs.load(kind, name))
         tables.setdefault(_table(schema), ([], schema))[0].append(name)
     return [(f"`{section}`: {', '.join(f'`{name}`' for name in names)}", schema) for names, schema in tables.values()]
+
+
+def _pruners() -> dict[str, str]:
+    """The names of the pruners that have the same settings, by their section."""
+    names: dict[str, list[str]] = {}
+    for name, section in PRUNERS.items():
+        names.setdefault(section.__name__, []).append(f"`{name}`")
+    return {section: ", ".join(each) for section, each in names.items()}
 
 
 def _table(schema: Schema) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from ssl_sweep import knobs
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.spec_parts import FIXED, NAMED, SEARCHED
+from ssl_sweep.spec_prune import NONE, PRUNERS
 from ssl_sweep.spec_search import Range
 
 Schema = dict[str, Any]
@@ -84,6 +85,7 @@ def _complete_search(search: Schema) -> None:
     settings = {**values, **{section: _named(kind) for section, kind in NAMED.items()}}
     case = {"type": "object", "additionalProperties": False, "properties": settings}
     search["cases"] |= {"additionalProperties": {"anyOf": [case, {"type": "null"}]}}
+    search["pruner"]["anyOf"] = [{"enum": [NONE, *PRUNERS]}, *search["pruner"]["anyOf"][1:]]
     listed = {key: search["seeds"].pop(key) for key in ("type", "items", "minItems")}
     search["seeds"]["anyOf"] = [{"type": "integer", "minimum": 1}, {**listed, "uniqueItems": True}]
 

@@ -4,12 +4,19 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ssl_sweep.problems import Finding, refusal
+from ssl_sweep.spec_prune import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
 from ssl_sweep.spec_section import Section
 
-Sampler = Literal["grid", "random", "tpe"]
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes"]
 Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
@@ -105,8 +112,28 @@ class Search(Section):
         Field(strict=False, min_length=1, description="every choice runs once a seed; a number n is 0 to n - 1"),
         BeforeValidator(_seed_list),
     ] = (0,)
-    sampler: Annotated[Sampler, Field(description="who proposes choices")] = "grid"
-    pruner: Annotated[Literal["none"], Field(description="who stops choices early")] = "none"
+    sampler: Annotated[
+        Sampler,
+        Field(
+            description="who proposes choices: all there are (grid), by chance (random), evenly spread (qmc), or by "
+            "what results taught: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many choices"
+        ),
+    ] = "grid"
+    pruner: Annotated[
+        Literal["none"] | Median | Halving | Wilcoxon,
+        BeforeValidator(read_pruner),
+        Field(
+            description="who stops choices early, a name or {name: ..., settings}: by epoch of the first seed (median, "
+            "asha, hyperband), the others run once it is complete; or between seeds (wilcoxon)"
+        ),
+    ] = "none"
+    prune_on: Annotated[
+        str,
+        Field(
+            description="`maximize METRIC` or `minimize METRIC` that is reported by epoch; empty: the objective, or "
+            "else `maximize pretrain/knn_top1_val`"
+        ),
+    ] = ""
     objective: Annotated[
         str,
         Field(description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`"),
@@ -115,6 +142,28 @@ class Search(Section):
         int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**31, description="the sampler's own seed")] = 0
+
+    @property
+    def prunes_by(self) -> Literal["epoch", "seed"] | None:
+        """What a pruner looks at, if there is one."""
+        return None if isinstance(self.pruner, str) else "epoch" if self.pruner.name in BY_EPOCH else "seed"
+
+    @property
+    def prune_metric(self) -> str:
+        """What an epoch pruner judges by."""
+        return self.prune_on.split()[1]
+
+    @property
+    def prune_sign(self) -> int:
+        """-1 where that is better in the other direction than the objective."""
+        return 1 if self.prune_on.split()[0] == self.direction else -1
+
+    def highest(self, path: str, fixed: int) -> int:
+        """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
+        searched = self.space.get(path)
+        if searched is not None:
+            return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
+        return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
 
     @property
     def direction(self) -> Direction:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_parts import NAMED, Base, Part, check_named, metric_remedy
+from ssl_sweep.spec_prune import PRUNE_ON, read_prune_on
 from ssl_sweep.spec_search import Choices, Range, Sampler
 
 
@@ -25,7 +26,10 @@ def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, f
     if isinstance(cases, dict):
         read["cases"] = {name: _case(name, settings, sound, base, found) for name, settings in cases.items()}
     if metrics and isinstance(objective, str):
-        read["objective"] = found.run(("objective",), _objective, objective, metrics) or objective
+        objective = found.run(("objective",), _objective, objective, metrics)
+        read["objective"] = objective or raw.get("objective", "")
+        evaluate = {path.removeprefix("evaluate."): part.values for path, part in base.parts.items() if "." in path}
+        read["prune_on"] = found.run(("prune_on",), read_prune_on, raw, objective or PRUNE_ON, evaluate) or ""
     _check_sampler(raw, found)
     return read
 
@@ -134,3 +138,17 @@ def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
             found.add(("trials",), None, message, "add `trials: 20`, say")
         if not space and not raw.get("cases"):
             found.add(("space",), None, f"is empty: sampler {sampler!r} has nothing to search", "name a knob to search")
+    if sampler == "cmaes":
+        _check_ranges(raw, found)
+
+
+def _check_ranges(raw: Mapping[str, Any], found: Collector) -> None:
+    """CMA-ES moves a normal distribution: it has no use for values without an order."""
+    space = raw.get("space")
+    for path, entry in space.items() if isinstance(space, dict) else ():
+        if isinstance(entry, list):
+            message = "is a list of choices, and sampler 'cmaes' searches ranges only"
+            found.add(("space", path), entry, message, "write `{low: ..., high: ...}`, or use `sampler: tpe`")
+    if cases := raw.get("cases"):
+        message = "are choices, and sampler 'cmaes' searches ranges only"
+        found.add(("cases",), list(cases), message, "use `sampler: tpe`, or write one spec for each case")

@@ -10,7 +10,7 @@ from ssl_sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.control import Ask
 from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import Driven, driver_of, sole_driver
-from ssl_sweep.ledger import Ledger, LedgerError, Notes, load_ledger
+from ssl_sweep.ledger import Ledger, LedgerError, Notes, load_ledger, open_ledger
 from ssl_sweep.orders import clear_orders, give_order, read_orders
 from ssl_sweep.storage import Storage
 
@@ -42,9 +42,8 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
     give_order(ledger.notes, ask, [trial.trial_id for trial in chosen])
     try:
         with sole_driver(storage.sweep(name), ledger.notes):
-            ended = _end_now(
-                load_ledger(storage.ledger_url, name), storage, ask
-            )  # read anew: a driver may just have ended
+            anew = open_ledger(storage.ledger_url, ledger.spec)  # a driver may just have ended
+            ended = _end_now(anew, storage, ask)
     except Driven:
         driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -22,15 +22,17 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+import yaml
 from ray import tune
 from ray.tune.search import Searcher
 
 from ssl_sweep import budgets, watchdog
 from ssl_sweep.attempt import ENDS, Outcome, attempt
+from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask, ask, asked, clear
-from ssl_sweep.journal import Journal
+from ssl_sweep.journal import JOURNAL, Journal
 from ssl_sweep.lease import Lease, LeaseLost
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger import Choice, Ledger, Trial
 from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import make_plan, pretraining
 from ssl_sweep.spec import SweepSpec, resolve
@@ -147,15 +149,18 @@ class LedgerSearch(Searcher):
         self.interrupted = False
         self._only, self._lease = only, lease
         self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
-        self._queue = deque(
-            trial for trial in ledger.trials if not trial.ended and (only is None or trial.trial_id in only)
-        )
+        self._queue: deque[Trial] = deque()
         self._resting: dict[str, float] = {}  # crashed trials, by id, and when they may be tried again
         self._running: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
         self._pretrainings: dict[str, str | None] = {}  # keys, by trial
         self._pretrained: set[str | None] = {None}  # keys of those that are known to be finished
+        for trial in ledger.condemned:  # the driver died before they could end themselves
+            self._end(trial, Outcome("PRUNED", message=ledger.choice(trial.choice).pruned))
+        for choice in ledger.choices:
+            self._queue.extend(self._due(choice))
+            self._show_unrun(choice.trials)
 
     @property
     def open(self) -> bool:
@@ -169,7 +174,7 @@ class LedgerSearch(Searcher):
             return None if self._running and not self.interrupted else str(Searcher.FINISHED)
         under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
         while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
-            self._queue.extend(trial for trial in choice.trials if not trial.ended)
+            self._queue.extend(self._due(choice))
         if self.halted is not None or not self._queue:
             return None if self._running else str(Searcher.FINISHED)
         ready = self._ready()
@@ -199,6 +204,8 @@ class LedgerSearch(Searcher):
             if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
                 self._pretrained.add(self._pretraining(trial))
             self.watcher.reported(trial, metrics, result["step"])
+            if (why := self.ledger.report(trial, metrics, result["step"])) is not None:
+                ask(self._folder(trial), "prune", why)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write down how an attempt ended. One that ended without a word lost its process."""
@@ -211,7 +218,10 @@ class LedgerSearch(Searcher):
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
             outcome = self._without_a_word(trial)
-        self._settle(trial, outcome)
+        if outcome.state == "FAILED" and trial in self.ledger.condemned:
+            self._end(trial, Outcome("PRUNED", message=self.ledger.choice(trial.choice).pruned))
+        else:
+            self._settle(trial, outcome)
 
     @property
     def disowned(self) -> bool:
@@ -246,6 +256,19 @@ class LedgerSearch(Searcher):
         fields = {name: value for name, value in asdict(outcome).items() if name != "results"}
         Journal(folder).append("end", **fields)
         return outcome
+
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        """End a trial that does not run, in its journal too."""
+        Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
+        self._settle(trial, outcome)
+
+    def _show_unrun(self, trials: Iterable[Trial]) -> None:
+        """Have MLflow show trials that ended without having run."""
+        for trial in trials:
+            folder = self._folder(trial)
+            if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
+                write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
+                Journal(folder).append("end", state=trial.state, message=trial.message)
 
     def _wants_more(self, under_way: set[str | None]) -> bool:
         """Whether to ask the ledger: nothing is queued, or what is would wait for a pretraining that is under way.
@@ -285,8 +308,17 @@ class LedgerSearch(Searcher):
         )
 
     def _finish(self, trial: Trial) -> None:
-        self.ledger.update(trial)
-        self.watcher.ended(trial)
+        """Write down a trial's end, and what follows from it for the other seeds of its choice."""
+        unrun = self.ledger.update(trial)
+        self._show_unrun(unrun)
+        for ended in (trial, *unrun):
+            self.watcher.ended(ended)
+        queued = {each.trial_id for each in self._queue}
+        due = self._due(self.ledger.choice(trial.choice))
+        self._queue.extend(each for each in due if each.state == "CREATED" and each.trial_id not in queued)
+
+    def _due(self, choice: Choice) -> Iterator[Trial]:
+        return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
 
     def _fail(self, trial: Trial) -> None:
         """Have a failed trial tried again, or give it up."""
@@ -368,8 +400,8 @@ def _trainable(spec: SweepSpec, work: Work) -> Any:
 
         def report(metrics: dict[str, float], step: int) -> None:
             tune.report({"metrics": json.dumps(metrics), "step": step})  # returns once the driver has dealt with it
-            if (ask := asked(Path(config["folder"]))) is not None:
-                raise Stop(ask.why)
+            if (wish := asked(Path(config["folder"]))) is not None:
+                raise Stop(wish.why)
 
         def loop() -> Outcome:
             return work(record, config["attempt"], report, Path(config["folder"]), cache_folder())

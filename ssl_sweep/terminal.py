@@ -41,7 +41,7 @@ def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
 
 def plan_table(spec: SweepSpec, plan: Plan) -> Group:
     """A plan's numbers, and what stands in its way."""
-    upper = "" if spec.search.sampler == "grid" else "at most "
+    upper = "" if spec.search.sampler == "grid" and spec.search.prunes_by is None else "at most "
     rows = Table.grid(padding=(0, 2))
     rows.add_row("trials", f"{upper}{plan.trials}  ({plan.choices} choices x {plan.seeds} seeds)")
     rows.add_row("pretrains", f"{upper}{plan.pretrains}  ({plan.pretrain_epochs:,} epochs)")
@@ -54,7 +54,7 @@ def plan_table(spec: SweepSpec, plan: Plan) -> Group:
 
 def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
     """One line a sweep."""
-    columns = ("name", "total", "complete", "running", "failed", "objective", "best")
+    columns = ("name", "total", "complete", "running", "failed", "pruned", "objective", "best")
     table = Table(*columns, box=None, header_style="dim")
     for sweep in sweeps:
         table.add_row(*(_cell(sweep[column]) for column in columns))
@@ -135,6 +135,7 @@ def _ablation(spec: SweepSpec, ablation: Ablation) -> Group:
 
 def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
     done = f"{len(ended.complete)} of {ended.total} trials complete"
+    done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
     if ended.ending.halted is not None:
         return Text(f"{done}; stopped, since the first trials all failed alike:\n{ended.ending.halted}", "red")
     failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
@@ -152,7 +153,7 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
 
 def _next_commands(spec: SweepSpec, storage: Storage, ended: "Summary") -> Table:
     place = "" if storage == Storage.default() else f" --storage {storage.root}"
-    left = len(ended.complete) < ended.total
+    left = len(ended.complete) + len(ended.pruned) < ended.total
     rows = Table.grid(padding=(0, 2))
     for words, meaning in (
         ("ui", "browse the trials in MLflow"),

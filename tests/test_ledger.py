@@ -1,8 +1,10 @@
 """The ledger's promise: killed between any two writes and opened again, it goes on as if nothing had happened."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -11,6 +13,7 @@ from ssl_sweep.ledger import Ledger, LedgerError, Trial, load_ledger, open_ledge
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC = "knn/top1_val"
+SAMPLERS = ["random", "qmc", "tpe", "gp", "cmaes"]
 
 
 def spec(name: str = "sweep", **search: object) -> SweepSpec:
@@ -99,7 +102,7 @@ def test_killed_between_proposing_and_asking(url: str) -> None:
     assert again.ask() is None
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_killed_between_asking_and_writing_the_knobs(url: str, sampler: str) -> None:
     wanted = spec(space={"views.overlay_alpha": {"low": 0.0, "high": 0.4}}, sampler=sampler, trials=2)
     open_ledger(url, wanted)._study.ask()  # Optuna made the trial, nothing was suggested yet
@@ -120,23 +123,60 @@ def test_killed_between_the_last_seed_and_telling(url: str) -> None:
     assert study(url).trials[0].value == 70.0
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe"])
+TWO = {"views.overlay_alpha": {"low": 0.0, "high": 0.4}, "pretrain.lr": {"low": 0.001, "high": 1.0, "log": True}}
+
+
+def search(url: str, sampler: str, reopened: bool = False, trials: int = 13) -> list[tuple[float, float]]:
+    """The choices of a search for 0.1 and 0.004, of which every fourth fails."""
+    wanted = spec(space=TWO, sampler=sampler, trials=trials, seeds=1)
+    ledger = open_ledger(url, wanted)
+    for number in range(trials):
+        if reopened:
+            ledger = open_ledger(url, wanted)
+        choice = ledger.ask()
+        alpha, lr = choice.knobs.values()
+        if number % 4 == 0:
+            ledger.update(replace(choice.trials[0], state="FAILED", reason="crash"))
+        else:
+            complete(ledger, choice.trials[0], 50.0 - 100 * (alpha - 0.1) ** 2 - (math.log10(lr) + 2.4) ** 2)
+    return [tuple(choice.knobs.values()) for choice in ledger.choices]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_resumed_search_does_not_repeat_itself_and_an_unbroken_one_is_the_same(tmp_path: Path, sampler: str) -> None:
-    wanted = spec(space={"views.overlay_alpha": {"low": 0.0, "high": 0.4}}, sampler=sampler, trials=6, seeds=1)
+    unbroken = search(f"sqlite:///{tmp_path / 'a.db'}", sampler)
+    assert len(set(unbroken)) == 13
+    assert search(f"sqlite:///{tmp_path / 'b.db'}", sampler, reopened=True) == unbroken
 
-    def search(url: str, reopened: bool) -> list[float]:
-        ledger = open_ledger(url, wanted)
-        for number in range(6):
-            if reopened:
-                ledger = open_ledger(url, wanted)
-            choice = ledger.ask()
-            complete(ledger, choice.trials[0], 50.0 + number)
-        return [choice.knobs["views.overlay_alpha"] for choice in ledger.choices]
 
-    unbroken = search(f"sqlite:///{tmp_path / 'a.db'}", reopened=False)
-    resumed = search(f"sqlite:///{tmp_path / 'b.db'}", reopened=True)
-    assert len(set(unbroken)) == 6
-    assert resumed == unbroken
+def test_qmc_gives_consecutive_points_of_one_sequence(tmp_path: Path) -> None:
+    points = np.array(search(f"sqlite:///{tmp_path / 'a.db'}", "qmc", reopened=True, trials=16))
+    unit = np.stack([points[:, 0] / 0.4, (np.log10(points[:, 1]) + 3) / 3], axis=1)
+    # a Sobol sequence's first 2^k points fall one into each of 2^k slices, and squares, of the space
+    for axis in (0, 1):
+        assert sorted(np.floor(16 * unit[:, axis])) == list(range(16))
+    assert len({tuple(square) for square in np.floor(4 * unit)}) == 16
+
+
+@pytest.mark.parametrize("sampler", ["gp", "cmaes", "qmc"])
+def test_choices_that_are_asked_for_at_once_differ(url: str, sampler: str) -> None:
+    ledger = open_ledger(url, spec(space=TWO, sampler=sampler, trials=6, seeds=1))
+    assert len({tuple(ledger.ask().knobs.values()) for _ in range(6)}) == 6
+
+
+def test_cmaes_keeps_its_generations_and_closes_in(tmp_path: Path) -> None:
+    points = search(f"sqlite:///{tmp_path / 'a.db'}", "cmaes", reopened=True, trials=60)
+    distances = [abs(alpha - 0.1) / 0.4 + abs(math.log10(lr) + 2.4) / 3 for alpha, lr in points]
+    assert sum(distances[-15:]) < 0.5 * sum(distances[:15])
+
+
+def test_cmaes_searches_a_single_knob(url: str) -> None:
+    one = {"views.overlay_alpha": {"low": 0.0, "high": 0.4}}
+    ledger = open_ledger(url, spec(space=one, sampler="cmaes", trials=12, seeds=1))
+    for _ in range(12):
+        choice = ledger.ask()
+        complete(ledger, choice.trials[0], -abs(choice.knobs["views.overlay_alpha"] - 0.3))
+    assert max(trial.results[METRIC] for trial in ledger.trials) > -0.03
 
 
 def test_failed_trials_are_retried_under_their_own_ids_and_complete_ones_are_kept(url: str) -> None:

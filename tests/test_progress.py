@@ -47,6 +47,14 @@ def test_a_pipe_gets_a_line_as_each_trial_ends(spec: SweepSpec, monkeypatch: pyt
     ]
 
 
+def test_pruned_trials_have_ended_and_are_counted(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, _ = watched(spec, monkeypatch)
+    shown.started(TRIAL)
+    shown.ended(replace(TRIAL, state="PRUNED", message="pruned at epoch 3"))
+    assert text.getvalue().startswith("[1/2] choice 3 seed 1: PRUNED, pruned at epoch 3;")
+    assert "done 1/2  running 0  failed 0  pruned 1  best -" in shown._header().plain
+
+
 def test_a_pipe_hears_of_a_long_trial_once_a_minute(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, text, clock = watched(spec, monkeypatch)
     shown.started(TRIAL)

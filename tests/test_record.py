@@ -249,6 +249,20 @@ def test_a_resumed_trial_goes_on_in_its_run(folder: Path, uri: str) -> None:
     assert history(uri, done, "pretrain/loss") == [(0, 1.0), (1, 0.5)]
 
 
+def test_a_trial_that_never_ran_is_shown_with_its_knobs_and_its_end(folder: Path, uri: str) -> None:
+    end_trial(begin_trial(folder, 0, 0))
+    journal = begin_trial(folder, 1, 1)
+    journal.path.write_text("")
+    journal.append("end", state="PRUNED", message="not run: seed 0 pruned at epoch 3")
+    sync("demo", folder, uri)
+    found = record.runs(["demo"], uri).set_index("state")
+    assert found["views.overlay_alpha"].to_dict() == {"COMPLETE": 0.0, "PRUNED": 0.1}
+    assert found["message"]["PRUNED"] == "not run: seed 0 pruned at epoch 3"
+    table = ablation(record.runs(["demo"], uri), rows=["views.overlay_alpha"], columns=["finetune/top1_test"])
+    assert [row.cells[0].n for row in table.body] == [1, 0]
+    assert "not in the means: 1 PRUNED of 2 trials" in table.notes
+
+
 @pytest.mark.parametrize(
     ("state", "status"),
     [

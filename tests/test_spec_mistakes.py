@@ -163,7 +163,19 @@ def test_a_replaced_method_must_take_what_the_space_gives() -> None:
         ({"seeds": 0}, "seeds", "is no number of seeds; use a whole number in [1, 1000], or a list"),
         ({"seeds": [1, -1]}, "seeds[1]", "greater than or equal to 0"),
         ({"seeds": []}, "seeds", "at least 1 item"),
-        ({"pruner": "asha"}, "pruner", "must be 'none'"),
+        ({"sampler": "cmaes", "trials": 9}, "space.pretrain.lr", "write `{low: ..., high: ...}`, or use"),
+        ({"sampler": "cmaes", "trials": 9, "cases": {"a": None}}, "cases", "searches ranges only"),
+        ({"pruner": "ashaa"}, "pruner", "names no pruner; did you mean 'asha'?"),
+        ({"pruner": 3}, "pruner", "write one of none, median, asha, hyperband, wilcoxon, or {name: ..., settings}"),
+        ({"pruner": {"name": "none", "min_epochs": 3}}, "pruner", "write one of none"),
+        ({"pruner": {"name": "asha", "min_epoch": 3}}, "pruner.min_epoch", "did you mean 'min_epochs'?"),
+        ({"pruner": {"name": "asha", "reduction_factor": 1}}, "pruner.reduction_factor", "use a value in [2, ∞)"),
+        ({"pruner": {"name": "hyperband", "min_epochs": 3}}, "pruner.min_epochs", "than the 2 epochs of finetune"),
+        ({"pruner": "wilcoxon", "seeds": 4}, "pruner", "can prune nothing of 4 seeds: p is below 0.1 from 4 seeds on"),
+        ({"prune_on": "minimize pretrain/loss"}, "prune_on", "and the pruner is none; leave it out, or use one of"),
+        ({"pruner": "asha", "prune_on": "pretrain/loss"}, "prune_on", "write `maximize pretrain/knn_top1_val`"),
+        ({"pruner": "asha", "prune_on": "maximize knn/top1_val"}, "prune_on", "is not reported while a trial trains"),
+        ({"pruner": "asha", "prune_on": "maximize pretrain/accuracy"}, "prune_on", "is not reported while"),
         ({"space": [1]}, "space", "must be a mapping"),
         ({"cases": [1]}, "cases", "must be a mapping"),
     ],
@@ -171,6 +183,18 @@ def test_a_replaced_method_must_take_what_the_space_gives() -> None:
 def test_mistakes_in_the_rest_of_the_search(search: dict[str, Any], key: str, text: str) -> None:
     space = search.pop("space", {"pretrain.lr": [0.1]})
     assert text in refused(raw(search={"space": space, **search}))[f"search.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"health": {"every": 0}}, "is not measured, as health.every is 0"),
+        ({"method": "supervised"}, "is never reported, as method supervised does not pretrain"),
+    ],
+)
+def test_what_is_to_be_pruned_on_must_be_reported(changes: dict[str, Any], text: str) -> None:
+    search = {"space": {"pretrain.lr": [0.1]}, "pruner": "asha", "prune_on": "maximize pretrain/knn_top1_val"}
+    assert text in refused(raw(search=search, **changes))["search.prune_on"]
 
 
 def test_one_mistake_makes_no_others() -> None:

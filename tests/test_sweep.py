@@ -15,12 +15,13 @@ import ray
 from PIL import Image
 from ray import cloudpickle
 
-from ssl_sweep.attempt import Outcome
+from ssl_sweep.attempt import Outcome, stopped
 from ssl_sweep.journal import read
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import LOOK_AHEAD, CannotRun, LedgerSearch, run_sweep
+from ssl_sweep.training import Stop
 
 METRIC = "knn/top1_val"
 ALPHAS = [0.0, 0.1, 0.2, 0.3]
@@ -161,6 +162,40 @@ def test_tpe_finds_the_best_alpha(tmp_path: Path) -> None:
     assert states(ledger) == {"COMPLETE": 25}
     best = max(ledger.trials, key=lambda trial: trial.results[METRIC])
     assert abs(ledger.choice(best.choice).knobs["views.overlay_alpha"] - 0.2) < 0.03
+
+
+WATCHED = "pretrain/knn_top1_val"
+
+
+def learning(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    """The quadratic, with a metric that rises towards it for nine epochs; ends itself when it is asked to."""
+    value = 100 - 100 * (record["knobs"]["views.overlay_alpha"] - 0.2) ** 2
+    try:
+        for epoch in range(1, 10):
+            report({WATCHED: value - 9 / epoch}, epoch)
+    except Stop as stop:
+        return stopped(folder, stop)
+    return Outcome("COMPLETE", {METRIC: value})
+
+
+def test_asha_ends_bad_choices_at_their_rung_and_runs_the_seeds_of_the_good(tmp_path: Path) -> None:
+    space = {"views.overlay_alpha": [0.21, 0.2, 0.0, 0.05, 0.4, 0.19, 0.35, 0.1, 0.45]}
+    search = {"space": space, "pruner": "asha"}
+    ledger, storage = make(tmp_path, search=search, resources={"max_concurrent": 1}, pretrain={"epochs": 9})
+    log = Log()
+    ending = run_sweep(ledger, storage, log, work=learning)
+    assert (ending.interrupted, ending.halted) == (False, None)
+    assert {trial.state for trial in ledger.trials} == {"COMPLETE", "PRUNED"}
+    pruned = [choice for choice in ledger.choices if choice.trials[0].state == "PRUNED"]
+    assert {choice.knobs["views.overlay_alpha"] for choice in pruned} >= {0.0, 0.05, 0.4, 0.35, 0.1, 0.45}
+    complete = [choice for choice in ledger.choices if choice not in pruned]
+    assert {trial.state for choice in complete for trial in choice.trials} == {"COMPLETE"}
+    assert 0.2 in {choice.knobs["views.overlay_alpha"] for choice in complete}
+    epochs = Counter(event[1] for event in log.events if event[0] == "reported")
+    for choice in pruned:
+        first, second = choice.trials
+        assert first.message.startswith(f"pruned at epoch {epochs[first.trial_id]},")  # none ran on after its rung
+        assert (second.state, second.attempts, epochs[second.trial_id]) == ("PRUNED", 0, 0)
 
 
 def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:

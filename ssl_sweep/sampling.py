@@ -1,0 +1,99 @@
+"""Optuna's samplers and pruners by name, and a spec's search space as Optuna has it."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from ssl_sweep.spec import Choices, Range, SweepSpec
+from ssl_sweep.spec_prune import max_epochs
+
+
+class Place(NamedTuple):
+    """Where a search stands when a choice is asked for."""
+
+    seed: int  # the search's
+    position: int  # how many choices there are already
+    distributions: Mapping[str, BaseDistribution]
+
+    @property
+    def own_seed(self) -> int:
+        """A sampler's random numbers die with the driver: seeded by position, a resumed search repeats none."""
+        return self.seed + self.position
+
+
+class _Sequence(QMCSampler):
+    """The points of one scrambled Sobol sequence, from its first on; Optuna's own draws the first choices at random."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(scramble=True, seed=place.seed, independent_sampler=RandomSampler(seed=place.own_seed))
+        self._distributions = place.distributions
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._distributions)
+
+
+def _cmaes(place: Place) -> BaseSampler:
+    # the search's seed: its state is in the study, and it adds the choice's number itself. Until there is a state,
+    # choices are drawn at random, and by one seed would all be the same
+    return CmaEsSampler(seed=place.seed, independent_sampler=RandomSampler(seed=place.own_seed))
+
+
+SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
+    "grid": lambda place: RandomSampler(seed=place.own_seed),  # never asked: a grid's points are enqueued in order
+    "random": lambda place: RandomSampler(seed=place.own_seed),
+    "qmc": _Sequence,  # how far it is stands in the study, under the sequence's seed
+    "tpe": lambda place: TPESampler(seed=place.own_seed, multivariate=True, constant_liar=True),
+    "gp": lambda place: GPSampler(seed=place.own_seed),
+    "cmaes": _cmaes,
+}
+PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of their section in the spec, and the epochs at most
+    "median": lambda own, _: MedianPruner(n_startup_trials=own.min_choices, n_warmup_steps=own.min_epochs),
+    "asha": lambda own, _: SuccessiveHalvingPruner(own.min_epochs, own.reduction_factor),
+    "hyperband": lambda own, epochs: HyperbandPruner(own.min_epochs, epochs, own.reduction_factor),
+    "wilcoxon": lambda own, _: WilcoxonPruner(p_threshold=own.p_threshold, n_startup_steps=own.min_seeds),
+}
+
+
+def sampler(name: str, place: Place) -> BaseSampler:
+    """The sampler for one choice."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # what its interface may become is Optuna's word to us
+        return SAMPLERS[name](place)
+
+
+def pruner(spec: SweepSpec) -> BasePruner | None:
+    """The sweep's pruner, if it has one."""
+    search = spec.search
+    if isinstance(search.pruner, str):
+        return None
+    epochs = max_epochs(search, spec.pretrain, spec.evaluate) if search.prunes_by == "epoch" else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PRUNERS[search.pruner.name](search.pruner, epochs)
+
+
+def distribution(values: Choices | Range) -> BaseDistribution:
+    """A searched knob's values as Optuna has them."""
+    if isinstance(values, Choices):
+        return CategoricalDistribution(values.values)
+    low, high, step = values.low, values.high, values.step
+    if values.is_int:
+        return IntDistribution(int(low), int(high), log=values.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=values.log, step=step)
+
+
+def suggest(asked: optuna.Trial, knob: str, values: BaseDistribution) -> None:
+    """Give a knob its value; Optuna returns the one it has when there is one."""
+    if isinstance(values, CategoricalDistribution):
+        asked.suggest_categorical(knob, values.choices)
+    elif isinstance(values, IntDistribution):
+        asked.suggest_int(knob, values.low, values.high, step=values.step, log=values.log)
+    elif isinstance(values, FloatDistribution):
+        asked.suggest_float(knob, values.low, values.high, step=values.step, log=values.log)
