@@ -96,7 +96,8 @@ def drive(
     with sole_driver(folder, notes) as lease:
         if again is None:
             check_not_stopped(notes, spec.name)
-        ledger = open_ledger(storage.ledger_url, spec, extends=extends)
+        say = partial(console.print, markup=False, soft_wrap=True)
+        ledger = open_ledger(storage.ledger_url, spec, say, extends=extends)
         _write_spec(spec, folder)
         only = take_up(ledger, again) if again is not None else None
         return _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))

@@ -7,7 +7,7 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 import math
 import uuid
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ssl_sweep.sampling import Place, distribution, pruner, sampler, suggest
 from ssl_sweep.spec import SweepSpec, differences, from_dump, grid, space
+from ssl_sweep.warm_start import CMAES_NEEDS, FROM, lessons
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -104,6 +105,7 @@ class Ledger:
         self._choices: dict[int, Choice] = {}
         self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
         self._steps: dict[int, set[int]] = {}  # what of these the pruner has been told
+        self._earlier: list[FrozenTrial] = []  # of other sweeps
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
         self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
@@ -206,6 +208,9 @@ class Ledger:
     def _read(self, frozen: FrozenTrial) -> None:
         if frozen.state == TrialState.WAITING:
             return
+        if FROM in frozen.user_attrs:
+            self._earlier.append(frozen)
+            return
         if frozen.state.is_finished() or self._reads_only:
             root = _root(frozen)
             self._choices[root] = self._choice(root, frozen.params, frozen.user_attrs)
@@ -237,7 +242,7 @@ class Ledger:
         return Choice(root, known, tuple(trials), noted.get("pruned"))
 
     def _set_sampler(self) -> None:
-        place = Place(self.spec.search.seed, len(self._choices), self._distributions)
+        place = Place(self.spec.search.seed, len(self._choices), self._distributions, self._earlier)
         self._study.sampler = sampler(self.spec.search.sampler, place)
 
     def _propose(self) -> bool:
@@ -318,19 +323,51 @@ class Ledger:
             self._study.tell(asked, state=TrialState.FAIL if choice.retriable else TrialState.PRUNED)
 
 
-def open_ledger(url: str, spec: SweepSpec, *, extends: bool = False) -> Ledger:
+def open_ledger(
+    url: str, spec: SweepSpec, say: Callable[[str], object] = lambda _: None, *, extends: bool = False
+) -> Ledger:
     """Open a sweep's ledger, making it when it is new. `extends`: the spec is known to be the stored one's extension.
 
+    say: is told what a new sweep learns from earlier ones.
+
     Raises:
-        LedgerError: there is a sweep of this name with another spec; the message names what differs.
+        LedgerError: there is a sweep of this name with another spec, and the message names what differs; or an earlier
+            sweep to learn from is not there, or has too little to learn.
     """
+    taught = _lessons(url, spec, say)
     study = _study_of(url, spec)
     if "uuid" not in study.user_attrs:
         study.set_user_attr("uuid", str(uuid.uuid4()))
     if not extends:
         _check_same(study, spec)
+    if taught:
+        known = {each.user_attrs.get(FROM) for each in study.get_trials(deepcopy=False)}
+        study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
+        study.set_user_attr("taught", True)  # by who was killed before this, the rest is added
     study.set_user_attr("spec", spec.model_dump(mode="json"))
     return Ledger(study, spec)
+
+
+def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
+    """What a sweep has yet to learn from earlier ones, once for all its days: these may go on."""
+    storage = _storage(url)
+    if not spec.search.earlier or _is_taught(storage, spec.name):
+        return []
+    try:
+        earlier = {name: load_ledger(url, name).choices for name in spec.search.earlier}
+    except LedgerError as error:
+        raise LedgerError(f"search.from: {error}") from None
+    taught, said = lessons(earlier, spec, {knob: distribution(values) for knob, values in space(spec).items()})
+    if spec.search.sampler == "cmaes" and len(taught) < CMAES_NEEDS:
+        raise LedgerError(f"{said}; sampler cmaes begins with their best tenth and needs {CMAES_NEEDS}: use tpe or gp")
+    say(said)
+    return taught
+
+
+def _is_taught(storage: RDBStorage, name: str) -> bool:
+    if name not in optuna.get_all_study_names(storage):
+        return False
+    return "taught" in optuna.load_study(storage=storage, study_name=name).user_attrs
 
 
 def load_ledger(url: str, name: str) -> Ledger:
@@ -340,9 +377,9 @@ def load_ledger(url: str, name: str) -> Ledger:
         LedgerError: there is no such sweep; the message names those there are.
     """
     storage = _storage(url)
-    names = optuna.get_all_study_names(storage)
+    names = _begun(storage)
     if name not in names:
-        raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(sorted(names)) or 'none'}")
+        raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(names) or 'none'}")
     study = optuna.load_study(storage=storage, study_name=name)
     return Ledger(study, from_dump(study.user_attrs["spec"]), reads_only=True)
 
@@ -354,13 +391,20 @@ def open_notes(url: str, spec: SweepSpec) -> Notes:
 
 def sweep_names(url: str) -> list[str]:
     """The sweeps of a ledger's database, in alphabetical order."""
-    return sorted(optuna.get_all_study_names(_storage(url)))
+    return _begun(_storage(url))
+
+
+def _begun(storage: RDBStorage) -> list[str]:
+    """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
+    return sorted(each.study_name for each in optuna.get_all_study_summaries(storage) if "spec" in each.user_attrs)
 
 
 def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
     return optuna.create_study(
         storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
     )
+
+
 def _root(frozen: FrozenTrial) -> int:
     """The number of the choice that an Optuna trial stands for: the first of those that tried it."""
     root: int = frozen.user_attrs.get("root", frozen.number)

@@ -1,7 +1,7 @@
 """Optuna's samplers and pruners by name, and a spec's search space as Optuna has it."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -21,6 +21,7 @@ class Place(NamedTuple):
     seed: int  # the search's
     position: int  # how many choices there are already
     distributions: Mapping[str, BaseDistribution]
+    earlier: Sequence[FrozenTrial] = ()  # of other sweeps
 
     @property
     def own_seed(self) -> int:
@@ -42,7 +43,8 @@ class _Sequence(QMCSampler):
 def _cmaes(place: Place) -> BaseSampler:
     # the search's seed: its state is in the study, and it adds the choice's number itself. Until there is a state,
     # choices are drawn at random, and by one seed would all be the same
-    return CmaEsSampler(seed=place.seed, independent_sampler=RandomSampler(seed=place.own_seed))
+    first = RandomSampler(seed=place.own_seed)
+    return CmaEsSampler(seed=place.seed, independent_sampler=first, source_trials=list(place.earlier) or None)
 
 
 SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {

@@ -132,6 +132,8 @@ class SweepSpec(Section):
             metric = text.partition(" ")[2]
             if metric.startswith("pretrain/") and metric not in measured:
                 found.add(("search", key), text, message, nearest(metric, measured))
+        if self.name in self.search.earlier:
+            found.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
         for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
             found.findings.append(finding.under("search"))
         found.done()

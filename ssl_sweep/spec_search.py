@@ -6,7 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -17,6 +19,7 @@ from ssl_sweep.spec_prune import BY_EPOCH, Halving, Median, Wilcoxon, read_prune
 from ssl_sweep.spec_section import Section
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes"]
+LEARNING = ("tpe", "gp", "cmaes")
 Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
@@ -93,6 +96,7 @@ def _seed_list(value: Any) -> Any:
 class Search(Section):
     """Which choices are tried, with which seeds, and what is best."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
     called: ClassVar[str] = "search"
 
     space: dict[str, Choices | Range] = Field(
@@ -142,6 +146,15 @@ class Search(Section):
         int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**31, description="the sampler's own seed")] = 0
+    earlier: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            alias="from",
+            description="earlier sweeps with the same knobs, in the same ledger, whose choices tpe, gp or cmaes knows "
+            "from the start",
+        ),
+    ] = ()
 
     @property
     def prunes_by(self) -> Literal["epoch", "seed"] | None:
@@ -172,6 +185,16 @@ class Search(Section):
     @property
     def objective_metric(self) -> str:
         return self.objective.split()[1]
+
+    @field_validator("earlier")
+    @classmethod
+    def _learns(cls, earlier: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        sampler = info.data.get("sampler")
+        if earlier and sampler is not None and sampler not in LEARNING:
+            message = f"has no effect, as sampler {sampler!r} does not learn"
+            remedy = f"leave it out, or use one of {', '.join(LEARNING)}"
+            raise refusal([Finding((), list(earlier), message, remedy)])
+        return earlier
 
     @field_validator("seeds")
     @classmethod

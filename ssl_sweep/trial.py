@@ -78,9 +78,9 @@ class _Trial:
     @property
     def splits(self) -> Splits:
         # a config is JSON, which has no tuples; the knobs of data are hashed here
-        given = self.config["data"].items()
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+        fields: dict[str, Any] = dict(self.config["data"])
         root = Path(fields.pop("root"))
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         return _open_splits(Data(**fields), root, self.cache)
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:

@@ -165,6 +165,8 @@ def test_a_replaced_method_must_take_what_the_space_gives() -> None:
         ({"seeds": []}, "seeds", "at least 1 item"),
         ({"sampler": "cmaes", "trials": 9}, "space.pretrain.lr", "write `{low: ..., high: ...}`, or use"),
         ({"sampler": "cmaes", "trials": 9, "cases": {"a": None}}, "cases", "searches ranges only"),
+        ({"from": ["old"]}, "from", "has no effect, as sampler 'grid' does not learn; leave it out, or use one of tpe"),
+        ({"sampler": "tpe", "trials": 9, "from": ["toy"]}, "from", "is this sweep itself"),
         ({"pruner": "ashaa"}, "pruner", "names no pruner; did you mean 'asha'?"),
         ({"pruner": 3}, "pruner", "write one of none, median, asha, hyperband, wilcoxon, or {name: ..., settings}"),
         ({"pruner": {"name": "none", "min_epochs": 3}}, "pruner", "write one of none"),

@@ -31,7 +31,7 @@ def test_it_comes_back_from_the_ledger_as_it_was(pruner: str) -> None:
 
 def test_without_a_pruner_the_stored_spec_is_as_before() -> None:
     stored = spec().model_dump(mode="json")["search"]
-    assert (stored["pruner"], stored["prune_on"]) == ("none", "")
+    assert (stored["pruner"], stored["prune_on"], stored["from"]) == ("none", "", [])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""What a new search learns from earlier sweeps: their complete choices, as far as they are choices of its own space."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, create_trial
+
+from ssl_sweep.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from ssl_sweep.ledger import Choice
+
+FROM = "from"  # marks what a study was taught: the sweep and the number of the choice there
+CMAES_NEEDS = 10  # its first mean and spread are those of the best tenth
+
+
+def lessons(
+    earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
+) -> tuple[list[FrozenTrial], str]:
+    """The choices of earlier sweeps that fit, as finished trials for the study, and a sentence on all of them.
+
+    One fits that has this spec's knobs and no others, with values in their ranges, and its objective for every seed.
+    """
+    taught, left_out = [], Counter[str]()
+    for name, choices in earlier.items():
+        for choice in choices:
+            if all(trial.state == "COMPLETE" for trial in choice.trials):
+                lesson = _lesson(f"{name}/{choice.number}", choice, spec, distributions)
+                if isinstance(lesson, str):
+                    left_out[lesson] += 1
+                else:
+                    taught.append(lesson)
+    said = f"search.from: learns from {len(taught)} choices of {', '.join(earlier)}"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    return taught, f"{said}; left out: {reasons}" if reasons else said
+
+
+def _lesson(
+    mark: str, choice: "Choice", spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
+) -> FrozenTrial | str:
+    """The trial, or why there is none."""
+    if choice.knobs.keys() != distributions.keys():
+        return "with other knobs"
+    metric = spec.search.objective_metric
+    values = {trial.seed: (trial.results or {}).get(metric) for trial in choice.trials}
+    known = {seed: value for seed, value in values.items() if value is not None}
+    if len(known) < len(values):
+        return f"without {metric}"
+    steps = {at: known[seed] for at, seed in enumerate(spec.search.seeds) if seed in known}
+    try:
+        return create_trial(
+            params=dict(choice.knobs),
+            distributions=dict(distributions),
+            value=sum(known.values()) / len(known),
+            user_attrs={FROM: mark},
+            intermediate_values=steps if spec.search.prunes_by == "seed" else None,
+        )
+    except ValueError:  # Optuna's: a value is not in its knob's distribution
+        return "out of range"
