@@ -320,7 +320,8 @@ class Ledger:
         if all(map(math.isfinite, values)):
             self._study.tell(asked, sum(values) / len(values))
         else:
-            self._study.tell(asked, state=TrialState.FAIL if choice.retriable else TrialState.PRUNED)
+            pruned = not choice.retriable and any(trial.state == "PRUNED" for trial in choice.trials)
+            self._study.tell(asked, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
 
 def open_ledger(

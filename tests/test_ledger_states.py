@@ -115,7 +115,7 @@ class Driver:
         if retriable := [choice for choice in self.ledger.choices if choice.retriable]:
             choice = retriable[which % len(retriable)]
             self.retries[choice.number] += 1
-            self.ledger.retry(choice)
+            self.ledger.retry(choice, [each.trial_id for each in choice.trials if each.state in ("FAILED", "STOPPED")])
 
     def kill(self, which: int, value: float) -> None:
         self.reopened()

@@ -15,6 +15,12 @@ METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"
 ALPHAS = [0.0, 0.1, 0.2, 0.3]
 
 
+def retry(ledger: Ledger, number: int) -> None:
+    """As a resume does that names no trial."""
+    choice = ledger.choice(number)
+    ledger.retry(choice, [trial.trial_id for trial in choice.trials if trial.state in ("FAILED", "STOPPED")])
+
+
 def spec(pruner: Any, **search: Any) -> SweepSpec:
     """Four choices in a grid, two seeds each."""
     wanted = {"space": {"views.overlay_alpha": ALPHAS}, "seeds": 2, "pruner": pruner, **search}
@@ -101,7 +107,7 @@ def test_a_first_seed_that_does_not_end_well_holds_the_others_back_until_it_is_r
     assert [(trial.state, trial.message) for trial in unrun] == [("STOPPED", f"not run: seed 0 is {state}")]
     assert told(url) == [(TrialState.FAIL, None)]
     assert ledger.choice(0).retriable
-    ledger.retry(ledger.choice(0))
+    retry(ledger, 0)
     assert [trial.state for trial in ledger.choice(0).trials] == ["CREATED", "CREATED"]
     assert ledger.due(ledger.choice(0)) == [first]
 
@@ -116,7 +122,7 @@ def test_a_retried_choice_keeps_its_epochs_and_its_rungs(url: str) -> None:
     first = start(ledger, third.trials[0])
     assert train(ledger, first, [70.0, 70.0, 70.0]) is None
     ledger.update(replace(first, state="FAILED", reason="crash"))
-    ledger.retry(ledger.choice(third.number))
+    retry(ledger, third.number)
     for again in (ledger, open_ledger(url, ledger.spec)):
         study = optuna.load_study(study_name="sweep", storage=url)
         assert study.trials[-1].intermediate_values == {1: 70.0, 2: 70.0, 3: 70.0}
@@ -192,7 +198,7 @@ def test_under_wilcoxon_a_failed_seed_fails_the_choice_and_the_next_one_runs(url
     for trial in choice.trials[1:]:
         complete(ledger, start(ledger, trial), 50.0)
     assert told(url) == [(TrialState.FAIL, None)]
-    ledger.retry(ledger.choice(0))
+    retry(ledger, 0)
     assert [trial.seed for trial in ledger.due(ledger.choice(0))] == [0]
     complete(ledger, start(ledger, ledger.choice(0).trials[0]), 50.0)
     assert told(url)[1] == (TrialState.COMPLETE, 50.0)
