@@ -335,11 +335,18 @@ class LedgerSearch(Searcher):
         self._finish(replace(trial, state="FAILED") if again else budgets.given_up(trial, spec))
 
     def _note_first_failure(self, trial: Trial) -> None:
-        if self._first_failures is None:
+        if self._first_failures is None or self._is_of_one_choice(trial):
             return
         self._first_failures.append(trial.message or "")
         if len(self._first_failures) >= SAME_FAILURES and len(set(self._first_failures)) == 1:
             self.halted = trial.message
+
+    def _is_of_one_choice(self, trial: Trial) -> bool:
+        """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
+        seeds = self.ledger.choice(trial.choice).trials
+        return trial.reason in ("diverged", "collapsed") and any(
+            each.state == "FAILED" and each.seed != trial.seed for each in seeds
+        )
 
     def _record(self, trial: Trial) -> dict[str, Any]:
         knobs = dict(self.ledger.choice(trial.choice).knobs)

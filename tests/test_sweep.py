@@ -154,6 +154,18 @@ def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) ->
     assert len(ledger.choices) < 4
 
 
+def test_seeds_that_diverge_alike_do_not_stop_the_other_choices(tmp_path: Path) -> None:
+    def diverges_at_the_first(record: Mapping[str, Any], *rest: Any) -> Outcome:
+        if record["choice"] == 0:
+            return Outcome("FAILED", reason="diverged", message="loss is nan in epoch 1; lower lr")
+        return quadratic(record, *rest)
+
+    ledger, storage = make(tmp_path, search={"seeds": 3})
+    ending = run_sweep(ledger, storage, Log(), work=diverges_at_the_first)
+    assert ending.halted is None
+    assert states(ledger) == {"FAILED": 3, "COMPLETE": len(ledger.trials) - 3}
+
+
 def test_tpe_finds_the_best_alpha(tmp_path: Path) -> None:
     space = {"views.overlay_alpha": {"low": 0.0, "high": 0.45}}
     search = {"space": space, "sampler": "tpe", "trials": 25, "seeds": 1}
