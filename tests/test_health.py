@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_sweep import attempt, journal, knobs, sweep, trial
+from ssl_sweep import attempt, budgets, journal, knobs, trial
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.health import METRICS, Health, measure, voting_projector
@@ -174,7 +174,7 @@ def test_by_choice_a_collapse_ends_the_trial(tmp_path: Path, cache: Path) -> Non
     assert attempt.attempt(record, 3, ignore, tmp_path, cache).reason == "collapsed"
     assert seen == [1, 2]  # what is seen of a collapsed epoch is reported before the end
     assert tags(tmp_path) == [{"collapsed": "true"}]
-    assert "collapsed" in sweep.NO_RETRY
+    assert "collapsed" in budgets.NO_RETRY
 
 
 def test_the_projections_collapse_counts_too() -> None:
