@@ -138,6 +138,6 @@ def test_a_new_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> Non
     first = search(tmp_path)
     folder, _, _ = begin(first, "a")
     ask(folder, "stop", "by hand")
-    end(first, "a", Outcome("FAILED", reason="crash", message="broken"))
+    end(first, "a", Outcome("FAILED", reason="lost", message="killed"))
     assert begin(first, "a")[0] == folder
     assert asked(folder) is None
