@@ -1,0 +1,111 @@
+"""Commands that run a sweep, and that steer one that runs."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ssl_sweep.commands.shared import (
+    Address,
+    Name,
+    Set,
+    SpecFile,
+    StorageFolder,
+    Trials,
+    app,
+    err,
+    out,
+    storage_at,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from ssl_sweep.driver import Summary
+    from ssl_sweep.spec import SweepSpec
+    from ssl_sweep.steering import Again
+    from ssl_sweep.storage import Storage
+
+
+@app.command()
+def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
+    """Run a sweep, or go on with it: what is done stays done."""
+    with user_errors():
+        from ssl_sweep.spec_file import load_spec
+
+        _drive(load_spec(spec_file, overrides or []), storage_at(storage), address)
+
+
+@app.command()
+def resume(
+    name: Name,
+    failed: Annotated[bool, typer.Option("--failed", help="only the trials that failed")] = False,
+    trials: Trials = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="from now on, how often a crashed trial is tried again")
+    ] = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+) -> None:
+    """Go on with a sweep by its name, its failed and stopped trials included."""
+    with user_errors():
+        from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.steering import Again
+
+        place = storage_at(storage)
+        spec = load_ledger(place.ledger_url, name).spec
+        if retries is not None:
+            spec = spec.model_copy(update={"retries": retries})
+        _drive(spec, place, address, again=Again(failed, tuple(trials or ())))
+
+
+@app.command()
+def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> None:
+    """Stop a sweep, or trials of it, that runs anywhere: at its next report a trial leaves a checkpoint and ends."""
+    with user_errors():
+        from ssl_sweep.steering import ask_to_end
+
+        out.print(ask_to_end(storage_at(storage), name, "stop", trials or ()), markup=False, soft_wrap=True)
+        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def pause(name: Name, storage: StorageFolder = None) -> None:
+    """Pause a sweep that runs anywhere; `run` and `resume` go on with it."""
+    with user_errors():
+        from ssl_sweep.steering import ask_to_end
+
+        out.print(ask_to_end(storage_at(storage), name, "pause"), markup=False, soft_wrap=True)
+        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def extend(
+    name: Name,
+    trials: Annotated[str, typer.Option("--trials", metavar="+N", help="choices more: +20; or in all: 40")],
+    overrides: Set = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+) -> None:
+    """Run more choices of a sweep in the same study; `--set search.space.X=...` may widen numeric ranges."""
+    with user_errors():
+        from ssl_sweep.extension import extended
+        from ssl_sweep.ledger import load_ledger
+
+        place = storage_at(storage)
+        spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
+        _drive(spec, place, address, extends=True)
+
+
+def _drive(
+    spec: "SweepSpec",
+    storage: "Storage",
+    address: str | None,
+    *,
+    again: "Again | None" = None,
+    extends: bool = False,
+) -> None:
+    from ssl_sweep.driver import drive
+    from ssl_sweep.terminal import summary
+
+    ended: Summary = drive(spec, storage, err, address=address, again=again, extends=extends)
+    out.print(summary(spec, storage, ended))
+    raise typer.Exit(ended.exit_code)

@@ -1,0 +1,82 @@
+"""What the commands share: the app, options, and how a user's mistake is shown."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from ssl_sweep.storage import Storage
+
+app = typer.Typer(
+    help="Hyperparameter sweeps for self-supervised image learning.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+PIPE_WIDTH = 160  # a pipe has no width of its own: tables must not be cut to 80 columns there
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+err = Console(stderr=True, highlight=False)
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="the sweep's spec file")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="the sweep's name")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set pretrain.epochs=2")
+]
+StorageFolder = Annotated[
+    Path | None, typer.Option("--storage", help="folder of sweeps [default: $SSL_SWEEP_STORAGE or ./runs]")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster [default: $RAY_ADDRESS, or Ray on this machine]")
+]
+Trials = Annotated[
+    list[str] | None,
+    typer.Option("--trial", metavar="ID", help="only this trial, by its id or how that begins; repeat it"),
+]
+Format = Literal["md", "tex", "csv", "json", "html"]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+
+
+def storage_at(folder: Path | None) -> "Storage":
+    from ssl_sweep.storage import Storage
+
+    return Storage(folder.resolve()) if folder else Storage.default()
+
+
+def tracking_uri_of(storage: "Storage", name: str) -> str:
+    """The sweep's own MLflow store where its folder is here, else the storage's."""
+    import yaml
+
+    stored = storage.sweep(name) / "spec.yaml"
+    own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
+    return own or storage.tracking_uri
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Print a user's mistake as one message, without a stack trace, and exit with 2."""
+    try:
+        yield
+    except (ValueError, LookupError, FileNotFoundError, PermissionError) as error:
+        if not _is_users(error):
+            raise
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(USER_MISTAKE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _is_users(error: Exception) -> bool:
+    """The package's own errors name place, value and remedy; a bare ValueError is our fault and shows its trace."""
+    return type(error).__module__.startswith("ssl_sweep") or isinstance(error, OSError)

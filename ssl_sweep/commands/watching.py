@@ -1,0 +1,137 @@
+"""Commands that say what there is, what it would cost and how it goes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ssl_sweep.commands.shared import (
+    Address,
+    AsJson,
+    Name,
+    Set,
+    SpecFile,
+    StorageFolder,
+    app,
+    out,
+    print_json,
+    storage_at,
+    user_errors,
+)
+
+
+@app.command()
+def logs(
+    name: Name,
+    trial: Annotated[str | None, typer.Option("--trial", metavar="ID", help="a trial's id, or how it begins")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep showing what is written")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="of the end of a log")] = 20,
+    storage: StorageFolder = None,
+) -> None:
+    """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
+    with user_errors():
+        from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.logs import followed, log_path, sweep_logs, trial_log
+
+        place = storage_at(storage)
+        ledger = load_ledger(place.ledger_url, name)
+        if follow:
+            for text in followed(log_path(ledger, place, trial), lines):
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        else:
+            sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
+
+
+@app.command()
+def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
+    """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
+    with user_errors():
+        from dataclasses import asdict
+
+        from ssl_sweep.plan import make_plan
+        from ssl_sweep.spec_file import load_spec
+        from ssl_sweep.terminal import plan_table
+
+        spec = load_spec(spec_file, overrides or [])
+        available = None
+        if address or os.environ.get("RAY_ADDRESS"):
+            from ssl_sweep.sweep.run import cluster_resources
+
+            available = cluster_resources(address)
+        planned = make_plan(spec, available)
+        if as_json:
+            print_json(asdict(planned))
+        else:
+            out.print(plan_table(spec, planned))
+
+
+@app.command("list")
+def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
+    """List the sweeps of a storage folder."""
+    with user_errors():
+        from ssl_sweep.status import overview
+        from ssl_sweep.terminal import overview_table
+
+        found = overview(storage_at(storage))
+        if as_json:
+            print_json(found)
+        elif found:
+            out.print(overview_table(found))
+        else:
+            out.print("no sweeps yet: ssl-sweep run experiments/quickstart.yaml")
+
+
+@app.command()
+def status(
+    name: Name,
+    storage: StorageFolder = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="keep showing it, until Ctrl-C")] = False,
+) -> None:
+    """Show a sweep's trials: state, stage, epoch, attempts, and what failed."""
+    with user_errors():
+        from ssl_sweep.status import sweep_status
+        from ssl_sweep.terminal import status_table, watched
+
+        place = storage_at(storage)
+        if as_json:
+            print_json(sweep_status(place, name))
+        elif watch:
+            watched(lambda: status_table(sweep_status(place, name)), out)
+        else:
+            out.print(status_table(sweep_status(place, name)))
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Argument(help="file to write [default: print]")] = None,
+) -> None:
+    """Write the JSON schema of spec files, with which editors complete and check them."""
+    with user_errors():
+        from ssl_sweep.spec_schema import json_schema
+
+        text = json.dumps(json_schema(), indent=2) + "\n"
+        if output is None:
+            sys.stdout.write(text)
+        else:
+            output.write_text(text)
+            out.print(f"wrote {output}; first line of a spec: # yaml-language-server: $schema={output}")
+
+
+@app.command()
+def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
+    """Check this installation: versions, devices, and whether the stores can be reached."""
+    with user_errors():
+        from ssl_sweep.doctor import examine
+        from ssl_sweep.terminal import checks_table
+
+        checks = examine(storage_at(storage))
+        if as_json:
+            print_json(checks)
+        else:
+            out.print(checks_table(checks))
+    raise typer.Exit(0 if all(check["ok"] for check in checks) else 1)
