@@ -7,12 +7,11 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 import math
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -430,36 +429,3 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
             "give the new one another name, or undo the change to go on with the old one; "
             f"for more choices of the same: ssl-sweep extend {spec.name} --trials +N"
         )
-
-
-def importances(
-    choices: Sequence[Mapping[str, Any]], objective: Sequence[float], logarithmic: Sequence[str] = ()
-) -> dict[str, float]:
-    """Each knob's share of what the knobs explain of the objective's variance, summing to 1, by fANOVA.
-
-    Numbers are taken over the range that they have, `logarithmic` knobs by their logarithm, anything else as a
-    category. A knob of a single value is left out; empty where the objective is the same for all choices.
-
-    Source: Hutter, Hoos & Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance"; seeded.
-    """
-    if len(set(objective)) < 2:
-        return {}
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # with scikit-learn: a second
-
-    listed = {knob: list(dict.fromkeys(choice[knob] for choice in choices)) for knob in choices[0]}
-    ranges: dict[str, BaseDistribution] = {
-        knob: FloatDistribution(min(values), max(values), log=knob in logarithmic)
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        else CategoricalDistribution(range(len(values)))  # by position: a value may be a list, which Optuna takes ill
-        for knob, values in listed.items()
-        if len(values) > 1
-    }
-    study = optuna.create_study()
-    for choice, value in zip(choices, objective, strict=True):
-        places = {
-            knob: listed[knob].index(choice[knob]) if isinstance(range_, CategoricalDistribution) else choice[knob]
-            for knob, range_ in ranges.items()
-        }
-        study.add_trial(create_trial(params=places, distributions=ranges, value=value))
-    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-    return {knob: float(share) for knob, share in shares.items()}

@@ -58,7 +58,7 @@ def importance(sweep: Sweep) -> Importance:
         return Importance(None, "One knob alone explains everything that is explained: there is nothing to divide.")
     if len(scored) < TOO_FEW:
         return Importance(None, f"{len(scored)} choices with an objective are too few to tell knobs apart.")
-    from ssl_sweep.ledger import importances  # with Optuna, and torch by the spec: only where there is use for it
+    from ssl_sweep.importance import importances  # with Optuna, and torch by the spec: only where there is use for it
 
     by_number = sorted(scored, key=lambda choice: choice.number)
     used = [by_number[i] for i in thinned(len(scored), MAX_LEAVES)]
