@@ -27,7 +27,7 @@ from ssl_sweep.report.page import make_page
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.steering import Again, check_not_stopped, take_up
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import Ending, run_sweep
+from ssl_sweep.sweep.run import Ending, run_sweep
 from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
 

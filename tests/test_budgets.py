@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ssl_sweep import sweep
 from ssl_sweep.attempt import Outcome, attempt
 from ssl_sweep.ledger import Ledger, Trial, open_ledger
 from ssl_sweep.spec import SweepSpec, from_dump, resolve
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import LedgerSearch, Searcher
+from ssl_sweep.sweep import search as search_module
+from ssl_sweep.sweep.search import LedgerSearch, Searcher
 
 CRASH = Outcome("FAILED", reason="crash", message="broken")
 
@@ -38,7 +38,7 @@ class Quiet:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(sweep, "time", clock)
+    monkeypatch.setattr(search_module, "time", clock)
     return clock
 
 

@@ -13,7 +13,7 @@ from ssl_sweep.journal import read
 from ssl_sweep.ledger import Trial, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import LedgerSearch
+from ssl_sweep.sweep.search import LedgerSearch
 from ssl_sweep.training import Stop
 
 SPEC = {

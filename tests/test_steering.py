@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.testing
 
-from ssl_sweep import control, sweep
+from ssl_sweep import control
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.best import NoSuchTrial
 from ssl_sweep.cli import app
@@ -20,7 +20,8 @@ from ssl_sweep.orders import read_orders
 from ssl_sweep.spec import from_dump
 from ssl_sweep.steering import Again, ask_to_end, check_not_stopped, take_up
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import LedgerSearch, Searcher
+from ssl_sweep.sweep import search as search_module
+from ssl_sweep.sweep.search import LedgerSearch, Searcher
 
 METRIC = "knn/top1_val"
 
@@ -39,7 +40,7 @@ class Ends:
 
 @pytest.fixture(autouse=True)
 def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(search_module, "LOOK_EVERY_S", 0.0)
 
 
 @pytest.fixture

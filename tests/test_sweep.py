@@ -20,7 +20,8 @@ from ssl_sweep.journal import read
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import LOOK_AHEAD, CannotRun, LedgerSearch, run_sweep
+from ssl_sweep.sweep.run import CannotRun, run_sweep
+from ssl_sweep.sweep.search import LOOK_AHEAD, LedgerSearch
 from ssl_sweep.training import Stop
 
 METRIC = "knn/top1_val"

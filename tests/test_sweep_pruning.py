@@ -15,7 +15,7 @@ from ssl_sweep.journal import Journal, read
 from ssl_sweep.ledger import Trial, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import LedgerSearch
+from ssl_sweep.sweep.search import LedgerSearch
 
 METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"
 WHY = "pruned at epoch 1, with pretrain/knn_top1_val 40"

@@ -26,7 +26,7 @@ from ssl_sweep.attempt import Outcome
 from ssl_sweep.ledger import open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import run_sweep
+from ssl_sweep.sweep.run import run_sweep
 
 METRIC = "knn/top1_val"
 

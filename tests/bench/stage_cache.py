@@ -28,7 +28,7 @@ from ssl_sweep.ledger import open_ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import run_sweep
+from ssl_sweep.sweep.run import run_sweep
 from ssl_sweep.training import Report
 
 

@@ -23,7 +23,7 @@ from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.steering import ask_to_end
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import run_sweep
+from ssl_sweep.sweep.run import run_sweep
 
 METRIC = "knn/top1_val"
 

@@ -1,53 +1,32 @@
-"""Runs a sweep on Ray: what the ledger asks for becomes Ray trials, what they report goes back to the ledger."""
+"""Ray Tune's source of trials: what the ledger asks for becomes Ray trials, what they report goes back to it."""
 
 import json
-import logging
 import math
-import os
-import shutil
-import signal
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-# read by Ray when it is imported; what they would print hides the progress display
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
 import yaml
-from ray import tune
 from ray.tune.search import Searcher
 
 from ssl_sweep import budgets, watchdog
-from ssl_sweep.attempt import ENDS, Outcome, attempt
+from ssl_sweep.attempt import ENDS, Outcome
 from ssl_sweep.checkpoint import write_text
-from ssl_sweep.control import Ask, ask, asked, clear
+from ssl_sweep.control import Ask, ask, clear
 from ssl_sweep.journal import JOURNAL, Journal
-from ssl_sweep.lease import Lease, LeaseLost
+from ssl_sweep.lease import Lease
 from ssl_sweep.ledger import Choice, Ledger, Trial
 from ssl_sweep.orders import read_orders
-from ssl_sweep.plan import make_plan, pretraining
-from ssl_sweep.spec import SweepSpec, resolve
-from ssl_sweep.storage import Storage, cache_folder
-from ssl_sweep.training import Report, Stop
+from ssl_sweep.plan import pretraining
+from ssl_sweep.spec import resolve
+from ssl_sweep.storage import Storage
 
-log = logging.getLogger("ssl_sweep.sweep")
-Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
-
-
-class CannotRun(ValueError):  # noqa: N818 - says what it means
-    """The cluster can never place this sweep's trials."""
 
 
 class Watcher(Protocol):
@@ -56,77 +35,6 @@ class Watcher(Protocol):
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
     def ended(self, trial: Trial) -> None: ...
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a driver's work on a sweep ended."""
-
-    interrupted: bool
-    halted: str | None  # the error that all first attempts shared
-    asked: Ask | None = None  # to stop or to pause, from another terminal
-
-
-def run_sweep(
-    ledger: Ledger,
-    storage: Storage,
-    watcher: Watcher,
-    *,
-    address: str | None = None,
-    work: Work | None = None,
-    only: Collection[str] | None = None,
-    lease: Lease | None = None,
-) -> Ending:
-    """Run a sweep's open trials on Ray until none is left, the user interrupts, or somebody asks it to stop.
-
-    Args:
-        ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
-        storage: where trial folders lie; every node must see it under the same path.
-        watcher: told of every start, report and end.
-        address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
-        work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
-            in its place.
-        only: ids of the trials to run; None runs all, and asks for new ones.
-        lease: the driver's; where somebody takes it, nothing more is done.
-
-    Raises:
-        LeaseLost: somebody has taken it.
-    """
-    spec = ledger.spec
-    search = LedgerSearch(ledger, storage, watcher, only=only, lease=lease)
-    stages, objective = storage.sweep(spec.name) / "stages", spec.search.objective_metric
-    with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
-        if problems := make_plan(spec, _resources()).problems:
-            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
-        tuner = tune.Tuner(
-            _trainable(
-                spec,
-                work or partial(attempt, stages=stages, objective=objective, timeout=spec.resources.timeout),
-            ),
-            tune_config=tune.TuneConfig(
-                search_alg=search,
-                num_samples=-1,
-                max_concurrent_trials=spec.resources.max_concurrent,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=spec.name,
-                storage_path=str(scratch),
-                verbose=0,
-                callbacks=[_Attendant(search)],
-                failure_config=tune.FailureConfig(max_failures=0),  # attempts are counted in the ledger
-            ),
-        )
-        tuner.fit()
-    if lease is not None and lease.taken_by is not None:
-        raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
-    return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
-
-
-def cluster_resources(address: str | None) -> dict[str, float]:
-    """What a Ray cluster has in all: {"CPU": 64, "GPU": 8, ...}."""
-    with _ray(address):
-        return _resources()
 
 
 class LedgerSearch(Searcher):
@@ -371,96 +279,3 @@ class LedgerSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-class _Attendant(tune.Callback):
-    """What the driver does between Ray's events."""
-
-    def __init__(self, search: LedgerSearch) -> None:
-        self._search = search
-
-    def setup(self, *_: Any, **__: Any) -> None:
-        """Hear of interrupts too: Tune does not look at its own flag while it waits for a trial, with none running."""
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, partial(self._interrupt, signal.getsignal(number)))
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """About ten times a second."""
-        self._search.attend()
-        if self._search.disowned and not self._search.interrupted:
-            os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
-
-    def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:
-        self._search.interrupted = True
-        if callable(tunes):
-            tunes(number, frame)
-
-
-def _trainable(spec: SweepSpec, work: Work) -> Any:
-    def trial(config: dict[str, Any]) -> None:
-        import torch
-        from ray.train import ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-        torch.set_num_threads(max(1, int(spec.resources.cpus)))
-        record = json.loads(config["record"])
-
-        def report(metrics: dict[str, float], step: int) -> None:
-            tune.report({"metrics": json.dumps(metrics), "step": step})  # returns once the driver has dealt with it
-            if (wish := asked(Path(config["folder"]))) is not None:
-                raise Stop(wish.why)
-
-        def loop() -> Outcome:
-            return work(record, config["attempt"], report, Path(config["folder"]), cache_folder())
-
-        # no workers of its own: Train runs the loop right here, in the warm actor
-        ran: Any = TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()  # type: ignore[arg-type]
-        outcome: Outcome = ran.return_value
-        tune.report({"outcome": json.dumps(asdict(outcome))})
-
-    # Ray keeps trainables by name for the whole cluster: two sweeps must not replace each other's
-    trial.__name__ = trial.__qualname__ = f"ssl_sweep_{spec.name}"
-    return tune.with_resources(trial, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus})
-
-
-def _resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    if ray.is_initialized():  # the caller's cluster stays the caller's
-        yield
-        return
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
-    try:
-        ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    except ConnectionError as error:
-        remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
-        raise CannotRun(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for Tune's own snapshots, which are never read back."""
-    scratch = folder / ".ray"
-    shutil.rmtree(scratch, ignore_errors=True)
-    yield scratch
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM (a job's stop) end the sweep as Ctrl-C does. Ray catches SIGUSR1 alike."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
