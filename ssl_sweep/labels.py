@@ -11,6 +11,15 @@ PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metri
 Key = tuple[Any, ...]
 
 
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below} {small}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+
+
 def display_name(name: str, among: Sequence[str] = ()) -> str:
     """`views.flip` -> `flip`, unless `among` has two of that name; `knn/top1_test` -> `knn top1 (test)`."""
     stage, slash, metric = name.rpartition("/")

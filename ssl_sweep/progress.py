@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ssl_sweep.labels import display_name
+from ssl_sweep.labels import display_name, duration
 from ssl_sweep.ledger import Trial
 from ssl_sweep.spec import SweepSpec
 
@@ -74,7 +74,7 @@ class Progress:
             if value is not None
             else ": ".join(filter(None, (trial.reason, trial.message)))
         )
-        return f"{trial.state}, {end}; about {_duration(self._seconds_left())} left"
+        return f"{trial.state}, {end}; about {self._left()} left"
 
     def _render(self) -> Group:
         rows = Table.grid(padding=(0, 2))
@@ -85,13 +85,13 @@ class Progress:
     def _header(self) -> Text:
         states = Counter(trial.state for trial in self._ended.values())
         failed, pruned = states["FAILED"], states["PRUNED"]
-        elapsed = _duration(time.monotonic() - self._started)
+        elapsed = duration(time.monotonic() - self._started)
         return Text.assemble(
             (self._spec.name, "bold"),
             f"  done {len(self._ended) - failed}/{self._total}  running {len(self._running)}  ",
             (f"failed {failed}", "red" if failed else "dim"),
             f"  pruned {pruned}" if pruned else "",
-            f"  best {self._best()}  {elapsed} gone, about {_duration(self._seconds_left())} left",
+            f"  best {self._best()}  {elapsed} gone, about {self._left()} left",
         )
 
     def _best(self) -> str:
@@ -103,16 +103,8 @@ class Progress:
         best = max(scored, key=lambda trial: sign * (trial.results or {})[metric])
         return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
 
-    def _seconds_left(self) -> float | None:
+    def _left(self) -> str:
         done = len(self._ended) - self._before
         if done == 0:
-            return None
-        return (time.monotonic() - self._started) / done * (self._total - len(self._ended))
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+            return "?"
+        return duration((time.monotonic() - self._started) / done * (self._total - len(self._ended)))

@@ -12,6 +12,7 @@ from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import Driven, driver_of, sole_driver
 from ssl_sweep.ledger import Ledger, LedgerError, Notes, load_ledger, open_ledger
 from ssl_sweep.orders import clear_orders, give_order, read_orders
+from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
 
 TAKEN_UP = ("FAILED", "STOPPED")  # by a resume that names no trial
@@ -29,7 +30,7 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
     """Ask a sweep, or some of its trials, to end; says what will happen. Where no driver runs, it is done at once.
 
     Raises:
-        LedgerError, NoSuchTrial: there is no such sweep, no such trial, or the trial has ended.
+        LedgerError, NoSuchTrial: there is no such sweep, no such trial, or it has ended.
     """
     ledger = load_ledger(storage.ledger_url, name)
     chosen = [find_trial(ledger.trials, each) for each in named]
@@ -38,6 +39,8 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
             raise NoSuchTrial(
                 f"trial {trial.trial_id} is {trial.state} already; `ssl-sweep status {name}` lists the others"
             )
+    if sum(trial.ended for trial in ledger.trials) == count_trials(ledger.spec):
+        raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
     give_order(ledger.notes, ask, [trial.trial_id for trial in chosen])
     try:

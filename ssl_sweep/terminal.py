@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ssl_sweep.labels import duration
 from ssl_sweep.plan import Plan
 from ssl_sweep.render import grid
 from ssl_sweep.spec import SweepSpec
@@ -64,6 +65,8 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 def status_table(status: Mapping[str, Any]) -> Group:
     """One line a trial under the counts, and each failure's message once."""
     table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
+    metric = status["objective"].split()[-1]
+    table.add_column(metric, justify="right")
     table.columns[1].overflow = "fold"
     for trial in status["trials"]:
         table.add_row(
@@ -74,7 +77,8 @@ def status_table(status: Mapping[str, Any]) -> Group:
             _cell(trial["stage"]),
             _cell(trial["epoch"]),
             _attempts(trial),
-            f"{trial['last_sign_seconds']:.0f} s ago" if trial["last_sign_seconds"] is not None else "-",
+            f"{duration(trial['last_sign_seconds'])} ago" if trial["last_sign_seconds"] is not None else "-",
+            _cell((trial["results"] or {}).get(metric)),
         )
     shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
     counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))

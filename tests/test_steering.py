@@ -194,6 +194,14 @@ def test_trials_that_are_not_there_or_done_are_refused(storage: Storage) -> None
         ask_to_end(storage, "sweep", "stop", [complete])
 
 
+def test_a_sweep_that_has_ended_is_not_stopped(storage: Storage) -> None:
+    ledger = opened(storage, alphas=1)
+    ledger.update(replace(ledger.ask().trials[0], state="COMPLETE", results={METRIC: 1.0}))  # type: ignore[union-attr]
+    with pytest.raises(LedgerError, match="sweep has ended: there is nothing to stop; `ssl-sweep status sweep`"):
+        ask_to_end(storage, "sweep", "stop")
+    check_not_stopped(ledger.notes, "sweep")
+
+
 def test_the_commands_say_what_they_did_and_what_to_type_next(storage: Storage) -> None:
     ended(storage)
     place = ["--storage", str(storage.root)]
@@ -201,6 +209,8 @@ def test_the_commands_say_what_they_did_and_what_to_type_next(storage: Storage) 
     assert (ran.exit_code, "go on with it: ssl-sweep resume sweep" in ran.stdout) == (0, True)
     shown = typer.testing.CliRunner().invoke(app, ["status", "sweep", *place]).stdout
     assert "stopped 1" in shown
+    assert shown.splitlines()[2].split()[-1] == METRIC
+    assert sorted(line.split()[-1] for line in shown.splitlines()[3:7]) == ["-", "-", "-", "1"]
     assert "go on: ssl-sweep resume sweep" in shown
     status = json.loads(typer.testing.CliRunner().invoke(app, ["status", "sweep", "--json", *place]).stdout)
     assert (status["asked"]["ask"], status["driver"], status["waiting"]) == ("stop", None, 1)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ssl_sweep import __version__
-from ssl_sweep.labels import display_name, in_percent
+from ssl_sweep.labels import display_name, duration, in_percent
 from ssl_sweep.render import render
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
@@ -69,7 +69,7 @@ def render_page(sweep: Sweep, curves: Curves, gallery: Gallery | None, failures:
         "failures": failures,
         "kinds_left_out": summary.kinds_left_out(sweep, len(failures)),
         "costs": summary.costs(sweep),
-        "duration": summary.duration,
+        "duration": duration,
         "dasharray": DASHARRAY,
         "plots": {key: {"data": plot.data, "layout": plot.layout} for key, plot in plots.by_id.items()},
     }

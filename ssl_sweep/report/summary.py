@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep.labels import display_name, in_percent
+from ssl_sweep.labels import display_name, duration, in_percent
 from ssl_sweep.record import artifact
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
@@ -160,15 +160,6 @@ def costs(sweep: Sweep) -> list[StageCost]:
         for name, each in seconds.items()
         if len(each)
     ]
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    whole = round(seconds)
-    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // below} {small}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
 
 
 def _log(sweep: Sweep, trial: pd.Series) -> str:

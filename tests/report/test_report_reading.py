@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
 from ssl_sweep.journal import Journal
+from ssl_sweep.labels import duration
 from ssl_sweep.report import curves as curves_module
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import Curves, health_plots, learning_plots, read_curves
@@ -92,7 +93,7 @@ def test_gpu_hours_count_every_gpu_of_every_worker(sweep: Sweep) -> None:
     ],
 )
 def test_durations_are_said_in_two_units(seconds: float, said: str) -> None:
-    assert summary.duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_failures_alike_are_one(write: Callable[..., Any]) -> None:
