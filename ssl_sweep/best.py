@@ -29,23 +29,27 @@ def chosen_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[T
 
 
 def best_trial(ledger: Ledger, storage: Storage) -> Trial | None:
-    """Of the best choice the best trial, by the sweep's objective; None where no trial is complete with an encoder.
+    """Of the best choice the best trial, by the sweep's objective; None where no trial is complete with an encoder."""
+    return next((trials[0] for trials in ranked(ledger, storage)), None)
+
+
+def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
+    """The complete trials with an encoder by choice, the best choice first, of each its best trial first.
 
     The best choice has the best mean over seeds, among those with the most complete seeds: fewer make a lucky mean.
     """
     search = ledger.spec.search
     sign = 1 if search.direction == "maximize" else -1
-    scores: dict[int, dict[str, float]] = defaultdict(dict)
-    trials = {trial.trial_id: trial for trial in ledger.trials}
-    for trial in trials.values():
-        score = (trial.results or {}).get(search.objective_metric, math.nan)
+    scores: dict[int, list[tuple[float, Trial]]] = defaultdict(list)
+    for trial in ledger.trials:
+        score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         if trial.state == "COMPLETE" and math.isfinite(score) and has_encoder(folder):
-            scores[trial.choice][trial.trial_id] = sign * score
-    if not scores:
-        return None
-    best = max(scores.values(), key=lambda seeds: (len(seeds), sum(seeds.values()) / len(seeds)))
-    return trials[max(best, key=lambda trial_id: best[trial_id])]
+            scores[trial.choice].append((score, trial))
+    order = sorted(
+        scores.values(), key=lambda seeds: (len(seeds), sum(score for score, _ in seeds) / len(seeds)), reverse=True
+    )
+    return [[trial for _, trial in sorted(seeds, key=lambda pair: -pair[0])] for seeds in order]
 
 
 def find_trial(trials: Sequence[Trial], named: str) -> Trial:

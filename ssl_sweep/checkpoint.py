@@ -1,6 +1,8 @@
 """Atomic save and load of what a training loop needs to go on."""
 
 import os
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+DAMAGED = ".damaged"  # behind the name of a file that was set aside
 State = dict[str, Any]
 
 
@@ -45,6 +48,26 @@ def load(path: Path, device: torch.device) -> State | None:
     except Exception as error:  # torch raises a different type for each way in which a file can be damaged
         raise CheckpointError(f"{path}: cannot be read ({error}); remove it to start this stage again") from error
     return state
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint that was cut off, or changed on the disk; None where it is whole, or not there.
+
+    Reads all of it: torch itself does not look at the checksums that it writes.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except FileNotFoundError:
+        return None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
+        return f"cut off or changed on the disk: {error}"
+    return f"changed on the disk: checksum of {changed}" if changed is not None else None
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged file another name, for people to look at; `ssl-sweep clean` removes it."""
+    return path.replace(path.with_name(path.name + DAMAGED))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from ssl_sweep.best import best_trial
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.journal import Journal, JournalError, read
 from ssl_sweep.lease import LeaseLost, sole_driver
 from ssl_sweep.ledger import Ledger, Trial, open_ledger, open_notes
@@ -32,6 +33,7 @@ from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
 
 MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
+WORTH_SAYING = 1_000_000  # bytes
 log = logging.getLogger(__name__)
 
 
@@ -100,7 +102,10 @@ def drive(
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends)
         _write_spec(spec, folder)
         only = take_up(ledger, again) if again is not None else None
-        return _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
+        summary = _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
+        if not summary.ending.interrupted:
+            _clean(ledger, storage, say)
+        return summary
 
 
 def _open_data(spec: SweepSpec) -> None:
@@ -184,6 +189,20 @@ def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
                 )
         except (JournalError, OSError) as error:  # the others are to be ended all the same
             log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
+
+
+def _clean(ledger: Ledger, storage: Storage, say: Callable[[str], object]) -> None:
+    """Free what the sweep no longer needs, by the rule of `ssl-sweep clean`."""
+    try:
+        keep = None if undelivered(ledger, storage) else ledger.spec.keep_encoders
+        found = surplus(ledger, storage, keep)
+        freed = sum(freed_bytes(found).values())
+        remove(found)
+    except OSError as error:  # a sweep that has ended well must not fail by what it leaves behind
+        log.warning("not everything could be removed (%s); try again: ssl-sweep clean %s", error, ledger.spec.name)
+    else:
+        if freed >= WORTH_SAYING:
+            say(f"freed {freed / 1e6:,.1f} MB that nothing needs any more")
 
 
 def _write_spec(spec: SweepSpec, folder: Path) -> None:

@@ -17,6 +17,7 @@ from ssl_sweep.models.encoder import STATISTICS
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
+from ssl_sweep.stages import Finished
 from ssl_sweep.trial import encoder_path
 
 NET = "net."  # before every key of an encoder's state
@@ -59,6 +60,9 @@ def read_trial(folder: Path) -> Trained:
     except FileNotFoundError as error:
         raise ExportError(f"{folder}: no config.yaml; the trial has not started") from error
     state = checkpoint.load(encoder_path(folder), torch.device("cpu")) if has_encoder(folder) else None
+    if state is None and Finished(folder / "stages.json").key("pretrain") is not None:
+        remedy = "name another trial with --trial, or run these knobs in a sweep of their own"
+        raise ExportError(f"{folder}: its encoder was removed (ssl-sweep clean, keep_encoders); {remedy}")
     if state is None:
         method = record["config"]["method"]["name"]
         raise ExportError(f"{folder}: no encoder; the trial has not pretrained yet, or {method} does not pretrain")

@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 # what a sweep may change as it goes on
-FREE = ("description", "resources", "retries", "lost_retries", "table", "tracking", "root")
+FREE = ("description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root")
 
 
 class LedgerError(ValueError):

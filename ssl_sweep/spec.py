@@ -94,6 +94,12 @@ class SweepSpec(Section):
     lost_retries: Annotated[
         int, Field(ge=0, description="how often a trial that lost its process or node, or hung, is tried again")
     ] = 5
+    keep_encoders: Annotated[
+        int | None,
+        Field(
+            ge=1, description="how many of the best choices keep their encoders when the sweep has ended; null: all do"
+        ),
+    ] = None
     tracking: Annotated[Tracking, Field(description="where the runs are shown")] = Tracking()
     search: Annotated[Search, Field(description="what is searched, and how")] = Search()
     table: Annotated[Table, Field(description="what the ablation table shows")] = Table()

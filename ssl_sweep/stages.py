@@ -48,13 +48,31 @@ class Finished:
         entry = self._read().get(stage)
         return entry["results"] if entry is not None and entry["key"] == key else None
 
+    def key(self, stage: str) -> str | None:
+        """The key of a finished stage, None where it is not finished."""
+        entry = self._read().get(stage)
+        return entry["key"] if entry is not None else None
+
     def add(self, stage: str, key: str, results: dict[str, float]) -> None:
         """Note that a stage is finished."""
-        entry = {"key": key, "results": results}
-        checkpoint.write_text(self.path, json.dumps({**self._read(), stage: entry}, indent=1))
+        self._write({**self._read(), stage: {"key": key, "results": results}})
+
+    def drop(self, stage: str) -> None:
+        """Have a stage run again."""
+        self._write({name: entry for name, entry in self._read().items() if name != stage})
+
+    def _write(self, finished: dict[str, dict[str, Any]]) -> None:
+        checkpoint.write_text(self.path, json.dumps(finished, indent=1))
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        try:
+            finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            log.warning("%s is damaged (%s); going by the journal, which says the same", self.path, error)
+            told = [event for event in read(self.path.parent)[0] if event["event"] == "stage"]
+            return {event["stage"]: {"key": event["key"], "results": event["results"]} for event in told}
         return finished
 
 

@@ -22,6 +22,7 @@ from ssl_sweep.tables import Table as Ablation
 
 if TYPE_CHECKING:
     from ssl_sweep.driver import Summary
+    from ssl_sweep.housekeeping import Surplus
 
 STYLES = {
     "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
@@ -115,6 +116,17 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     for check in checks:
         mark = Text("ok", "green") if check["ok"] else Text("failed", "red")
         table.add_row(mark, check["check"], Text(check["found"]))
+    return table
+
+
+def surplus_table(found: Sequence["Surplus"], freed: Mapping[str, int]) -> Table:
+    """One line a kind of what can go, and their sum."""
+    table = Table("what can go", "files", "MB", box=None, header_style="dim")
+    lines = [(each.kind, len(each.files), freed[each.kind]) for each in found]
+    for kind, files, room in [*lines, ("in all", sum(line[1] for line in lines), sum(freed.values()))]:
+        table.add_row(kind, str(files), f"{room / 1e6:,.1f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 

@@ -95,6 +95,42 @@ def extend(
         _drive(spec, place, address, extends=True)
 
 
+@app.command()
+def clean(
+    name: Name,
+    keep_encoders: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="keep the encoders of the K best choices only [default: the spec's]"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    storage: StorageFolder = None,
+) -> None:
+    """Free what a sweep no longer needs; results, journals, logs and what can still be resumed stay."""
+    with user_errors():
+        from contextlib import nullcontext
+
+        from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
+        from ssl_sweep.lease import sole_driver
+        from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.terminal import surplus_table
+
+        place = storage_at(storage)
+        ledger = load_ledger(place.ledger_url, name)
+        with nullcontext() if dry_run else sole_driver(place.sweep(name), ledger.notes):
+            ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
+            keep = keep_encoders or ledger.spec.keep_encoders
+            if keep and (count := undelivered(ledger, place)):
+                out.print(f"MLflow lacks {count} events, so encoders stay: ssl-sweep sync {name}", style="yellow")
+                keep = None
+            found = surplus(ledger, place, keep)
+            out.print(surplus_table(found, freed_bytes(found)))
+            if not dry_run and any(each.paths for each in found):
+                if not yes:
+                    typer.confirm("remove all this?", abort=True)
+                remove(found)
+
+
 def _drive(
     spec: "SweepSpec",
     storage: "Storage",
