@@ -39,14 +39,15 @@ def load(path: Path, device: torch.device) -> State | None:
     """Read a checkpoint, or None where there is none.
 
     Raises:
-        CheckpointError: the file is damaged; the message says what to remove.
+        CheckpointError: the file is damaged; a trial that needs it sets it aside or makes it again when it is resumed.
     """
     if not path.exists():
         return None
     try:
         state: State = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a different type for each way in which a file can be damaged
-        raise CheckpointError(f"{path}: cannot be read ({error}); remove it to start this stage again") from error
+        remedy = "copy it anew where it is a copy, else resume its trial"
+        raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
     return state
 
 

@@ -23,17 +23,28 @@ class Ask:
     why: str
 
 
+class DamagedAsk(ValueError):  # noqa: N818 - what it is
+    """A trial cannot read what it is asked."""
+
+
 def ask(folder: Path, what: What, why: str) -> None:
     """Ask the trial of this folder to leave its checkpoint and end; it does so at its next report, or during one."""
     write_text(folder / ASK, json.dumps(asdict(Ask(what, why))))
 
 
 def asked(folder: Path) -> Ask | None:
-    """What the trial is asked, if anything."""
+    """What the trial is asked, if anything.
+
+    Raises:
+        DamagedAsk: that cannot be read; the trial fails, and is asked anew when it is tried again.
+    """
+    path = folder / ASK
     try:
-        return Ask(**json.loads((folder / ASK).read_text()))
+        return Ask(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise DamagedAsk(f"{path} is damaged ({error}); it is written anew before the next attempt") from error
 
 
 def clear(folder: Path) -> None:

@@ -88,10 +88,13 @@ class SharedPretraining:
         self._state: Event = {"event": "none"}  # the newest of `attempt`, `failed` and `stage`
         self._heard: tuple[Signs, float] | None = None  # the maker's last sign, and when it was seen
 
-    def take(self, make: Callable[["Making"], dict[str, float]]) -> dict[str, float]:
+    def take(
+        self, make: Callable[["Making"], dict[str, float]], is_whole: Callable[[], bool] = lambda: True
+    ) -> dict[str, float]:
         """The results, once there are some. While another trial is at it, this one reports that one's epochs.
 
         make: makes the pretraining, or goes on with it from the checkpoint that a maker left; gives the results.
+        is_whole: whether what a finished one made is still there as it was made; else it is made again.
 
         Raises:
             Diverged, Collapsed: that is how it ended, here or in another trial. A trial that is tried again after it
@@ -99,10 +102,12 @@ class SharedPretraining:
             MakerSilent: the maker hangs, or died on a host whose locks outlive it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        while not self._follow():
+        made = False
+        while not (self._follow() and (made or is_whole())):
             with self._turn() as ours:
-                if ours and not self._follow():
+                if ours and not (self._follow() and is_whole()):
                     self._make(make)
+                    made = True
             if not ours:
                 self._wait()
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

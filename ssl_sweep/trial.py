@@ -57,6 +57,11 @@ def encoder_path(folder: Path) -> Path:
     return folder / "encoder.pt"
 
 
+def is_whole(encoder: Path) -> bool:
+    """Whether an encoder's file is there as it was written."""
+    return encoder.exists() and checkpoint.damage(encoder) is None
+
+
 class _Trial:
     def __init__(self, config: Config, report: Report, workdir: Path, cache: Path, stages: Path) -> None:
         self.config, self.report, self.workdir, self.cache, self.stages = config, report, workdir, cache, stages
@@ -70,6 +75,7 @@ class _Trial:
         pretrained = getattr(method_class, "pretrains", True)
         results: dict[str, float] = {}
         if pretrained:
+            self._check_encoder()
             results |= self._stage("pretrain", self._pretrain)
         for name in self.config["evaluate"]:
             results |= self._stage(name, partial(self._evaluate, name, pretrained))
@@ -99,8 +105,27 @@ class _Trial:
             (self.workdir / name / "checkpoint.pt").unlink(missing_ok=True)
         return {f"{name}/{metric}": value for metric, value in results.items()}
 
+    def _check_encoder(self) -> None:
+        """Have a finished pretraining whose encoder is gone or damaged taken from where trials share it, or made again.
+
+        On a CPU it is the same again to the bit, and so what was evaluated stands.
+        """
+        path = encoder_path(self.workdir)
+        if self.finished.key("pretrain") is not None and not is_whole(path):
+            self._tell_damage(path, checkpoint.damage(path) or "gone")
+            self.finished.drop("pretrain")
+
+    def _tell_damage(self, path: Path, damage: str) -> None:
+        """Say on the log, and where trials are shown, that something is done again."""
+        log.warning("%s is %s: doing its stage again", path, damage)
+        self.journal.append("tags", tags={"repeated": f"{path.parent.name}/{path.name} was {damage}"})
+
     def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
-        """A stage in a folder, its metrics told under its name."""
+        """A stage in a folder, its metrics told under its name; a checkpoint that is damaged is set aside."""
+        for path in folder.rglob("checkpoint.pt"):
+            if (damage := checkpoint.damage(path)) is not None:
+                self._tell_damage(path, damage)
+                checkpoint.set_aside(path)
         seed = derive_seed(self.config["seed"], name)
         torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
 
@@ -112,10 +137,8 @@ class _Trial:
     def _pretrain(self, key: str) -> dict[str, float]:
         splits = self.splits  # decoded before its turn: who makes a pretraining is to give signs of life
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
-        results = shared.take(partial(self._make, splits))
         made = encoder_path(shared.folder)
-        if not made.exists():
-            raise FileNotFoundError(f"{made} is gone; remove {shared.folder} to have it made again")
+        results = shared.take(partial(self._make, splits), lambda: is_whole(made))
         link(made, encoder_path(self.workdir))
         return results
 
@@ -177,7 +200,7 @@ class _Trial:
             path = encoder_path(self.workdir)
             state = checkpoint.load(path, torch.device("cpu"))
             if state is None:
-                raise FileNotFoundError(f"{path} is gone; remove stages.json there to have it made again")
+                raise FileNotFoundError(f"{path} is gone; resume the sweep to have it made again")
             encoder.load_state_dict(state["encoder"])
         evaluate = knobs.load("evaluations", name)
         results: dict[str, float] = evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])

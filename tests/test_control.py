@@ -29,6 +29,15 @@ def test_a_reader_never_sees_half_of_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert control.asked(tmp_path) == control.Ask("stop", "by hand")
 
 
+def test_an_ask_that_is_cut_off_is_no_ask_and_names_its_file(tmp_path: Path) -> None:
+    control.ask(tmp_path, "stop", "by hand")
+    path = tmp_path / control.ASK
+    path.write_text(path.read_text()[:10])
+    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    assert (outcome.state, outcome.reason) == ("FAILED", "crash")  # to be tried again, and asked anew
+    assert f"{path} is damaged" in (outcome.message or "")
+
+
 def test_a_trial_that_is_asked_to_end_before_it_begins_does_not_begin(tmp_path: Path) -> None:
     control.ask(tmp_path, "stop", "by hand")
     outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 import time
@@ -316,26 +315,36 @@ def test_a_link_is_whole_and_may_be_made_again(tmp_path: Path, monkeypatch: pyte
         assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
-def test_an_encoder_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
-    run(tmp_path, "first", cache)
-    path = trial.encoder_path(tmp_path / "trials" / "first")
+def cut_off(path: Path) -> None:
+    """Half of a file, as a copy leaves it that was interrupted; other names of it keep the whole."""
+    half = path.read_bytes()[: path.stat().st_size // 2]
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{path} is gone; remove stages.json"):
-        run(tmp_path, "first", cache, evaluate=OTHER)
-    (path.parent / "stages.json").unlink()
-    run(tmp_path, "first", cache, evaluate=OTHER)
-    assert makers(tmp_path) == ["first"]
+    path.write_bytes(half)
 
 
-def test_a_shared_encoder_that_is_gone_is_named(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("spoil", [Path.unlink, cut_off])
+def test_a_trials_encoder_that_is_gone_or_cut_off_comes_from_those_that_share_it(
+    alone: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, spoil: Callable[[Path], None]
+) -> None:
     run(tmp_path, "first", cache)
-    stage = stage_of(tmp_path)
-    trial.encoder_path(stage).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{trial.encoder_path(stage)} is gone; remove {stage} to have it made"):
-        run(tmp_path, "second", cache)
-    shutil.rmtree(stage)
-    run(tmp_path, "second", cache)
-    assert makers(tmp_path) == ["second"]
+    folder = tmp_path / "trials" / "first"
+    spoil(trial.encoder_path(folder))
+    assert run(tmp_path, "first", cache, evaluate=OTHER).items() <= alone[1].items()
+    assert_same_encoder(folder, alone[0])
+    assert makers(tmp_path) == ["first"]
+    assert tags(folder)[0]["repeated"].startswith("first/encoder.pt was ")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, cut_off])
+def test_a_shared_encoder_that_is_gone_or_cut_off_is_made_again(
+    alone: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, spoil: Callable[[Path], None]
+) -> None:
+    run(tmp_path, "first", cache)
+    spoil(trial.encoder_path(stage_of(tmp_path)))
+    assert run(tmp_path, "second", cache, evaluate=OTHER).items() <= alone[1].items()
+    assert_same_encoder(tmp_path / "trials" / "second", alone[0])
+    assert told(tmp_path / "trials" / "second") == told(alone[0])
+    assert makers(tmp_path) == ["first", "second"]
 
 
 def test_a_picture_that_is_gone_is_not_shown(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:

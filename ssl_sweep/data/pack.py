@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.int64]
 
 
+class Damaged(DataError):  # noqa: N818 - what it is
+    """A pack that is not as it was written."""
+
+
 class Pack:
     """One split's images, read-only. `skipped` names the corrupt images that the whole split was packed without."""
 
@@ -110,6 +114,12 @@ def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: in
     folder = cache / pack_name(source, on_error, short_side)
     if not folder.exists():
         write_once(source, folder, on_error, short_side)
+    try:
+        return read_pack(folder, "train"), read_pack(folder, "test")
+    except Damaged as error:  # a copy cut off, a disk that lost power: the images themselves are elsewhere
+        log.warning("%s; packing it again", error)
+    set_aside(folder)
+    write_once(source, folder, on_error, short_side)
     return read_pack(folder, "train"), read_pack(folder, "test")
 
 
@@ -159,13 +169,31 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def set_aside(folder: Path) -> None:
+    """Take a damaged pack out of the way, once: trials that have it mapped keep what they have."""
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        with suppress(Damaged):
+            for split in ("train", "test"):
+                read_pack(folder, split)
+            return  # another process has packed it again
+        damaged = folder.with_name(f"{folder.name}.damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            folder.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
 def read_pack(folder: Path, split: str) -> Pack:
-    meta = json.loads((folder / "meta.json").read_text())
-    sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
     path = folder / split / "pixels.u8"
-    found, expected = path.stat().st_size, int(3 * sizes.prod(axis=1).sum())
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
+        found = path.stat().st_size
+    except (ValueError, EOFError, FileNotFoundError) as error:
+        raise Damaged(f"{folder} is damaged ({error}); remove it and it will be packed again") from error
+    expected = int(3 * sizes.prod(axis=1).sum())
     if found != expected:
-        raise DataError(f"{path}: {found} bytes where {expected} belong; remove {folder} and it will be packed again")
+        raise Damaged(f"{path}: {found} bytes where {expected} belong; remove {folder} and it will be packed again")
     pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: memmap's indexing is slow
     return Pack(pixels, sizes, torch.from_numpy(labels), tuple(meta["classes"]), tuple(meta["skipped"][split]))
 
