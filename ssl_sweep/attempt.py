@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep import trial, watchdog
+from ssl_sweep import disk, trial, watchdog
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import asked
 from ssl_sweep.journal import Journal
@@ -61,18 +61,24 @@ def attempt(
         objective: the metric that the search goes by; a trial without a finite value of it has failed.
         timeout: seconds without a sign of life after which this process is ended; None: never.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
-    journal = Journal(folder)
-    journal.append("attempt", attempt=number, **_provenance())
 
     def told(metrics: dict[str, float], step: int) -> None:
         with watchdog.waiting():  # a driver that is busy is no trial that hangs
             report(metrics, step)
 
-    with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
-        outcome = _run(record, told, folder, cache, stages, objective)
-    journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
+        journal = Journal(folder)
+        journal.append("attempt", attempt=number, **_provenance())
+        with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
+            outcome = _run(record, told, folder, cache, stages, objective)
+        journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
+    except OSError as error:
+        if not disk.is_full(error):
+            raise
+        # its journal cannot say so: the driver must hear of it, or takes the trial for lost, and tries it at once
+        return Outcome("FAILED", {}, "disk", disk.message(error, folder), traceback.format_exc())
     return outcome
 
 
@@ -91,7 +97,9 @@ def _run(
         log.exception("failed")
         reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
         if reason == "oom":
-            message = f"out of memory; {_what_to_lower(record['config'])} ({message})"
+            message = f"out of memory; {what_to_lower(record['config'])} ({message})"
+        if reason == "disk":
+            message = disk.message(error, folder)
         return Outcome("FAILED", {}, reason, message, traceback.format_exc())
     return Outcome("COMPLETE", results)
 
@@ -124,7 +132,7 @@ def stopped(folder: Path, stop: Stop) -> Outcome:
     return outcome
 
 
-def _what_to_lower(config: Mapping[str, Any]) -> str:
+def what_to_lower(config: Mapping[str, Any]) -> str:
     """What of a trial's settings takes memory, with the values that were too much."""
     stages = {"pretrain": config["pretrain"], **{f"evaluate.{name}": each for name, each in config["evaluate"].items()}}
     sizes = {f"{name}.batch_size": each["batch_size"] for name, each in stages.items() if "batch_size" in each}

@@ -7,6 +7,7 @@ from ssl_sweep.ledger import Trial
 from ssl_sweep.spec import SweepSpec
 
 NO_RETRY = ("oom", "diverged", "collapsed", "data")  # the same settings run into these again
+HALTS = ("disk",)  # every other trial runs into these too, until a person has done something
 LOST = ("lost", "hung")  # not the trial's own doing: counted apart from its crashes
 LONGEST_WAIT_S = 60.0
 
@@ -14,6 +15,8 @@ LONGEST_WAIT_S = 60.0
 def charged(trial: Trial, outcome: Outcome) -> Trial:
     """The trial with a failed attempt counted."""
     failed = replace(trial, reason=outcome.reason, message=outcome.message)
+    if outcome.reason in HALTS:
+        return failed
     if outcome.reason in LOST:
         return replace(failed, lost=trial.lost + 1)
     return replace(failed, failures=trial.failures + 1)

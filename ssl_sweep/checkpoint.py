@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from ssl_sweep.disk import room_in
+
 DAMAGED = ".damaged"  # behind the name of a file that was set aside
 State = dict[str, Any]
 
@@ -73,18 +75,19 @@ def set_aside(path: Path) -> Path:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)  # a disk that is full needs the room
-        raise
-    partial.replace(path)
-    _sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
+    with room_in(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)  # a disk that is full needs the room
+            raise
+        partial.replace(path)
+        _sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
 
 
 def _sync_folder(folder: Path) -> None:

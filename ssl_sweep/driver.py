@@ -16,6 +16,7 @@ from ssl_sweep.best import best_trial
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.disk import is_full, room_in
 from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.journal import Journal, JournalError, read
 from ssl_sweep.lease import LeaseLost, sole_driver
@@ -90,12 +91,14 @@ def drive(
         LedgerError: another driver is at work on this sweep, it was stopped, or its spec has changed.
         NoSuchTrial: `again` names one that is not there.
         DataError: the data cannot be opened.
+        DiskFull: ledger or journal cannot be written; the sweep goes on from here when there is room again.
     """
-    folder = storage.sweep(spec.name)
-    folder.mkdir(parents=True, exist_ok=True)
     _open_data(spec)
-    notes = open_notes(storage.ledger_url, spec)
-    with sole_driver(folder, notes) as lease:
+    folder = storage.sweep(spec.name)
+    with room_in(storage.root):
+        folder.mkdir(parents=True, exist_ok=True)
+        notes = open_notes(storage.ledger_url, spec)
+    with room_in(storage.root), sole_driver(folder, notes) as lease:
         if again is None:
             check_not_stopped(notes, spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
@@ -132,7 +135,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
     recorder.start()
     progress = Progress(spec, ledger.trials, total, console)
-    disowned = False
+    disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
             ending = run(ledger, storage, progress)
@@ -144,15 +147,16 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
         done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials)
         recorder.finish("COMPLETE" if done == total else "STOPPED" if ending.interrupted else "FAILED")
     except LeaseLost:  # what journals and MLflow say is now another driver's business
-        disowned = True
+        disowned, patience_s = True, 0.0
         raise
     except BaseException as error:  # Ctrl-C and SIGTERM too: the parent run must not look as if it ran on
+        patience_s = 0.0 if is_full(error) else MLFLOW_WAIT_S
         recorder.finish("FAILED" if isinstance(error, Exception) else "STOPPED")
         raise
     finally:
         if not disowned:
             _end_interrupted(ledger, storage)
-        unrecorded = recorder.close(0 if disowned else MLFLOW_WAIT_S)
+        unrecorded = recorder.close(patience_s)
     return Summary(ledger.trials, total, ending, table, unrecorded)
 
 

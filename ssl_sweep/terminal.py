@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ssl_sweep.budgets import HALTS
 from ssl_sweep.labels import duration
 from ssl_sweep.plan import Plan
 from ssl_sweep.render import grid
@@ -153,7 +154,9 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
     done = f"{len(ended.complete)} of {ended.total} trials complete"
     done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
     if ended.ending.halted is not None:
-        return Text(f"{done}; stopped, since the first trials all failed alike:\n{ended.ending.halted}", "red")
+        full = any(trial.reason in HALTS and not trial.ended for trial in ended.trials)
+        why = "" if full else ", since the first trials all failed alike"
+        return Text(f"{done}; stopped{why}:\n{ended.ending.halted}", "red")
     failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
     lines = [f"{count} failed, {message}" for message, count in failures.items()]
     asked = ended.ending.asked

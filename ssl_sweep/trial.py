@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torchvision.utils import make_grid, save_image
 
-from ssl_sweep import checkpoint, knobs
+from ssl_sweep import checkpoint, disk, knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
@@ -234,7 +234,9 @@ def stage_key(config: Config, stage: str, precision: Precision) -> str:
 
 
 def failure_reason(error: BaseException) -> str:
-    """The kind of a failure: `oom`, `diverged`, `collapsed`, `data` or `crash`."""
+    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data` or `crash`."""
+    if disk.is_full(error):
+        return "disk"
     kinds: dict[str, tuple[type[BaseException], ...]] = {
         "oom": (torch.OutOfMemoryError, MemoryError),
         "diverged": (Diverged,),

@@ -148,3 +148,19 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.Mo
     assert outcome.message is not None
     for said in ("pretrain.batch_size (256)", "linear.batch_size (96)", "data.image_size (8)", "precision: bf16"):
         assert said in outcome.message
+
+
+def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_path: Path, clock: Clock) -> None:
+    full = Outcome("FAILED", reason="disk", message="the disk of /x is full")
+    ledger, search = make(tmp_path)
+    assert isinstance(search.suggest("a"), dict)
+    assert isinstance(search.suggest("b"), dict)
+    end(search, "a", full)
+    assert search.suggest("c") is None  # the other one may well come to its end
+    end(search, "b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
+    assert search.suggest("c") == Searcher.FINISHED
+    assert search.halted == full.message
+    assert [(trial.state, trial.reason) for trial in ledger.trials] == [("CREATED", "disk"), ("COMPLETE", None)]
+    _, again = make(tmp_path)
+    assert alpha(again.suggest("a")) == 0.0
+    assert [(trial.failures, trial.lost) for trial in ledger.trials] == [(0, 0), (0, 0)]

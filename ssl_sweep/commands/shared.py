@@ -68,7 +68,7 @@ def user_errors() -> Iterator[None]:
     """Print a user's mistake as one message, without a stack trace, and exit with 2."""
     try:
         yield
-    except (ValueError, LookupError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, LookupError, OSError) as error:
         if not _is_users(error):
             raise
         err.print(str(error), style="red", markup=False, soft_wrap=True)
@@ -79,4 +79,4 @@ def user_errors() -> Iterator[None]:
 
 def _is_users(error: Exception) -> bool:
     """The package's own errors name place, value and remedy; a bare ValueError is our fault and shows its trace."""
-    return type(error).__module__.startswith("ssl_sweep") or isinstance(error, OSError)
+    return type(error).__module__.startswith("ssl_sweep") or isinstance(error, (FileNotFoundError, PermissionError))

@@ -25,6 +25,7 @@ from ssl_sweep import watchdog
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source
 from ssl_sweep.data.packing import OnError, sync_folder, write_packs
+from ssl_sweep.disk import room_in
 
 FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels
 MAX_NAMED = 20  # classes in a message
@@ -139,12 +140,13 @@ def write_once(source: Source, folder: Path, on_error: OnError, short_side: int 
             return
         if partial.exists():  # its writer was killed: nobody else can hold the lock
             shutil.rmtree(partial)
-        partial.mkdir()
-        try:
-            write_packs(source, partial, on_error, short_side)
-        except BaseException:
-            shutil.rmtree(partial)  # half a set can be many gigabytes, on a disk that may just have run full
-            raise
+        with room_in(folder.parent):
+            partial.mkdir()
+            try:
+                write_packs(source, partial, on_error, short_side)
+            except BaseException:
+                shutil.rmtree(partial)  # half a set can be many gigabytes, on a disk that may just have run full
+                raise
         partial.rename(folder)
         sync_folder(folder.parent)
     warn_of_large_images(folder, short_side)

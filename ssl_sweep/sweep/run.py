@@ -33,7 +33,7 @@ class Ending:
     """How a driver's work on a sweep ended."""
 
     interrupted: bool
-    halted: str | None  # the error that all first attempts shared
+    halted: str | None  # the error that all first attempts shared, or that the others would run into: a full disk
     asked: Ask | None = None  # to stop or to pause, from another terminal
 
 

@@ -231,6 +231,10 @@ class LedgerSearch(Searcher):
     def _fail(self, trial: Trial) -> None:
         """Have a failed trial tried again, or give it up."""
         spec = self.ledger.spec
+        if trial.reason in budgets.HALTS:
+            self.halted = self.halted or trial.message
+            self.ledger.update(replace(trial, state="CREATED"))
+            return
         again = budgets.is_left(trial, spec)
         if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
             self._note_first_failure(trial)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from rich.console import Console
 
 from ssl_sweep import attempt as attempts
 from ssl_sweep import checkpoint, driver
+from ssl_sweep.commands.shared import user_errors
 from ssl_sweep.journal import Journal
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
@@ -57,7 +59,11 @@ def main(storage: Path, steps: int) -> int:
 
     run_sweep = driver.run_sweep
     driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
-    return driver.drive(from_dump(SPEC), Storage(storage), Console(stderr=True)).exit_code
+    try:
+        with user_errors():
+            return driver.drive(from_dump(SPEC), Storage(storage), Console(stderr=True)).exit_code
+    except typer.Exit as error:
+        return error.exit_code
 
 
 if __name__ == "__main__":

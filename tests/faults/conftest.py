@@ -1,0 +1,77 @@
+"""What the faults share: a sweep of fake trials in a process of its own, and the check of how it must have ended."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from ssl_sweep.ledger import load_ledger
+from ssl_sweep.storage import Storage
+
+DRIVER = Path(__file__).with_name("driver.py")
+METRIC = "knn/top1_val"
+TRIALS = 8
+
+StartDriver = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="session")
+def start_driver() -> StartDriver:
+    """Starts a driver on a sweep of `TRIALS` fake trials of so many steps: `start_driver(storage, steps)`."""
+
+    def start(storage: Path, steps: int, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(DRIVER), str(storage), str(steps)]
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **environment}
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def check_end() -> Callable[..., None]:
+    """Holds ledger, MLflow and storage against one another, and every trial against an undisturbed one.
+
+    `check_end(storage, steps, repeated)`; repeated: how many steps may have been run twice, lost since a checkpoint.
+    """
+    return _check_end
+
+
+def _check_end(storage: Path, steps: int, repeated: int, *, ledger_url: str = "", tracking_uri: str = "") -> None:
+    ledger = load_ledger(ledger_url or Storage(storage).ledger_url, "faults")
+    assert Counter(trial.state for trial in ledger.trials) == {"COMPLETE": TRIALS}
+    folders = {folder.name: folder for folder in storage.glob("faults/trials/*")}
+    assert folders.keys() == {trial.trial_id for trial in ledger.trials}
+    client = mlflow.MlflowClient(tracking_uri or f"sqlite:///{storage / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = [run for run in client.search_runs(experiments) if "mlflow.parentRunId" in run.data.tags]
+    by_trial = {run.data.tags["ssl_sweep.trial_id"]: run for run in runs}
+    assert len(runs) == len(by_trial) == TRIALS
+    executed = 0
+    for trial in ledger.trials:
+        expected = weights(ledger.choice(trial.choice).knobs["views.overlay_alpha"], trial.seed, steps)
+        found = torch.load(folders[trial.trial_id] / "weights.pt")
+        assert torch.equal(found["weights"], expected[-1])
+        assert trial.results == {METRIC: float(expected[-1].sum())}
+        run = by_trial[trial.trial_id]
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, METRIC)
+        points = [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)]
+        assert points == [(step + 1, float(each.sum())) for step, each in enumerate(expected)]
+        executed += len((folders[trial.trial_id] / "executed").read_text().split())
+    assert executed <= TRIALS * steps + repeated
+
+
+def weights(alpha: float, seed: int, steps: int) -> list[torch.Tensor]:
+    """An undisturbed trial's, after each step."""
+    state, after = torch.rand(4, generator=torch.Generator().manual_seed(seed)) + alpha, []
+    for _ in range(steps):
+        state = state * 1.01
+        after.append(state)
+    return after

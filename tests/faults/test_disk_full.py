@@ -1,0 +1,144 @@
+"""A disk that runs full: said once, nothing half written, and with room again the sweep ends as if undisturbed."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ssl_sweep import attempt as attempts
+from ssl_sweep import checkpoint, disk, journal
+from ssl_sweep.data import pack
+from ssl_sweep.data.sources import open_source
+
+STEPS = 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take what room there is; the file that holds it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            while True:
+                try:
+                    file.write(bytes(size))
+                except OSError:
+                    break
+    return ballast
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(small_disk: Path) -> None:
+    path = small_disk / "checkpoint.pt"
+    checkpoint.save(path, {"weights": torch.zeros(10)})
+    fill(small_disk)
+    with pytest.raises(disk.DiskFull, match=rf"the disk of {small_disk} is full.*MB free.*ssl-sweep clean"):
+        checkpoint.save(path, {"weights": torch.zeros(1_000_000)})
+    with pytest.raises(disk.DiskFull):
+        checkpoint.write_text(path.with_name("stages.json"), "x" * 100_000)
+    assert checkpoint.damage(path) is None
+    assert sorted(each.name for each in small_disk.iterdir()) == ["ballast", "checkpoint.pt"]
+
+
+def test_a_full_disk_leaves_whole_events_only(small_disk: Path) -> None:
+    book = journal.Journal(small_disk)
+    book.append("attempt")
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match=r"full|space") as caught:
+        book.append("note", text="x" * 100_000)
+    assert disk.is_full(caught.value)
+    ballast.unlink()
+    book.append("end")
+    assert [event["event"] for event in journal.read(small_disk)[0]] == ["attempt", "end"]
+
+
+def test_a_cache_without_room_is_named_and_left_clean(small_disk: Path, tmp_path: Path) -> None:
+    fill(small_disk)
+    source = open_source("digits", root=tmp_path, split_seed=0)
+    with pytest.raises(disk.DiskFull, match=f"the disk of {small_disk} is full"):
+        pack.open_packs(source, small_disk, on_error="raise", short_side=None)
+    assert not [each for each in small_disk.iterdir() if each.is_dir()]
+
+
+@pytest.mark.parametrize("moment", ["begin", "work", "end"])
+def test_an_attempt_says_that_its_disk_is_full(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def run(config: Mapping[str, Any], report: Any, folder: Path, **_: Any) -> dict[str, float]:
+        if moment == "work":
+            fill(small_disk)
+            checkpoint.save(folder / "checkpoint.pt", {"weights": torch.zeros(1_000_000)})
+        if moment == "end":
+            fill(small_disk)
+            raise ValueError("x" * 6000)  # more than the journal's last block has room for
+        return {}
+
+    monkeypatch.setattr(attempts.trial, "run", run)
+    if moment == "begin":
+        fill(small_disk)
+    outcome = attempts.attempt({"config": {}}, 1, print, small_disk / "trial", tmp_path)
+    assert (outcome.state, outcome.reason) == ("FAILED", "disk")
+    assert "MB free" in (outcome.message or "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_sweep_whose_disk_runs_full_goes_on_when_there_is_room(
+    small_disk: Path,
+    tmp_path: Path,
+    start_driver: Callable[..., subprocess.Popen[bytes]],
+    check_end: Callable[..., None],
+    everything: bool,
+) -> None:
+    """Slow: two starts of Ray. Once the trials' disk is full, once the ledger's and MLflow's too."""
+    elsewhere = {
+        "SSL_SWEEP_LEDGER": f"sqlite:///{tmp_path / 'ledger.db'}",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+    }
+    places = {} if everything else elsewhere
+    driver = start_driver(small_disk, STEPS, **places)
+    try:
+        wait_for_steps(driver, small_disk)
+        ballast = fill(small_disk)
+        _, errors = driver.communicate(timeout=200)
+    finally:
+        driver.kill()
+    assert driver.returncode in (1, 2), errors.decode()
+    assert f"the disk of {small_disk}" in errors.decode()
+    assert "is full" in errors.decode()
+    assert "Traceback" not in errors.decode()
+    ballast.unlink()
+    again = start_driver(small_disk, STEPS, **places)
+    try:
+        _, errors = again.communicate(timeout=200)
+    finally:
+        again.kill()
+    assert again.returncode == 0, errors.decode()
+    wheres = {"ledger_url": places.get("SSL_SWEEP_LEDGER", ""), "tracking_uri": places.get("MLFLOW_TRACKING_URI", "")}
+    check_end(small_disk, STEPS, repeated=4, **wheres)
+
+
+def wait_for_steps(driver: subprocess.Popen[bytes], storage: Path) -> None:
+    """Until trials are at work."""
+    deadline = time.monotonic() + 120
+    while not [each for each in storage.glob("faults/trials/*/executed") if len(each.read_text().split()) > 3]:
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
