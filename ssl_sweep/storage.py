@@ -26,6 +26,11 @@ class Storage:
         """Default MLflow store: MLFLOW_TRACKING_URI, or SQLite in the folder."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
+    @property
+    def service_url(self) -> str:
+        """Database of the service: SSL_SWEEP_SERVICE_DB, or SQLite in the folder."""
+        return os.environ.get("SSL_SWEEP_SERVICE_DB") or f"sqlite:///{self.root / 'service.db'}"
+
     def sweep(self, name: str) -> Path:
         """A sweep's folder."""
         return self.root / name

@@ -1,0 +1,142 @@
+"""Which submitted sweep runs next: a function of plain data, without clock, database or Ray.
+
+Order: priority, which rises with the time waited; then the user who uses the least; then first come, first served. A
+sweep is launched with as many trials at a time as there is room for, at least one. Who comes later may pass one that
+does not fit, until that has waited for `patience`: from then on what becomes free is kept for it. So every sweep is
+launched at last, if running ones end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+AGING_S = 6 * 3600.0  # waited for so long, a sweep has one priority more
+PATIENCE_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A sweep in the queue. `slots`: trials at a time, at most; `cpus` and `gpus` are one trial's."""
+
+    id: str
+    owner: str
+    priority: int
+    since: float
+    slots: int
+    cpus: float
+    gpus: float
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A sweep that holds resources: those of all its trials."""
+
+    owner: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one user may have at a time; None: no limit."""
+
+    sweeps: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """CPUs and GPUs."""
+
+    cpus: float
+    gpus: float
+
+    def holds(self, wanted: Waiting) -> int:
+        """How many of its trials fit."""
+        shares = [have / want for have, want in ((self.cpus, wanted.cpus), (self.gpus, wanted.gpus)) if want]
+        return max(0, min([wanted.slots, *(int(share + 1e-9) for share in shares)]))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The trials at a time that each sweep to be launched gets, and why the others wait."""
+
+    launch: dict[str, int]
+    reasons: dict[str, str]
+
+
+def decide(
+    waiting: Sequence[Waiting], running: Sequence[Running], capacity: Room, limits: Limits, now: float
+) -> Decision:
+    """Who is launched now. `running` holds `capacity` and what it has of it is not given twice."""
+    decision, held = Decision({}, {}), list(running)
+    queue = _ordered(waiting, held, now)
+    kept: Waiting | None = None  # who everybody else waits for
+    while queue:
+        chosen = queue.pop(0)
+        free = _free(capacity, held)
+        why = _obstacle(chosen, held, capacity, limits, now) or (
+            f"waits behind {kept.id}, which has waited longest for room" if kept else ""
+        )
+        slots = 0 if why else min(free.holds(chosen), _allowed(chosen, held, limits))
+        if slots:
+            decision.launch[chosen.id] = slots
+            held.append(Running(chosen.owner, chosen.cpus * slots, chosen.gpus * slots))
+            queue = _ordered(queue, held, now)  # shares have changed
+            continue
+        room = f"waits for room: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
+        decision.reasons[chosen.id] = why or room
+        if not why and now - chosen.since > PATIENCE_S:
+            kept = chosen
+    return decision
+
+
+def _ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> list[Waiting]:
+    used = {owner: _used(owner, held) for owner in {each.owner for each in waiting}}
+
+    def rank(each: Waiting) -> tuple[float, float, float, float, str]:
+        aged = each.priority + int(max(0.0, now - each.since) / AGING_S)
+        return (-aged, used[each.owner].gpus, used[each.owner].cpus, each.since, each.id)
+
+    return sorted(waiting, key=rank)
+
+
+def _obstacle(each: Waiting, held: Sequence[Running], capacity: Room, limits: Limits, now: float) -> str:
+    """What stands in its way however much is free."""
+    if now < each.not_before:
+        return f"is tried again in {each.not_before - now:.0f} s"
+    if not capacity.holds(each):
+        return f"does not fit this cluster: {_needs(each)}, the cluster has {_shown(capacity)}"
+    if limits.gpus is not None and each.gpus > limits.gpus:
+        return f"can never run: {_needs(each)}, a user may have {limits.gpus:g} GPUs at a time"
+    sweeps = sum(run.owner == each.owner for run in held)
+    if limits.sweeps is not None and sweeps >= limits.sweeps:
+        return f"{each.owner} has {sweeps} sweeps running, and may have {limits.sweeps}"
+    if not _allowed(each, held, limits):
+        used = _used(each.owner, held).gpus
+        return f"{each.owner} uses {used:g} GPUs, and may use {limits.gpus:g}: {_needs(each)}"
+    return ""
+
+
+def _allowed(each: Waiting, held: Sequence[Running], limits: Limits) -> int:
+    """How many trials at a time its owner's limit of GPUs leaves."""
+    if limits.gpus is None or not each.gpus:
+        return each.slots
+    return max(0, min(each.slots, int((limits.gpus - _used(each.owner, held).gpus) / each.gpus + 1e-9)))
+
+
+def _used(owner: str, held: Sequence[Running]) -> Room:
+    own = [run for run in held if run.owner == owner]
+    return Room(sum(run.cpus for run in own), sum(run.gpus for run in own))
+
+
+def _free(capacity: Room, held: Sequence[Running]) -> Room:
+    return Room(capacity.cpus - sum(run.cpus for run in held), capacity.gpus - sum(run.gpus for run in held))
+
+
+def _needs(each: Waiting) -> str:
+    return f"a trial needs {_shown(Room(each.cpus, each.gpus))}"
+
+
+def _shown(room: Room) -> str:
+    return f"{max(0.0, room.cpus):g} CPUs and {max(0.0, room.gpus):g} GPUs"

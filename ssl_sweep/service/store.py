@@ -1,0 +1,248 @@
+"""What the service must not forget: submissions, their events, tokens and who did what; in SQLite or PostgreSQL.
+
+Every change is one transaction that names the state it starts from, so that the loop and a request never undo one
+another: whoever comes second changes nothing and is told so.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sqlalchemy import Engine, Row, create_engine, delete, event, insert, make_url, select, update
+from sqlalchemy.exc import IntegrityError
+
+from ssl_sweep.service import tables
+
+Role = Literal["viewer", "submitter", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+ACTIVE = ("LAUNCHING", "RUNNING")
+WAITING = ("QUEUED",)
+ENDED = ("COMPLETE", "FAILED", "STOPPED", "PAUSED")
+BUSY_S = 30.0  # how long one writer waits for another
+
+
+class StoreError(ValueError):
+    """The store does not take what it was given."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A sweep that somebody has submitted. Times are unix seconds."""
+
+    id: str
+    name: str
+    owner: str
+    spec: Mapping[str, Any]
+    slots: int
+    cpus: float
+    gpus: float
+    created: float
+    queued: float
+    client_key: str | None = None
+    priority: int = 0
+    granted: int = 0
+    command: tuple[str, ...] = ("run",)
+    state: str = "QUEUED"
+    reason: str = ""
+    asked: str | None = None
+    attempt: int = 0
+    deaths: int = 0
+    not_before: float = 0.0
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    launched: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class User:
+    """Who asks, and what they may do."""
+
+    name: str
+    role: Role
+
+
+class Store:
+    """The service's database."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        tables.metadata.create_all(self._engine)
+
+    # submissions
+
+    def add(self, new: Submission) -> Submission:
+        """Take a submission; where its owner has used its client key before, that earlier one.
+
+        Raises:
+            StoreError: another submission has this name.
+        """
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(tables.submissions).values(_row(new)))
+                _say(connection, new.id, "state", {"state": new.state, "reason": new.reason})
+            return new
+        except IntegrityError:
+            known = [each for each in self.find(owner=new.owner) if each.client_key == new.client_key]
+            if new.client_key is not None and known:
+                return known[0]
+            raise StoreError(
+                f"a sweep named {new.name!r} was submitted before; name the new one otherwise, or resume the old one"
+            ) from None
+
+    def get(self, name: str) -> Submission | None:
+        """The submission of a sweep's name."""
+        found = self._rows(select(tables.submissions).where(tables.submissions.c.name == name))
+        return _submission(found[0]) if found else None
+
+    def find(
+        self,
+        *,
+        states: Collection[str] = (),
+        owner: str | None = None,
+        client_key: str | None = None,
+        before: float | None = None,
+        limit: int | None = None,
+    ) -> list[Submission]:
+        """Submissions, newest first; `before`: only those made before this time."""
+        table = tables.submissions
+        query = select(table).order_by(table.c.created.desc(), table.c.id).limit(limit)
+        if states:
+            query = query.where(table.c.state.in_(states))
+        if owner is not None:
+            query = query.where(table.c.owner == owner)
+        if client_key is not None:
+            query = query.where(table.c.client_key == client_key)
+        if before is not None:
+            query = query.where(table.c.created < before)
+        return [_submission(row) for row in self._rows(query)]
+
+    def change(self, old: Submission, **values: Any) -> bool:
+        """Change a submission that is still in the state, and asked what, it was read with; whether it was."""
+        table = tables.submissions
+        same = (table.c.id == old.id, table.c.state == old.state, table.c.asked.is_not_distinct_from(old.asked))
+        with self._engine.begin() as connection:
+            if connection.execute(update(table).where(*same).values(_plain(values))).rowcount != 1:
+                return False
+            shown = {"state": values.get("state", old.state), "reason": values.get("reason", old.reason)}
+            if (shown["state"], shown["reason"]) != (old.state, old.reason):
+                _say(connection, old.id, "state", shown)
+        return True
+
+    def remove(self, old: Submission) -> bool:
+        """Forget a submission and its events, if it is still in the state it was read with."""
+        table = tables.submissions
+        with self._engine.begin() as connection:
+            connection.execute(delete(tables.events).where(tables.events.c.submission == old.id))
+            gone = connection.execute(delete(table).where(table.c.id == old.id, table.c.state == old.state))
+            if gone.rowcount != 1:
+                connection.rollback()
+            return gone.rowcount == 1
+
+    # events
+
+    def say(self, submission: str, kind: str, data: Iterable[Mapping[str, Any]]) -> None:
+        """Write down events of one kind."""
+        row = select(tables.submissions.c.id).where(tables.submissions.c.id == submission).with_for_update()
+        with self._engine.begin() as connection:
+            connection.execute(row)  # writers of one submission in turn: its numbers are seen as they rise
+            for each in data:
+                _say(connection, submission, kind, each)
+
+    def events(
+        self, submission: str, after: int = 0, limit: int | None = None, kind: str | None = None
+    ) -> list[dict[str, Any]]:
+        """A submission's events in their order, those after a number."""
+        table = tables.events
+        query = select(table).where(table.c.submission == submission, table.c.number > after)
+        if kind is not None:
+            query = query.where(table.c.kind == kind)
+        rows = self._rows(query.order_by(table.c.number).limit(limit))
+        return [{"number": row.number, "time": row.time, "kind": row.kind, **row.data} for row in rows]
+
+    # tokens
+
+    def create_token(self, user: str, role: Role) -> tuple[str, str]:
+        """A new token of a user, and its id. Only its hash is kept: nobody can read it again."""
+        token, number = f"sslsweep_{secrets.token_urlsafe(32)}", secrets.token_hex(4)
+        row = {"digest": _digest(token), "id": number, "user": user, "role": role, "created": time.time()}
+        with self._engine.begin() as connection:
+            connection.execute(insert(tables.tokens).values(row))
+        return token, number
+
+    def revoke_token(self, number: str) -> bool:
+        """Make a token useless, by its id; whether there was one."""
+        with self._engine.begin() as connection:
+            return connection.execute(delete(tables.tokens).where(tables.tokens.c.id == number)).rowcount == 1
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """All tokens: id, user, role and when they were made."""
+        table = tables.tokens
+        rows = self._rows(select(table.c.id, table.c.user, table.c.role, table.c.created).order_by(table.c.created))
+        return [dict(row._mapping) for row in rows]
+
+    def has_tokens(self) -> bool:
+        """Whether anybody has one."""
+        return bool(self._rows(select(tables.tokens.c.id).limit(1)))
+
+    def user_of(self, token: str) -> User | None:
+        """Whose token this is."""
+        table = tables.tokens
+        found = self._rows(select(table.c.user, table.c.role).where(table.c.digest == _digest(token)))
+        return User(found[0].user, found[0].role) if found else None
+
+    # audit
+
+    def note(self, user: str, address: str, action: str, status: int) -> None:
+        """Write down who did, or tried, what."""
+        row = {"time": time.time(), "user": user, "address": address, "action": action[:200], "status": status}
+        with self._engine.begin() as connection:
+            connection.execute(insert(tables.audit).values(row))
+
+    def audited(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest notes."""
+        rows = self._rows(select(tables.audit).order_by(tables.audit.c.number.desc()).limit(limit))
+        return [dict(row._mapping) for row in rows]
+
+    def _rows(self, query: Any) -> list[Row[Any]]:
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).all())
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_S})
+
+    @event.listens_for(engine, "connect")
+    def _readers_do_not_wait_for_writers(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def _say(connection: Any, submission: str, kind: str, data: Mapping[str, Any]) -> None:
+    row = {"submission": submission, "time": time.time(), "kind": kind, "data": dict(data)}
+    connection.execute(insert(tables.events).values(row))
+
+
+def _row(submission: Submission) -> dict[str, Any]:
+    return _plain(asdict(submission))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _submission(row: Row[Any]) -> Submission:
+    return Submission(**{**row._mapping, "command": tuple(row.command)})
+
+
+def _digest(token: str) -> str:
+    # tokens are 256 random bits: there is no dictionary to try, so a slow hash would slow only us down
+    return hashlib.sha256(token.encode()).hexdigest()

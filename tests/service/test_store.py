@@ -1,0 +1,131 @@
+"""The service's database: what two writers at once, a restart and a thief of the file can do to it."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from ssl_sweep.cli import app
+from ssl_sweep.service.store import Store, StoreError, Submission, User
+
+
+def submission(number: str = "1", **changes: Any) -> Submission:
+    values = {"id": number, "name": f"sweep{number}", "owner": "ann", "spec": {"name": f"sweep{number}"}, "slots": 2}
+    return Submission(**{**values, "cpus": 1.0, "gpus": 0.5, "created": time.time(), "queued": time.time(), **changes})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'service.db'}")
+
+
+def test_a_submission_is_read_as_it_was_written(store: Store, tmp_path: Path) -> None:
+    new = submission(priority=3, command=("resume", "--failed"), counts={"complete": 1})
+    store.add(new)
+    assert Store(f"sqlite:///{tmp_path / 'service.db'}").get("sweep1") == new
+    assert store.get("other") is None
+
+
+def test_a_client_key_makes_one_submission_and_a_name_is_taken_once(store: Store) -> None:
+    first = store.add(submission(client_key="k"))
+    again = store.add(submission("2", name="sweep1", client_key="k"))
+    assert again == first
+    with pytest.raises(StoreError, match="'sweep1' was submitted before"):
+        store.add(submission("3", name="sweep1"))
+    with pytest.raises(StoreError):
+        store.add(submission("3", name="sweep1", client_key="another"))
+    store.add(submission("4", owner="bob", client_key="k"))  # a key is its owner's
+    assert [each.id for each in store.find()] == ["4", "1"]
+
+
+def test_of_two_that_add_under_one_key_at_once_both_get_the_same(store: Store) -> None:
+    got: list[str] = []
+    threads = [
+        threading.Thread(target=lambda n=n: got.append(store.add(submission(str(n), name="x", client_key="k")).id))
+        for n in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(got) == 8
+    assert len(set(got)) == 1
+
+
+def test_who_comes_second_changes_nothing(store: Store) -> None:
+    read = store.add(submission())
+    assert store.change(read, state="LAUNCHING", attempt=1)
+    assert not store.change(read, state="STOPPED")
+    now = store.get("sweep1")
+    assert now is not None
+    assert (now.state, now.attempt) == ("LAUNCHING", 1)
+    assert store.change(now, asked="stop")
+    assert not store.change(now, state="RUNNING", asked=None)
+
+
+def test_events_keep_their_order_and_numbers(store: Store) -> None:
+    new = store.add(submission())
+    other = store.add(submission("2"))
+    store.change(new, state="LAUNCHING")
+    store.say(other.id, "trial", [{"trial_id": "x", "state": "RUNNING"}])
+    store.say(new.id, "trial", [{"trial_id": "y", "state": "RUNNING"}])
+    events = store.events(new.id)
+    assert [(each["kind"], each["state"]) for each in events] == [
+        ("state", "QUEUED"), ("state", "LAUNCHING"), ("trial", "RUNNING"),
+    ]  # fmt: skip
+    assert store.events(new.id, after=events[1]["number"]) == events[2:]
+    assert [each["trial_id"] for each in store.events(new.id, kind="trial")] == ["y"]
+    assert store.remove(other)
+    assert store.events(other.id) == []
+    store.say(new.id, "trial", [{"trial_id": "y", "state": "COMPLETE"}])
+    assert store.events(new.id)[-1]["number"] > events[-1]["number"]
+
+
+def test_a_submission_that_changed_is_not_removed(store: Store) -> None:
+    read = store.add(submission())
+    store.change(read, state="LAUNCHING")
+    assert not store.remove(read)
+    assert len(store.events(read.id)) == 2
+
+
+def test_tokens_are_not_in_the_database(store: Store, tmp_path: Path) -> None:
+    token, number = store.create_token("ann", "submitter")
+    assert store.user_of(token) == User("ann", "submitter")
+    assert store.user_of(token[:-1]) is None
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert token.encode() not in content
+    assert token.removeprefix("sslsweep_").encode() not in content
+    assert [(each["id"], each["user"]) for each in store.tokens()] == [(number, "ann")]
+    assert store.revoke_token(number)
+    assert not store.revoke_token(number)
+    assert store.user_of(token) is None
+
+
+def test_notes_of_the_audit_log_stay(store: Store, tmp_path: Path) -> None:
+    store.note("ann", "127.0.0.1", "POST /api/v1/sweeps", 201)
+    engine = create_engine(f"sqlite:///{tmp_path / 'service.db'}")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT user, status FROM audit")).all() == [("ann", 201)]
+    engine.dispose()
+    assert store.audited()[0]["action"] == "POST /api/v1/sweeps"
+
+
+def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
+    def run(*words: str, code: int = 0) -> str:
+        ran = CliRunner().invoke(app, ["token", *words, "--storage", str(tmp_path)], catch_exceptions=False)
+        assert ran.exit_code == code, ran.output
+        return ran.stdout
+
+    made = run("create", "ann", "--role", "admin").strip()
+    assert Store(f"sqlite:///{tmp_path / 'service.db'}").user_of(made) == User("ann", "admin")
+    (listed,) = json.loads(run("list", "--json"))
+    assert (listed["user"], listed["role"]) == ("ann", "admin")
+    assert made not in run("list")
+    run("revoke", listed["id"])
+    run("revoke", listed["id"], code=2)
+    assert json.loads(run("list", "--json")) == []
