@@ -1,7 +1,7 @@
 """Read a spec file: YAML with line numbers, `--set` overrides, and every problem at its place."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from ssl_sweep.spec import SweepSpec
 from ssl_sweep.spec_parts import NAMED
 from ssl_sweep.spec_yaml import Document, Place, read_yaml
 
-__all__ = ["SpecError", "load_spec"]
+__all__ = ["SpecError", "load_spec", "parse_spec"]
 
 DATA_VARIABLE = "SSL_SWEEP_DATA"
 MAX_BYTES = 1_000_000
@@ -30,18 +30,31 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     path = Path(path)
     document = read_yaml(_text(path), str(path))
-    problems = document.problems or _empty_problems(document, path)
+    return _checked(document, str(path), overrides, lambda: _root(path, document))
+
+
+def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> SweepSpec:
+    """The same of a text that came from elsewhere: `file` is its name in messages, `root` where its data starts.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    return _checked(read_yaml(text, file), file, overrides, lambda: root)
+
+
+def _checked(document: Document, file: str, overrides: Sequence[str], root: Callable[[], Path]) -> SweepSpec:
+    problems = document.problems or _empty_problems(document, file)
     if isinstance(document.data, dict):
         for override in overrides:
             problems += _apply(document, override)
         problems += _take_root(document)
         try:
-            spec = SweepSpec.model_validate({**document.data, "root": str(_root(path, document))})
+            spec = SweepSpec.model_validate({**document.data, "root": str(root())})
         except ValidationError as error:
             unread = {problem.key for problem in problems if problem.value is not None}
             problems += [each for each in spec_error(error, document.place).problems if each.key not in unread]
     if problems:
-        raise SpecError(sorted(problems, key=lambda problem: (problem.file != str(path), problem.line or 0)))
+        raise SpecError(sorted(problems, key=lambda problem: (problem.file != file, problem.line or 0)))
     return spec
 
 
@@ -86,13 +99,11 @@ def _file_error(path: Path, message: str, remedy: str, line: int | None = None) 
     return SpecError([Problem(str(path), line, "", None, message, remedy)])
 
 
-def _empty_problems(document: Document, path: Path) -> list[Problem]:
+def _empty_problems(document: Document, file: str) -> list[Problem]:
     if document.data is None:
-        return [Problem(str(path), 1, "", None, "is empty", "begin with a line `name: my-sweep`")]
+        return [Problem(file, 1, "", None, "is empty", "begin with a line `name: my-sweep`")]
     if not isinstance(document.data, dict):
-        return [
-            Problem(str(path), 1, "", None, "must be a mapping", "write `key: value` lines, `name: my-sweep` first")
-        ]
+        return [Problem(file, 1, "", None, "must be a mapping", "write `key: value` lines, `name: my-sweep` first")]
     return []
 
 

@@ -23,6 +23,7 @@ LEARNING = ("tpe", "gp", "cmaes")
 Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
+MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
 
 
 class Choices(Section):
@@ -79,6 +80,8 @@ class Range(Section):
             yield Finding(("step",), self.step, "cannot be joined with log", "drop one of them, or list the values")
         if self.is_int and not isinstance(self.step, int):
             yield Finding(("step",), self.step, "must be a whole number, as the knob is", "use 1 or more")
+        elif (self.high - self.low) / self.step > MAX_STEPS:
+            yield Finding(("step",), self.step, f"makes more than {MAX_STEPS:,} values", "make it larger, or drop it")
         elif self.listed()[-1] != self.high:
             yield Finding(("step",), self.step, f"does not lead to high, {self.high}", f"use high: {self.listed()[-1]}")
 
@@ -199,6 +202,8 @@ class Search(Section):
     @field_validator("seeds")
     @classmethod
     def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(seeds) > MAX_SEEDS:
+            raise refusal([Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}")])
         if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
             raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
         return seeds

@@ -36,8 +36,23 @@ class Document:
         return next(self.places[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.places)
 
 
+class _TooLargeError(Exception):
+    pass
+
+
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node, unless it lies too deep: a thousand open brackets take PyYAML seconds."""
+        if self.depth > MAX_DEPTH:
+            raise _TooLargeError
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 _PATTERNS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -72,10 +87,6 @@ def read_yaml(text: str, file: str, *, numbered: bool = True) -> Document:
         remedy = "write the values out; a spec needs no deep nesting and few aliases"
         reader.refuse((), None, "is nested too deeply or too large once its aliases are expanded", remedy, 0)
     return reader.document
-
-
-class _TooLargeError(Exception):
-    pass
 
 
 class _Reader:

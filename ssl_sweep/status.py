@@ -20,7 +20,7 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
     ledger = load_ledger(storage.ledger_url, name)
     asked = read_orders(ledger.notes).sweep
     return {
-        **_counts(ledger),
+        **counts(ledger),
         "driver": driver_of(ledger.notes),
         "asked": asdict(asked) if asked else None,
         "trials": [_trial(trial, ledger, storage) for trial in ledger.trials],
@@ -29,10 +29,11 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
 
 def overview(storage: Storage) -> list[dict[str, Any]]:
     """Counts of every sweep of a storage."""
-    return [_counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+    return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
 
 
-def _counts(ledger: Ledger) -> dict[str, Any]:
+def counts(ledger: Ledger) -> dict[str, Any]:
+    """How many trials of a sweep are in which state, and the best so far."""
     states = Counter(trial.state for trial in ledger.trials)
     total = count_trials(ledger.spec)
     scored = [trial.results[ledger.spec.search.objective_metric] for trial in ledger.trials if trial.results]

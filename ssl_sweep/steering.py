@@ -10,7 +10,7 @@ from ssl_sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.control import Ask
 from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import Driven, driver_of, sole_driver
-from ssl_sweep.ledger import Ledger, LedgerError, Notes, load_ledger, open_ledger
+from ssl_sweep.ledger import Ledger, LedgerError, Notes, Trial, load_ledger, open_ledger
 from ssl_sweep.orders import clear_orders, give_order, read_orders
 from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
@@ -33,16 +33,10 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
         LedgerError, NoSuchTrial: there is no such sweep, no such trial, or it has ended.
     """
     ledger = load_ledger(storage.ledger_url, name)
-    chosen = [find_trial(ledger.trials, each) for each in named]
-    for trial in chosen:
-        if trial.ended:
-            raise NoSuchTrial(
-                f"trial {trial.trial_id} is {trial.state} already; `ssl-sweep status {name}` lists the others"
-            )
     if sum(trial.ended for trial in ledger.trials) == count_trials(ledger.spec):
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
-    give_order(ledger.notes, ask, [trial.trial_id for trial in chosen])
+    chosen = order_to_end(ledger, ask, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes):
             anew = open_ledger(storage.ledger_url, ledger.spec)  # a driver may just have ended
@@ -53,6 +47,21 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
         where = f"process {driver['pid']} on {driver['host']}"
         return f"asked its driver ({where}): {which} at the next report, with a checkpoint"
     return f"no driver runs {name}: {ended} trials marked {ENDS[what]}"
+
+
+def order_to_end(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
+    """Write an order into the ledger, where a driver reads it; gives the trials that are named.
+
+    Raises:
+        NoSuchTrial: one of them is not there, or has ended.
+    """
+    chosen = [find_trial(ledger.trials, each) for each in named]
+    for trial in chosen:
+        if trial.ended:
+            others = f"`ssl-sweep status {ledger.spec.name}` lists the others"
+            raise NoSuchTrial(f"trial {trial.trial_id} is {trial.state} already; {others}")
+    give_order(ledger.notes, ask, [trial.trial_id for trial in chosen])
+    return chosen
 
 
 def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:

@@ -42,6 +42,9 @@ def resume(
     retries: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="from now on, how often a crashed trial is tried again")
     ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="from now on, trials at a time")
+    ] = None,
     storage: StorageFolder = None,
     address: Address = None,
 ) -> None:
@@ -54,6 +57,9 @@ def resume(
         spec = load_ledger(place.ledger_url, name).spec
         if retries is not None:
             spec = spec.model_copy(update={"retries": retries})
+        if max_concurrent is not None:
+            resources = spec.resources.model_copy(update={"max_concurrent": max_concurrent})
+            spec = spec.model_copy(update={"resources": resources})
         _drive(spec, place, address, again=Again(failed, tuple(trials or ())))
 
 

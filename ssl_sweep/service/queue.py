@@ -104,7 +104,7 @@ def _ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) ->
 def _obstacle(each: Waiting, held: Sequence[Running], capacity: Room, limits: Limits, now: float) -> str:
     """What stands in its way however much is free."""
     if now < each.not_before:
-        return f"is tried again in {each.not_before - now:.0f} s"
+        return "goes on after a while"
     if not capacity.holds(each):
         return f"does not fit this cluster: {_needs(each)}, the cluster has {_shown(capacity)}"
     if limits.gpus is not None and each.gpus > limits.gpus:

@@ -51,6 +51,7 @@ class Submission:
     asked: str | None = None
     attempt: int = 0
     deaths: int = 0
+    done_before: int = 0
     not_before: float = 0.0
     counts: Mapping[str, Any] = field(default_factory=dict)
     launched: float | None = None

@@ -23,6 +23,7 @@ submissions = Table(
     Column("asked", String(10)),  # stop or pause
     Column("attempt", Integer, nullable=False),  # launches so far
     Column("deaths", Integer, nullable=False),  # drivers lost in a row without a trial done
+    Column("done_before", Integer, nullable=False),  # trials done when a driver last died
     Column("not_before", Float, nullable=False),
     Column("counts", JSON, nullable=False),  # of trials by state, as last seen in the ledger
     Column("created", Float, nullable=False),

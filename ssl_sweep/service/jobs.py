@@ -1,0 +1,113 @@
+"""Ray Jobs, through the cluster's HTTP interface: every call waits a bounded time, which Ray's own client does not.
+
+A job's driver lives in the cluster and outlives whoever submitted it. A job is named by its submission and attempt, and
+Ray takes a name once: whoever submits again after a crash in between finds the job there.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+import httpx2
+
+from ssl_sweep.service.queue import Room
+
+WAIT_S = 20.0
+MAX_NODES = 10_000
+GOING_ON = ("PENDING", "RUNNING")
+
+
+class RayAway(Exception):  # noqa: N818 - says what is wrong
+    """The cluster does not answer, or not as it should."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Ray knows of a job. `status`: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+
+    status: str
+    message: str
+    exit_code: int | None
+
+
+class RayJobs:
+    """The jobs of one cluster."""
+
+    def __init__(self, address: str) -> None:
+        """address: of the head's dashboard, `http://127.0.0.1:8265`."""
+        self.address = address
+        self._client = httpx2.Client(base_url=address, timeout=WAIT_S, headers=_authorization())
+
+    def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a job, unless there is one of this name already. Raises RayAway."""
+        asked = {
+            "entrypoint": join(command),
+            "submission_id": name,
+            "runtime_env": {"env_vars": dict(environment)},
+            "metadata": {"job_submission_id": name},
+        }
+        answer = self._ask("POST", "/api/jobs/", json=asked)
+        if answer.status_code != 200 and "already exists" not in answer.text:
+            raise RayAway(f"Ray does not take the job: {_last_line(answer.text)}")
+
+    def find(self, name: str) -> Job | None:
+        """A job by its name. Raises RayAway."""
+        answer = self._ask("GET", f"/api/jobs/{name}")
+        if answer.status_code == 404:
+            return None
+        found = _json(answer)
+        return Job(found["status"], found.get("message") or "", found.get("driver_exit_code"))
+
+    def stop(self, name: str) -> None:
+        """End a job with SIGTERM, and soon after with SIGKILL. Raises RayAway."""
+        self._ask("POST", f"/api/jobs/{name}/stop")
+
+    def logs(self, name: str) -> str:
+        """What a job's driver has printed; empty where Ray knows nothing of it. Raises RayAway."""
+        answer = self._ask("GET", f"/api/jobs/{name}/logs")
+        return "" if answer.status_code == 404 else str(_json(answer).get("logs") or "")
+
+    def capacity(self) -> Room:
+        """CPUs and GPUs of all nodes that are up. Raises RayAway."""
+        found = _json(self._ask("GET", "/api/v0/nodes", params={"limit": MAX_NODES, "detail": "true"}))
+        nodes = [node for node in found["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        totals = [node.get("resources_total") or {} for node in nodes]
+        return Room(*(sum(float(each.get(kind, 0)) for each in totals) for kind in ("CPU", "GPU")))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, method: str, path: str, **content: Any) -> httpx2.Response:
+        try:
+            answer = self._client.request(method, path, **content)
+        except httpx2.TransportError as error:
+            raise RayAway(f"no Ray cluster answers at {self.address} ({error})") from error
+        if answer.status_code in (401, 403):
+            remedy = "give the service the cluster's RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+            raise RayAway(f"the Ray cluster at {self.address} does not let the service in; {remedy}")
+        return answer
+
+
+def _authorization() -> dict[str, str]:
+    """The cluster's token, where Ray's own tools look for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    return {"Authorization": f"Bearer {path.read_text().strip()}"} if path.is_file() else {}
+
+
+def _json(answer: httpx2.Response) -> dict[str, Any]:
+    try:
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+    except (httpx2.HTTPStatusError, ValueError) as error:
+        raise RayAway(f"Ray answers {answer.status_code}: {_last_line(answer.text)}") from error
+    return found
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1][:500] if lines else "nothing"
