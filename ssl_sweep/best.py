@@ -24,7 +24,9 @@ def chosen_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[T
     words = [run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})]
     score = (trial.results or {}).get(spec.search.objective_metric)
     words += [f"{spec.search.objective_metric} {score:.4g}" if score is not None else trial.state]
-    words += ["the best seed of the choice with the best mean"] if named is None else []
+    seeds = "the best fresh seed of the choice with the best mean over fresh seeds"
+    seeds = seeds if trial.confirms else "the best seed of the choice with the best mean"
+    words += [seeds] if named is None else []
     return trial, "; ".join(words)
 
 
@@ -37,6 +39,7 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     """The complete trials with an encoder by choice, the best choice first, of each its best trial first.
 
     The best choice has the best mean over seeds, among those with the most complete seeds: fewer make a lucky mean.
+    What was confirmed comes first, by its fresh seeds, and these first.
     """
     search = ledger.spec.search
     sign = 1 if search.direction == "maximize" else -1
@@ -45,11 +48,18 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
         score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         if trial.state == "COMPLETE" and math.isfinite(score) and has_encoder(folder):
-            scores[trial.choice].append((score, trial))
-    order = sorted(
-        scores.values(), key=lambda seeds: (len(seeds), sum(score for score, _ in seeds) / len(seeds)), reverse=True
-    )
-    return [[trial for _, trial in sorted(seeds, key=lambda pair: -pair[0])] for seeds in order]
+            scores[trial.choice].append((trial.confirms, score, trial))
+    ranks = {choice: (*_standing(seeds, True), *_standing(seeds, False)) for choice, seeds in scores.items()}
+    return [
+        [trial for *_, trial in sorted(scores[choice], key=lambda seed: seed[:2], reverse=True)]
+        for choice in sorted(scores, key=ranks.__getitem__, reverse=True)
+    ]
+
+
+def _standing(seeds: Sequence[tuple[bool, float, Trial]], confirms: bool) -> tuple[int, float]:
+    """How many seeds of the search, or fresh ones, and their mean score."""
+    scores = [score for confirmed, score, _ in seeds if confirmed == confirms]
+    return len(scores), sum(scores) / len(scores) if scores else 0.0
 
 
 def find_trial(trials: Sequence[Trial], named: str) -> Trial:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from ssl_sweep import knobs, plan
+from ssl_sweep import knobs
 from ssl_sweep.best import best_trial
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
@@ -59,6 +59,11 @@ class Summary:
     @property
     def pruned(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.state == "PRUNED"]
+
+    @property
+    def confirming(self) -> list[Trial]:
+        """Those with fresh seeds, of the choices that the search found best."""
+        return [trial for trial in self.trials if trial.confirms]
 
     @property
     def exit_code(self) -> int:
@@ -130,11 +135,11 @@ def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
 
 
 def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:
-    spec, total = ledger.spec, plan.count_trials(ledger.spec)
+    spec = ledger.spec
     uri = tracking_uri(spec, storage)
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
     recorder.start()
-    progress = Progress(spec, ledger.trials, total, console)
+    progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
     disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
@@ -145,7 +150,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
         if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
             recorder.log_best(best.trial_id)
         done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials)
-        recorder.finish("COMPLETE" if done == total else "STOPPED" if ending.interrupted else "FAILED")
+        recorder.finish("COMPLETE" if done == ledger.total else "STOPPED" if ending.interrupted else "FAILED")
     except LeaseLost:  # what journals and MLflow say is now another driver's business
         disowned, patience_s = True, 0.0
         raise
@@ -157,7 +162,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
         if not disowned:
             _end_interrupted(ledger, storage)
         unrecorded = recorder.close(patience_s)
-    return Summary(ledger.trials, total, ending, table, unrecorded)
+    return Summary(ledger.trials, ledger.total, ending, table, unrecorded)
 
 
 def _table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:

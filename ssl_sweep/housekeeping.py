@@ -103,8 +103,8 @@ def _outranked(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> l
     if keep_encoders is None:
         return []
     best = {trials[0].choice for trials in ranked(ledger, storage)[:keep_encoders]}
-    through = [choice for choice in ledger.choices if all(trial.state in FINAL for trial in choice.trials)]
-    return [trial for choice in through if choice.number not in best for trial in choice.trials]
+    through = [choice for choice in ledger.choices if all(trial.state in FINAL for trial in choice.all_trials)]
+    return [trial for choice in through if choice.number not in best for trial in choice.all_trials]
 
 
 def _needed(ledger: Ledger) -> set[str]:

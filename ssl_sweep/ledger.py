@@ -7,7 +7,7 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 import math
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +23,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 # what a sweep may change as it goes on
-FREE = ("description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root")
+FREE = (
+    "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
+    "search.confirm",
+)  # fmt: skip
+CONFIRM = "confirm"  # heads the notes of trials with fresh seeds, a note a choice
 
 
 class LedgerError(ValueError):
@@ -44,6 +48,7 @@ class Trial:
     results: Mapping[str, float] | None = None
     reason: str | None = None
     message: str | None = None
+    confirms: bool = False  # it has a fresh seed, and the search learns nothing from it
 
     @property
     def ended(self) -> bool:
@@ -58,6 +63,20 @@ class Choice:
     knobs: Mapping[str, Any]
     trials: tuple[Trial, ...]
     pruned: str | None = None  # why the pruner has had enough of it
+    confirming: tuple[Trial, ...] = ()  # its trials with fresh seeds
+
+    @property
+    def all_trials(self) -> tuple[Trial, ...]:
+        """Those of the search, and those that confirm what it found."""
+        return (*self.trials, *self.confirming)
+
+    def mean(self, metric: str) -> float | None:
+        """The metric's mean over the search's seeds; None where one of them has no finite value."""
+        return _mean(self.trials, metric)
+
+    def confirmed(self, metric: str) -> float | None:
+        """Its mean over the fresh seeds; None without any, or where one of them has no finite value."""
+        return _mean(self.confirming, metric)
 
     @property
     def ended(self) -> bool:
@@ -105,6 +124,11 @@ class Ledger:
         self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
         self._steps: dict[int, set[int]] = {}  # what of these the pruner has been told
         self._earlier: list[FrozenTrial] = []  # of other sweeps
+        self._confirming = {  # the trials with fresh seeds, by their choice's number
+            int(name.partition(":")[2]): tuple(Trial(**noted) for noted in trials)
+            for name, trials in study.user_attrs.items()
+            if name.startswith(f"{CONFIRM}:")
+        }
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
         self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
@@ -119,7 +143,22 @@ class Ledger:
     @property
     def trials(self) -> list[Trial]:
         """Every trial of every choice."""
-        return [trial for choice in self._choices.values() for trial in choice.trials]
+        return [trial for choice in self._choices.values() for trial in choice.all_trials]
+
+    @property
+    def total(self) -> int:
+        """How many trials there will be; as long as the search goes on, at most."""
+        if self.searched:
+            return len(self.trials) + sum(len(trials) for trials in self._fresh().values())
+        confirm = self.spec.search.confirm
+        fresh = 0 if confirm is None else min(confirm.top, self._wanted) * len(confirm.seeds)
+        return self._wanted * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
+
+    @property
+    def searched(self) -> bool:
+        """Whether the search is over: every choice that it wants has ended."""
+        enough = not self._waiting and len(self._choices) >= self._wanted
+        return enough and not self._open and all(choice.ended for choice in self._choices.values())
 
     def choice(self, number: int) -> Choice:
         """A choice by its number."""
@@ -136,11 +175,23 @@ class Ledger:
 
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it is to judge next."""
+        fresh = [trial for trial in choice.confirming if not trial.ended]
         left = [trial for trial in choice.trials if not trial.ended]
         by, first = self.spec.search.prunes_by, choice.trials[0]
         if by is None or (by == "epoch" and first.state == "COMPLETE"):
-            return left
-        return left[:1] if choice.pruned is None else []
+            return left + fresh
+        return (left[:1] if choice.pruned is None else []) + fresh
+
+    def confirm(self) -> list[Trial]:
+        """Begin, once the search is over, what its best choices lack of trials with fresh seeds; returns these.
+
+        A choice is written down with all of them before any runs: what is best may change as a sweep is extended, or
+        a failed choice tried again.
+        """
+        begun = self._fresh() if self.searched else {}
+        for number, trials in begun.items():
+            self._note_confirming(number, (*self._choices[number].confirming, *trials))
+        return [trial for trials in begun.values() for trial in trials]
 
     @property
     def condemned(self) -> list[Trial]:
@@ -173,7 +224,7 @@ class Ledger:
         Returns those of its choice that end with it without having run.
         """
         self._write(trial)
-        return self._conclude(trial.choice)
+        return [] if trial.confirms else self._conclude(trial.choice)
 
     def retry(self, choice: Choice, chosen: Collection[str]) -> None:
         """Take up again these trials of a choice, under their own ids and with their budgets anew.
@@ -181,6 +232,11 @@ class Ledger:
         What Optuna was told of is final there: an ended choice goes on as a new Optuna trial with the same knobs, and
         with all that sampler and pruner know of the old one.
         """
+        fresh = [trial for trial in choice.confirming if trial.trial_id in chosen]
+        for trial in fresh:
+            self._write(self._anew(trial))
+        if len(fresh) == len(chosen):
+            return
         trials = [self._anew(old) if old.trial_id in chosen or self._unbegun(old) else old for old in choice.trials]
         if not choice.ended:
             for trial in trials:
@@ -198,7 +254,7 @@ class Ledger:
         self._add(self._study.ask(self._distributions))
 
     def _anew(self, old: Trial) -> Trial:
-        return Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts)
+        return Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts, confirms=old.confirms)
 
     def _unbegun(self, trial: Trial) -> bool:
         """Whether it ended only because the first seed of its choice did, and so follows that one again."""
@@ -235,10 +291,34 @@ class Ledger:
     def _choice(self, root: int, knobs: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
         trials = []
         for seed in self.spec.search.seeds:
-            new = {"trial_id": str(uuid.uuid5(self._namespace, f"{root}/{seed}")), "choice": root, "seed": seed}
-            trials.append(Trial(**noted.get(f"seed:{seed}", new)))
-        known = {knob: knobs[knob] for knob in self._distributions if knob in knobs}
-        return Choice(root, known, tuple(trials), noted.get("pruned"))
+            known = noted.get(f"seed:{seed}")
+            trials.append(Trial(**known) if known else Trial(self._trial_id(root, seed), root, seed))
+        settings = {knob: knobs[knob] for knob in self._distributions if knob in knobs}
+        return Choice(root, settings, tuple(trials), noted.get("pruned"), self._confirming.get(root, ()))
+
+    def _trial_id(self, root: int, seed: int) -> str:
+        return str(uuid.uuid5(self._namespace, f"{root}/{seed}"))
+
+    def _fresh(self) -> dict[int, list[Trial]]:
+        """What the best choices lack of trials with fresh seeds, by their number."""
+        search = self.spec.search
+        if search.confirm is None:
+            return {}
+        means = {number: choice.mean(search.objective_metric) for number, choice in self._choices.items()}
+        sign = 1 if search.direction == "minimize" else -1
+        scored = [number for number, mean in means.items() if mean is not None]
+        best = sorted(scored, key=lambda number: (sign * (means[number] or 0.0), number))[: search.confirm.top]
+        lacking: dict[int, list[Trial]] = {}
+        for number in best:
+            known = {trial.seed for trial in self._choices[number].confirming}
+            seeds = [seed for seed in search.confirm.seeds if seed not in known]
+            lacking[number] = [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
+        return lacking
+
+    def _note_confirming(self, number: int, trials: tuple[Trial, ...]) -> None:
+        self.notes.write(f"{CONFIRM}:{number}", [asdict(trial) for trial in trials])
+        self._confirming[number] = trials
+        self._choices[number] = replace(self._choices[number], confirming=trials)
 
     def _set_sampler(self) -> None:
         place = Place(self.spec.search.seed, len(self._choices), self._distributions, self._earlier)
@@ -246,14 +326,22 @@ class Ledger:
 
     def _propose(self) -> bool:
         """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
-        wanted = len(self._grid) if self._grid is not None else self.spec.search.trials or 0
-        if len(self._choices) >= wanted:
+        if len(self._choices) >= self._wanted:
             return False
         if self._grid is not None:
             self._study.enqueue_trial(self._grid[len(self._choices)])
         return True
 
+    @property
+    def _wanted(self) -> int:
+        """How many choices the search tries."""
+        return len(self._grid) if self._grid is not None else self.spec.search.trials or 0
+
     def _write(self, trial: Trial) -> None:
+        if trial.confirms:
+            known = self._confirming[trial.choice]
+            self._note_confirming(trial.choice, tuple(trial if old.seed == trial.seed else old for old in known))
+            return
         self._open[trial.choice].set_user_attr(f"seed:{trial.seed}", asdict(trial))
         choice = self._choices[trial.choice]
         trials = tuple(trial if old.seed == trial.seed else old for old in choice.trials)
@@ -313,11 +401,10 @@ class Ledger:
         choice = self._choices[number]
         if not choice.ended:
             return
-        metric = self.spec.search.objective_metric
-        values = [(trial.results or {}).get(metric, math.nan) for trial in choice.trials]
+        mean = choice.mean(self.spec.search.objective_metric)
         asked = self._open.pop(number)
-        if all(map(math.isfinite, values)):
-            self._study.tell(asked, sum(values) / len(values))
+        if mean is not None:
+            self._study.tell(asked, mean)
         else:
             pruned = not choice.retriable and any(trial.state == "PRUNED" for trial in choice.trials)
             self._study.tell(asked, state=TrialState.PRUNED if pruned else TrialState.FAIL)
@@ -403,6 +490,11 @@ def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
     return optuna.create_study(
         storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
     )
+
+
+def _mean(trials: Sequence[Trial], metric: str) -> float | None:
+    values = [(trial.results or {}).get(metric, math.nan) for trial in trials]
+    return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
 
 def _root(frozen: FrozenTrial) -> int:

@@ -13,10 +13,11 @@ from ssl_sweep.trial import stage_key
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a sweep. Counts of a sampler that is not a grid, and with a pruner, are upper bounds."""
+    """The size of a sweep. Counts of a sampler that is not a grid, with a pruner or with `confirm` are upper bounds."""
 
     choices: int
     seeds: int
+    confirming: int  # of the trials, those with fresh seeds
     trials: int
     pretrains: int
     pretrain_epochs: int
@@ -26,22 +27,25 @@ class Plan:
 
 
 def count_trials(spec: SweepSpec) -> int:
-    """Choices times seeds."""
-    choices = len(grid(spec)) if spec.search.sampler == "grid" else spec.search.trials or 0
-    return choices * len(spec.search.seeds)
+    """Choices times seeds, and those that are to confirm the best: at most."""
+    return _count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
 
 
 def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> Plan:
     """Size a sweep; `available` is what the cluster has, {"CPU": 8, "GPU": 2}, by default what this machine has."""
     available = available or this_machine()
-    trials = count_trials(spec)
-    pretrains, pretrain_epochs, evaluation_epochs = (
-        _of_grid(spec) if spec.search.sampler == "grid" else _at_most(spec, trials)
-    )
+    is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
+    choices, trials = _count_choices(spec), count_trials(spec)
+    pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
+    if confirm is not None:
+        more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
+        pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
+        evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
     problems, fits = _fit(spec, available)
     return Plan(
-        choices=trials // len(spec.search.seeds),
-        seeds=len(spec.search.seeds),
+        choices=choices,
+        seeds=seeds,
+        confirming=_count_confirming(spec),
         trials=trials,
         pretrains=pretrains,
         pretrain_epochs=pretrain_epochs,
@@ -56,6 +60,15 @@ def this_machine() -> dict[str, float]:
     import torch
 
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _count_choices(spec: SweepSpec) -> int:
+    return len(grid(spec)) if spec.search.sampler == "grid" else spec.search.trials or 0
+
+
+def _count_confirming(spec: SweepSpec) -> int:
+    confirm = spec.search.confirm
+    return 0 if confirm is None else min(confirm.top, _count_choices(spec)) * len(confirm.seeds)
 
 
 def pretraining(config: Mapping[str, Any]) -> str | None:
@@ -83,15 +96,15 @@ def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
     return len(pretrain), sum(pretrain.values()), evaluations
 
 
-def _at_most(spec: SweepSpec, trials: int) -> tuple[int, int, dict[str, int]]:
-    """The same where a sampler chooses: as many different pretrainings as there can be, of the most epochs."""
+def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[str, int]]:
+    """The same of choices that are not known yet: as many different pretrainings as can be, of the most epochs."""
     decide = [values for path, values in space(spec).items() if not path.startswith("evaluate.")]
     listed = [len(values.listed()) or math.inf for values in decide]
-    pretrains = int(min(trials, math.prod(listed) * len(spec.search.seeds)))
+    pretrains = int(min(choices, math.prod(listed))) * seeds
     if not spec.search.cases and not _pretrains(spec.method):
         pretrains = 0
     planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
-    epochs = {name: each * trials for name, each in planned.items() if each}
+    epochs = {name: each * choices * seeds for name, each in planned.items() if each}
     return pretrains, spec.search.highest("pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -25,7 +25,8 @@ class Progress:
     Draws itself on a terminal, else prints a line as each trial ends and, in long trials, about once a minute.
     """
 
-    def __init__(self, spec: SweepSpec, known: list[Trial], total: int, console: Console) -> None:
+    def __init__(self, spec: SweepSpec, known: list[Trial], total: Callable[[], int], console: Console) -> None:
+        """total: how many trials there will be, as far as is known when it is called."""
         self._spec, self._total, self._console = spec, total, console
         self._ended = {trial.trial_id: trial for trial in known if trial.ended}
         self._before = len(self._ended)
@@ -63,7 +64,8 @@ class Progress:
         """A line, where the display is not drawn."""
         if self._console.is_terminal:
             return
-        line = f"[{len(self._ended)}/{self._total}] choice {trial.choice} seed {trial.seed}: {text}"
+        seed = f"{'fresh ' if trial.confirms else ''}seed {trial.seed}"
+        line = f"[{len(self._ended)}/{self._total()}] choice {trial.choice} {seed}: {text}"
         self._console.print(Text(line), highlight=False, soft_wrap=True)
         self._last_line = time.monotonic()
 
@@ -80,7 +82,7 @@ class Progress:
         rows = Table.grid(padding=(0, 2))
         for trial, where in list(self._running.values())[:MAX_ROWS]:
             rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
-        return Group(self._header(), ProgressBar(self._total, len(self._ended), width=60), rows)
+        return Group(self._header(), ProgressBar(self._total(), len(self._ended), width=60), rows)
 
     def _header(self) -> Text:
         states = Counter(trial.state for trial in self._ended.values())
@@ -88,7 +90,8 @@ class Progress:
         elapsed = duration(time.monotonic() - self._started)
         return Text.assemble(
             (self._spec.name, "bold"),
-            f"  done {len(self._ended) - failed}/{self._total}  running {len(self._running)}  ",
+            "  confirming" if any(trial.confirms for trial, _ in self._running.values()) else "",
+            f"  done {len(self._ended) - failed}/{self._total()}  running {len(self._running)}  ",
             (f"failed {failed}", "red" if failed else "dim"),
             f"  pruned {pruned}" if pruned else "",
             f"  best {self._best()}  {elapsed} gone, about {self._left()} left",
@@ -107,4 +110,4 @@ class Progress:
         done = len(self._ended) - self._before
         if done == 0:
             return "?"
-        return duration((time.monotonic() - self._started) / done * (self._total - len(self._ended)))
+        return duration((time.monotonic() - self._started) / done * (self._total() - len(self._ended)))

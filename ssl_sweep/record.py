@@ -17,8 +17,9 @@ __all__ = ["NotRecorded", "artifact", "histories", "list_sweeps", "runs", "spec_
 def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     """One row a trial, by choice and seed.
 
-    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, then parameters (`views.overlay_alpha`, as
-    numbers where all are), then the latest value of each metric (`finetune/top1_test`), then start and end (UTC).
+    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of a choice that the
+    search found best), then parameters (`views.overlay_alpha`, as numbers where all are), then the latest value of each
+    metric (`finetune/top1_test`), then start and end (UTC).
     Raises NotRecorded for an unknown sweep.
     """
     client = store.connect(tracking_uri)
@@ -27,6 +28,7 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     params = sorted({name for row in rows for name in row["params"]} - set(first))
     metrics = sorted({name for row in rows for name in row["metrics"]})
     columns: dict[str, list[Any]] = {name: [row["tags"].get(name) for row in rows] for name in first}
+    columns["confirms"] = [row["tags"].get("confirms") == "true" for row in rows]
     columns |= {name: _typed([row["params"].get(name) for row in rows]) for name in params}
     columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in metrics}
     columns |= {name: [row[name] for row in rows] for name in ("start", "end")}

@@ -16,6 +16,7 @@ from ssl_sweep.tables import Cell, Table
 __all__ = ["FORMATS", "grid", "render"]
 
 FIGURES = ("mean", "std", "n", "low", "high", "p", "published", "difference", "best")
+CONFIRMED = ("mean", "std", "n", "best")  # figures of what fresh seeds say
 
 
 def render(table: Table, form: str, *, caption: str | None = None, label: str | None = None) -> str:
@@ -55,19 +56,22 @@ def _csv(table: Table, caption: str | None, label: str | None) -> str:
     """A line a row and metric, for pandas or R: full names, full precision, what is not known empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.rows, "metric", *FIGURES])
+    confirmed = [f"confirmed_{figure}" for figure in CONFIRMED]
+    writer.writerow([*table.rows, "metric", *FIGURES, *confirmed, "change"])
     for row in table.body:
         for name, cell in zip(table.columns, row.cells, strict=True):
-            writer.writerow([*row.key, name, *(getattr(cell, figure) for figure in FIGURES)])
+            figures = [getattr(cell, figure) for figure in FIGURES]
+            figures += [getattr(cell.confirmed, figure, None) for figure in CONFIRMED]
+            writer.writerow([*row.key, name, *figures, cell.change])
     return out.getvalue()
 
 
 def _json(table: Table, caption: str | None, label: str | None) -> str:
-    """`rows`, one object each: its knobs, and by metric the fields of a cell and the difference; `notes`."""
+    """`rows`, one object each: its knobs, and by metric the fields of a cell, difference and change; `notes`."""
     rows: list[dict[str, Any]] = [
         dict(zip(table.rows, row.key, strict=True))
         | {
-            name: {**asdict(cell), "difference": cell.difference}
+            name: {**asdict(cell), "difference": cell.difference, "change": cell.change}
             for name, cell in zip(table.columns, row.cells, strict=True)
         }
         for row in table.body

@@ -26,6 +26,7 @@ def reference() -> str:
         *_owned("evaluate", "evaluations"),
         ("`search`", definitions["Search"]),
         ("A range in `search.space`", definitions["Range"]),
+        ("`search.confirm`", definitions["Confirm"]),
         *((f"`search.pruner`: {names}", definitions[section]) for section, names in _pruners().items()),
         *((f"`{name.lower()}`", definitions[name]) for name in ("Resources", "Tracking", "Table")),
     ]

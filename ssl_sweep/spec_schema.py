@@ -7,7 +7,7 @@ from ssl_sweep import knobs
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.spec_parts import FIXED, NAMED, SEARCHED
 from ssl_sweep.spec_prune import NONE, PRUNERS
-from ssl_sweep.spec_search import Range
+from ssl_sweep.spec_search import CONFIRM_SEEDS, Confirm, Range
 
 Schema = dict[str, Any]
 
@@ -26,6 +26,9 @@ def json_schema() -> Schema:
         sections[section] = _named(kind) | _described(sections[section])
     sections["evaluate"] = _evaluations() | _described(sections["evaluate"])
     _complete_search(definitions["Search"]["properties"])
+    fresh = definitions[Confirm.__name__]["properties"]["seeds"]
+    _number_or_list(fresh)
+    fresh["default"] = CONFIRM_SEEDS
     for key in ("rows", "columns"):
         column = definitions["Table"]["properties"][key]
         column["anyOf"] = [{"type": "string"}, {"type": column.pop("type"), "items": column.pop("items")}]
@@ -86,8 +89,12 @@ def _complete_search(search: Schema) -> None:
     case = {"type": "object", "additionalProperties": False, "properties": settings}
     search["cases"] |= {"additionalProperties": {"anyOf": [case, {"type": "null"}]}}
     search["pruner"]["anyOf"] = [{"enum": [NONE, *PRUNERS]}, *search["pruner"]["anyOf"][1:]]
-    listed = {key: search["seeds"].pop(key) for key in ("type", "items", "minItems")}
-    search["seeds"]["anyOf"] = [{"type": "integer", "minimum": 1}, {**listed, "uniqueItems": True}]
+    _number_or_list(search["seeds"])
+
+
+def _number_or_list(seeds: Schema) -> None:
+    listed = {key: seeds.pop(key) for key in ("type", "items", "minItems")}
+    seeds["anyOf"] = [{"type": "integer", "minimum": 1}, {**listed, "uniqueItems": True}]
 
 
 def _space(value: Schema) -> Schema:

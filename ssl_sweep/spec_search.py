@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -14,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.problems import Finding, refusal
+from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_prune import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
 from ssl_sweep.spec_section import Section
 
@@ -24,6 +25,7 @@ Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
 MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
+CONFIRM_SEEDS = 5
 
 
 class Choices(Section):
@@ -96,6 +98,34 @@ def _seed_list(value: Any) -> Any:
     return list(range(value))
 
 
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(seeds) > MAX_SEEDS:
+        raise refusal([Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}")])
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
+    return seeds
+
+
+class Confirm(Section):
+    """The best choices once more, with seeds that have not helped to find them."""
+
+    called: ClassVar[str] = "search.confirm"
+
+    top: Annotated[int, Field(ge=1, description="so many choices, those with the best means of the search")] = 3
+    seeds: Annotated[
+        Seeds,
+        Field(
+            strict=False,
+            min_length=1,
+            description="each runs once a seed; a number n is the n seeds after the last of search.seeds",
+        ),
+        AfterValidator(_each_once),
+    ] = tuple(range(1, 1 + CONFIRM_SEEDS))
+
+
 class Search(Section):
     """Which choices are tried, with which seeds, and what is best."""
 
@@ -115,7 +145,7 @@ class Search(Section):
         json_schema_extra={"default": {}},
     )
     seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
+        Seeds,
         Field(strict=False, min_length=1, description="every choice runs once a seed; a number n is 0 to n - 1"),
         BeforeValidator(_seed_list),
     ] = (0,)
@@ -158,6 +188,13 @@ class Search(Section):
             "from the start",
         ),
     ] = ()
+    confirm: Annotated[
+        Confirm | None,
+        Field(
+            description="after the search, {top, seeds}: its best choices run again with fresh seeds, and these means "
+            "are reported beside the search's; null: none does"
+        ),
+    ] = None
 
     @property
     def prunes_by(self) -> Literal["epoch", "seed"] | None:
@@ -202,8 +239,26 @@ class Search(Section):
     @field_validator("seeds")
     @classmethod
     def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(seeds) > MAX_SEEDS:
-            raise refusal([Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}")])
-        if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-            raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
-        return seeds
+        return _each_once(seeds)
+
+    @field_validator("confirm", mode="before")
+    @classmethod
+    def _after_the_searchs(cls, confirm: Any, info: ValidationInfo) -> Any:
+        """A number of seeds as the list that follows the search's own, which may be in error."""
+        if not isinstance(confirm, dict):
+            return confirm
+        found, given = Collector(), confirm.get("seeds", CONFIRM_SEEDS)
+        listed = found.run(("seeds",), _seed_list, given)
+        found.done()
+        if listed is not None and listed is not given:
+            first = max(info.data.get("seeds", (0,))) + 1
+            listed = [first + seed for seed in listed]
+        return {**confirm, "seeds": listed}
+
+    @field_validator("confirm")
+    @classmethod
+    def _fresh(cls, confirm: Confirm | None, info: ValidationInfo) -> Confirm | None:
+        if confirm is not None and (used := sorted(set(confirm.seeds) & set(info.data.get("seeds", ())))):
+            message = f"are to be fresh, and the search has used {', '.join(map(str, used))}"
+            raise refusal([Finding(("seeds",), list(confirm.seeds), message, "use a number of seeds, or other ones")])
+        return confirm

@@ -11,7 +11,6 @@ from ssl_sweep import journal, watchdog
 from ssl_sweep.lease import driver_of
 from ssl_sweep.ledger import Ledger, Trial, load_ledger, sweep_names
 from ssl_sweep.orders import read_orders
-from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
 
 
@@ -35,22 +34,38 @@ def overview(storage: Storage) -> list[dict[str, Any]]:
 def counts(ledger: Ledger) -> dict[str, Any]:
     """How many trials of a sweep are in which state, and the best so far."""
     states = Counter(trial.state for trial in ledger.trials)
-    total = count_trials(ledger.spec)
-    scored = [trial.results[ledger.spec.search.objective_metric] for trial in ledger.trials if trial.results]
-    best = max if ledger.spec.search.direction == "maximize" else min
     return {
         "name": ledger.spec.name,
-        "total": total,
+        "phase": _phase(ledger),
+        "total": ledger.total,
         "complete": states["COMPLETE"],
         "running": states["RUNNING"],
         "failed": states["FAILED"],
         "stopped": states["STOPPED"],
         "paused": states["PAUSED"],
         "pruned": states["PRUNED"],
-        "waiting": total - sum(states.values()) + states["CREATED"],
+        "waiting": ledger.total - sum(states.values()) + states["CREATED"],
         "objective": ledger.spec.search.objective,
-        "best": best(scored, default=None),
+        "best": _best(ledger),
     }
+
+
+def _phase(ledger: Ledger) -> str:
+    """`searching`, `confirming` the best choices with fresh seeds, or `over`."""
+    if not ledger.searched:
+        return "searching"
+    over = len(ledger.trials) == ledger.total and all(trial.ended for trial in ledger.trials)
+    return "over" if over else "confirming"
+
+
+def _best(ledger: Ledger) -> float | None:
+    """The best trial's objective, or, where choices were confirmed, the best of their means over fresh seeds."""
+    search = ledger.spec.search
+    means = [choice.confirmed(search.objective_metric) for choice in ledger.choices]
+    scored = [mean for mean in means if mean is not None] or [
+        trial.results[search.objective_metric] for trial in ledger.trials if trial.results and not trial.confirms
+    ]
+    return (max if search.direction == "maximize" else min)(scored, default=None)
 
 
 def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
@@ -61,6 +76,7 @@ def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
         "choice": trial.choice,
         "knobs": dict(ledger.choice(trial.choice).knobs),
         "seed": trial.seed,
+        "confirms": trial.confirms,
         "state": trial.state,
         "stage": stage,
         "epoch": epoch,

@@ -12,7 +12,6 @@ from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import Driven, driver_of, sole_driver
 from ssl_sweep.ledger import Ledger, LedgerError, Notes, Trial, load_ledger, open_ledger
 from ssl_sweep.orders import clear_orders, give_order, read_orders
-from ssl_sweep.plan import count_trials
 from ssl_sweep.storage import Storage
 
 TAKEN_UP = ("FAILED", "STOPPED")  # by a resume that names no trial
@@ -33,7 +32,7 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
         LedgerError, NoSuchTrial: there is no such sweep, no such trial, or it has ended.
     """
     ledger = load_ledger(storage.ledger_url, name)
-    if sum(trial.ended for trial in ledger.trials) == count_trials(ledger.spec):
+    if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
     chosen = order_to_end(ledger, ask, named)
@@ -97,7 +96,7 @@ def take_up(ledger: Ledger, again: Again) -> frozenset[str] | None:
     for choice in ledger.choices:
         chosen = [
             trial.trial_id
-            for trial in choice.trials
+            for trial in choice.all_trials
             if trial.ended and trial.trial_id in only and (trial.trial_id in named or trial.state in TAKEN_UP)
         ]
         if chosen:

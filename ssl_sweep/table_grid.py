@@ -28,17 +28,22 @@ def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) 
     """The table with texts escaped and cells written as a format wants them."""
     headers = [escaped(display_name(name, table.rows)) for name in table.rows]
     numeric = [all(isinstance(row.key[i], int | float | None) for row in table.body) for i in range(len(table.rows))]
-    for name, published in zip(table.columns, table.has_published, strict=True):
-        headers += [escaped(display_name(name)), *(["published", "difference"] if published else [])]
+    for name, confirmed, published in zip(table.columns, table.has_confirmed, table.has_published, strict=True):
+        headers += [escaped(display_name(name)), *(["confirmed", "change"] if confirmed else [])]
+        headers += ["published", "difference"] if published else []
     lines: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     for row in table.body:
         line = [escaped(value_text(part)) for part in row.key]
-        for cell, decimals, published in zip(row.cells, table.decimals, table.has_published, strict=True):
-            if cell.best:
-                best.add((len(lines), len(line)))
-            line.append(escaped(NOTHING) if cell.mean is None else cell_text(cell, decimals))
-            line += [escaped(_published(cell, decimals)), escaped(_difference(cell, decimals))] if published else []
+        shown = zip(row.cells, table.decimals, table.has_confirmed, table.has_published, strict=True)
+        for cell, decimals, confirmed, published in shown:
+            for each in (cell, cell.confirmed) if confirmed else (cell,):
+                if each is not None and each.best:
+                    best.add((len(lines), len(line)))
+                line.append(escaped(NOTHING) if each is None or each.mean is None else cell_text(each, decimals))
+            line += [escaped(_signed(cell.change, decimals))] if confirmed else []
+            figures = (_published(cell, decimals), _signed(cell.difference, decimals))
+            line += map(escaped, figures) if published else []
         lines.append(tuple(line))
     numeric += [True] * (len(headers) - len(numeric))
     return Grid(tuple(headers), tuple(lines), frozenset(best), tuple(numeric))
@@ -59,7 +64,7 @@ def _published(cell: Cell, decimals: int) -> str:
     return f"{cell.published:.{max(decimals, given)}f}"
 
 
-def _difference(cell: Cell, decimals: int) -> str:
-    if cell.difference is None:
+def _signed(difference: float | None, decimals: int) -> str:
+    if difference is None:
         return NOTHING
-    return f"{round(cell.difference, decimals) + 0.0:+.{decimals}f}"  # -0.0 + 0.0 is 0.0
+    return f"{round(difference, decimals) + 0.0:+.{decimals}f}"  # -0.0 + 0.0 is 0.0

@@ -9,12 +9,12 @@ import pandas as pd
 
 from ssl_sweep import stats
 from ssl_sweep.labels import Key, row_key, row_name, value_text
-from ssl_sweep.table_pivot import Pivot, plain
+from ssl_sweep.table_pivot import Pivot, is_fresh, plain
 
 if TYPE_CHECKING:
     from ssl_sweep.tables import Table
 
-NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "start", "end")
+NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
 MAX_NAMED = 5  # rows in a note
 FEW = 10  # seeds; by simulation of normal values the bootstrap's 95 % interval holds the mean of 3 in 75 % of cases
 SPREADS = {
@@ -40,6 +40,7 @@ def notes(
     return (
         *_on_spread(table),
         *_on_trials(runs),
+        *_on_confirmed(runs, found),
         *_on_choice(runs, table, found),
         *_on_groups(runs, found),
         *_on_columns(runs, table.columns),
@@ -65,6 +66,18 @@ def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
         yield f"not in the means: {counts} of {len(runs)} trials"
 
 
+def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
+    fresh = [i for trials in found.fresh.values() for i in trials]
+    if fresh:
+        seeds = sorted({int(runs["seed"].iloc[i]) for i in fresh})
+        choices = {(runs["sweep"].iloc[i], runs["choice"].iloc[i]) for i in fresh}
+        which = "choice" if len(choices) == 1 else f"{len(choices)} choices"
+        yield (
+            f"confirmed: over {len(seeds)} fresh seeds ({', '.join(map(str, seeds))}) of the {which} that the search "
+            "found best; change: that less the search's own mean, which is too good for having been chosen"
+        )
+
+
 def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str]:
     if found.chosen_by is None:
         return
@@ -83,7 +96,7 @@ def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str
 def _on_groups(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
     """A mean over fewer seeds, or over different settings, must not look like the others."""
     seeds, choices = runs["seed"].tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
-    num_seeds = len(set(seeds))
+    num_seeds = len({seed for seed, fresh in zip(seeds, is_fresh(runs), strict=True) if not fresh})
     have = {key: len({seeds[i] for i in trials}) for key, trials in found.trials.items()}
     fewer = [f"{row_name(key, found.names)} ({n})" for key, n in have.items() if n < num_seeds]
     if fewer and num_seeds > 1:

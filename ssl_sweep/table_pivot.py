@@ -29,7 +29,9 @@ class Pivot:
 
     Args:
         names: what the parts of a row's key are: parameters, or `group`.
-        trials: the positions of each row's COMPLETE trials, in the order of the table.
+        trials: the positions of each row's COMPLETE trials of the search, in the order of the table.
+        fresh: those of its COMPLETE trials with fresh seeds, which confirm what the search has found.
+        found: of `trials`, those of the choices that have fresh ones.
         labels: what a row may be called, its group's label first.
         known: the labels of every row, those that are not shown too.
         chosen_by: the metric that chose each group's row; None where every row is shown.
@@ -39,6 +41,8 @@ class Pivot:
 
     names: tuple[str, ...]
     trials: Trials
+    fresh: Trials
+    found: Trials
     labels: Mapping[Key, tuple[Key, ...]]
     known: frozenset[Key]
     chosen_by: str | None = None
@@ -51,7 +55,7 @@ def pivot(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Se
     if not group_by:
         trials = _trials(runs, rows)
         labels = {key: (_label(key),) for key in trials}
-        return Pivot(tuple(rows), trials, labels, frozenset(map(_label, trials)))
+        return Pivot(tuple(rows), *_parted(runs, trials), labels, frozenset(map(_label, trials)))
     return _chosen(runs, rows, group_by, _validated(objective.rpartition(" ")[2] or columns[0]), objective)
 
 
@@ -60,7 +64,8 @@ def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: s
     names, width, trials = _grouped(runs, rows, group_by)
     places = [names.index(row) for row in rows]
     row_labels = {key: _label(key[place] for place in places) for key in trials}
-    scores = {key: statistics.fmean(seeds.values()) for key, seeds in by_seed(runs, metric, trials).items() if seeds}
+    searched, fresh, _ = _parted(runs, trials)
+    scores, confirmed = (_means(runs, metric, each) for each in (searched, fresh))
     lowest = lower_is_better(metric, objective)
     members: dict[Key, list[Key]] = defaultdict(list)
     for key in trials:
@@ -69,13 +74,34 @@ def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: s
     shown_labels: dict[Key, tuple[Key, ...]] = {}
     chosen_from: dict[Key, int] = {}
     for group, keys in members.items():
-        scored = [key for key in keys if key in scores]
-        best = (min if lowest else max)(scored, key=scores.__getitem__) if scored else None
+        means = confirmed if any(key in confirmed for key in keys) else scores
+        scored = [key for key in keys if key in means]
+        best = (min if lowest else max)(scored, key=means.__getitem__) if scored else None
         best = keys[0] if len(keys) == 1 else best or (*group, *[None] * (len(names) - width))
         shown[best] = trials.get(best, [])
         shown_labels[best] = (_label(group), *([row_labels[best]] if best in row_labels else []))
         chosen_from[best] = len(keys)
-    return Pivot(names, shown, shown_labels, frozenset(row_labels.values()), metric, lowest, chosen_from)
+    known = frozenset(row_labels.values())
+    return Pivot(names, *_parted(runs, shown), shown_labels, known, metric, lowest, chosen_from)
+
+
+def is_fresh(runs: pd.DataFrame) -> pd.Series:
+    """Of each run whether it is a trial with a fresh seed, of a choice that the search had found."""
+    known = runs["confirms"] if "confirms" in runs.columns else pd.Series(False, index=runs.index)
+    return known.astype(bool)
+
+
+def _parted(runs: pd.DataFrame, trials: Trials) -> tuple[Trials, Trials, Trials]:
+    """Each row's trials of the search, those with fresh seeds, and of the former those whose choice has such."""
+    is_fresh_run, choices = is_fresh(runs).tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
+    fresh = {key: [i for i in each if is_fresh_run[i]] for key, each in trials.items()}
+    searched = {key: [i for i in each if not is_fresh_run[i]] for key, each in trials.items()}
+    confirmed = {choices[i] for each in fresh.values() for i in each}
+    return searched, fresh, {key: [i for i in each if choices[i] in confirmed] for key, each in searched.items()}
+
+
+def _means(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, float]:
+    return {key: statistics.fmean(seeds.values()) for key, seeds in by_seed(runs, metric, trials).items() if seeds}
 
 
 def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[Any, float]]:

@@ -32,7 +32,9 @@ class Cell:
         p: of the paired test against the baseline, after Holm's correction; None where there is no test.
         pairs: how many seeds this row and the baseline have in common.
         published: another's figure for this row.
-        best: nothing in the column is better, as far as its decimals show.
+        best: nothing in the column is better, as far as its decimals show; of what was confirmed, where something was.
+        confirmed: the same over fresh seeds, of the choices that the search found best; None for the others.
+        found: the mean that these choices had in the search.
     """
 
     mean: float | None
@@ -44,6 +46,15 @@ class Cell:
     pairs: int = 0
     published: float | None = None
     best: bool = False
+    confirmed: "Cell | None" = None
+    found: float | None = None
+
+    @property
+    def change(self) -> float | None:
+        """What the fresh seeds say less what the search said."""
+        if self.confirmed is None or self.confirmed.mean is None or self.found is None:
+            return None
+        return self.confirmed.mean - self.found
 
     @property
     def difference(self) -> float | None:
@@ -66,13 +77,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` say what a key consists of, `columns` are metrics; `decimals` and `has_published` have one entry each."""
+    """`rows` say what a key consists of; `columns` are metrics, with an entry each in `decimals` and what follows."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     body: tuple[Row, ...]
     decimals: tuple[int, ...]
     has_published: tuple[bool, ...]
+    has_confirmed: tuple[bool, ...]
     interval: Interval
     notes: tuple[str, ...]
 
@@ -92,7 +104,7 @@ def ablation(
     """The COMPLETE trials of `record.runs`: metrics `columns` by parameters `rows`, over seeds.
 
     A seed counts once: where a row has several trials of a seed, their mean. A row without a COMPLETE trial stays,
-    empty.
+    empty. Trials with fresh seeds, which confirm a choice, are in no mean but their own.
 
     Args:
         runs: one line a trial.
@@ -117,7 +129,9 @@ def ablation(
         values = by_seed(runs, metric, found.trials)
         cells = {key: _cell(seeds, figures[metric].get(key), interval) for key, seeds in values.items()}
         tested = _tested(cells, values, reference, test)
-        by_column.append(_best_marked(tested, lowest=lower_is_better(metric, objective)))
+        fresh, earlier = (by_seed(runs, metric, trials) for trials in (found.fresh, found.found))
+        again = [_confirmed(cell, fresh[key], earlier[key], interval) for key, cell in zip(values, tested, strict=True)]
+        by_column.append(_best_marked(again, lowest=lower_is_better(metric, objective)))
     body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
     table = Table(
         rows=found.names,
@@ -125,6 +139,7 @@ def ablation(
         body=body,
         decimals=tuple(map(_decimals, by_column)),
         has_published=tuple(any(cell.published is not None for cell in cells) for cells in by_column),
+        has_confirmed=tuple(any(cell.confirmed is not None for cell in cells) for cells in by_column),
         interval=interval,
         notes=(),
     )
@@ -167,8 +182,22 @@ def _tested(
     return [replace(cell, p=p, pairs=len(common[key])) for (key, cell), p in corrected]
 
 
+def _confirmed(cell: Cell, fresh: Mapping[Any, float], earlier: Mapping[Any, float], interval: Interval) -> Cell:
+    """The cell with what fresh seeds say, and what the search said of the same choices."""
+    if not fresh:
+        return cell
+    found = statistics.fmean(earlier.values()) if earlier else None
+    return replace(cell, confirmed=_cell(fresh, None, interval), found=found)
+
+
 def _best_marked(cells: list[Cell], *, lowest: bool) -> list[Cell]:
-    """What rounds to the same figure as the best is as good; a single figure is not the best of anything."""
+    """What rounds to the same figure as the best is as good; a single figure is not the best of anything.
+
+    Where choices were confirmed, the best is one of them: the search's figures flatter what it chose.
+    """
+    if any(cell.confirmed is not None for cell in cells):
+        marked = iter(_best_marked([cell.confirmed for cell in cells if cell.confirmed is not None], lowest=lowest))
+        return [replace(cell, confirmed=next(marked)) if cell.confirmed is not None else cell for cell in cells]
     decimals = _decimals(cells)
     rounded = [None if cell.mean is None else round(cell.mean, decimals) for cell in cells]
     figures = [figure for figure in rounded if figure is not None]

@@ -44,9 +44,11 @@ def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
 
 def plan_table(spec: SweepSpec, plan: Plan) -> Group:
     """A plan's numbers, and what stands in its way."""
-    upper = "" if spec.search.sampler == "grid" and spec.search.prunes_by is None else "at most "
+    exact = spec.search.sampler == "grid" and spec.search.prunes_by is None and not plan.confirming
+    upper = "" if exact else "at most "
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("trials", f"{upper}{plan.trials}  ({plan.choices} choices x {plan.seeds} seeds)")
+    confirm = f", and {plan.confirming} to confirm the best" if plan.confirming else ""
+    rows.add_row("trials", f"{upper}{plan.trials}  ({plan.choices} choices x {plan.seeds} seeds{confirm})")
     rows.add_row("pretrains", f"{upper}{plan.pretrains}  ({plan.pretrain_epochs:,} epochs)")
     for name, epochs in plan.evaluation_epochs.items():
         rows.add_row(name, f"{upper}{epochs:,} epochs")
@@ -74,7 +76,7 @@ def status_table(status: Mapping[str, Any]) -> Group:
         table.add_row(
             trial["trial_id"][:8],
             " ".join(f"{knob.split('.')[-1]}={_cell(value)}" for knob, value in trial["knobs"].items()),
-            str(trial["seed"]),
+            f"{trial['seed']} fresh" if trial["confirms"] else str(trial["seed"]),
             Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], "")),
             _cell(trial["stage"]),
             _cell(trial["epoch"]),
@@ -84,7 +86,8 @@ def status_table(status: Mapping[str, Any]) -> Group:
         )
     shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
     counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))
-    head = Text.assemble((status["name"], "bold"), f"  {counts}  of {status['total']}")
+    phase = "  confirming" if status["phase"] == "confirming" else ""
+    head = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
     failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
     messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
     tried = Counter(
@@ -153,6 +156,11 @@ def _ablation(spec: SweepSpec, ablation: Ablation) -> Group:
 def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
     done = f"{len(ended.complete)} of {ended.total} trials complete"
     done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
+    if fresh := ended.confirming:
+        complete = sum(trial.state == "COMPLETE" for trial in fresh)
+        words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
+        choices = len({trial.choice for trial in fresh})
+        done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"
     if ended.ending.halted is not None:
         full = any(trial.reason in HALTS and not trial.ended for trial in ended.trials)
         why = "" if full else ", since the first trials all failed alike"

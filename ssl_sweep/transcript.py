@@ -121,9 +121,13 @@ def parameters(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def labels(record: Mapping[str, Any]) -> dict[str, str]:
-    """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones."""
+    """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones.
+
+    A trial with a fresh seed, which confirms what the search has found, is tagged so.
+    """
     knobs = {f"knob.{path}": value for path, value in searched(record).items()}
-    return _tags({**summary(record.get("config", {})), **knobs})
+    confirms = {"confirms": True} if record.get("confirms") else {}
+    return _tags({**summary(record.get("config", {})), **knobs, **confirms})
 
 
 def searched(record: Mapping[str, Any]) -> dict[str, str]:

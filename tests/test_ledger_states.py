@@ -15,12 +15,26 @@ from ssl_sweep.ledger import Choice, Ledger, Trial, open_ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"
-EPOCHS, SEEDS, CHOICES = 4, 5, 4
+EPOCHS, SEEDS, CHOICES, TOP, FRESH = 4, 5, 4, 2, (5, 6)
 WRITES = (
     "create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values",
-    "set_trial_intermediate_value",
+    "set_trial_intermediate_value", "set_study_user_attr",
 )  # fmt: skip
-EVENTS = ("start", "start", "report", "report", "report", "end", "end", "fail", "stop", "retry", "kill", "kill_soon")
+EVENTS = (
+    "start",
+    "start",
+    "report",
+    "report",
+    "report",
+    "end",
+    "end",
+    "fail",
+    "stop",
+    "retry",
+    "kill",
+    "kill_soon",
+    "rush",
+)
 
 
 class Killed(BaseException):
@@ -30,7 +44,8 @@ class Killed(BaseException):
 def spec(name: str, pruner: str) -> SweepSpec:
     knobs = {"views.overlay_alpha": [0.0, 0.1], "evaluate.knn.k": [1, 5]}
     base = {"name": name, "data": {"source": "digits", "image_size": 8}, "pretrain": {"epochs": EPOCHS}}
-    search = {"space": knobs, "seeds": SEEDS, "pruner": pruner}
+    confirm = {"top": TOP, "seeds": len(FRESH)}
+    search = {"space": knobs, "seeds": SEEDS, "pruner": pruner, "confirm": confirm}
     return from_dump(base | {"encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}, "search": search})
 
 
@@ -78,6 +93,8 @@ class Driver:
         due = [trial for trial in due if trial.trial_id not in self.running]
         if not due and (choice := self.ledger.ask()) is not None:
             due = self.ledger.due(choice)
+        if not due:
+            due = self.ledger.confirm()
         if due:
             trial = due[which % len(due)]
             trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
@@ -90,6 +107,9 @@ class Driver:
     def report(self, which: int, value: float) -> None:
         trial = self.picked(which)
         if trial is None or self.epochs[trial.trial_id] >= EPOCHS:
+            return
+        if trial.confirms:
+            assert self.ledger.report(trial, {WATCHED: value}, EPOCHS) is None  # no pruner judges what it proposed
             return
         self.epochs[trial.trial_id] += 1
         if self.ledger.report(trial, {WATCHED: value}, self.epochs[trial.trial_id]) is not None:
@@ -112,10 +132,22 @@ class Driver:
         self.ledger.update(replace(trial, state=state, results={METRIC: value} if state == "COMPLETE" else None))
 
     def retry(self, which: int, value: float) -> None:
-        if retriable := [choice for choice in self.ledger.choices if choice.retriable]:
-            choice = retriable[which % len(retriable)]
+        lost = {
+            choice.number: [each.trial_id for each in choice.all_trials if each.state in ("FAILED", "STOPPED")]
+            for choice in self.ledger.choices
+            if choice.ended
+        }
+        if retriable := [number for number, trials in lost.items() if trials]:
+            choice = self.ledger.choice(retriable[which % len(retriable)])
             self.retries[choice.number] += 1
-            self.ledger.retry(choice, [each.trial_id for each in choice.trials if each.state in ("FAILED", "STOPPED")])
+            self.ledger.retry(choice, lost[choice.number])
+
+    def rush(self, which: int, value: float) -> None:
+        """Run what is left of the search well, so that what follows finds it confirming."""
+        for _ in range(2 * CHOICES * SEEDS):
+            if not self.ledger.searched:
+                self.start(which, value)
+                self.end(which, value)
 
     def kill(self, which: int, value: float) -> None:
         self.reopened()
@@ -126,7 +158,7 @@ class Driver:
     def drain(self) -> None:
         """Let everything that is left run well."""
         self.reopened()
-        for _ in range(CHOICES * SEEDS):
+        for _ in range(CHOICES * (SEEDS + len(FRESH))):
             self.start(0, 0.0)
             for epoch in range(EPOCHS):
                 self.report(0, float(epoch))
@@ -134,6 +166,13 @@ class Driver:
         assert len(self.ledger.choices) == CHOICES
         assert all(choice.ended for choice in self.ledger.choices)
         assert self.ledger.ask() is None
+        assert self.ledger.confirm() == []
+        assert all(trial.ended for trial in self.ledger.trials)
+        assert len(self.ledger.trials) == self.ledger.total
+        means = {choice.number: choice.mean(METRIC) for choice in self.ledger.choices}
+        best = sorted((-mean, number) for number, mean in means.items() if mean is not None)[:TOP]
+        for _, number in best:
+            assert tuple(trial.seed for trial in self.ledger.choice(number).confirming) == FRESH
         self.check()
         again = open_ledger(self.url, self.spec)
         assert again.choices == self.ledger.choices
@@ -145,7 +184,12 @@ class Driver:
             assert before == trial.state or retried  # what has ended stays so
             if trial.ended:
                 self.ended[trial.trial_id] = trial.state
-        assert len({trial.trial_id for trial in self.ledger.trials}) == SEEDS * len(self.ledger.choices)
+        confirmed = [choice for choice in self.ledger.choices if choice.confirming]
+        assert all(choice.ended and choice.mean(METRIC) is not None for choice in confirmed)
+        assert all(tuple(trial.seed for trial in choice.confirming) == FRESH for choice in confirmed)
+        expected = SEEDS * len(self.ledger.choices) + len(FRESH) * len(confirmed)
+        assert len({trial.trial_id for trial in self.ledger.trials}) == len(self.ledger.trials) == expected
+        assert self.ledger.total >= expected
         assert len({tuple(choice.knobs.values()) for choice in self.ledger.choices}) == len(self.ledger.choices)
         told: dict[int, list[FrozenTrial]] = {}
         asked = [state for state in TrialState if state != TrialState.WAITING]

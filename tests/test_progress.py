@@ -32,7 +32,7 @@ def watched(
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     text = io.StringIO()
-    return Progress(spec, [], 2, Console(file=text, width=200, **console)), text, clock
+    return Progress(spec, [], lambda: 2, Console(file=text, width=200, **console)), text, clock
 
 
 def test_a_pipe_gets_a_line_as_each_trial_ends(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_json_records() -> None:
     table = make_table(make_runs({"a": [1.0], "b": [2.0]}), published={TOP1: {"b": 1.5}})
     found = json.loads(render(table, "json"), parse_constant=pytest.fail)
     assert found["rows"][1]["views.overlay_alpha"] == "b"
-    unknown = dict.fromkeys(("std", "low", "high", "p"))
+    unknown = dict.fromkeys(("std", "low", "high", "p", "confirmed", "found", "change"))
     figures = {"mean": 2.0, "n": 1, "pairs": 0, "published": 1.5, "difference": 0.5, "best": True}
     assert found["rows"][1][TOP1] == figures | unknown
     assert found["notes"][1:] == ["difference: ours less the published figure"]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ssl_sweep.labels import display_name, name_with_unit, row_key, value_text
 from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, figure, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Knob, Sweep, label_of
-from ssl_sweep.table_pivot import values_of
+from ssl_sweep.table_pivot import is_fresh, values_of
 from ssl_sweep.tables import Cell, Interval, Row, ablation
 
 MAX_LINES = 7  # in a plot: the other rows' knobs, each setting a line
@@ -130,7 +130,7 @@ def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: floa
 
 def _dots(sweep: Sweep, knob: Knob, metric: str) -> Trace:
     """Every COMPLETE trial by itself."""
-    complete = sweep.runs[sweep.runs["state"] == "COMPLETE"]
+    complete = sweep.runs[(sweep.runs["state"] == "COMPLETE") & ~is_fresh(sweep.runs)]
     return {
         "type": "scatter",
         "mode": "markers",

@@ -105,6 +105,10 @@ def best(sweep: Sweep) -> Best | None:
         return None
     seeds = f", mean of {first.num_seeds} seeds" if first.num_seeds > 1 else ""
     unit = "\u202f%" if in_percent(sweep.metric) else ""
+    if first.confirmed is not None:
+        searched = f"{figure(first.objective)}{unit}{seeds}, in the search"
+        said = f"{display_name(sweep.metric)} {figure(first.confirmed)}{unit}, mean of {first.num_fresh} fresh seeds"
+        return Best(first.label, f"{said} ({searched})")
     return Best(first.label, f"{display_name(sweep.metric)} {figure(first.objective)}{unit}{seeds}")
 
 

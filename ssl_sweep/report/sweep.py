@@ -16,11 +16,12 @@ from ssl_sweep import record_store as store
 from ssl_sweep.labels import display_name, value_text
 from ssl_sweep.spec_search import Range
 from ssl_sweep.table_options import options
-from ssl_sweep.table_pivot import plain, values_of
+from ssl_sweep.table_pivot import is_fresh, plain, values_of
 from ssl_sweep.tables import Table, ablation
 from ssl_sweep.transcript import PREFIX
 
 CASE = "case"
+ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 LOG_RATIO = 10  # listed positive numbers that span so much may be read better on a logarithmic axis
 
 
@@ -38,13 +39,18 @@ class Knob:
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting of the knobs: its label, and the mean objective over its COMPLETE trials, None where it has none."""
+    """One setting of the knobs: its label, and the mean objective over its COMPLETE trials, None where it has none.
+
+    `confirmed` is the mean over fresh seeds.
+    """
 
     number: int
     label: str
     knobs: Mapping[str, Any]
     objective: float | None
     num_seeds: int
+    confirmed: float | None
+    num_fresh: int
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,14 @@ class Sweep:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """Best first: those with the most seeds, since fewer make a lucky mean, by their objective."""
+        """Best first: what was confirmed, then those with the most seeds, since fewer make a lucky mean."""
         sign = -1 if self.maximize else 1
-        return sorted(self._choices(), key=lambda choice: (-choice.num_seeds, sign * (choice.objective or 0)))
+
+        def rank(choice: Choice) -> tuple[float, ...]:
+            by_search = (-choice.num_seeds, sign * (choice.objective or 0))
+            return (-choice.num_fresh, sign * (choice.confirmed or 0), *by_search)
+
+        return sorted(self._choices(), key=rank)
 
     @property
     def rows(self) -> list[str]:
@@ -123,14 +134,15 @@ class Sweep:
         columns = [values_of(self.runs, path) for path in ("choice", *paths)]
         scores = self.scores(self.runs).where(self.runs["state"] == "COMPLETE").tolist()
         settings: dict[int, dict[str, Any]] = {}
-        measured: dict[int, list[float]] = defaultdict(list)
-        for score, number, *values in zip(scores, *columns, strict=True):
+        measured: dict[tuple[int, bool], list[float]] = defaultdict(list)
+        for score, fresh, number, *values in zip(scores, is_fresh(self.runs), *columns, strict=True):
             if number is not None:
                 settings.setdefault(int(number), dict(zip(paths, values, strict=True)))
-                measured[int(number)] += [score] if math.isfinite(score) else []
+                measured[int(number), fresh] += [score] if math.isfinite(score) else []
         for number, knobs in sorted(settings.items()):
-            seeds = measured[number]
-            yield Choice(number, label_of(knobs), knobs, fmean(seeds) if seeds else None, len(seeds))
+            seeds, fresh_seeds = measured[number, False], measured[number, True]
+            means = [fmean(each) if each else None for each in (seeds, fresh_seeds)]
+            yield Choice(number, label_of(knobs), knobs, means[0], len(seeds), means[1], len(fresh_seeds))
 
 
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
@@ -140,15 +152,16 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]
     commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
     collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
-    spec = record.spec_of(name, tracking_uri)
+    spec, runs = record.spec_of(name, tracking_uri), record.runs([name], tracking_uri)
+    searched = _planned(spec)
     return Sweep(
         name=name,
         spec=spec,
-        runs=record.runs([name], tracking_uri),
+        runs=runs,
         started=pd.Timestamp(parent.info.start_time, unit="ms", tz="UTC"),
         commits=tuple(commits),
         collapsed=frozenset(collapsed),
-        planned=_planned(spec),
+        planned=None if searched is None else searched + _confirming(spec, runs, searched),
     )
 
 
@@ -161,6 +174,21 @@ def trial_label(sweep: Sweep, trial: pd.Series) -> str:
     """`overlay_alpha=0.3, seed 1`."""
     knobs = label_of({knob.path: plain(trial[knob.path]) for knob in sweep.knobs})
     return f"{knobs}, seed {trial['seed']}" if knobs else f"seed {trial['seed']}"
+
+
+def _confirming(spec: Mapping[str, Any], runs: pd.DataFrame, searched: int) -> int:
+    """How many trials get fresh seeds; as long as any of the search's trials has not ended, at most."""
+    confirm = (spec.get("search") or {}).get("confirm")
+    if not confirm:
+        return 0
+    fresh = is_fresh(runs)
+    seeds = len(spec["search"]["seeds"])
+    own = runs[~fresh]
+    complete = own.loc[own["state"] == "COMPLETE", "choice"].value_counts()
+    over = int(own["state"].isin(ENDED).sum()) == searched
+    choices = int((complete == seeds).sum()) if over else searched // seeds
+    wanted: int = min(confirm["top"], choices) * len(confirm["seeds"])
+    return max(int(fresh.sum()), wanted)
 
 
 def _planned(spec: Mapping[str, Any]) -> int | None:

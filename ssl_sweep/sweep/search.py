@@ -68,7 +68,7 @@ class LedgerSearch(Searcher):
             self._end(trial, Outcome("PRUNED", message=ledger.choice(trial.choice).pruned))
         for choice in ledger.choices:
             self._queue.extend(self._due(choice))
-            self._show_unrun(choice.trials)
+            self._show_unrun(choice.all_trials)
 
     @property
     def open(self) -> bool:
@@ -83,6 +83,8 @@ class LedgerSearch(Searcher):
         under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
         while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
             self._queue.extend(self._due(choice))
+        if self.halted is None and self._only is None and not self._queue:
+            self._queue.extend(self.ledger.confirm())
         if self.halted is not None or not self._queue:
             return None if self._running else str(Searcher.FINISHED)
         ready = self._ready()
@@ -255,7 +257,7 @@ class LedgerSearch(Searcher):
 
     def _is_of_one_choice(self, trial: Trial) -> bool:
         """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
-        seeds = self.ledger.choice(trial.choice).trials
+        seeds = self.ledger.choice(trial.choice).all_trials
         return trial.reason in ("diverged", "collapsed") and any(
             each.state == "FAILED" and each.seed != trial.seed for each in seeds
         )
@@ -267,6 +269,7 @@ class LedgerSearch(Searcher):
             "sweep": self.ledger.spec.name,
             "choice": trial.choice,
             "seed": trial.seed,
+            "confirms": trial.confirms,
             "knobs": knobs,
             "config": resolve(self.ledger.spec, knobs, trial.seed),
         }
