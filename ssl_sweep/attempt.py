@@ -7,7 +7,7 @@ import platform
 import socket
 import subprocess
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache as remember
@@ -20,6 +20,7 @@ import yaml
 from ssl_sweep import disk, trial, watchdog
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import asked
+from ssl_sweep.cost import COSTS, costs
 from ssl_sweep.journal import Journal
 from ssl_sweep.training import Diverged, Report, Stop
 
@@ -46,7 +47,7 @@ def attempt(
     cache: Path,
     *,
     stages: Path | None = None,
-    objective: str | None = None,
+    objectives: Sequence[str] = (),
     timeout: float | None = None,
 ) -> Outcome:
     """Run a trial in its folder and say how it went; only what ends the process passes through.
@@ -58,7 +59,7 @@ def attempt(
         folder: the trial's folder.
         cache: where decoded data lies on this node.
         stages: where the sweep's pretrainings lie; see `trial.run`.
-        objective: the metric that the search goes by; a trial without a finite value of it has failed.
+        objectives: the metrics that the search goes by; a trial without a finite value of each has failed.
         timeout: seconds without a sign of life after which this process is ended; None: never.
     """
 
@@ -72,7 +73,7 @@ def attempt(
         journal = Journal(folder)
         journal.append("attempt", attempt=number, **_provenance())
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
-            outcome = _run(record, told, folder, cache, stages, objective)
+            outcome = _run(record, told, folder, cache, stages, objectives)
         journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
     except OSError as error:
         if not disk.is_full(error):
@@ -83,13 +84,17 @@ def attempt(
 
 
 def _run(
-    record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None, objective: str | None
+    record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None, objectives: Sequence[str]
 ) -> Outcome:
     try:
         if (ask := asked(folder)) is not None:  # while it waited for its resources
             raise Stop(ask.why)
         results = trial.run(record["config"], report, folder, cache=cache, stages=stages)
-        if objective is not None:
+        if any(objective in COSTS for objective in objectives):
+            measured = costs(record["config"])
+            Journal(folder).report(measured, 0)
+            results |= measured
+        for objective in objectives:
             _check_objective(results, objective)
     except Stop as stop:
         return stopped(folder, stop)

@@ -31,7 +31,7 @@ def chosen_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[T
 
 
 def best_trial(ledger: Ledger, storage: Storage) -> Trial | None:
-    """Of the best choice the best trial, by the sweep's objective; None where no trial is complete with an encoder."""
+    """Of the best choice the best trial, by the first objective; None where no trial is complete with an encoder."""
     return next((trials[0] for trials in ranked(ledger, storage)), None)
 
 
@@ -42,8 +42,8 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     What was confirmed comes first, by its fresh seeds, and these first.
     """
     search = ledger.spec.search
-    sign = 1 if search.direction == "maximize" else -1
-    scores: dict[int, list[tuple[float, Trial]]] = defaultdict(list)
+    sign = search.signs[0]
+    scores: dict[int, list[tuple[bool, float, Trial]]] = defaultdict(list)
     for trial in ledger.trials:
         score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)

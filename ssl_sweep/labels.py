@@ -6,6 +6,7 @@ from typing import Any
 from ssl_sweep.transcript import text, value_of
 
 NOTHING = "–"
+FRONT = "●"  # marks a row that no other beats in both objectives
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
 Key = tuple[Any, ...]

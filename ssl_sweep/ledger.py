@@ -15,6 +15,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ssl_sweep.pareto import on_front
 from ssl_sweep.sampling import Place, distribution, pruner, sampler, suggest
 from ssl_sweep.spec import SweepSpec, differences, from_dump, grid, space
 from ssl_sweep.warm_start import CMAES_NEEDS, FROM, lessons
@@ -70,9 +71,10 @@ class Choice:
         """Those of the search, and those that confirm what it found."""
         return (*self.trials, *self.confirming)
 
-    def mean(self, metric: str) -> float | None:
-        """The metric's mean over the search's seeds; None where one of them has no finite value."""
-        return _mean(self.trials, metric)
+    def means(self, metrics: Sequence[str]) -> tuple[float, ...] | None:
+        """The metrics' means over the search's seeds; None where one of them has no finite value."""
+        found = [mean for metric in metrics if (mean := _mean(self.trials, metric)) is not None]
+        return tuple(found) if len(found) == len(metrics) else None
 
     def confirmed(self, metric: str) -> float | None:
         """Its mean over the fresh seeds; None without any, or where one of them has no finite value."""
@@ -304,16 +306,27 @@ class Ledger:
         search = self.spec.search
         if search.confirm is None:
             return {}
-        means = {number: choice.mean(search.objective_metric) for number, choice in self._choices.items()}
-        sign = 1 if search.direction == "minimize" else -1
-        scored = [number for number, mean in means.items() if mean is not None]
-        best = sorted(scored, key=lambda number: (sign * (means[number] or 0.0), number))[: search.confirm.top]
         lacking: dict[int, list[Trial]] = {}
-        for number in best:
+        for number in self._best_first()[: search.confirm.top]:
             known = {trial.seed for trial in self._choices[number].confirming}
             seeds = [seed for seed in search.confirm.seeds if seed not in known]
             lacking[number] = [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
         return lacking
+
+    def _best_first(self) -> list[int]:
+        """The numbers of the complete choices by the first objective; of two objectives, first those on the front."""
+        search = self.spec.search
+        means = {number: choice.means(search.metrics) for number, choice in self._choices.items()}
+        signs = search.signs
+        scored = {
+            number: tuple(sign * value for sign, value in zip(signs, values, strict=True))
+            for number, values in means.items()
+            if values is not None
+        }
+        front = on_front([(first, rest[0] if rest else 0.0) for first, *rest in scored.values()])
+        ranked = zip(front, scored.items(), strict=True)
+        order = sorted((not best, -values[0], number) for best, (number, values) in ranked)
+        return [number for *_, number in order]
 
     def _note_confirming(self, number: int, trials: tuple[Trial, ...]) -> None:
         self.notes.write(f"{CONFIRM}:{number}", [asdict(trial) for trial in trials])
@@ -321,7 +334,7 @@ class Ledger:
         self._choices[number] = replace(self._choices[number], confirming=trials)
 
     def _set_sampler(self) -> None:
-        place = Place(self.spec.search.seed, len(self._choices), self._distributions, self._earlier)
+        place = Place(self.spec.search.seed, len(self._choices), self._wanted, self._distributions, self._earlier)
         self._study.sampler = sampler(self.spec.search.sampler, place)
 
     def _propose(self) -> bool:
@@ -401,10 +414,10 @@ class Ledger:
         choice = self._choices[number]
         if not choice.ended:
             return
-        mean = choice.mean(self.spec.search.objective_metric)
+        means = choice.means(self.spec.search.metrics)
         asked = self._open.pop(number)
-        if mean is not None:
-            self._study.tell(asked, mean)
+        if means is not None:
+            self._study.tell(asked, means)
         else:
             pruned = not choice.retriable and any(trial.state == "PRUNED" for trial in choice.trials)
             self._study.tell(asked, state=TrialState.PRUNED if pruned else TrialState.FAIL)
@@ -488,7 +501,7 @@ def _begun(storage: RDBStorage) -> list[str]:
 
 def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
     return optuna.create_study(
-        storage=_storage(url), study_name=spec.name, direction=spec.search.direction, load_if_exists=True
+        storage=_storage(url), study_name=spec.name, directions=spec.search.directions, load_if_exists=True
     )
 
 

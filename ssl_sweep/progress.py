@@ -102,7 +102,7 @@ class Progress:
         scored = [trial for trial in self._ended.values() if trial.results and metric in trial.results]
         if not scored:
             return "-"
-        sign = 1 if self._spec.search.direction == "maximize" else -1
+        sign = self._spec.search.signs[0]
         best = max(scored, key=lambda trial: sign * (trial.results or {})[metric])
         return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
 

@@ -57,12 +57,14 @@ def _csv(table: Table, caption: str | None, label: str | None) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     confirmed = [f"confirmed_{figure}" for figure in CONFIRMED]
-    writer.writerow([*table.rows, "metric", *FIGURES, *confirmed, "change"])
+    front = ["front"] if table.front is not None else []
+    writer.writerow([*table.rows, "metric", *FIGURES, *confirmed, "change", *front])
     for row in table.body:
         for name, cell in zip(table.columns, row.cells, strict=True):
             figures = [getattr(cell, figure) for figure in FIGURES]
             figures += [getattr(cell.confirmed, figure, None) for figure in CONFIRMED]
-            writer.writerow([*row.key, name, *figures, cell.change])
+            figures += [cell.change, *([row.key in table.front] if table.front is not None else [])]
+            writer.writerow([*row.key, name, *figures])
     return out.getvalue()
 
 
@@ -70,6 +72,7 @@ def _json(table: Table, caption: str | None, label: str | None) -> str:
     """`rows`, one object each: its knobs, and by metric the fields of a cell, difference and change; `notes`."""
     rows: list[dict[str, Any]] = [
         dict(zip(table.rows, row.key, strict=True))
+        | ({"front": row.key in table.front} if table.front is not None else {})
         | {
             name: {**asdict(cell), "difference": cell.difference, "change": cell.change}
             for name, cell in zip(table.columns, row.cells, strict=True)

@@ -8,11 +8,22 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial
 
 from ssl_sweep.spec import Choices, Range, SweepSpec
 from ssl_sweep.spec_prune import max_epochs
+
+GENERATIONS = 8  # of a genetic search
 
 
 class Place(NamedTuple):
@@ -20,6 +31,7 @@ class Place(NamedTuple):
 
     seed: int  # the search's
     position: int  # how many choices there are already
+    wanted: int  # and how many there will be
     distributions: Mapping[str, BaseDistribution]
     earlier: Sequence[FrozenTrial] = ()  # of other sweeps
 
@@ -47,6 +59,16 @@ def _cmaes(place: Place) -> BaseSampler:
     return CmaEsSampler(seed=place.seed, independent_sampler=first, source_trials=list(place.earlier) or None)
 
 
+def _nsga2(place: Place) -> BaseSampler:
+    # Optuna's generations of 50 would make most searches of ours one generation, drawn at random. Which generation a
+    # choice is of, and its parents, stand in the study
+    size = min(max(place.wanted // GENERATIONS, 4), 50)
+    # Deb's own operators: Optuna's copy a parent's values, and try many choices twice
+    return NSGAIISampler(
+        population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=place.own_seed
+    )
+
+
 SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
     "grid": lambda place: RandomSampler(seed=place.own_seed),  # never asked: a grid's points are enqueued in order
     "random": lambda place: RandomSampler(seed=place.own_seed),
@@ -54,6 +76,7 @@ SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
     "tpe": lambda place: TPESampler(seed=place.own_seed, multivariate=True, constant_liar=True),
     "gp": lambda place: GPSampler(seed=place.own_seed),
     "cmaes": _cmaes,
+    "nsga2": _nsga2,
 }
 PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of their section in the spec, and the epochs at most
     "median": lambda own, _: MedianPruner(n_startup_trials=own.min_choices, n_warmup_steps=own.min_epochs),

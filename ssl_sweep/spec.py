@@ -134,7 +134,8 @@ class SweepSpec(Section):
         found = Collector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
         message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
-        for key, text in (("objective", self.search.objective), ("prune_on", self.search.prune_on)):
+        texts = [("objective", text) for text in self.search.objectives]
+        for key, text in (*texts, ("prune_on", self.search.prune_on)):
             metric = text.partition(" ")[2]
             if metric.startswith("pretrain/") and metric not in measured:
                 found.add(("search", key), text, message, nearest(metric, measured))

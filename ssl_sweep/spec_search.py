@@ -19,7 +19,7 @@ from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_prune import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
 from ssl_sweep.spec_section import Section
 
-Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes"]
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LEARNING = ("tpe", "gp", "cmaes")
 Direction = Literal["maximize", "minimize"]
 
@@ -153,7 +153,8 @@ class Search(Section):
         Sampler,
         Field(
             description="who proposes choices: all there are (grid), by chance (random), evenly spread (qmc), or by "
-            "what results taught: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many choices"
+            "what results taught: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many choices; "
+            "nsga2 any knobs, many choices, for two objectives"
         ),
     ] = "grid"
     pruner: Annotated[
@@ -172,8 +173,12 @@ class Search(Section):
         ),
     ] = ""
     objective: Annotated[
-        str,
-        Field(description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`"),
+        str | Annotated[tuple[str, str], Field(strict=False)],
+        Field(
+            description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`; or "
+            "a list of two, as with a cost: `minimize cost/million_parameters` (of the encoder), `cost/gmacs` (billion "
+            "multiply-adds of the encoder, an image), `cost/pretrain_epochs`, `cost/pretrain_gmacs` (epochs x gmacs)"
+        ),
     ] = ""
     trials: Annotated[
         int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
@@ -209,7 +214,7 @@ class Search(Section):
     @property
     def prune_sign(self) -> int:
         """-1 where that is better in the other direction than the objective."""
-        return 1 if self.prune_on.split()[0] == self.direction else -1
+        return 1 if self.prune_on.split()[0] == self.directions[0] else -1
 
     def highest(self, path: str, fixed: int) -> int:
         """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
@@ -219,12 +224,27 @@ class Search(Section):
         return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
 
     @property
-    def direction(self) -> Direction:
-        return "minimize" if self.objective.startswith("minimize") else "maximize"
+    def objectives(self) -> tuple[str, ...]:
+        """One or two, of which the first decides wherever one has to."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return tuple("minimize" if each.startswith("minimize") else "maximize" for each in self.objectives)
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """With which an objective is better the higher it is."""
+        return tuple(1 if direction == "maximize" else -1 for direction in self.directions)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The objectives' metrics."""
+        return tuple(each.split()[1] for each in self.objectives)
 
     @property
     def objective_metric(self) -> str:
-        return self.objective.split()[1]
+        return self.metrics[0]
 
     @field_validator("earlier")
     @classmethod

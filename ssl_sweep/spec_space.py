@@ -1,12 +1,14 @@
 """Checks of a spec's `search` against the rest of it: does the knob exist, does its type take the value."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from ssl_sweep.cost import COSTS
+from ssl_sweep.cost import PREFIX as COST
 from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_parts import NAMED, Base, Part, check_named, metric_remedy
-from ssl_sweep.spec_prune import PRUNE_ON, read_prune_on
+from ssl_sweep.spec_prune import NONE, PRUNE_ON, read_prune_on
 from ssl_sweep.spec_search import Choices, Range, Sampler
 
 
@@ -25,9 +27,11 @@ def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, f
         sound = {path: space[path] for path in read["space"]}
     if isinstance(cases, dict):
         read["cases"] = {name: _case(name, settings, sound, base, found) for name, settings in cases.items()}
-    if metrics and isinstance(objective, str):
-        objective = found.run(("objective",), _objective, objective, metrics)
-        read["objective"] = objective or raw.get("objective", "")
+    if metrics and isinstance(objective, str | list | tuple):
+        several = not isinstance(objective, str)
+        objectives = found.run(("objective",), _objectives if several else _objective, objective, metrics)
+        read["objective"] = objectives or ("" if several else objective)
+        objective = objectives[0] if several and objectives else objectives
         evaluate = {path.removeprefix("evaluate."): part.values for path, part in base.parts.items() if "." in path}
         read["prune_on"] = found.run(("prune_on",), read_prune_on, raw, objective or PRUNE_ON, evaluate) or ""
     _check_sampler(raw, found)
@@ -103,6 +107,17 @@ def _setting(path: str, value: Any, base: Base) -> Any:
     return None if located is None else located[0].typed(located[1], value)
 
 
+def _objectives(texts: Sequence[Any], metrics: list[str]) -> list[str]:
+    found, remedy = Collector(), f"write `[maximize {metrics[0]}, minimize {COSTS[0]}]`"
+    if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise refusal([Finding((), list(texts), "must be one objective or two", remedy)])
+    read = [found.run((index,), _objective, text, metrics) or "" for index, text in enumerate(texts)]
+    found.done()
+    if read[0].split()[1] == read[1].split()[1]:
+        raise refusal([Finding((1,), texts[1], "is the first objective's metric again", remedy)])
+    return read
+
+
 def _objective(text: str, metrics: list[str]) -> str:
     if not text.strip():
         first = metrics[0].partition("/")[0]
@@ -118,8 +133,9 @@ def _objective(text: str, metrics: list[str]) -> str:
     if metric.endswith("_test"):
         message = "would select on the test split, so that its scores in the table would be too good"
         raise refusal([Finding((), text, message, f"use {metric.removesuffix('_test')}_val")])
-    if metric not in metrics and not metric.startswith("pretrain/"):
+    if metric not in (*metrics, *COSTS) and not metric.startswith("pretrain/"):
         validated = [each for each in metrics if not each.endswith("_test")]
+        validated += COSTS if metric.startswith(COST) else []
         raise refusal([Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))])
     return " ".join(words)
 
@@ -140,6 +156,20 @@ def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
             found.add(("space",), None, f"is empty: sampler {sampler!r} has nothing to search", "name a knob to search")
     if sampler == "cmaes":
         _check_ranges(raw, found)
+    if not isinstance(raw.get("objective", ""), str):
+        _check_two_objectives(raw, found)
+
+
+def _check_two_objectives(raw: Mapping[str, Any], found: Collector) -> None:
+    """CMA-ES and Optuna's pruners follow one number."""
+    if raw.get("sampler") == "cmaes":
+        found.add(
+            ("sampler",), "cmaes", "follows one objective, not two", "use `sampler: nsga2`, or name one objective"
+        )
+    pruner = raw.get("pruner", NONE)
+    if pruner != NONE:
+        message = "judges by one objective, and a choice that loses in one may win in the other"
+        found.add(("pruner",), pruner, message, "use `pruner: none`, or name one objective")
 
 
 def _check_ranges(raw: Mapping[str, Any], found: Collector) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ssl_sweep.cost import COSTS
 from ssl_sweep.health import METRICS as HEALTH_METRICS
 from ssl_sweep.labels import Key, row_key, row_label
 from ssl_sweep.problems import Collector, Loc, nearest
@@ -82,8 +83,10 @@ def read_table(
     """
     read = dict(raw)
     if metrics is not None:
-        derived = [metric for metric in metrics if metric.endswith("/top1_test")] or metrics
-        options = [*metrics, *_other_metrics(metrics)]
+        search = sections.get("search")
+        costs = [metric for metric in search.metrics if metric in COSTS] if search is not None else []
+        derived = ([metric for metric in metrics if metric.endswith("/top1_test")] or metrics) + costs
+        options = [*metrics, *_other_metrics(metrics), *(COSTS if costs else ())]
         message = "is no metric of this spec's evaluations"
         read["columns"] = _names("columns", raw, derived, options, message, found, metric_remedy)
     if searched is None:

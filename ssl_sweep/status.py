@@ -45,7 +45,7 @@ def counts(ledger: Ledger) -> dict[str, Any]:
         "paused": states["PAUSED"],
         "pruned": states["PRUNED"],
         "waiting": ledger.total - sum(states.values()) + states["CREATED"],
-        "objective": ledger.spec.search.objective,
+        "objective": ", ".join(ledger.spec.search.objectives),
         "best": _best(ledger),
     }
 
@@ -65,7 +65,7 @@ def _best(ledger: Ledger) -> float | None:
     scored = [mean for mean in means if mean is not None] or [
         trial.results[search.objective_metric] for trial in ledger.trials if trial.results and not trial.confirms
     ]
-    return (max if search.direction == "maximize" else min)(scored, default=None)
+    return (max if search.signs[0] > 0 else min)(scored, default=None)
 
 
 def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ssl_sweep.labels import NOTHING, display_name, value_text
+from ssl_sweep.labels import FRONT, NOTHING, display_name, value_text
 from ssl_sweep.tables import Cell, Table
 
 CellText = Callable[[Cell, int], str]  # a cell that has a mean, and its decimals
@@ -44,8 +44,12 @@ def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) 
             line += [escaped(_signed(cell.change, decimals))] if confirmed else []
             figures = (_published(cell, decimals), _signed(cell.difference, decimals))
             line += map(escaped, figures) if published else []
+        if table.front is not None:
+            line.append(escaped(FRONT) if row.key in table.front else "")
         lines.append(tuple(line))
     numeric += [True] * (len(headers) - len(numeric))
+    if table.front is not None:
+        headers, numeric = [*headers, "front"], [*numeric, False]
     return Grid(tuple(headers), tuple(lines), frozenset(best), tuple(numeric))
 
 

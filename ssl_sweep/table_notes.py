@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ssl_sweep import stats
-from ssl_sweep.labels import Key, row_key, row_name, value_text
+from ssl_sweep.labels import FRONT, Key, row_key, row_name, value_text
 from ssl_sweep.table_pivot import Pivot, is_fresh, plain
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def notes(
     baseline: Any,
     reference: Key | None,
     test: str,
+    objectives: Sequence[str],
 ) -> tuple[str, ...]:
     """Every note of a table; the arguments are those of `tables.ablation` and what it made of them."""
     if runs.empty:
@@ -41,6 +42,7 @@ def notes(
         *_on_spread(table),
         *_on_trials(runs),
         *_on_confirmed(runs, found),
+        *_on_front(table, objectives),
         *_on_choice(runs, table, found),
         *_on_groups(runs, found),
         *_on_columns(runs, table.columns),
@@ -76,6 +78,11 @@ def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
             f"confirmed: over {len(seeds)} fresh seeds ({', '.join(map(str, seeds))}) of the {which} that the search "
             "found best; change: that less the search's own mean, which is too good for having been chosen"
         )
+
+
+def _on_front(table: "Table", objectives: Sequence[str]) -> Iterator[str]:
+    if table.front:
+        yield f"{FRONT}: no other row is better in one of these and as good in the other: {', '.join(objectives)}"
 
 
 def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str]:

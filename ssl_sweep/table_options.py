@@ -25,7 +25,7 @@ def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **asked:
         asked: options that rule over those of the specs; None asks for nothing.
     """
     tables = {name: dict(spec.get("table") or {}) for name, spec in specs.items()}
-    objectives = {(spec.get("search") or {}).get("objective") or "" for spec in specs.values()}
+    objectives = {objectives_of(spec) for spec in specs.values()}
     several = len(tables) > 1
     first = next(iter(tables.values()))
     given = {key: value for key, value in asked.items() if value is not None}
@@ -38,6 +38,12 @@ def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **asked:
     if several or rows != own_rows:
         made |= _relabelled(tables, runs, rows)
     return made | given
+
+
+def objectives_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The one or two objectives of a spec's JSON data; an empty text where it names none."""
+    objective = (spec.get("search") or {}).get("objective") or ""
+    return (objective,) if isinstance(objective, str) else tuple(objective)
 
 
 def table_of(stores: Mapping[str, str], **asked: Any) -> Table:

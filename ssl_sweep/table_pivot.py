@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from ssl_sweep.labels import SPLITS, Key, row_key, row_label, value_text
+from ssl_sweep.pareto import on_front
 from ssl_sweep.transcript import value_of
 
-LOWER_IS_BETTER = ("loss", "error", "seconds", "alignment", "uniformity")
+LOWER_IS_BETTER = ("loss", "error", "seconds", "alignment", "uniformity", "cost/")
 GROUP = "group"  # heads the column of groups that the table names itself
 Groups = Sequence[str] | Mapping[str, Sequence[Any]]
 Trials = dict[Key, list[int]]  # the positions of each row's COMPLETE trials
@@ -118,12 +119,28 @@ def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[A
     return found
 
 
-def lower_is_better(metric: str, objective: str) -> bool:
-    """As the objective has it of its own metric on any split; of others their name tells."""
-    direction, _, judged = objective.partition(" ")
-    if judged and _without_split(judged) == _without_split(metric):
-        return direction == "minimize"
+def lower_is_better(metric: str, *objectives: str) -> bool:
+    """As an objective has it of its own metric on any split; of others their name tells."""
+    for objective in objectives:
+        direction, _, judged = objective.partition(" ")
+        if judged and _without_split(judged) == _without_split(metric):
+            return direction == "minimize"
     return any(word in metric for word in LOWER_IS_BETTER)
+
+
+def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[str]) -> frozenset[Key]:
+    """The rows that no other row beats in both objectives; by fresh seeds, where a row has them."""
+    searched, fresh = (
+        [_means(runs, objective.rpartition(" ")[2], trials) for objective in objectives]
+        for trials in (found.trials, found.fresh)
+    )
+    signs = [1 if objective.startswith("maximize") else -1 for objective in objectives]
+    points = {}
+    for key in found.trials:
+        means = fresh if all(key in each for each in fresh) else searched
+        if all(key in each for each in means):
+            points[key] = (signs[0] * means[0][key], signs[1] * means[1][key])
+    return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ssl_sweep import stats, table_notes
 from ssl_sweep.labels import Key, row_key
-from ssl_sweep.table_pivot import Groups, Pivot, by_seed, lower_is_better, pivot
+from ssl_sweep.table_pivot import Groups, Pivot, by_seed, front_of, lower_is_better, pivot
 
 Interval = Literal["std", "t", "bootstrap"]
 Test = Literal["t", "wilcoxon"]
@@ -77,7 +77,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` say what a key consists of; `columns` are metrics, with an entry each in `decimals` and what follows."""
+    """An ablation table.
+
+    `rows` say what a key consists of; `columns` are metrics, each with an entry in `decimals` and `has_...`. `front`
+    has the rows that no other beats in both objectives, where there are two.
+    """
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -87,6 +91,7 @@ class Table:
     has_confirmed: tuple[bool, ...]
     interval: Interval
     notes: tuple[str, ...]
+    front: frozenset[Key] | None = None
 
 
 def ablation(
@@ -99,7 +104,7 @@ def ablation(
     baseline: Any = None,
     test: Test = "t",
     group_by: Groups = (),
-    objective: str = "",
+    objective: str | Sequence[str] = "",
 ) -> Table:
     """The COMPLETE trials of `record.runs`: metrics `columns` by parameters `rows`, over seeds.
 
@@ -116,12 +121,14 @@ def ablation(
         test: how.
         group_by: parameters, or names with the labels of their rows: only each group's best row is shown, by the
             objective; by the first column on the validation split where there is none.
-        objective: `maximize METRIC` or `minimize METRIC`.
+        objective: `maximize METRIC` or `minimize METRIC`; or two of them, for which the rows that no other beats in
+            both are marked. The first chooses.
 
     Raises:
         TableError: a row is no parameter of these runs.
     """
-    found = pivot(runs, rows, group_by, columns, objective)
+    objectives = (objective,) if isinstance(objective, str) else tuple(objective)
+    found = pivot(runs, rows, group_by, columns, objectives[0])
     figures = {metric: _by_key(found, (published or {}).get(metric, {})) for metric in columns}
     reference = None if baseline is None else _named(found, baseline)
     by_column = []
@@ -131,7 +138,7 @@ def ablation(
         tested = _tested(cells, values, reference, test)
         fresh, earlier = (by_seed(runs, metric, trials) for trials in (found.fresh, found.found))
         again = [_confirmed(cell, fresh[key], earlier[key], interval) for key, cell in zip(values, tested, strict=True)]
-        by_column.append(_best_marked(again, lowest=lower_is_better(metric, objective)))
+        by_column.append(_best_marked(again, lowest=lower_is_better(metric, *objectives)))
     body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
     table = Table(
         rows=found.names,
@@ -142,8 +149,10 @@ def ablation(
         has_confirmed=tuple(any(cell.confirmed is not None for cell in cells) for cells in by_column),
         interval=interval,
         notes=(),
+        front=front_of(runs, found, objectives) if len(objectives) > 1 else None,
     )
-    return replace(table, notes=table_notes.notes(runs, table, found, published or {}, baseline, reference, test))
+    noted = table_notes.notes(runs, table, found, published or {}, baseline, reference, test, objectives)
+    return replace(table, notes=noted)
 
 
 def _by_key(found: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:

@@ -69,7 +69,7 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 def status_table(status: Mapping[str, Any]) -> Group:
     """One line a trial under the counts, and each failure's message once."""
     table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
-    metric = status["objective"].split()[-1]
+    metric = status["objective"].partition(",")[0].split()[-1]
     table.add_column(metric, justify="right")
     table.columns[1].overflow = "fold"
     for trial in status["trials"]:

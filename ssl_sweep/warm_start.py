@@ -43,17 +43,16 @@ def _lesson(
     """The trial, or why there is none."""
     if choice.knobs.keys() != distributions.keys():
         return "with other knobs"
-    metric = spec.search.objective_metric
-    values = {trial.seed: (trial.results or {}).get(metric) for trial in choice.trials}
-    known = {seed: value for seed, value in values.items() if value is not None}
-    if len(known) < len(values):
-        return f"without {metric}"
+    means = choice.means(spec.search.metrics)
+    if means is None:
+        return f"without {' or '.join(spec.search.metrics)}"
+    known = {trial.seed: (trial.results or {})[spec.search.objective_metric] for trial in choice.trials}
     steps = {at: known[seed] for at, seed in enumerate(spec.search.seeds) if seed in known}
     try:
         return create_trial(
             params=dict(choice.knobs),
             distributions=dict(distributions),
-            value=sum(known.values()) / len(known),
+            values=means,
             user_attrs={FROM: mark},
             intermediate_values=steps if spec.search.prunes_by == "seed" else None,
         )

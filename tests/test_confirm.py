@@ -84,7 +84,7 @@ def test_the_sampler_learns_nothing_from_fresh_seeds(storage: Storage) -> None:
         complete(ledger, trial, 0.0)
     told = ledger._study.get_trials()
     assert [trial.value for trial in told] == [50.0, 60.0, 40.0, 55.0]
-    assert ledger.choice(1).mean(METRIC) == 60.0
+    assert ledger.choice(1).means([METRIC]) == (60.0,)
     assert ledger.choice(1).confirmed(METRIC) == 0.0
 
 
@@ -308,4 +308,4 @@ def test_choices_know_all_their_trials() -> None:
     trials = (Trial("a", 0, 0), Trial("b", 0, 1))
     choice = Choice(0, {}, trials[:1], confirming=trials[1:])
     assert choice.all_trials == trials
-    assert choice.mean(METRIC) is None
+    assert choice.means([METRIC]) is None

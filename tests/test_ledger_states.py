@@ -169,8 +169,8 @@ class Driver:
         assert self.ledger.confirm() == []
         assert all(trial.ended for trial in self.ledger.trials)
         assert len(self.ledger.trials) == self.ledger.total
-        means = {choice.number: choice.mean(METRIC) for choice in self.ledger.choices}
-        best = sorted((-mean, number) for number, mean in means.items() if mean is not None)[:TOP]
+        means = {choice.number: choice.means([METRIC]) for choice in self.ledger.choices}
+        best = sorted((-mean[0], number) for number, mean in means.items() if mean is not None)[:TOP]
         for _, number in best:
             assert tuple(trial.seed for trial in self.ledger.choice(number).confirming) == FRESH
         self.check()
@@ -185,7 +185,7 @@ class Driver:
             if trial.ended:
                 self.ended[trial.trial_id] = trial.state
         confirmed = [choice for choice in self.ledger.choices if choice.confirming]
-        assert all(choice.ended and choice.mean(METRIC) is not None for choice in confirmed)
+        assert all(choice.ended and choice.means([METRIC]) is not None for choice in confirmed)
         assert all(tuple(trial.seed for trial in choice.confirming) == FRESH for choice in confirmed)
         expected = SEEDS * len(self.ledger.choices) + len(FRESH) * len(confirmed)
         assert len({trial.trial_id for trial in self.ledger.trials}) == len(self.ledger.trials) == expected

@@ -165,11 +165,11 @@ def test_a_case_overrides_and_may_replace_the_method() -> None:
 
 def test_objective() -> None:
     search = made().search
-    assert (search.objective, search.direction, search.objective_metric) == (
-        "maximize finetune/top1_val", "maximize", "finetune/top1_val",
+    assert (search.objective, search.directions, search.objective_metric) == (
+        "maximize finetune/top1_val", ("maximize",), "finetune/top1_val",
     )  # fmt: skip
     search = searching(objective="minimize  pretrain/loss").search
-    assert (search.direction, search.objective_metric) == ("minimize", "pretrain/loss")
+    assert (search.directions, search.objective_metric) == (("minimize",), "pretrain/loss")
     assert searching(objective="maximize pretrain/knn_top1_val").search.objective_metric == "pretrain/knn_top1_val"
 
 

@@ -57,7 +57,7 @@ def made(specs: dict[str, Any], *runs: pd.DataFrame, **asked: Any) -> Table:
 
 
 def test_one_sweep_is_as_its_spec_says() -> None:
-    assert options({"overlay": OVERLAY}, OVERLAYS) == {**OVERLAY["table"], "objective": OBJECTIVE}
+    assert options({"overlay": OVERLAY}, OVERLAYS) == {**OVERLAY["table"], "objective": (OBJECTIVE,)}
     table = made({"overlay": OVERLAY}, OVERLAYS)
     assert [row.cells[0].published for row in table.body] == [37.1, 38.1]
     assert table.interval == "t"
@@ -66,7 +66,7 @@ def test_one_sweep_is_as_its_spec_says() -> None:
 
 def test_what_is_asked_for_rules() -> None:
     found = options({"overlay": OVERLAY}, OVERLAYS, interval="std", baseline="0.3", columns=None)
-    assert found == {**OVERLAY["table"], "objective": OBJECTIVE, "interval": "std", "baseline": "0.3"}
+    assert found == {**OVERLAY["table"], "objective": (OBJECTIVE,), "interval": "std", "baseline": "0.3"}
 
 
 def test_several_sweeps_have_a_row_for_each_of_their_settings() -> None:

@@ -208,7 +208,7 @@ def test_without_a_finite_objective_a_trial_has_failed(
     data = {"source": one_picture(tmp_path / "data"), "image_size": 8}
     spec = {"data": data, "encoder": "pixels", "method": "supervised", "evaluate": small}
     record = {"trial_id": "t", "config": config(**spec, search={"objective": "maximize label_free/rankme_val"})}
-    outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objective=objective)
+    outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objectives=[objective])
     end = journal.read(tmp_path / "t")[0][-1]
     state = "FAILED" if reason else "COMPLETE"
     assert (outcome.state, outcome.reason, end["state"], end["reason"]) == (state, reason, state, reason)

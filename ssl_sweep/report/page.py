@@ -18,6 +18,7 @@ from ssl_sweep.render import render
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
+from ssl_sweep.report.front import front_plot
 from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, interval_of, knob_plots
 from ssl_sweep.report.pictures import Gallery, read_gallery
 from ssl_sweep.report.relations import importance, parallel_coordinates
@@ -98,6 +99,7 @@ def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
     return {
         "table": Markup(in_html),  # noqa: S704 - render escapes
         "notes": table.notes,
+        "front": plots.add([front] if (front := front_plot(sweep)) else []),
         "knob_plots": plots.add(by_knob),
         "interval": INTERVALS[interval_of(sweep)] if has_intervals(by_knob) else "",
         "left_out": ", ".join(left_out),

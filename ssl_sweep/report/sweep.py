@@ -15,7 +15,7 @@ from ssl_sweep import record
 from ssl_sweep import record_store as store
 from ssl_sweep.labels import display_name, value_text
 from ssl_sweep.spec_search import Range
-from ssl_sweep.table_options import options
+from ssl_sweep.table_options import objectives_of, options
 from ssl_sweep.table_pivot import is_fresh, plain, values_of
 from ssl_sweep.tables import Table, ablation
 from ssl_sweep.transcript import PREFIX
@@ -70,9 +70,14 @@ class Sweep:
     planned: int | None
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """One or two."""
+        return objectives_of(self.spec)
+
+    @property
     def objective(self) -> str:
-        """`maximize finetune/top1_val`; empty where the spec names none."""
-        return str((self.spec.get("search") or {}).get("objective") or "")
+        """`maximize finetune/top1_val`, the first of two; empty where the spec names none."""
+        return self.objectives[0]
 
     @property
     def metric(self) -> str:

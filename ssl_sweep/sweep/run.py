@@ -64,14 +64,14 @@ def run_sweep(
     """
     spec = ledger.spec
     search = LedgerSearch(ledger, storage, watcher, only=only, lease=lease)
-    stages, objective = storage.sweep(spec.name) / "stages", spec.search.objective_metric
+    stages, objectives = storage.sweep(spec.name) / "stages", spec.search.metrics
     with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         if problems := make_plan(spec, _resources()).problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
         tuner = tune.Tuner(
             trainable(
                 spec,
-                work or partial(attempt, stages=stages, objective=objective, timeout=spec.resources.timeout),
+                work or partial(attempt, stages=stages, objectives=objectives, timeout=spec.resources.timeout),
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,

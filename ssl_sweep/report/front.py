@@ -1,0 +1,58 @@
+"""Two objectives: every choice as a point, and those that no other beats in both."""
+
+from typing import Any
+
+from ssl_sweep.labels import display_name, name_with_unit
+from ssl_sweep.pareto import on_front
+from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened
+from ssl_sweep.report.sweep import Sweep
+from ssl_sweep.table_pivot import is_fresh
+
+MAX_NAMED = 12  # choices in the plot's description
+
+
+def front_plot(sweep: Sweep) -> Plot | None:
+    """The first objective over the second; None where there is one objective, or no choice that has both."""
+    metrics = [objective.rpartition(" ")[2] for objective in sweep.objectives]
+    if len(metrics) < 2 or not all(metric in sweep.runs.columns for metric in metrics):
+        return None
+    complete = sweep.runs[(sweep.runs["state"] == "COMPLETE") & ~is_fresh(sweep.runs)]
+    means = complete.groupby("choice")[metrics].mean().dropna().sort_values(metrics[1])
+    if means.empty:
+        return None
+    signs = [1 if objective.startswith("maximize") else -1 for objective in sweep.objectives]
+    best = on_front([(signs[0] * first, signs[1] * second) for first, second in means.itertuples(index=False)])
+    names = {choice.number: choice.label for choice in sweep.choices}
+    labels = [names[int(number)] for number in means.index]
+    data = [
+        _points(means, metrics, labels, [not each for each in best], front=False),
+        _points(means, metrics, labels, best, front=True),
+    ]
+    title = f"{display_name(metrics[0])} by {display_name(metrics[1])}"
+    layout = {
+        "xaxis": {"title": {"text": escaped(name_with_unit(metrics[1]))}},
+        "yaxis": {"title": {"text": escaped(name_with_unit(metrics[0]))}},
+        "showlegend": True,
+    }
+    return Plot(title, f"{title}; on the front: {_in_words(data[1])}", data, layout)
+
+
+def _points(means: Any, metrics: list[str], labels: list[str], chosen: list[bool], *, front: bool) -> Trace:
+    shown = means[chosen]
+    names = [label for label, is_shown in zip(labels, chosen, strict=True) if is_shown]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if front else "markers",
+        "name": "on the front" if front else "not on the front",
+        "x": numbers(map(float, shown[metrics[1]])),
+        "y": numbers(map(float, shown[metrics[0]])),
+        "text": [escaped(shortened(name, 80) or "the only choice") for name in names],
+        "hovertemplate": "%{text}: %{y} at %{x}<extra></extra>",
+        "line": {"color": COLORS[0], "width": 2},
+        "marker": {"color": COLORS[0] if front else INK, "size": 9, "symbol": "circle" if front else "circle-open"},
+    }
+
+
+def _in_words(front: Trace) -> str:
+    said = [f"{figure(y)} at {figure(x)}" for x, y in zip(front["x"], front["y"], strict=True)]
+    return ", ".join(said[:MAX_NAMED]) + (f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else "")
