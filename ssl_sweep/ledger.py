@@ -16,8 +16,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ssl_sweep.pareto import on_front
-from ssl_sweep.sampling import Place, distribution, pruner, sampler, suggest
-from ssl_sweep.spec import SweepSpec, differences, from_dump, grid, space
+from ssl_sweep.sampling import Knobs, Place, pruner, sampler, suggest
+from ssl_sweep.spec import SweepSpec, differences, from_dump, grid
 from ssl_sweep.warm_start import CMAES_NEEDS, FROM, lessons
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -120,7 +120,7 @@ class Ledger:
         if (own := pruner(spec)) is not None:
             study.pruner = own
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
-        self._distributions = {knob: distribution(values) for knob, values in space(spec).items()}
+        self._knobs = Knobs(spec)
         self._grid = grid(spec) if spec.search.sampler == "grid" else None
         self._choices: dict[int, Choice] = {}
         self._open: dict[int, optuna.Trial] = {}  # choices that Optuna has not been told the end of, by number
@@ -173,7 +173,7 @@ class Ledger:
         elif not self._propose():
             return None
         self._set_sampler()
-        return self._add(self._study.ask(self._distributions))
+        return self._add(self._study.ask(self._knobs.always))
 
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it is to judge next."""
@@ -248,12 +248,12 @@ class Ledger:
         if same[-1].state != TrialState.WAITING:  # else the driver died in the middle of this
             new = create_trial(
                 state=TrialState.WAITING,
-                system_attrs={**same[-1].system_attrs, "fixed_params": dict(choice.knobs)},
+                system_attrs={**same[-1].system_attrs, "fixed_params": self._knobs.params(choice.knobs)},
                 user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
                 intermediate_values=same[-1].intermediate_values,
             )
             self._study.add_trial(new)
-        self._add(self._study.ask(self._distributions))
+        self._add(self._study.ask(self._knobs.always))
 
     def _anew(self, old: Trial) -> Trial:
         return Trial(old.trial_id, old.choice, old.seed, attempts=old.attempts, confirms=old.confirms)
@@ -278,10 +278,11 @@ class Ledger:
 
     def _add(self, asked: optuna.Trial) -> Choice:
         """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
-        known = asked.params  # from the range that the search had then, which may have been widened
-        for knob, values in self._distributions.items():
-            if knob not in known:
-                suggest(asked, knob, values)
+        for _ in range(2):  # which knobs a section has of its own follows from its name
+            known = asked.params  # from the range that the search had then, which may have been widened
+            for name, values in self._knobs.distributions(known).items():
+                if name not in known:
+                    suggest(asked, name, values)
         root = asked.user_attrs.get("root", asked.number)
         self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
         self._open[root], self._steps[root] = asked, set()
@@ -290,13 +291,14 @@ class Ledger:
         self._conclude(root)  # the driver died between the last seed's end and this
         return self._choices[root]
 
-    def _choice(self, root: int, knobs: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
+    def _choice(self, root: int, params: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
         trials = []
         for seed in self.spec.search.seeds:
             known = noted.get(f"seed:{seed}")
             trials.append(Trial(**known) if known else Trial(self._trial_id(root, seed), root, seed))
-        settings = {knob: knobs[knob] for knob in self._distributions if knob in knobs}
-        return Choice(root, settings, tuple(trials), noted.get("pruned"), self._confirming.get(root, ()))
+        return Choice(
+            root, self._knobs.knobs(params), tuple(trials), noted.get("pruned"), self._confirming.get(root, ())
+        )
 
     def _trial_id(self, root: int, seed: int) -> str:
         return str(uuid.uuid5(self._namespace, f"{root}/{seed}"))
@@ -334,15 +336,18 @@ class Ledger:
         self._choices[number] = replace(self._choices[number], confirming=trials)
 
     def _set_sampler(self) -> None:
-        place = Place(self.spec.search.seed, len(self._choices), self._wanted, self._distributions, self._earlier)
-        self._study.sampler = sampler(self.spec.search.sampler, place)
+        search, knobs = self.spec.search, self._knobs
+        place = Place(
+            search.seed, len(self._choices), self._wanted, knobs.always, self._earlier, conditional=knobs.conditional
+        )
+        self._study.sampler = sampler(search.sampler, place)
 
     def _propose(self) -> bool:
         """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
         if len(self._choices) >= self._wanted:
             return False
         if self._grid is not None:
-            self._study.enqueue_trial(self._grid[len(self._choices)])
+            self._study.enqueue_trial(self._knobs.params(self._grid[len(self._choices)]))
         return True
 
     @property
@@ -457,7 +462,7 @@ def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[Fr
         earlier = {name: load_ledger(url, name).choices for name in spec.search.earlier}
     except LedgerError as error:
         raise LedgerError(f"search.from: {error}") from None
-    taught, said = lessons(earlier, spec, {knob: distribution(values) for knob, values in space(spec).items()})
+    taught, said = lessons(earlier, spec, Knobs(spec))
     if spec.search.sampler == "cmaes" and len(taught) < CMAES_NEEDS:
         raise LedgerError(f"{said}; sampler cmaes begins with their best tenth and needs {CMAES_NEEDS}: use tpe or gp")
     say(said)

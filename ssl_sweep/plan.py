@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_sweep import knobs
-from ssl_sweep.spec import SweepSpec, grid, resolve, space
+from ssl_sweep.spec import SweepSpec, grid, num_settings, resolve
 from ssl_sweep.trial import stage_key
 
 
@@ -98,10 +98,10 @@ def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
 
 def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[str, int]]:
     """The same of choices that are not known yet: as many different pretrainings as can be, of the most epochs."""
-    decide = [values for path, values in space(spec).items() if not path.startswith("evaluate.")]
-    listed = [len(values.listed()) or math.inf for values in decide]
-    pretrains = int(min(choices, math.prod(listed))) * seeds
-    if not spec.search.cases and not _pretrains(spec.method):
+    decide = [values for path, values in spec.search.space.items() if not path.startswith("evaluate.")]
+    listed = [num_settings(values) or math.inf for values in decide]
+    pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
+    if not (spec.search.cases or spec.search.branches) and not _pretrains(spec.method):
         pretrains = 0
     planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
     epochs = {name: each * choices * seeds for name, each in planned.items() if each}

@@ -20,7 +20,7 @@ from optuna.samplers import (
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial
 
-from ssl_sweep.spec import Choices, Range, SweepSpec
+from ssl_sweep.spec import Choices, Range, SweepSpec, space
 from ssl_sweep.spec_prune import max_epochs
 
 GENERATIONS = 8  # of a genetic search
@@ -34,6 +34,7 @@ class Place(NamedTuple):
     wanted: int  # and how many there will be
     distributions: Mapping[str, BaseDistribution]
     earlier: Sequence[FrozenTrial] = ()  # of other sweeps
+    conditional: bool = False  # whether some choices have knobs that others lack
 
     @property
     def own_seed(self) -> int:
@@ -73,7 +74,9 @@ SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
     "grid": lambda place: RandomSampler(seed=place.own_seed),  # never asked: a grid's points are enqueued in order
     "random": lambda place: RandomSampler(seed=place.own_seed),
     "qmc": _Sequence,  # how far it is stands in the study, under the sequence's seed
-    "tpe": lambda place: TPESampler(seed=place.own_seed, multivariate=True, constant_liar=True),
+    "tpe": lambda place: TPESampler(
+        seed=place.own_seed, multivariate=True, group=place.conditional, constant_liar=True
+    ),
     "gp": lambda place: GPSampler(seed=place.own_seed),
     "cmaes": _cmaes,
     "nsga2": _nsga2,
@@ -112,6 +115,54 @@ def distribution(values: Choices | Range) -> BaseDistribution:
     if values.is_int:
         return IntDistribution(int(low), int(high), log=values.log, step=int(step or 1))
     return FloatDistribution(low, high, log=values.log, step=step)
+
+
+class Knobs:
+    """A spec's search space as Optuna has it: by names that are the knobs' paths, but where a branch has knobs.
+
+    There two branches may give a knob of the same name other values, and Optuna wants one distribution a name.
+    """
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.always = {path: distribution(values) for path, values in space(spec).items()}
+        self._paths: dict[tuple[str, str], dict[str, str]] = {}  # of a section and its name: path -> Optuna's name
+        self._distributions = dict(self.always)
+        for section, branches in spec.search.branches.items():
+            for branch in branches.choices:
+                names = {f"{section}.{knob}": f"{section}.{branch.name}.{knob}" for knob in branch.space}
+                self._paths[section, branch.name] = names
+                for name, values in zip(names.values(), branch.space.values(), strict=True):
+                    self._distributions[name] = distribution(values)
+        self._sections = tuple(spec.search.branches)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some choices have knobs that others lack."""
+        return bool(self._sections)
+
+    def distributions(self, chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        """Those of a choice, by Optuna's names; as far as its sections are known."""
+        return {name: self._distributions[name] for name in (*self.always, *self._own(chosen).values())}
+
+    def params(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
+        """A choice's knobs by Optuna's names."""
+        own = self._own(knobs)
+        return {own.get(path, path): value for path, value in knobs.items()}
+
+    def knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The knobs by their paths, a section's own after it."""
+        own = self._own(params)
+        order = [
+            each for path in self.always for each in (path, *(knob for knob in own if knob.startswith(f"{path}.")))
+        ]
+        names = {path: own.get(path, path) for path in order}
+        return {path: params[name] for path, name in names.items() if name in params}
+
+    def _own(self, chosen: Mapping[str, Any]) -> dict[str, str]:
+        own: dict[str, str] = {}
+        for section in self._sections:
+            own |= self._paths.get((section, chosen.get(section, "")), {})
+        return own
 
 
 def suggest(asked: optuna.Trial, knob: str, values: BaseDistribution) -> None:

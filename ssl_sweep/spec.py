@@ -36,7 +36,7 @@ from ssl_sweep.spec_parts import (
     construct,
 )
 from ssl_sweep.spec_prune import pruning_findings
-from ssl_sweep.spec_search import Choices, Range, Search
+from ssl_sweep.spec_search import Branch, Branches, Choices, Range, Search
 from ssl_sweep.spec_section import Resources, Section, Tracking
 from ssl_sweep.spec_space import read_search
 from ssl_sweep.spec_table import Table, read_table
@@ -149,7 +149,8 @@ class SweepSpec(Section):
     @model_validator(mode="after")
     def _constructible(self) -> Self:
         """Knobs that are fine one by one may not fit together: build what is cheap to build for every choice."""
-        size = math.prod(len(values.listed()) for values in space(self).values())
+        size = math.prod(num_settings(values) or 0 for values in self.search.space.values())
+        size *= len(self.search.cases) or 1
         if self.search.sampler == "grid" and size > MAX_GRID:
             message = f"is a grid of {size:,} choices"
             raise refusal([Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")])
@@ -162,15 +163,27 @@ class SweepSpec(Section):
 
 
 def space(spec: SweepSpec) -> dict[str, Choices | Range]:
-    """The searched knobs by path, in the file's order; `case` first, where there are cases."""
+    """The searched knobs that every choice has, by path, in the file's order; `case` first, where there are cases.
+
+    A section of which there are several, `method` or `encoder`, is one of them; the rest is in `search.branches`.
+    """
     return _searched(spec.search)
 
 
 def grid(spec: SweepSpec) -> list[Settings]:
     """Every choice of a spec whose knobs can all be listed; the first knob changes slowest."""
-    searched = space(spec)
-    values = product(*(each.listed() for each in searched.values()))
-    return [dict(zip(searched, choice, strict=True)) for choice in values]
+    parts = [_settings(path, values, spec.search) for path, values in space(spec).items()]
+    return [{path: value for part in choice for path, value in part.items()} for choice in product(*parts)]
+
+
+def num_settings(values: Choices | Range | Branches) -> int | None:
+    """How many settings a searched knob, or section with its knobs, has; None where a range is without a step."""
+    if not isinstance(values, Branches):
+        return len(values.listed()) or None
+    sizes = [[num_settings(each) for each in branch.space.values()] for branch in values.choices]
+    if any(None in each for each in sizes):
+        return None
+    return sum(math.prod(size or 0 for size in each) for each in sizes)
 
 
 def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
@@ -184,9 +197,12 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
     Raises:
         ValueError: a searched knob has no value; SpecError, one too: a knob does not exist or does not take its value.
     """
-    if missing := sorted(space(spec).keys() - choice.keys()):
+    sections = {section: _branch(spec.search, section, choice[section]) for section in spec.search.branches}
+    wanted = [*space(spec), *(f"{section}.{knob}" for section, each in sections.items() for knob in each.space)]
+    if missing := sorted(set(wanted) - choice.keys()):
         raise ValueError(f"a choice of {spec.name} has no value for {', '.join(missing)}; give every knob one")
-    settings = dict(choice)
+    settings = {path: value for path, value in choice.items() if path not in sections}
+    settings |= {section: {"name": each.name, **each.fixed} for section, each in sections.items()}
     if spec.search.cases:
         settings = {**spec.search.cases[settings.pop(CASE)], **settings}
     dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
@@ -226,7 +242,27 @@ def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
 
 def _searched(search: Search) -> dict[str, Choices | Range]:
     cases = {CASE: Choices(values=tuple(search.cases))} if search.cases else {}
-    return {**cases, **search.space}
+    named = {
+        path: Choices(values=values.names) if isinstance(values, Branches) else values
+        for path, values in search.space.items()
+    }
+    return {**cases, **named}
+
+
+def _branch(search: Search, section: str, name: Any) -> Branch:
+    return next(branch for branch in search.branches[section].choices if branch.name == name)
+
+
+def _settings(path: str, values: Choices | Range, search: Search) -> list[Settings]:
+    """Every value of a knob; of a section every branch with every value of its own knobs."""
+    if path not in search.branches:
+        return [{path: value} for value in values.listed()]
+    found = []
+    for branch in search.branches[path].choices:
+        listed = product(*(each.listed() for each in branch.space.values()))
+        paths = [path, *(f"{path}.{knob}" for knob in branch.space)]
+        found += [dict(zip(paths, (branch.name, *own), strict=True)) for own in listed]
+    return found
 
 
 def _metrics(sections: Mapping[str, Any]) -> list[str] | None:

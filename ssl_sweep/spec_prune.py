@@ -122,7 +122,8 @@ def pruning_findings(
     if isinstance(pruner, Wilcoxon):
         yield from _too_few_seeds(pruner, len(search.seeds))
     elif not isinstance(pruner, str):
-        pretrains = bool(search.cases) or getattr(knobs.load("methods", method["name"]), "pretrains", True)
+        varied = bool(search.cases or search.branches)
+        pretrains = varied or getattr(knobs.load("methods", method["name"]), "pretrains", True)
         if search.prune_metric.startswith("pretrain/") and not pretrains:
             message = f"is never reported, as method {method['name']} does not pretrain"
             remedy = "use `pruner: none`, or `maximize finetune/top1_val` with `finetune:` in evaluate"

@@ -19,7 +19,9 @@ def json_schema() -> Schema:
     schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
-    del sections["root"], definitions["Choices"]
+    del sections["root"]
+    for name in ("Choices", "Branch", "Branches"):
+        del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])
     for section, kind in NAMED.items():
@@ -84,12 +86,25 @@ def _evaluations() -> Schema:
 def _complete_search(search: Schema) -> None:
     values = searched_schemas()
     spaces = {path: _space(value) for path, value in values.items()}
+    spaces |= {section: _branches(kind) for section, kind in NAMED.items()}
     search["space"] |= {"additionalProperties": False, "properties": spaces}
     settings = {**values, **{section: _named(kind) for section, kind in NAMED.items()}}
     case = {"type": "object", "additionalProperties": False, "properties": settings}
     search["cases"] |= {"additionalProperties": {"anyOf": [case, {"type": "null"}]}}
     search["pruner"]["anyOf"] = [{"enum": [NONE, *PRUNERS]}, *search["pruner"]["anyOf"][1:]]
     _number_or_list(search["seeds"])
+
+
+def _branches(kind: knobs.Kind) -> Schema:
+    """Names, or mappings with the name and knobs that are fixed or searched."""
+    choices: list[Schema] = [{"enum": knobs.names(kind)}]
+    for name in knobs.names(kind):
+        own = knob_schema(knobs.load(kind, name))["properties"]
+        properties = {knob: {"anyOf": [value, _space(value)]} for knob, value in own.items()}
+        named = {"name": {"const": name}, **properties}
+        choices.append({"type": "object", "additionalProperties": False, "properties": named, "required": ["name"]})
+    listed = {"type": "array", "items": {"anyOf": choices}, "minItems": 1}
+    return {"type": "object", "additionalProperties": False, "properties": {"choices": listed}, "required": ["choices"]}
 
 
 def _number_or_list(seeds: Schema) -> None:

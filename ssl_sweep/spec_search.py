@@ -21,6 +21,7 @@ from ssl_sweep.spec_section import Section
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LEARNING = ("tpe", "gp", "cmaes")
+CONDITIONAL = ("grid", "random", "tpe")  # samplers that take knobs which only some choices have
 Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
@@ -88,6 +89,30 @@ class Range(Section):
             yield Finding(("step",), self.step, f"does not lead to high, {self.high}", f"use high: {self.listed()[-1]}")
 
 
+class Branch(Section):
+    """One method or encoder of several: its own knobs, fixed and searched, by their names."""
+
+    name: str
+    fixed: dict[str, Any]
+    space: dict[str, Choices | Range]
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        # a list is a list of choices, so that a value that is a list stands in one
+        fixed = {knob: [value] if isinstance(value, list | tuple) else value for knob, value in self.fixed.items()}
+        return {"name": self.name, **fixed, **{knob: values.model_dump() for knob, values in self.space.items()}}
+
+
+class Branches(Section):
+    """A searched section is one of these, each with knobs that are searched only where it is chosen."""
+
+    choices: tuple[Branch, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(branch.name for branch in self.choices)
+
+
 def _seed_list(value: Any) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
         return value
@@ -132,10 +157,11 @@ class Search(Section):
     model_config = ConfigDict(serialize_by_alias=True)
     called: ClassVar[str] = "search"
 
-    space: dict[str, Choices | Range] = Field(
+    space: dict[str, Choices | Range | Branches] = Field(
         default_factory=dict,
         description="{knob path: values}: a path is `views.X`, `method.X`, `encoder.X`, `pretrain.X` or "
-        "`evaluate.NAME.X`; values are a list of choices or a range {low, high, log, step}",
+        "`evaluate.NAME.X`; values are a list of choices or a range {low, high, log, step}. `method` and "
+        "`encoder` take {choices: [NAME, {name: NAME, knob: value, list or range}]}, with knobs of their own",
         json_schema_extra={"default": {}},
     )
     cases: dict[str, dict[str, Any]] = Field(
@@ -219,9 +245,24 @@ class Search(Section):
     def highest(self, path: str, fixed: int) -> int:
         """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
         searched = self.space.get(path)
-        if searched is not None:
+        if isinstance(searched, Choices | Range):
             return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
         return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
+
+    @property
+    def branches(self) -> dict[str, Branches]:
+        """The searched sections, `method` or `encoder`, by name."""
+        return {section: each for section, each in self.space.items() if isinstance(each, Branches)}
+
+    @property
+    def branch_knobs(self) -> dict[str, list[Choices | Range]]:
+        """The knobs that only some choices have, by path, with the values of each branch that has them."""
+        found: dict[str, list[Choices | Range]] = {}
+        for section, branches in self.branches.items():
+            for branch in branches.choices:
+                for knob, values in branch.space.items():
+                    found.setdefault(f"{section}.{knob}", []).append(values)
+        return found
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -1,15 +1,16 @@
 """Checks of a spec's `search` against the rest of it: does the knob exist, does its type take the value."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ssl_sweep.cost import COSTS
 from ssl_sweep.cost import PREFIX as COST
 from ssl_sweep.problems import Collector, Finding, refusal
-from ssl_sweep.spec_parts import NAMED, Base, Part, check_named, metric_remedy
+from ssl_sweep.spec_branches import listed_entries, read_branches
+from ssl_sweep.spec_parts import NAMED, Base, check_named, metric_remedy
 from ssl_sweep.spec_prune import NONE, PRUNE_ON, read_prune_on
-from ssl_sweep.spec_search import Choices, Range, Sampler
+from ssl_sweep.spec_search import CONDITIONAL, Branches, Choices, Range, Sampler
+from ssl_sweep.spec_values import read_values
 
 
 def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, found: Collector) -> dict[str, Any]:
@@ -22,9 +23,11 @@ def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, f
     space, cases, objective = raw.get("space"), raw.get("cases"), raw.get("objective", "")
     sound: dict[str, Any] = {}  # what the file says of the knobs that are searched without a mistake
     if isinstance(space, dict):
-        entries = {path: found.run(("space", path), _entry, path, entry, base) for path, entry in space.items()}
+        readers = {path: read_branches if path in NAMED else _entry for path in space}
+        entries = {path: found.run(("space", path), readers[path], path, space[path], base) for path in space}
         read["space"] = {path: entry for path, entry in entries.items() if entry is not None}
         sound = {path: space[path] for path in read["space"]}
+        _check_branches(raw, read["space"], found)
     if isinstance(cases, dict):
         read["cases"] = {name: _case(name, settings, sound, base, found) for name, settings in cases.items()}
     if metrics and isinstance(objective, str | list | tuple):
@@ -38,44 +41,25 @@ def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, f
     return read
 
 
+def _check_branches(raw: Mapping[str, Any], space: Mapping[str, Any], found: Collector) -> None:
+    """What does not go with a section of which there are several."""
+    cases = raw.get("cases")
+    for section in (path for path, entry in space.items() if isinstance(entry, Branches)):
+        for path in (each for each in space if each.startswith(f"{section}.")):
+            message = f"is a knob of a section that is searched itself, as {section!r} is"
+            found.add(("space", path), None, message, f"move it into the choices of {section!r} that have it")
+        for name, case in cases.items() if isinstance(cases, dict) else ():
+            for path in (each for each in case or () if each.partition(".")[0] == section):
+                message = f"is set by a case, and {section!r} is searched by `search.space` too"
+                found.add(("cases", name, path), case[path], message, "take it out of one of them")
+        if raw.get("sampler", "grid") not in CONDITIONAL and raw.get("sampler") in get_args(Sampler):
+            message = f"draws every choice from the same knobs, and {section!r} has choices with knobs of their own"
+            found.add(("sampler",), raw["sampler"], message, f"use one of {', '.join(CONDITIONAL)}")
+
+
 def _entry(path: str, entry: Any, base: Base) -> Choices | Range | None:
     located = base.locate(path, entry)
-    if located is None:
-        return None
-    part, knob = located
-    if isinstance(entry, list):
-        return _choices(entry, part, knob)
-    if isinstance(entry, dict):
-        return _range(entry, part, knob)
-    message = "must be a list of choices or a range"
-    raise refusal([Finding((), entry, message, "write `[0.1, 0.2]` or `{low: 0.1, high: 0.5}`")])
-
-
-def _choices(values: list[Any], part: Part, knob: str) -> Choices:
-    found = Collector()
-    typed: list[Any] = []
-    for index, value in enumerate(values):
-        reads = len(found.findings)
-        read = found.run((index,), part.typed, knob, value)
-        if len(found.findings) == reads and json.dumps(read) in map(json.dumps, typed):
-            found.add((index,), value, "is there twice", "name each choice once")
-        typed.append(read)
-    if not values:
-        found.add((), values, "has no choices", "name at least one")
-    found.done()
-    return Choices(values=tuple(typed))
-
-
-def _range(entry: dict[str, Any], part: Part, knob: str) -> Range:
-    found, read = Collector(), dict(entry)
-    for end in ("low", "high"):
-        if end in entry:
-            typed = found.run((end,), part.typed, knob, entry[end])
-            read[end] = entry[end] if typed is None else typed
-    made = found.run((), Range.model_validate, read)
-    found.done()
-    assert made is not None  # noqa: S101 - it is None only where something was found
-    return made
+    return None if located is None else read_values(entry, *located)
 
 
 def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, found: Collector) -> dict[str, Any]:
@@ -96,7 +80,7 @@ def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, found:
         read[path] = found.run((*loc, path), _setting, path, settings[path], own)
     for path, entry in space.items():
         section = path.partition(".")[0]
-        if section in read and Collector().run((), _entry, path, entry, own) is None:
+        if section != path and section in read and Collector().run((), _entry, path, entry, own) is None:
             message = f"does not take what `search.space` gives {path!r}"
             found.add((*loc, section), settings[section], message, "move that knob into the cases that take it")
     return read
@@ -144,10 +128,12 @@ def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
     sampler, space = raw.get("sampler", "grid"), raw.get("space", {})
     if sampler == "grid":
         for path, entry in space.items() if isinstance(space, dict) else ():
-            if isinstance(entry, dict) and entry.get("step") is None:
+            for place, each in listed_entries(path, entry):
+                if not isinstance(each, dict) or each.get("step") is not None:
+                    continue
                 remedy = "list the values, or use `sampler: random` with `trials: N`"
-                remedy = remedy if entry.get("log") else f"add `step:`, {remedy}"
-                found.add(("space", path), entry, "is a range without a step, which a grid cannot list", remedy)
+                remedy = remedy if each.get("log") else f"add `step:`, {remedy}"
+                found.add(("space", *place), each, "is a range without a step, which a grid cannot list", remedy)
     elif sampler in get_args(Sampler):
         if raw.get("trials") is None:
             message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once a seed"

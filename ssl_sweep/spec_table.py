@@ -89,10 +89,13 @@ def read_table(
         options = [*metrics, *_other_metrics(metrics), *(COSTS if costs else ())]
         message = "is no metric of this spec's evaluations"
         read["columns"] = _names("columns", raw, derived, options, message, found, metric_remedy)
+    search = sections.get("search")
     if searched is None:
         return read
     recorded, message = _recorded(sections, searched), "is no parameter of this spec's trials"
-    read["rows"] = _names("rows", raw, list(searched), recorded, message, found)
+    conditional = list(search.branch_knobs) if search is not None else []
+    recorded += [path for path in conditional if path not in recorded]
+    read["rows"] = _names("rows", raw, [*searched, *conditional], recorded, message, found)
     labels = _labels(read["rows"], searched)
     if isinstance(raw.get("group_by"), dict):
         read["group_by"] = _groups(raw["group_by"], labels, found)
@@ -142,6 +145,8 @@ def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]
     config = {name: sections[name] for name in CONFIG if name in sections}
     cases = sections["search"].cases.values()
     configs = [config, *({name: case[name] for name in NAMED if name in case} for case in cases)]
+    for section, branches in sections["search"].branches.items():
+        configs += [{section: {"name": branch.name, **branch.fixed}} for branch in branches.choices]
     return list(
         dict.fromkeys([*searched, *(path for each in configs for path in parameters({"config": each})), *OF_ALL])
     )

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, create_trial
 
+from ssl_sweep.sampling import Knobs
 from ssl_sweep.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ FROM = "from"  # marks what a study was taught: the sweep and the number of the 
 CMAES_NEEDS = 10  # its first mean and spread are those of the best tenth
 
 
-def lessons(
-    earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
-) -> tuple[list[FrozenTrial], str]:
+def lessons(earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, knobs: Knobs) -> tuple[list[FrozenTrial], str]:
     """The choices of earlier sweeps that fit, as finished trials for the study, and a sentence on all of them.
 
     One fits that has this spec's knobs and no others, with values in their ranges, and its objective for every seed.
@@ -27,7 +25,7 @@ def lessons(
     for name, choices in earlier.items():
         for choice in choices:
             if all(trial.state == "COMPLETE" for trial in choice.trials):
-                lesson = _lesson(f"{name}/{choice.number}", choice, spec, distributions)
+                lesson = _lesson(f"{name}/{choice.number}", choice, spec, knobs)
                 if isinstance(lesson, str):
                     left_out[lesson] += 1
                 else:
@@ -37,11 +35,10 @@ def lessons(
     return taught, f"{said}; left out: {reasons}" if reasons else said
 
 
-def _lesson(
-    mark: str, choice: "Choice", spec: SweepSpec, distributions: Mapping[str, BaseDistribution]
-) -> FrozenTrial | str:
+def _lesson(mark: str, choice: "Choice", spec: SweepSpec, knobs: Knobs) -> FrozenTrial | str:
     """The trial, or why there is none."""
-    if choice.knobs.keys() != distributions.keys():
+    params, distributions = knobs.params(choice.knobs), knobs.distributions(choice.knobs)
+    if params.keys() != distributions.keys():
         return "with other knobs"
     means = choice.means(spec.search.metrics)
     if means is None:
@@ -50,8 +47,8 @@ def _lesson(
     steps = {at: known[seed] for at, seed in enumerate(spec.search.seeds) if seed in known}
     try:
         return create_trial(
-            params=dict(choice.knobs),
-            distributions=dict(distributions),
+            params=params,
+            distributions=distributions,
             values=means,
             user_attrs={FROM: mark},
             intermediate_values=steps if spec.search.prunes_by == "seed" else None,

@@ -101,6 +101,12 @@ class Sweep:
     def knobs(self) -> tuple[Knob, ...]:
         return tuple(_knobs(self.spec, self.runs))
 
+    @property
+    def label_paths(self) -> list[str]:
+        """The searched knobs that tell choices apart, those that only some have too."""
+        conditional = [path for path in _conditional(self.spec) if path in self.runs.columns]
+        return [*(knob.path for knob in self.knobs), *conditional]
+
     @cached_property
     def choices(self) -> list[Choice]:
         """Best first: what was confirmed, then those with the most seeds, since fewer make a lucky mean."""
@@ -135,7 +141,7 @@ class Sweep:
         return complete.loc[order]
 
     def _choices(self) -> Iterator[Choice]:
-        paths = [knob.path for knob in self.knobs]
+        paths = self.label_paths
         columns = [values_of(self.runs, path) for path in ("choice", *paths)]
         scores = self.scores(self.runs).where(self.runs["state"] == "COMPLETE").tolist()
         settings: dict[int, dict[str, Any]] = {}
@@ -147,7 +153,8 @@ class Sweep:
         for number, knobs in sorted(settings.items()):
             seeds, fresh_seeds = measured[number, False], measured[number, True]
             means = [fmean(each) if each else None for each in (seeds, fresh_seeds)]
-            yield Choice(number, label_of(knobs), knobs, means[0], len(seeds), means[1], len(fresh_seeds))
+            shown = {path: value for path, value in knobs.items() if value is not None}
+            yield Choice(number, label_of(shown), knobs, means[0], len(seeds), means[1], len(fresh_seeds))
 
 
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
@@ -177,7 +184,8 @@ def label_of(knobs: Mapping[str, Any]) -> str:
 
 def trial_label(sweep: Sweep, trial: pd.Series) -> str:
     """`overlay_alpha=0.3, seed 1`."""
-    knobs = label_of({knob.path: plain(trial[knob.path]) for knob in sweep.knobs})
+    values = {path: plain(trial[path]) for path in sweep.label_paths}
+    knobs = label_of({path: value for path, value in values.items() if value is not None})
     return f"{knobs}, seed {trial['seed']}" if knobs else f"seed {trial['seed']}"
 
 
@@ -209,7 +217,32 @@ def _planned(spec: Mapping[str, Any]) -> int | None:
 def _size(values: Any) -> int | None:
     if isinstance(values, list):
         return len(values)
+    if "choices" in values:
+        sizes = [[_size(each) for each in _own(choice).values()] for choice in values["choices"]]
+        return None if any(None in each for each in sizes) else sum(math.prod(size or 0 for size in s) for s in sizes)
     return len(Range.model_validate(values).listed()) if values.get("step") is not None else None
+
+
+def _own(choice: Any) -> dict[str, Any]:
+    """The searched knobs of one of several methods or encoders; a list of one is what is fixed."""
+    written = choice if isinstance(choice, Mapping) else {}
+    return {
+        knob: values
+        for knob, values in written.items()
+        if isinstance(values, Mapping) or (isinstance(values, list) and len(values) > 1)
+    }
+
+
+def _conditional(spec: Mapping[str, Any]) -> list[str]:
+    """The knobs that only some choices have, by path."""
+    paths = [
+        f"{section}.{knob}"
+        for section, values in _space(spec).items()
+        if isinstance(values, Mapping) and "choices" in values
+        for choice in values["choices"]
+        for knob in _own(choice)
+    ]
+    return list(dict.fromkeys(paths))
 
 
 def _space(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,6 +257,8 @@ def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
     knobs = []
     for path in paths:
         wanted = space[path]
+        if isinstance(wanted, Mapping) and "choices" in wanted:
+            wanted = [each if isinstance(each, str) else each["name"] for each in wanted["choices"]]
         values = list(dict.fromkeys(values_of(runs, path)))
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         values = sorted(values) if numeric else _in_order_of(wanted, values)
