@@ -20,8 +20,9 @@ import yaml
 from ssl_sweep import disk, trial, watchdog
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import asked
-from ssl_sweep.cost import COSTS, costs
+from ssl_sweep.cost import costs
 from ssl_sweep.journal import Journal
+from ssl_sweep.labels import COSTS
 from ssl_sweep.training import Diverged, Report, Stop
 
 ENDS = {"prune": "PRUNED", "stop": "STOPPED", "pause": "PAUSED"}  # the state of a trial that did as it was asked

@@ -7,10 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_sweep import knobs
+from ssl_sweep.labels import COSTS
 from ssl_sweep.models.encoders import ENCODERS
 
 PREFIX = "cost/"
-COSTS = ("cost/million_parameters", "cost/gmacs", "cost/pretrain_epochs", "cost/pretrain_gmacs")
 
 
 def costs(config: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 from ssl_sweep.transcript import text, value_of
 
 NOTHING = "–"
+COSTS = ("cost/million_parameters", "cost/gmacs", "cost/pretrain_epochs", "cost/pretrain_gmacs")  # of a trial's config
 FRONT = "●"  # marks a row that no other beats in both objectives
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100

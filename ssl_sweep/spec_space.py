@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from ssl_sweep.cost import COSTS
 from ssl_sweep.cost import PREFIX as COST
+from ssl_sweep.labels import COSTS
 from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_branches import listed_entries, read_branches
 from ssl_sweep.spec_parts import NAMED, Base, check_named, metric_remedy

@@ -6,9 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ssl_sweep.cost import COSTS
 from ssl_sweep.health import METRICS as HEALTH_METRICS
-from ssl_sweep.labels import Key, row_key, row_label
+from ssl_sweep.labels import COSTS, Key, row_key, row_label
 from ssl_sweep.problems import Collector, Loc, nearest
 from ssl_sweep.spec_parts import NAMED, metric_remedy
 from ssl_sweep.spec_search import Choices, Range

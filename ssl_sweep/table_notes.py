@@ -82,7 +82,8 @@ def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
 
 def _on_front(table: "Table", objectives: Sequence[str]) -> Iterator[str]:
     if table.front:
-        yield f"{FRONT}: no other row is better in one of these and as good in the other: {', '.join(objectives)}"
+        judged = ", ".join(objectives)
+        yield f"{FRONT}: by the search's means no other row is better in one and as good in the other of {judged}"
 
 
 def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str]:

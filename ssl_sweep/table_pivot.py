@@ -129,17 +129,10 @@ def lower_is_better(metric: str, *objectives: str) -> bool:
 
 
 def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[str]) -> frozenset[Key]:
-    """The rows that no other row beats in both objectives; by fresh seeds, where a row has them."""
-    searched, fresh = (
-        [_means(runs, objective.rpartition(" ")[2], trials) for objective in objectives]
-        for trials in (found.trials, found.fresh)
-    )
+    """The rows that no other row beats in both objectives, by the search's means: not all rows have fresh ones."""
+    means = [_means(runs, objective.rpartition(" ")[2], found.trials) for objective in objectives]
     signs = [1 if objective.startswith("maximize") else -1 for objective in objectives]
-    points = {}
-    for key in found.trials:
-        means = fresh if all(key in each for each in fresh) else searched
-        if all(key in each for each in means):
-            points[key] = (signs[0] * means[0][key], signs[1] * means[1][key])
+    points = {key: (signs[0] * means[0][key], signs[1] * means[1][key]) for key in means[0].keys() & means[1].keys()}
     return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ssl_sweep import stats, table_notes
-from ssl_sweep.labels import Key, row_key
+from ssl_sweep.labels import COSTS, Key, row_key
 from ssl_sweep.table_pivot import Groups, Pivot, by_seed, front_of, lower_is_better, pivot
 
 Interval = Literal["std", "t", "bootstrap"]
@@ -136,8 +136,12 @@ def ablation(
         values = by_seed(runs, metric, found.trials)
         cells = {key: _cell(seeds, figures[metric].get(key), interval) for key, seeds in values.items()}
         tested = _tested(cells, values, reference, test)
-        fresh, earlier = (by_seed(runs, metric, trials) for trials in (found.fresh, found.found))
-        again = [_confirmed(cell, fresh[key], earlier[key], interval) for key, cell in zip(values, tested, strict=True)]
+        trials = {} if metric in COSTS else found.fresh  # whatever the seed, a cost is the same
+        fresh, earlier = by_seed(runs, metric, trials), by_seed(runs, metric, found.found)
+        again = [
+            _confirmed(cell, fresh.get(key, {}), earlier[key], interval)
+            for key, cell in zip(values, tested, strict=True)
+        ]
         by_column.append(_best_marked(again, lowest=lower_is_better(metric, *objectives)))
     body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
     table = Table(

@@ -12,9 +12,9 @@ import torch
 from torchvision.models import resnet18, resnet50, vit_b_16
 
 from ssl_sweep import attempt, knobs
-from ssl_sweep.cost import COSTS, costs
+from ssl_sweep.cost import costs
 from ssl_sweep.journal import read
-from ssl_sweep.labels import FRONT
+from ssl_sweep.labels import COSTS, FRONT
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.pareto import on_front
 from ssl_sweep.render import grid, render
@@ -189,7 +189,7 @@ def test_a_table_marks_the_rows_on_the_front() -> None:
     assert [line[-1] for line in grid(table).lines] == [FRONT, FRONT, "", ""]
     assert grid(table).headers[-1] == "front"
     assert [cell.best for row in table.body for cell in row.cells[1:]] == [True, False, False, False]
-    assert any(note.startswith(f"{FRONT}: no other row") for note in table.notes)
+    assert any(note.startswith(f"{FRONT}: by the search's means") for note in table.notes)
     assert r"$\bullet$" in render(table, "tex")
     assert [line.rpartition(",")[2] for line in render(table, "csv").splitlines()[::2]] == [
         "front", "True", "True", "False", "False",
@@ -197,6 +197,15 @@ def test_a_table_marks_the_rows_on_the_front() -> None:
     one = ablation(runs(), rows=[WIDTH], columns=[ACCURACY], objective=TWO[0])
     assert one.front is None
     assert grid(one).headers[-1] != "front"
+
+
+def test_fresh_seeds_confirm_the_accuracy_and_leave_cost_and_front_alone() -> None:
+    found = runs()
+    fresh = found[found["choice"] == 1].assign(seed=[2, 3], confirms=True, **{ACCURACY: 50.0})
+    both = pd.concat([found.assign(confirms=False), fresh], ignore_index=True)
+    table = ablation(both, rows=[WIDTH], columns=[ACCURACY, COST], objective=TWO)
+    assert table.has_confirmed == (True, False)
+    assert table.front == {(4,), (8,)}  # by figures of one kind: the other rows have no fresh ones
 
 
 def test_the_page_draws_the_front() -> None:
