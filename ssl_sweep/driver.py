@@ -143,7 +143,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
     disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
-            ending = run(ledger, storage, progress)
+            ending = run(ledger, storage, progress, backlog=recorder.pending)
         table = _table(spec, recorder, uri)
         if table is not None:
             _page(spec, recorder, uri)

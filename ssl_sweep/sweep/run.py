@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,8 @@ from ssl_sweep.lease import Lease, LeaseLost
 from ssl_sweep.ledger import Ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.search import LedgerSearch, Watcher
+from ssl_sweep.sweep.metrics import SweepMetrics
+from ssl_sweep.sweep.search import LedgerSearch, Watcher, Watchers
 from ssl_sweep.sweep.trainable import Work, trainable
 
 
@@ -46,6 +47,7 @@ def run_sweep(
     work: Work | None = None,
     only: Collection[str] | None = None,
     lease: Lease | None = None,
+    backlog: Callable[[], int] = int,
 ) -> Ending:
     """Run a sweep's open trials on Ray until none is left, the user interrupts, or somebody asks it to stop.
 
@@ -58,14 +60,16 @@ def run_sweep(
             in its place.
         only: ids of the trials to run; None runs all, and asks for new ones.
         lease: the driver's; where somebody takes it, nothing more is done.
+        backlog: counts the events that MLflow does not have yet, for the metrics; by default there are none.
 
     Raises:
         LeaseLost: somebody has taken it.
     """
     spec = ledger.spec
-    search = LedgerSearch(ledger, storage, watcher, only=only, lease=lease)
+    metrics = SweepMetrics(ledger, backlog)
+    search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
     stages, objectives = storage.sweep(spec.name) / "stages", spec.search.metrics
-    with _ray(address), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
+    with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         if problems := make_plan(spec, _resources()).problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
         tuner = tune.Tuner(

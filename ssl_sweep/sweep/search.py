@@ -30,11 +30,27 @@ SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault i
 
 
 class Watcher(Protocol):
-    """Who is told of a sweep's course: the progress display."""
+    """Who is told of a sweep's course: the progress display, the metrics."""
 
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
     def ended(self, trial: Trial) -> None: ...
+
+
+class Watchers(tuple[Watcher, ...]):
+    """Several that are told, one after another."""
+
+    def started(self, trial: Trial) -> None:
+        for each in self:
+            each.started(trial)
+
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        for each in self:
+            each.reported(trial, metrics, step)
+
+    def ended(self, trial: Trial) -> None:
+        for each in self:
+            each.ended(trial)
 
 
 class LedgerSearch(Searcher):

@@ -12,6 +12,7 @@ from ssl_sweep.attempt import Outcome
 from ssl_sweep.control import asked
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.storage import cache_folder
+from ssl_sweep.sweep.metrics import tell_gpu_memory
 from ssl_sweep.training import Report, Stop
 
 Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
@@ -29,6 +30,7 @@ def trainable(spec: SweepSpec, work: Work) -> Any:
         record = json.loads(config["record"])
 
         def report(metrics: dict[str, float], step: int) -> None:
+            tell_gpu_memory(spec.name)
             tune.report({"metrics": json.dumps(metrics), "step": step})  # returns once the driver has dealt with it
             if (wish := asked(Path(config["folder"]))) is not None:
                 raise Stop(wish.why)
