@@ -21,6 +21,7 @@ from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.journal import Journal, JournalError, read
 from ssl_sweep.lease import LeaseLost, sole_driver
 from ssl_sweep.ledger import Ledger, Trial, open_ledger, open_notes
+from ssl_sweep.notify import Notifier
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs
 from ssl_sweep.recorder import Recorder
@@ -30,6 +31,7 @@ from ssl_sweep.spec import SweepSpec
 from ssl_sweep.steering import Again, check_not_stopped, take_up
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import Ending, run_sweep
+from ssl_sweep.sweep.search import Watchers
 from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
 
@@ -137,13 +139,15 @@ def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
 def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:
     spec = ledger.spec
     uri = tracking_uri(spec, storage)
+    notifier = Notifier(ledger, uri)
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
     disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
-            ending = run(ledger, storage, progress, backlog=recorder.pending)
+            ending = run(ledger, storage, Watchers((progress, notifier)), backlog=recorder.pending)
+        _notify(notifier, ledger, ending)
         table = _table(spec, recorder, uri)
         if table is not None:
             _page(spec, recorder, uri)
@@ -156,13 +160,24 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
         raise
     except BaseException as error:  # Ctrl-C and SIGTERM too: the parent run must not look as if it ran on
         patience_s = 0.0 if is_full(error) else MLFLOW_WAIT_S
+        if isinstance(error, Exception):
+            notifier.tell("failed", f"{type(error).__name__}: {error}")
         recorder.finish("FAILED" if isinstance(error, Exception) else "STOPPED")
         raise
     finally:
         if not disowned:
             _end_interrupted(ledger, storage)
         unrecorded = recorder.close(patience_s)
+        notifier.close()
     return Summary(ledger.trials, ledger.total, ending, table, unrecorded)
+
+
+def _notify(notifier: Notifier, ledger: Ledger, ending: Ending) -> None:
+    """Say how it ended, unless a person ended it."""
+    if sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials) == ledger.total:
+        notifier.tell("done")
+    elif ending.halted is not None or not ending.interrupted:
+        notifier.tell("failed", ending.halted)
 
 
 def _table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:

@@ -34,7 +34,7 @@ def uri(tmp_path: Path, empty_store: Path) -> str:
 @pytest.fixture(autouse=True)
 def _own_surroundings(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """No test reads or writes what the user has set up."""
-    for name in ("STORAGE", "LEDGER", "DATA", "SERVICE_DB", "SERVER", "TOKEN", "CONFIG"):
+    for name in ("STORAGE", "LEDGER", "DATA", "SERVICE_DB", "SERVER", "TOKEN", "CONFIG", "WEBHOOK_URL"):
         monkeypatch.delenv(f"SSL_SWEEP_{name}", raising=False)
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)

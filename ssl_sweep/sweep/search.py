@@ -30,7 +30,7 @@ SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault i
 
 
 class Watcher(Protocol):
-    """Who is told of a sweep's course: the progress display, the metrics."""
+    """Who is told of a sweep's course: the progress display, the metrics, who notifies."""
 
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...

@@ -1,0 +1,126 @@
+"""Delivers news to a webhook: signed, tried again, from a thread that nobody waits for for long.
+
+SSL_SWEEP_WEBHOOK_URL says where to; SSL_SWEEP_WEBHOOK_SECRET signs. A receiver checks that
+
+    X-SSL-Sweep-Signature == "sha256=" + hex(HMAC-SHA256(secret, X-SSL-Sweep-Timestamp + "." + body))
+
+that the timestamp (unix seconds) is recent, and that it has not seen X-SSL-Sweep-Delivery yet: a retry has the same.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+TRIES, LONGEST_WAIT_S = 8, 60.0  # after 1, 2, 4, ... 60 s
+REQUEST_S = 3.0
+LATER = (408, 425, 429)  # beside 5xx: answers after which it is worth to try again
+log = logging.getLogger(__name__)
+
+
+class WebhookError(ValueError):
+    """A setting of the webhook is no good."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where news go, and what they are signed with."""
+
+    url: str
+    secret: str | None = None
+
+    @classmethod
+    def of_environment(cls) -> "Webhook | None":
+        """What the environment names; None where it names none. Raises WebhookError."""
+        url = os.environ.get("SSL_SWEEP_WEBHOOK_URL")
+        if not url:
+            return None
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise WebhookError("SSL_SWEEP_WEBHOOK_URL is no address like https://HOST/PATH; correct it, or unset it")
+        return cls(url, os.environ.get("SSL_SWEEP_WEBHOOK_SECRET") or None)
+
+    @property
+    def host(self) -> str | None:
+        """All of the address that may be shown: who knows the rest of Slack's can write there."""
+        return urlsplit(self.url).hostname
+
+    def post(self, body: bytes, delivery: str) -> None:
+        """Send it once. Raises what urllib raises, also for an answer that is no 2xx."""
+        sent_at = str(int(time.time()))
+        headers = {"Content-Type": "application/json", "User-Agent": "ssl-sweep"}
+        headers |= {"X-SSL-Sweep-Delivery": delivery, "X-SSL-Sweep-Timestamp": sent_at}
+        if self.secret is not None:
+            headers["X-SSL-Sweep-Signature"] = signature(self.secret, sent_at, body)
+        request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - http or https, see of_environment
+        with urllib.request.build_opener(_NoRedirects()).open(request, timeout=REQUEST_S):
+            pass
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """What X-SSL-Sweep-Signature is for a body that was sent at that time."""
+    return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+class Outbox:
+    """A thread that posts to a webhook, in order."""
+
+    def __init__(self, webhook: Webhook) -> None:
+        self._webhook = webhook
+        self._queue: queue.Queue[tuple[bytes, str] | None] = queue.Queue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        self._thread.start()
+
+    def put(self, payload: Mapping[str, Any]) -> None:
+        """Have it sent, soon."""
+        self._queue.put((json.dumps(payload).encode(), str(uuid.uuid4())))
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is left, in at most so many seconds; what is not taken by then is lost."""
+        self._queue.put(None)
+        self._closing.set()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("the webhook at %s has not taken the last news in time", self._webhook.host)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                self._deliver(*item)
+            except Exception as error:  # the thread's edge: no news is worth a sweep
+                log.warning("the webhook at %s was not told: %s", self._webhook.host, error)
+
+    def _deliver(self, body: bytes, delivery: str) -> None:
+        for attempt in range(TRIES):
+            try:
+                self._webhook.post(body, delivery)
+                return
+            except (OSError, HTTPException) as error:
+                if attempt + 1 == TRIES or (isinstance(error, urllib.error.HTTPError) and not _passes(error.code)):
+                    raise
+            if self._closing.wait(min(2.0**attempt, LONGEST_WAIT_S)):
+                time.sleep(0.5)  # little time is left
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """urllib would follow a redirected POST with a GET."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _passes(status: int) -> bool:
+    """Whether an answer is one of a server that may take it later."""
+    return status >= 500 or status in LATER
