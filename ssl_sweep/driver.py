@@ -197,8 +197,9 @@ def _page(spec: SweepSpec, recorder: Recorder, uri: str) -> None:
     """The sweep's page, shown on the parent run. A sweep that has ended well must not fail by a plot of it."""
     try:
         recorder.log_files({"report.html": make_page(spec.name, uri)})
-    except Exception:
-        log.exception("sweep %s: its page could not be made; try again: ssl-sweep report %s", spec.name, spec.name)
+    except Exception as error:
+        words = "sweep %s: its page could not be made (%s); try again: ssl-sweep report %s"
+        log.error(words, spec.name, error, spec.name, exc_info=not is_full(error))
 
 
 def _end_interrupted(ledger: Ledger, storage: Storage) -> None:

@@ -92,6 +92,8 @@ def run_sweep(
             ),
         )
         tuner.fit()
+    if search.broken is not None:
+        raise search.broken
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
     return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
@@ -117,7 +119,7 @@ class _Attendant(tune.Callback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """About ten times a second."""
         self._search.attend()
-        if self._search.disowned and not self._search.interrupted:
+        if (self._search.disowned or self._search.broken) and not self._search.interrupted:
             os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
 
     def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:

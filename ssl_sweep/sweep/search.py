@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,6 +72,7 @@ class LedgerSearch(Searcher):
         self.halted: str | None = None
         self.asked: Ask | None = None  # of the whole sweep
         self.interrupted = False
+        self.broken: Exception | None = None  # what the ledger or the disk refused
         self._only, self._lease = only, lease
         self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
         self._queue: deque[Trial] = deque()
@@ -93,7 +95,12 @@ class LedgerSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
-        self.attend()
+        with self._kept():
+            return self._suggest(trial_id)
+        return None  # it is broken
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self._attend()
         if self.asked is not None or self.interrupted or self.disowned:
             return None if self._running and not self.interrupted else str(Searcher.FINISHED)
         under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
@@ -123,6 +130,10 @@ class LedgerSearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take a report: an epoch's metrics, or how the attempt ended."""
+        with self._kept():
+            self._take(trial_id, result)
+
+    def _take(self, trial_id: str, result: dict[str, Any]) -> None:
         if "outcome" in result:
             self._outcomes[trial_id] = Outcome(**json.loads(result["outcome"]))
         elif "step" in result:
@@ -135,8 +146,12 @@ class LedgerSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write down how an attempt ended. One that ended without a word lost its process."""
+        with self._kept():
+            self._end_attempt(trial_id, result, error)
+
+    def _end_attempt(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
         if result is not None:
-            self.on_trial_result(trial_id, result)
+            self._take(trial_id, result)
         trial, outcome = self._running.pop(trial_id), self._outcomes.pop(trial_id, None)
         if self.disowned:
             return  # the ledger is another driver's to write
@@ -156,6 +171,18 @@ class LedgerSearch(Searcher):
 
     def attend(self) -> None:
         """Look, every other second, at what people ask: tell running trials, and leave out what is not to run."""
+        with self._kept():
+            self._attend()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep an error for the end of the sweep, which it is: Tune would take it for the trial's, and go on."""
+        try:
+            yield
+        except Exception as error:
+            self.broken = self.broken or error
+
+    def _attend(self) -> None:
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_EVERY_S

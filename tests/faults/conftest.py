@@ -28,7 +28,7 @@ def start_driver() -> StartDriver:
     def start(storage: Path, steps: int, **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(DRIVER), str(storage), str(steps)]
         return subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **environment}
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
 
     return start

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import typer
-from rich.console import Console
 
 from ssl_sweep import attempt as attempts
 from ssl_sweep import checkpoint, driver
+from ssl_sweep.commands.driving import _drive as run_and_exit
 from ssl_sweep.commands.shared import user_errors
 from ssl_sweep.journal import Journal
 from ssl_sweep.spec import from_dump
@@ -61,7 +61,7 @@ def main(storage: Path, steps: int) -> int:
     driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
     try:
         with user_errors():
-            return driver.drive(from_dump(SPEC), Storage(storage), Console(stderr=True)).exit_code
+            run_and_exit(from_dump(SPEC), Storage(storage), None)
     except typer.Exit as error:
         return error.exit_code
 

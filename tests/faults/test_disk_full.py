@@ -117,20 +117,20 @@ def test_a_sweep_whose_disk_runs_full_goes_on_when_there_is_room(
     try:
         wait_for_steps(driver, small_disk)
         ballast = fill(small_disk)
-        _, errors = driver.communicate(timeout=200)
+        said, _ = driver.communicate(timeout=200)
     finally:
         driver.kill()
-    assert driver.returncode in (1, 2), errors.decode()
-    assert f"the disk of {small_disk}" in errors.decode()
-    assert "is full" in errors.decode()
-    assert "Traceback" not in errors.decode()
+    assert driver.returncode in (1, 2), said.decode()
+    assert f"the disk of {small_disk}" in said.decode()
+    assert "is full" in said.decode()
+    assert "Traceback" not in said.decode()
     ballast.unlink()
     again = start_driver(small_disk, STEPS, **places)
     try:
-        _, errors = again.communicate(timeout=200)
+        said, _ = again.communicate(timeout=200)
     finally:
         again.kill()
-    assert again.returncode == 0, errors.decode()
+    assert again.returncode == 0, said.decode()
     wheres = {"ledger_url": places.get("SSL_SWEEP_LEDGER", ""), "tracking_uri": places.get("MLFLOW_TRACKING_URI", "")}
     check_end(small_disk, STEPS, repeated=4, **wheres)
 

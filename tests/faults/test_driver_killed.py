@@ -56,8 +56,8 @@ def test_killed_at_random_moments_a_sweep_ends_as_if_undisturbed(
         kill_at_a_random_moment(start_driver(tmp_path, STEPS), tmp_path, before, rng)
     last = start_driver(tmp_path, STEPS)
     try:
-        _, errors = last.communicate(timeout=500)
+        said, _ = last.communicate(timeout=500)
     finally:
         last.kill()
-    assert last.returncode == 0, errors.decode()
+    assert last.returncode == 0, said.decode()
     check_end(tmp_path, STEPS, repeated=2 * KILLS)  # a kill costs each running trial its step since the checkpoint
