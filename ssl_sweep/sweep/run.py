@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.attempt import attempt
 from ssl_sweep.control import Ask
@@ -23,6 +24,9 @@ from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.metrics import SweepMetrics
 from ssl_sweep.sweep.search import LedgerSearch, Watcher, Watchers
 from ssl_sweep.sweep.trainable import Work, trainable
+
+# Tune's snapshots are never read back: that one could not be written is no news, and a disk that is full is told once
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 
 class CannotRun(ValueError):  # noqa: N818 - says what it means
@@ -79,6 +83,7 @@ def run_sweep(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,
+                scheduler=_Coroner(search),
                 num_samples=-1,
                 max_concurrent_trials=spec.resources.max_concurrent,
                 reuse_actors=True,
@@ -103,6 +108,19 @@ def cluster_resources(address: str | None) -> dict[str, float]:
     """What a Ray cluster has in all: {"CPU": 64, "GPU": 8, ...}."""
     with _ray(address):
         return _resources()
+
+
+class _Coroner(FIFOScheduler):
+    """Tune's own order of trials. Of how a process died Tune tells its scheduler before the searcher, and only that."""
+
+    def __init__(self, search: LedgerSearch) -> None:
+        super().__init__()
+        self._search = search
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Hand on what Ray says of the process."""
+        with suppress(OSError):
+            self._search.deaths[trial.trial_id] = Path(trial.error_file).read_text()
 
 
 class _Attendant(tune.Callback):

@@ -14,7 +14,7 @@ import yaml
 from ray.tune.search import Searcher
 
 from ssl_sweep import budgets, watchdog
-from ssl_sweep.attempt import ENDS, Outcome
+from ssl_sweep.attempt import ENDS, Outcome, what_to_lower
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask, ask, clear
 from ssl_sweep.journal import JOURNAL, Journal
@@ -27,6 +27,8 @@ from ssl_sweep.storage import Storage
 
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
+LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
+MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
 
@@ -73,6 +75,7 @@ class LedgerSearch(Searcher):
         self.asked: Ask | None = None  # of the whole sweep
         self.interrupted = False
         self.broken: Exception | None = None  # what the ledger or the disk refused
+        self.deaths: dict[str, str] = {}  # what Ray says of processes that died, by Ray's ids of trials
         self._only, self._lease = only, lease
         self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
         self._queue: deque[Trial] = deque()
@@ -158,7 +161,7 @@ class LedgerSearch(Searcher):
         if outcome is None and not error:
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
-            outcome = self._without_a_word(trial)
+            outcome = self._without_a_word(trial, self.deaths.pop(trial_id, ""))
         if outcome.state == "FAILED" and trial in self.ledger.condemned:
             self._end(trial, Outcome("PRUNED", message=self.ledger.choice(trial.choice).pruned))
         else:
@@ -199,10 +202,13 @@ class LedgerSearch(Searcher):
                 self._queue.remove(trial)
                 self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
 
-    def _without_a_word(self, trial: Trial) -> Outcome:
-        """The outcome of an attempt whose process died: of itself, or for want of a sign of life."""
+    def _without_a_word(self, trial: Trial, death: str) -> Outcome:
+        """The outcome of an attempt whose process died: of itself, for want of memory, or of a sign of life."""
         folder = self._folder(trial)
-        outcome = Outcome("FAILED", reason="lost", message="the trial's process died: killed, or out of memory")
+        outcome = Outcome("FAILED", reason="lost", message=LOST)
+        if any(words in death for words in MONITOR):
+            message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(self._record(trial)['config'])}"
+            outcome = Outcome("FAILED", reason="oom", message=message, traceback=death)
         if (dump := watchdog.take_dump(folder)) is not None:
             message = f"{watchdog.summary(dump)} (resources.timeout)"
             outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)

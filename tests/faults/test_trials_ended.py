@@ -1,6 +1,7 @@
 """Trials that hang or are stopped, and a driver that is told to end while it has nothing to run: on a real Ray."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -10,18 +11,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+from PIL import Image
 from ray import cloudpickle
 
 from ssl_sweep import attempt as attempts
 from ssl_sweep import budgets
+from ssl_sweep import trial as trials
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.journal import read
 from ssl_sweep.lease import sole_driver
 from ssl_sweep.ledger import Ledger, open_ledger
-from ssl_sweep.spec import from_dump
-from ssl_sweep.steering import ask_to_end
+from ssl_sweep.spec import from_dump, resolve
+from ssl_sweep.steering import Again, ask_to_end, take_up
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import run_sweep
 
@@ -129,3 +133,48 @@ def test_a_driver_that_waits_to_try_again_hears_sigterm(tmp_path: Path, monkeypa
     assert time.monotonic() - began < 200
     assert ending.interrupted
     assert [trial.state for trial in ledger.trials] == ["CREATED", "CREATED"]
+
+
+def images(folder: Path) -> Path:
+    """A few small images in two classes, one of which cannot be read."""
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (folder / split / label).mkdir(parents=True)
+            for number in range(6):
+                pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
+    corrupt = folder / "train" / "b" / "3.png"
+    corrupt.write_bytes(corrupt.read_bytes()[:40])
+    return corrupt
+
+
+def test_a_corrupt_image_stops_a_sweep_once_and_is_named(tmp_path: Path) -> None:
+    corrupt, cache = images(tmp_path / "images"), tmp_path / "cache"
+
+    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, _: Path) -> Outcome:
+        return attempts.attempt(record, number, report, folder, cache, stages=tmp_path / "sweep" / "stages")
+
+    data = {"source": f"imagefolder:{tmp_path / 'images'}", "image_size": 8, "val_fraction": 0.2}
+    search = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}, "seeds": 1, "sampler": "grid"}
+    encoder, pretrain = {"name": "resnet18", "width": 4}, {"epochs": 1, "batch_size": 4}
+    ledger, storage = make(
+        tmp_path, data=data, search=search, encoder=encoder, pretrain=pretrain, health={"every": 0}, precision="fp32"
+    )
+    ending = run_sweep(ledger, storage, Watcher(), work=work)
+    assert ending.halted is not None
+    assert f"{corrupt}: not a readable image" in ending.halted
+    assert "replace or remove it, or set data.on_error: skip" in ending.halted
+    tried = [trial for trial in ledger.trials if trial.attempts]
+    assert {(trial.state, trial.reason, trial.attempts, trial.message) for trial in tried} == {
+        ("FAILED", "data", 1, ending.halted)
+    }
+    assert 3 <= len(tried) <= 4
+    shutil.copy(corrupt.with_name("2.png"), corrupt)
+    again = open_ledger(storage.ledger_url, ledger.spec)
+    take_up(again, Again())
+    run_sweep(again, storage, Watcher(), work=work)
+    assert [trial.state for trial in again.trials] == 4 * ["COMPLETE"]
+    for trial in again.trials:
+        config = resolve(ledger.spec, ledger.choice(trial.choice).knobs, trial.seed)
+        undisturbed = trials.run(config, lambda metrics, step: None, tmp_path / trial.trial_id, cache=cache)
+        assert trial.results == undisturbed

@@ -1,0 +1,88 @@
+"""A trial that takes more memory than the machine has left, on a real Ray whose memory monitor looks often."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+
+from ssl_sweep import attempt as attempts
+from ssl_sweep.attempt import Outcome
+from ssl_sweep.journal import read
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.spec import from_dump
+from ssl_sweep.storage import Storage
+from ssl_sweep.sweep.run import run_sweep
+
+STEP_BYTES, STEPS = 50_000_000, 80
+ROOM_BYTES = 1_500_000_000  # between what is in use and what the monitor allows
+
+
+class Quiet:
+    """A watcher that does not look."""
+
+    def started(self, trial: Any) -> None: ...
+    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None: ...
+    def ended(self, trial: Any) -> None: ...
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test file
+    threshold = allowed()
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100_000_000,
+        _system_config={"memory_usage_threshold": threshold, "memory_monitor_refresh_ms": 50},
+    )
+    yield
+    ray.shutdown()
+
+
+def allowed() -> float:
+    """The share of this machine's memory that is in use, and some room."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    total, available = 1024 * kilobytes["MemTotal"], 1024 * kilobytes["MemAvailable"]
+    if available < 2 * STEP_BYTES * STEPS:
+        pytest.skip(f"{available / 1e9:.1f} GB are free; the hog takes up to {STEP_BYTES * STEPS / 1e9:.0f}")
+    return (total - available + ROOM_BYTES) / total
+
+
+@pytest.mark.slow
+def test_a_trial_that_the_memory_monitor_ends_says_what_to_lower(tmp_path: Path) -> None:
+    """Slow: a Ray of its own, and time to fill some memory."""
+
+    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+        def hog(config: Any, report: Any, folder: Path, **_: Any) -> dict[str, float]:
+            taken = []
+            for _step in range(STEPS):
+                taken.append(bytearray(b"x" * STEP_BYTES))
+                time.sleep(0.05)
+            return {}
+
+        attempts.trial.run = hog
+        return attempts.attempt(record, number, report, folder, cache)
+
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    spec = from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}})
+    storage = Storage(tmp_path)
+    storage.sweep("sweep").mkdir()
+    ledger = open_ledger(storage.ledger_url, spec)
+    run_sweep(ledger, storage, Quiet(), work=work)
+    (trial,) = ledger.trials
+    assert (trial.state, trial.reason, trial.attempts) == ("FAILED", "oom", 1), trial.message
+    assert (trial.message or "").startswith(
+        "out of memory, ended by Ray's memory monitor; lower one of pretrain.batch_size"
+    )
+    (end,) = (event for event in read(storage.trial("sweep", trial.trial_id))[0] if event["event"] == "end")
+    assert end["reason"] == "oom"
+    assert "memory" in end["traceback"]
