@@ -187,7 +187,11 @@ def _table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:
         time.sleep(0.1)
     if recorder.pending():
         return None
-    found = runs([spec.name], uri)
+    try:
+        found = runs([spec.name], uri)
+    except Exception as error:  # MLflow has just gone away
+        log.warning("sweep %s: MLflow cannot be read (%s); its table: ssl-sweep table %s", spec.name, error, spec.name)
+        return None
     table = ablation(found, **options({spec.name: spec.model_dump(mode="json")}, found))
     recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
     return table

@@ -4,6 +4,7 @@ On one machine a file lock says so at once. Between machines a lease in the ledg
 counter every few seconds. Who finds a lease watches whether its counter moves, so that no two clocks are compared.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -32,6 +33,10 @@ class Driven(LedgerError):  # noqa: N818 - says what the sweep is
 
 class LeaseLost(LedgerError):  # noqa: N818 - says what happened
     """Another driver has taken this sweep over."""
+
+
+class NoLocks(LedgerError):  # noqa: N818 - says what is wrong
+    """The storage's file system cannot lock files."""
 
 
 @contextmanager
@@ -133,6 +138,15 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise _driven(driver_of(notes) or {"host": "this machine", "pid": "?"}) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        remedy = (
+            "give --storage (or SSL_SWEEP_STORAGE) a file system with locks: a local disk, NFS 4, Lustre with -o flock"
+        )
+        raise NoLocks(
+            f"{folder}: two drivers could not be told apart here, there are no file locks ({error}); {remedy}"
+        ) from error
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from ssl_sweep.journal import Journal
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.storage import Storage
+from ssl_sweep.sweep.run import Ending
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -95,3 +96,23 @@ def test_a_spoilt_journal_does_not_leave_the_others_running(
     assert '"state": "INTERRUPTED"' in last.read_text()
     assert f"trial {ledger.trials[0].trial_id}: MLflow may show it as running" in caplog.text
     assert "remove that line" in caplog.text
+
+
+def test_mlflow_that_goes_away_at_the_end_costs_the_table_and_not_the_sweep(
+    storage: Storage, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run_sweep(ledger: Ledger, *_: Any, **__: Any) -> Ending:
+        choice = ledger.ask()
+        assert choice is not None
+        for trial in choice.trials:
+            ledger.update(replace(trial, state="COMPLETE", results={"knn/top1_val": 50.0}))
+        return Ending(interrupted=False, halted=None)
+
+    def gone(*_: Any) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(driver, "run_sweep", run_sweep)
+    monkeypatch.setattr(driver, "runs", gone)
+    summary = driver.drive(spec, storage, Console(file=io.StringIO()))
+    assert (summary.exit_code, summary.table) == (0, None)
+    assert "MLflow cannot be read (nobody answers); its table: ssl-sweep table demo" in caplog.text

@@ -1,5 +1,6 @@
 """One driver a sweep: leases of one database, their time a hundredth of the real one's."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ssl_sweep import lease
-from ssl_sweep.lease import Driven, Lease, driver_of, sole_driver
+from ssl_sweep.lease import Driven, Lease, NoLocks, driver_of, sole_driver
 from ssl_sweep.ledger import Notes, open_notes
 from ssl_sweep.spec import from_dump
 
@@ -148,3 +149,18 @@ def test_a_database_that_is_away_for_a_moment_ends_no_lease(url: str, monkeypatc
     assert ours._count > before
     assert ours.taken_by is None
     ours.release()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_storage_without_locks_is_refused_with_the_remedy(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(lease.FileLock, "acquire", refused)
+    with (
+        pytest.raises(NoLocks, match=r"there are no file locks .*; give --storage .* a file system with locks"),
+        sole_driver(tmp_path, notes(url)),
+    ):
+        pass
