@@ -7,8 +7,9 @@ from collections import OrderedDict
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssl_sweep.models.encoder import Encoder, Normalization
 
@@ -21,6 +22,24 @@ Stem = Annotated[
 ]
 ZeroInit = Annotated[bool, Field(description="residual branches start at zero, so that each block starts as identity")]
 Block = type[BasicBlock | Bottleneck]
+
+
+class Shortcut(nn.Conv2d):
+    """A 1x1 convolution with a stride, without bias; safe where oneDNN's is not (its issue 6035).
+
+    A CPU's gradient of a strided 1x1 convolution of fewer than 16 channels, channels-last, in fp32, overwrites memory;
+    on maps from 48 pixels on the process dies of it. What the stride leaves out is left out before, which is the same.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.in_channels < 16 and maps.device.type == "cpu" and max(maps.shape[-2:]) >= 48:
+            vertical, horizontal = self.stride
+            return F.conv2d(maps[..., ::vertical, ::horizontal], self.weight)
+        return super().forward(maps)
 
 
 class ResNetEncoder(Encoder):
@@ -107,7 +126,7 @@ def _stage(block: Block, channels: int, planes: int, depth: int, stride: int) ->
     out_channels = planes * block.expansion
     shortcut = None
     if stride != 1 or channels != out_channels:
-        shortcut = nn.Sequential(conv1x1(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+        shortcut = nn.Sequential(Shortcut(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
     return nn.Sequential(
         block(channels, planes, stride, shortcut), *(block(out_channels, planes) for _ in range(depth - 1))
     )

@@ -8,7 +8,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms.functional import normalize
 
 from ssl_sweep.models.encoders import ENCODERS, Encoder
-from ssl_sweep.models.resnet import ResNet18, ResNet50
+from ssl_sweep.models.resnet import ResNet18, ResNet50, Shortcut
 from ssl_sweep.models.vit import ViTTiny, default_patch_size
 
 RESNETS = ["resnet18", "resnet34", "resnet50"]
@@ -155,3 +155,19 @@ def test_raw_pixels_are_features_too() -> None:
     encoder = ENCODERS["pixels"](8)
     assert torch.equal(encoder(images(8)), images(8).flatten(1))
     assert (encoder.feature_dim, encoder.map_shape, list(encoder.parameters())) == (192, (3, 8, 8), [])
+
+
+@pytest.mark.parametrize("side", [48, 65])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_narrow_shortcut_of_a_large_map_has_the_right_gradient(side: int, layout: torch.memory_format) -> None:
+    """torch's own kernel kills the process here (oneDNN issue 6035)."""
+    shortcut = Shortcut(8, 16, 2).to(memory_format=layout)
+    maps = torch.rand(64, 8, side, side).to(memory_format=layout).requires_grad_()
+    found = shortcut(maps)
+    found.square().sum().backward()
+    exact = maps.detach().double().requires_grad_()
+    expected = torch.einsum("bchw,oc->bohw", exact[..., ::2, ::2], shortcut.weight.detach().double()[..., 0, 0])
+    expected.square().sum().backward()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert maps.grad is not None
+    torch.testing.assert_close(maps.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
