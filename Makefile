@@ -13,7 +13,7 @@ install: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python -m pytest
 
-# the driver killed twenty times in one sweep
+# the driver killed twenty times in one sweep; a disk that runs full, a trial that takes all memory, Ctrl-C and SIGTERM
 test-faults: .venv/installed-test
 	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
 

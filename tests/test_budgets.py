@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import Any
 
 import pytest
@@ -164,3 +165,40 @@ def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_pa
     _, again = make(tmp_path)
     assert alpha(again.suggest("a")) == 0.0
     assert [(trial.failures, trial.lost) for trial in ledger.trials] == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("death", "reason", "said"),
+    [
+        ("Task was killed due to the node running low on memory.", "oom", "lower one of pretrain.batch_size (256)"),
+        ("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.", "lost", "maybe by the kernel"),
+        ("", "lost", "`dmesg` tells"),
+    ],
+)
+def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(
+    tmp_path: Path, death: str, reason: str, said: str
+) -> None:
+    ledger, search = make(tmp_path, lost_retries=0, search={"seeds": 1})
+    assert isinstance(search.suggest("a"), dict)
+    search.deaths["a"] = death
+    search.on_trial_complete("a", error=True)
+    (trial,) = ledger.trials
+    assert (trial.state, trial.reason, trial.attempts) == ("FAILED", reason, 1)
+    assert said in (trial.message or "")
+
+
+def test_a_ledger_that_cannot_be_written_ends_the_sweep_and_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, search = make(tmp_path)
+    assert isinstance(search.suggest("a"), dict)
+
+    def full(*_: Any) -> None:
+        raise OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "update", full)
+        end(search, "a", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
+        assert search.suggest("b") is None
+    assert isinstance(search.broken, OperationalError)
+    assert ledger.trials[0].state == "RUNNING"  # and is gone on with

@@ -2,6 +2,7 @@
 
 import io
 import signal
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
 
 from ssl_sweep import driver
+from ssl_sweep.disk import DiskFull
 from ssl_sweep.journal import Journal
 from ssl_sweep.ledger import Ledger, open_ledger
 from ssl_sweep.spec import SweepSpec, from_dump
@@ -116,3 +119,17 @@ def test_mlflow_that_goes_away_at_the_end_costs_the_table_and_not_the_sweep(
     summary = driver.drive(spec, storage, Console(file=io.StringIO()))
     assert (summary.exit_code, summary.table) == (0, None)
     assert "MLflow cannot be read (nobody answers); its table: ssl-sweep table demo" in caplog.text
+
+
+def test_a_ledger_whose_disk_is_full_is_one_message(
+    storage: Storage, spec: SweepSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_sweep(*_: Any, **__: Any) -> None:
+        try:
+            raise sqlite3.OperationalError("database or disk is full")
+        except sqlite3.OperationalError as error:
+            raise StorageInternalError("an exception is raised during the commit") from error
+
+    monkeypatch.setattr(driver, "run_sweep", run_sweep)
+    with pytest.raises(DiskFull, match=f"^the disk of {storage.root} is full.*then: ssl-sweep resume NAME$"):
+        driver.drive(spec, storage, Console(file=io.StringIO()))

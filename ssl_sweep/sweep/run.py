@@ -114,7 +114,7 @@ class _Coroner(FIFOScheduler):
     """Tune's own order of trials. Of how a process died Tune tells its scheduler before the searcher, and only that."""
 
     def __init__(self, search: LedgerSearch) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,20 @@ def start_driver() -> StartDriver:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def wait_for_steps() -> Callable[..., None]:
+    """Waits until trials are at work: `wait_for_steps(driver, storage)`."""
+
+    def wait(driver: subprocess.Popen[bytes], storage: Path) -> None:
+        deadline = time.monotonic() + 120
+        while not [each for each in storage.glob("faults/trials/*/executed") if len(each.read_text().split()) > 3]:
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    return wait
 
 
 @pytest.fixture(scope="session")
