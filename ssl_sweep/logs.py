@@ -40,16 +40,22 @@ def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
 
 def followed(path: Path, lines: int) -> Iterator[str]:
     """A log's last lines, then what is written to it, until its trial's journal says that the attempt has ended."""
-    text, offset = _read_end(path)
+    text, offset, _ = log_part(path)
     yield _last(text, lines)
     while True:
-        events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
-        text, offset = _read_end(path, offset)
+        text, offset, ended = log_part(path, offset)
         if text:
             yield text
-        if events and events[-1]["event"] == "end":
+        if ended:
             return
         time.sleep(POLL_S)
+
+
+def log_part(path: Path, start: int = 0) -> tuple[str, int, bool]:
+    """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
+    events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
+    text, offset = _read_end(path, start)
+    return text, offset, bool(events) and events[-1]["event"] == "end"
 
 
 def log_path(ledger: Ledger, storage: Storage, named: str | None) -> Path:

@@ -24,6 +24,7 @@ class Plan:
     evaluation_epochs: Mapping[str, int]
     concurrent: int
     problems: tuple[str, ...]
+    at_most: bool
 
 
 def count_trials(spec: SweepSpec) -> int:
@@ -52,6 +53,7 @@ def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> 
         evaluation_epochs=evaluation_epochs,
         concurrent=min(fits, trials),
         problems=problems,
+        at_most=not is_grid or spec.search.prunes_by is not None or confirm is not None,
     )
 
 

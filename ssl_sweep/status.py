@@ -22,7 +22,7 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
         **counts(ledger),
         "driver": driver_of(ledger.notes),
         "asked": asdict(asked) if asked else None,
-        "trials": [_trial(trial, ledger, storage) for trial in ledger.trials],
+        "trials": [trial_status(trial, ledger, storage) for trial in ledger.trials],
     }
 
 
@@ -68,7 +68,8 @@ def _best(ledger: Ledger) -> float | None:
     return (max if search.signs[0] > 0 else min)(scored, default=None)
 
 
-def _trial(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
+def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
+    """What is known of a trial, as plain JSON data."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     stage, epoch, age = _last_sign(folder)
     return {

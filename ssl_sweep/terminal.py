@@ -15,7 +15,6 @@ from rich.text import Text
 
 from ssl_sweep.budgets import HALTS
 from ssl_sweep.labels import duration
-from ssl_sweep.plan import Plan
 from ssl_sweep.render import grid
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.storage import Storage
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 STYLES = {
     "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
+    "QUEUED": "dim", "LAUNCHING": "cyan",
 }  # fmt: skip
 
 
@@ -42,19 +42,32 @@ def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
     return Group(*parts)
 
 
-def plan_table(spec: SweepSpec, plan: Plan) -> Group:
+def plan_table(name: str, plan: Mapping[str, Any]) -> Group:
     """A plan's numbers, and what stands in its way."""
-    exact = spec.search.sampler == "grid" and spec.search.prunes_by is None and not plan.confirming
-    upper = "" if exact else "at most "
+    upper = "at most " if plan["at_most"] else ""
     rows = Table.grid(padding=(0, 2))
-    confirm = f", and {plan.confirming} to confirm the best" if plan.confirming else ""
-    rows.add_row("trials", f"{upper}{plan.trials}  ({plan.choices} choices x {plan.seeds} seeds{confirm})")
-    rows.add_row("pretrains", f"{upper}{plan.pretrains}  ({plan.pretrain_epochs:,} epochs)")
-    for name, epochs in plan.evaluation_epochs.items():
-        rows.add_row(name, f"{upper}{epochs:,} epochs")
-    rows.add_row("at once", f"{plan.concurrent} here")
-    problems = [Text(f"does not fit: {each}; lower it, or give a cluster's --address", "red") for each in plan.problems]
-    return Group(Text(spec.name, "bold"), rows, *problems)
+    confirm = f", and {plan['confirming']} to confirm the best" if plan["confirming"] else ""
+    choices = f"({plan['choices']} choices x {plan['seeds']} seeds{confirm})"
+    rows.add_row("trials", f"{upper}{plan['trials']}  {choices}")
+    rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
+    for evaluation, epochs in plan["evaluation_epochs"].items():
+        rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
+    rows.add_row("at once", f"{plan['concurrent']} here")
+    remedy = "lower it, or give a cluster's --address"
+    problems = [Text(f"does not fit: {each}; {remedy}", "red") for each in plan["problems"]]
+    return Group(Text(name, "bold"), rows, *problems)
+
+
+def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a sweep of a service."""
+    table = Table("name", "owner", "state", "done", "failed", "best", "why", box=None, header_style="dim")
+    for sweep in sweeps:
+        counts = sweep["counts"]
+        done = f"{counts['complete'] + counts['pruned']}/{counts['total']}"
+        state = Text(sweep["state"], STYLES.get(sweep["state"], ""))
+        cells = (done, _cell(counts["failed"]), _cell(counts["best"]))
+        table.add_row(sweep["name"], sweep["owner"], state, *cells, Text(sweep["reason"].partition("\n")[0]))
+    return table
 
 
 def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:

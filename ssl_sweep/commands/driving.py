@@ -1,6 +1,6 @@
 """Commands that run a sweep, and that steer one that runs."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,11 +14,14 @@ from ssl_sweep.commands.shared import (
     app,
     err,
     out,
+    remote,
     storage_at,
     user_errors,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ssl_sweep.driver import Summary
     from ssl_sweep.spec import SweepSpec
     from ssl_sweep.steering import Again
@@ -50,6 +53,9 @@ def resume(
 ) -> None:
     """Go on with a sweep by its name, its failed and stopped trials included."""
     with user_errors():
+        if client := remote():
+            _queued(client.resume(name, failed=failed, trials=trials or ()))
+            return
         from ssl_sweep.ledger import load_ledger
         from ssl_sweep.steering import Again
 
@@ -67,9 +73,14 @@ def resume(
 def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> None:
     """Stop a sweep, or trials of it, that runs anywhere: at its next report a trial leaves a checkpoint and ends."""
     with user_errors():
-        from ssl_sweep.steering import ask_to_end
+        if client := remote():
+            told = client.stop(name, trials or ())
+            said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
+        else:
+            from ssl_sweep.steering import ask_to_end
 
-        out.print(ask_to_end(storage_at(storage), name, "stop", trials or ()), markup=False, soft_wrap=True)
+            said = ask_to_end(storage_at(storage), name, "stop", trials or ())
+        out.print(said, markup=False, soft_wrap=True)
         out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
 
 
@@ -77,9 +88,14 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
 def pause(name: Name, storage: StorageFolder = None) -> None:
     """Pause a sweep that runs anywhere; `run` and `resume` go on with it."""
     with user_errors():
-        from ssl_sweep.steering import ask_to_end
+        if client := remote():
+            told = client.pause(name)
+            said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
+        else:
+            from ssl_sweep.steering import ask_to_end
 
-        out.print(ask_to_end(storage_at(storage), name, "pause"), markup=False, soft_wrap=True)
+            said = ask_to_end(storage_at(storage), name, "pause")
+        out.print(said, markup=False, soft_wrap=True)
         out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
 
 
@@ -93,6 +109,9 @@ def extend(
 ) -> None:
     """Run more choices of a sweep in the same study; `--set search.space.X=...` may widen numeric ranges."""
     with user_errors():
+        if client := remote():
+            _queued(client.extend(name, trials, overrides or ()))
+            return
         from ssl_sweep.extension import extended
         from ssl_sweep.ledger import load_ledger
 
@@ -135,6 +154,10 @@ def clean(
                 if not yes:
                     typer.confirm("remove all this?", abort=True)
                 remove(found)
+
+
+def _queued(sweep: "Mapping[str, Any]") -> None:
+    out.print(f"{sweep['name']} is in the queue: ssl-sweep status {sweep['name']}", markup=False, soft_wrap=True)
 
 
 def _drive(

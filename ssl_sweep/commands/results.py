@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from ssl_sweep.commands.shared import Format, Name, StorageFolder, app, out, storage_at, tracking_uri_of, user_errors
+from ssl_sweep.commands.shared import (
+    Format,
+    Name,
+    StorageFolder,
+    app,
+    out,
+    remote,
+    storage_at,
+    tracking_uri_of,
+    user_errors,
+)
 
 
 @app.command()
@@ -30,14 +40,17 @@ def table(
 ) -> None:
     """Print the ablation table of a sweep, or of several in one, from MLflow alone; options rule over the spec's."""
     with user_errors():
-        from ssl_sweep.render import render
-        from ssl_sweep.table_options import table_of
-
-        stores = {name: tracking_uri or tracking_uri_of(storage_at(storage), name) for name in names}
         listed = {"rows": rows, "columns": columns, "group_by": group_by}
         asked = {
             key: None if text is None else [part.strip() for part in text.split(",")] for key, text in listed.items()
         }
+        if client := remote():
+            sys.stdout.write(client.table(names, form, **asked, interval=interval, baseline=baseline, test=test))
+            return
+        from ssl_sweep.render import render
+        from ssl_sweep.table_options import table_of
+
+        stores = {name: tracking_uri or tracking_uri_of(storage_at(storage), name) for name in names}
         made = table_of(stores, **asked, interval=interval, baseline=baseline, test=test)
         sys.stdout.write(render(made, form, caption=", ".join(stores)).rstrip("\n") + "\n")
 
@@ -82,9 +95,12 @@ def report(
 ) -> None:
     """Write a sweep's page, from MLflow alone: table, plots, pictures, failures and cost in one HTML file."""
     with user_errors():
-        from ssl_sweep.report.page import make_page
+        if client := remote():
+            page = client.report(name)
+        else:
+            from ssl_sweep.report.page import make_page
 
-        page = make_page(name, tracking_uri or tracking_uri_of(storage_at(storage), name))
+            page = make_page(name, tracking_uri or tracking_uri_of(storage_at(storage), name))
         target = output or Path(f"{name}.html")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8")

@@ -1,5 +1,6 @@
 """Commands of who runs the service for others."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -15,6 +16,54 @@ from ssl_sweep.commands.shared import (
     storage_at,
     user_errors,
 )
+
+
+@app.command()
+def serve(
+    data_root: Annotated[
+        list[Path],
+        typer.Option(
+            "--data-root",
+            metavar="DIR",
+            envvar="SSL_SWEEP_DATA",
+            help="specs may name data below it, relative data starts there; repeat it for more",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="address to listen at; elsewhere than on loopback everybody needs a token")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="port to listen at")] = 8300,
+    ray: Annotated[
+        str,
+        typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head"),
+    ] = "http://127.0.0.1:8265",
+    max_sweeps: Annotated[int | None, typer.Option(min=1, help="of one user at a time")] = None,
+    max_gpus: Annotated[float | None, typer.Option(min=0, help="of one user at a time")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(exists=True, help="certificate, with --tls-key")] = None,
+    tls_key: Annotated[Path | None, typer.Option(exists=True, help="private key of the certificate")] = None,
+    trusted_proxy: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="proxy that is believed whom it speaks for")
+    ] = None,
+    storage: StorageFolder = None,
+) -> None:
+    """Take sweeps over HTTP, queue them and run them on a Ray cluster as jobs, until Ctrl-C; sweeps then go on."""
+    with user_errors():
+        from ssl_sweep.service.guard import is_loopback
+        from ssl_sweep.service.queue import Limits
+        from ssl_sweep.service.server import serve as run
+        from ssl_sweep.service.settings import Settings
+
+        here = is_loopback(host) and trusted_proxy is None
+        roots = tuple(folder.expanduser().resolve() for folder in data_root)
+        settings = Settings(storage_at(storage), roots, Limits(max_sweeps, max_gpus), open=here)
+        scheme = "https" if tls_cert else "http"
+        err.print(f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on", markup=False)
+        if not here and tls_cert is None and trusted_proxy is None:
+            err.print(
+                "tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False
+            )
+        run(settings, ray, host, port, certificate=tls_cert, key=tls_key, trusted_proxy=trusted_proxy)
+
 
 token = typer.Typer(help="Tokens that let people use the service.", no_args_is_help=True)
 app.add_typer(token, name="token")

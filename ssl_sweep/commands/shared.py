@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from ssl_sweep.client import Client
     from ssl_sweep.storage import Storage
 
 app = typer.Typer(
@@ -24,6 +26,8 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
 err = Console(stderr=True, highlight=False)
 
 USER_MISTAKE, INTERRUPTED = 2, 130
+LOCAL = ("run", "export", "sync", "ui", "schema", "doctor", "serve", "token")
+_chosen: ContextVar[str | None] = ContextVar("server", default=None)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="the sweep's spec file")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="the sweep's name")]
@@ -42,6 +46,34 @@ Trials = Annotated[
 ]
 Format = Literal["md", "tex", "csv", "json", "html"]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+
+
+@app.callback()
+def choose(
+    context: typer.Context,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            envvar="SSL_SWEEP_SERVER",
+            help="a service, or its profile's name, whose sweeps the command is about; its token: $SSL_SWEEP_TOKEN",
+        ),
+    ] = None,
+) -> None:
+    """Say whose sweeps the command is about: those of a storage folder, or of a service."""
+    if server and context.invoked_subcommand in LOCAL:
+        err.print(f"`{context.invoked_subcommand}` works on a storage folder: leave --server out", style="red")
+        raise typer.Exit(USER_MISTAKE)
+    _chosen.set(server)
+
+
+def remote() -> "Client | None":
+    """The service that `--server` names."""
+    from ssl_sweep.client import Client
+
+    server = _chosen.get()
+    return Client(server) if server else None
 
 
 def storage_at(folder: Path | None) -> "Storage":

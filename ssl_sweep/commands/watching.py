@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +20,7 @@ from ssl_sweep.commands.shared import (
     app,
     out,
     print_json,
+    remote,
     storage_at,
     user_errors,
 )
@@ -33,54 +36,74 @@ def logs(
 ) -> None:
     """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
     with user_errors():
+        if client := remote():
+            read = client.followed if follow else client.logs
+            _write(read(name, trial=trial, lines=lines))
+            return
         from ssl_sweep.ledger import load_ledger
         from ssl_sweep.logs import followed, log_path, sweep_logs, trial_log
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
         if follow:
-            for text in followed(log_path(ledger, place, trial), lines):
-                sys.stdout.write(text)
-                sys.stdout.flush()
+            _write(followed(log_path(ledger, place, trial), lines))
         else:
             sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
+
+
+def _write(texts: Iterable[str]) -> None:
+    for text in texts:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 @app.command()
 def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
     """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
     with user_errors():
-        from dataclasses import asdict
-
-        from ssl_sweep.plan import make_plan
-        from ssl_sweep.spec_file import load_spec
         from ssl_sweep.terminal import plan_table
 
-        spec = load_spec(spec_file, overrides or [])
-        available = None
-        if address or os.environ.get("RAY_ADDRESS"):
-            from ssl_sweep.sweep.run import cluster_resources
-
-            available = cluster_resources(address)
-        planned = make_plan(spec, available)
-        if as_json:
-            print_json(asdict(planned))
+        if client := remote():
+            planned = client.plan(spec_file.read_text(), overrides or (), file=str(spec_file))
         else:
-            out.print(plan_table(spec, planned))
+            planned = _planned(spec_file, overrides or (), address)
+        if as_json:
+            print_json(planned)
+        else:
+            out.print(plan_table(planned["name"], planned))
+
+
+def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from ssl_sweep.plan import make_plan
+    from ssl_sweep.spec_file import load_spec
+
+    spec = load_spec(spec_file, overrides)
+    available = None
+    if address or os.environ.get("RAY_ADDRESS"):
+        from ssl_sweep.sweep.run import cluster_resources
+
+        available = cluster_resources(address)
+    return {"name": spec.name, **asdict(make_plan(spec, available))}
 
 
 @app.command("list")
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     """List the sweeps of a storage folder."""
     with user_errors():
-        from ssl_sweep.status import overview
-        from ssl_sweep.terminal import overview_table
+        from ssl_sweep.terminal import overview_table, submitted_table
 
-        found = overview(storage_at(storage))
+        if client := remote():
+            found, shown = client.sweeps(), submitted_table
+        else:
+            from ssl_sweep.status import overview
+
+            found, shown = overview(storage_at(storage)), overview_table
         if as_json:
             print_json(found)
         elif found:
-            out.print(overview_table(found))
+            out.print(shown(found))
         else:
             out.print("no sweeps yet: ssl-sweep run experiments/quickstart.yaml")
 
@@ -94,16 +117,20 @@ def status(
 ) -> None:
     """Show a sweep's trials: state, stage, epoch, attempts, and what failed."""
     with user_errors():
-        from ssl_sweep.status import sweep_status
         from ssl_sweep.terminal import status_table, watched
 
-        place = storage_at(storage)
-        if as_json:
-            print_json(sweep_status(place, name))
-        elif watch:
-            watched(lambda: status_table(sweep_status(place, name)), out)
+        if client := remote():
+            read = partial(client.status, name)
         else:
-            out.print(status_table(sweep_status(place, name)))
+            from ssl_sweep.status import sweep_status
+
+            read = partial(sweep_status, storage_at(storage), name)
+        if as_json:
+            print_json(read())
+        elif watch:
+            watched(lambda: status_table(read()), out)
+        else:
+            out.print(status_table(read()))
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """What a spec from the network may be: all that `run` takes, but no folder or address that is not the service's."""
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ def check(spec: SweepSpec, roots: Sequence[Path]) -> None:
         problems.append(_problem(("name",), spec.name, "ends as the service's own files do", "rename it"))
     if (trials := count_trials(spec)) > MAX_TRIALS:
         problems.append(_problem(("search",), None, f"makes {trials:,} trials", f"search at most {MAX_TRIALS:,}"))
+    if re.search(r"\\u0000|\\ud[89a-f]", json.dumps(spec.model_dump(mode="json"))):
+        problems.append(_problem((), None, "has a character that is no text", "remove zero bytes and lone surrogates"))
     if problems:
         raise SpecError(problems)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask
@@ -131,7 +132,7 @@ class Loop:
         spec = folder / f"{submission.name}.yaml"
         write_text(spec, json.dumps({key: value for key, value in submission.spec.items() if key != "root"}))
         command = [sys.executable, "-m", "ssl_sweep", *_words(submission, spec)]
-        command += ["--storage", str(self.settings.storage.root), "--address", "auto"]
+        command += ["--storage", str(self.settings.storage.root)]  # Ray tells a job's driver where the cluster is
         self.ray.submit(job_name(submission), command, {"SSL_SWEEP_DATA": str(self.settings.data_roots[0])})
 
     def _look(self, submission: Submission, *, now: bool = False) -> None:
@@ -248,7 +249,7 @@ def _waiting(each: Submission) -> Waiting:
 
 
 def _ask(submission: Submission) -> Ask:
-    what = "stop" if submission.asked == "stop" else "pause"
+    what: Literal["stop", "pause"] = "stop" if submission.asked == "stop" else "pause"
     return Ask(what, f"ssl-sweep {what} through the service")
 
 

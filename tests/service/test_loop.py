@@ -121,7 +121,7 @@ def test_a_sweep_is_launched_as_a_job_and_ends(loop: Loop, store: Store, cluster
     assert (now(store).state, now(store).granted) == ("LAUNCHING", 4)
     ((_, _, module, verb, _, *rest),) = cluster.commands
     assert (module, verb) == ("ssl_sweep", "run")
-    assert rest == ["--set=resources.max_concurrent=4", "--storage", str(tmp_path), "--address", "auto"]
+    assert rest == ["--set=resources.max_concurrent=4", "--storage", str(tmp_path)]
     loop.tick()
     assert now(store).state == "RUNNING"
     cluster.ends("SUCCEEDED", 0)
@@ -357,6 +357,6 @@ def test_resumed_and_extended_sweeps_keep_their_words(
     submit(store, tmp_path, gpus=0, slots=2, command=("resume", "--failed"))
     submit(store, tmp_path, "more", gpus=0, slots=2, command=("extend", "--trials=40"))
     loop.tick()
-    words = [command[3:-4] for command in cluster.commands]
+    words = [command[3:-2] for command in cluster.commands]
     assert ["resume", "tiny", "--failed", "--max-concurrent=2"] in words
     assert ["extend", "more", "--trials=40", "--set=resources.max_concurrent=2"] in words

@@ -1,0 +1,250 @@
+"""The service's client: `Client("https://sweeps.lab").submit(Path("alphas.yaml").read_text())`.
+
+Where it is and the token come from a profile of `~/.config/ssl_sweep/config.toml`, or SSL_SWEEP_TOKEN:
+
+    [profiles.lab]
+    server = "https://sweeps.lab"
+    token = "sslsweep_..."
+"""
+
+import json
+import os
+import stat
+import time
+import tomllib
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+WAIT_S = 60.0  # for an answer: a spec or a table takes the service seconds
+QUIET_S = 60.0  # without a sign of life a stream is taken up anew; the service gives one each 15 s
+TRIES = 4
+PAGE = 500
+POLL_S = 1.0
+
+Json = dict[str, Any]
+
+
+class ServiceError(ValueError):
+    """The service refused, with its status and what is wrong; or, with status 0, none answered."""
+
+    def __init__(self, message: str, status: int = 0, problems: Sequence[Json] = ()) -> None:
+        super().__init__(message)
+        self.status, self.problems = status, problems
+
+
+class Client:
+    """A service of shared sweeps, by the verbs of the command line. Every call raises ServiceError where it fails."""
+
+    def __init__(self, server: str, token: str | None = None, *, http: httpx2.Client | None = None) -> None:
+        """server: an address, or a profile's name; http: another way to send, for tests."""
+        address, known = profile(server)
+        self.server = address
+        self._http = http or httpx2.Client(base_url=address, timeout=WAIT_S)
+        if token := token or os.environ.get("SSL_SWEEP_TOKEN") or known:
+            self._http.headers["Authorization"] = f"Bearer {token}"
+
+    def plan(self, spec: str, overrides: Sequence[str] = (), *, file: str = "spec") -> Json:
+        """What the sweep of a spec's text would cost; `file` is its name in messages."""
+        return self._json("POST", "/plan", json={"spec": spec, "overrides": list(overrides)}, file=file)
+
+    def submit(
+        self,
+        spec: str,
+        overrides: Sequence[str] = (),
+        *,
+        priority: int = 0,
+        key: str | None = None,
+        file: str = "spec",
+    ) -> Json:
+        """Put the sweep of a spec's text into the queue; with the same key again it is the same sweep."""
+        content = {"spec": spec, "overrides": list(overrides), "priority": priority}
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        return self._json("POST", "/sweeps", json=content, headers=headers, file=file)
+
+    def sweeps(self, *, states: Sequence[str] = (), owner: str | None = None) -> list[Json]:
+        """All sweeps, newest first."""
+        found: list[Json] = []
+        asked: Json = {"state": list(states), "limit": PAGE} | ({"owner": owner} if owner else {})
+        while True:
+            page = self._json("GET", "/sweeps", params=asked)
+            found += page["sweeps"]
+            if page["next"] is None:
+                return found
+            asked["before"] = page["next"]
+
+    def show(self, name: str) -> Json:
+        """One sweep: its state, why it waits, its counts."""
+        return self._json("GET", f"/sweeps/{_quoted(name)}")
+
+    def trials(self, name: str, *, state: str | None = None) -> list[Json]:
+        """A sweep's trials."""
+        found: list[Json] = []
+        while True:
+            asked = {"offset": len(found), "limit": PAGE} | ({"state": state} if state else {})
+            page = self._json("GET", f"/sweeps/{_quoted(name)}/trials", params=asked)
+            found += page["trials"]
+            if not page["trials"] or len(found) >= page["total"]:
+                return found
+
+    def status(self, name: str) -> Json:
+        """Counts and trials, as `ssl-sweep status --json` has them, and the sweep's place in the service."""
+        sweep = self.show(name)
+        asked = {"ask": sweep["asked"], "why": "through the service"} if sweep["asked"] else None
+        return {**sweep, **sweep["counts"], "driver": None, "asked": asked, "trials": self.trials(name)}
+
+    def logs(self, name: str, *, trial: str | None = None, lines: int = 20) -> str:
+        """Why trials failed, or what running ones write."""
+        asked = {"lines": lines} | ({"trial": trial} if trial else {})
+        return self._ask("GET", f"/sweeps/{_quoted(name)}/logs", params=asked).text
+
+    def followed(self, name: str, *, trial: str | None = None, lines: int = 20) -> Iterator[str]:
+        """A trial's last lines, then what it writes, until its attempt ends."""
+        asked: Json = {"offset": 0} | ({"trial": trial} if trial else {})
+        while True:
+            part = self._json("GET", f"/sweeps/{_quoted(name)}/logs/follow", params=asked)
+            text = part["text"] if asked["offset"] else "".join(part["text"].splitlines(keepends=True)[-lines:])
+            if text:
+                yield text
+            if part["ended"]:
+                return
+            asked |= {"offset": part["offset"], "trial": part["trial"]}
+            time.sleep(POLL_S)
+
+    def events(self, name: str, after: int = 0) -> Iterator[Json]:
+        """What happens to a sweep, until it ends: none is lost when the connection is."""
+        misses = 0
+        while True:
+            try:
+                for event in self._streamed(name, after):
+                    misses = 0
+                    if event["kind"] == "end":
+                        return
+                    after = event["number"]
+                    yield event
+            except httpx2.TransportError as error:
+                misses += 1
+                if misses > TRIES:
+                    raise self._silent(error) from error
+            time.sleep(min(2**misses, 30))
+
+    def table(self, names: Sequence[str], form: str = "md", **options: Any) -> str:
+        """The ablation table of sweeps; options as `ssl-sweep table` has them."""
+        given = {key: value for key, value in options.items() if value is not None}
+        return self._ask("GET", "/table", params={"sweep": list(names), "format": form, **given}).text
+
+    def report(self, name: str) -> str:
+        """The sweep's page, HTML."""
+        return self._ask("GET", f"/sweeps/{_quoted(name)}/report").text
+
+    def stop(self, name: str, trials: Sequence[str] = ()) -> Json:
+        """Stop a sweep, or trials of it."""
+        return self._json("POST", f"/sweeps/{_quoted(name)}/stop", json={"trials": list(trials)})
+
+    def pause(self, name: str) -> Json:
+        """Pause a sweep."""
+        return self._json("POST", f"/sweeps/{_quoted(name)}/pause")
+
+    def resume(self, name: str, *, failed: bool = False, trials: Sequence[str] = ()) -> Json:
+        """Put a sweep that has ended into the queue again."""
+        return self._json("POST", f"/sweeps/{_quoted(name)}/resume", json={"failed": failed, "trials": list(trials)})
+
+    def extend(self, name: str, trials: str, overrides: Sequence[str] = ()) -> Json:
+        """Run more choices: `+20`, or `40` in all."""
+        content = {"trials": trials, "overrides": list(overrides)}
+        return self._json("POST", f"/sweeps/{_quoted(name)}/extend", json=content)
+
+    def priority(self, name: str, priority: int) -> Json:
+        """Change a sweep's priority."""
+        return self._json("PUT", f"/sweeps/{_quoted(name)}/priority", json={"priority": priority})
+
+    def delete(self, name: str) -> None:
+        """Take a sweep out of the service; its results stay."""
+        self._ask("DELETE", f"/sweeps/{_quoted(name)}")
+
+    def cluster(self) -> Json:
+        """What the cluster has, and what is given of it."""
+        return self._json("GET", "/cluster")
+
+    def _json(self, method: str, path: str, **content: Any) -> Json:
+        answer: Json = self._ask(method, path, **content).json()
+        return answer
+
+    def _ask(self, method: str, path: str, *, file: str = "spec", **content: Any) -> httpx2.Response:
+        # what only reads may be sent twice, and so may a submission, by its key; another change if nobody heard it
+        again = method == "GET" or "headers" in content
+        for left in reversed(range(TRIES)):
+            try:
+                answer = self._http.request(method, f"/api/v1{path}", **content)
+            except httpx2.TransportError as error:
+                if not left or not (again or isinstance(error, httpx2.ConnectError)):
+                    raise self._silent(error) from error
+                time.sleep(2 ** (TRIES - 1 - left) / 2)
+                continue
+            if answer.is_error:
+                raise _refusal(answer, file)
+            return answer
+        raise AssertionError("unreachable")
+
+    def _streamed(self, name: str, after: int) -> Iterator[Json]:
+        path, wait = f"/api/v1/sweeps/{_quoted(name)}/events", httpx2.Timeout(WAIT_S, read=QUIET_S)
+        with self._http.stream("GET", path, params={"after": after}, timeout=wait) as answer:
+            if answer.is_error:
+                answer.read()
+                raise _refusal(answer, "spec")
+            kind = ""
+            for line in answer.iter_lines():
+                field, _, value = line.partition(": ")
+                kind = value if field == "event" else kind
+                if field == "data":
+                    yield {"kind": kind, **json.loads(value)}
+
+    def _silent(self, error: Exception) -> ServiceError:
+        return ServiceError(f"no service answers at {self.server} ({error}); check the address, and that it is up")
+
+
+def profile(server: str) -> tuple[str, str | None]:
+    """The address and token of a profile, by its name or its address; an unknown address stands for itself.
+
+    Raises:
+        ServiceError: no profile has this name, or others can read its token.
+    """
+    path = Path(os.environ.get("SSL_SWEEP_CONFIG") or "~/.config/ssl_sweep/config.toml").expanduser()
+    try:
+        known: dict[str, Json] = tomllib.loads(path.read_text()).get("profiles", {}) if path.is_file() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise ServiceError(f"{path}: {error}") from error
+    for name, each in known.items():
+        if server in (name, each.get("server")):
+            if each.get("token") and stat.S_IMODE(path.stat().st_mode) & 0o077:
+                raise ServiceError(f"{path} holds a token and others can read it: chmod 600 {path}")
+            return str(each["server"]).rstrip("/"), each.get("token")
+    if not server.startswith(("http://", "https://")):
+        names = ", ".join(known) or "none"
+        raise ServiceError(f"--server {server}: neither an address nor a profile of {path}, which has {names}")
+    return server.rstrip("/"), None
+
+
+def _refusal(answer: httpx2.Response, file: str) -> ServiceError:
+    try:
+        told = answer.json()
+        problems = told.get("problems") or []
+        message = "\n".join(_line(each, file) for each in problems) or str(told["message"])
+    except (ValueError, KeyError, AttributeError):
+        message, problems = f"the service answers {answer.status_code}: {answer.text[:500]}", []
+    return ServiceError(message, answer.status_code, problems)
+
+
+def _line(problem: Json, file: str) -> str:
+    place = f"{file}:{problem['line']}" if problem.get("line") else file
+    value = "" if problem.get("value") is None else repr(problem["value"])
+    text = "; ".join(part for part in (problem["message"], problem.get("remedy")) if part)
+    return ": ".join(part for part in (place, problem["place"], value, text) if part)
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")

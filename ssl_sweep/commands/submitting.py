@@ -1,0 +1,100 @@
+"""Commands for a service only: submit a sweep, and what else it knows of one."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ssl_sweep.commands.shared import (
+    INTERRUPTED,
+    USER_MISTAKE,
+    Name,
+    Set,
+    SpecFile,
+    app,
+    err,
+    out,
+    remote,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from ssl_sweep.client import Client
+
+NEXT = {
+    "status {name} --watch": "every trial",
+    "logs {name} -f": "what a trial writes",
+    "table {name}": "the table, as far as it is",
+    "stop {name}": "stop it; `resume` goes on",
+}
+
+
+@app.command()
+def submit(
+    spec_file: SpecFile,
+    overrides: Set = None,
+    priority: Annotated[int, typer.Option(help="higher goes first; above 0 only an admin's")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="show what happens until it ends")] = False,
+) -> None:
+    """Show what a sweep would cost, and put it into the queue of the service that `--server` names."""
+    with user_errors():
+        from ssl_sweep.terminal import plan_table
+
+        client, text = _service(), spec_file.read_text(encoding="utf-8-sig")
+        planned = client.plan(text, overrides or (), file=str(spec_file))
+        out.print(plan_table(planned["name"], planned))
+        if not yes and not typer.confirm(f"submit it to {client.server}?", default=True, err=True):
+            raise typer.Exit(INTERRUPTED)
+        sweep = client.submit(text, overrides or (), priority=priority, file=str(spec_file))
+        name = sweep["name"]
+        out.print(f"{name} is {sweep['state']} at {client.server}", markup=False, soft_wrap=True)
+        for words, meaning in NEXT.items():
+            out.print(f"  ssl-sweep --server {client.server} {words.format(name=name)}   {meaning}", markup=False)
+        if follow:
+            raise typer.Exit(_follow(client, name))
+
+
+@app.command()
+def priority(
+    name: Name, value: Annotated[int, typer.Argument(metavar="N", help="-10 to 10; above 0 only an admin's")]
+) -> None:
+    """Change the priority of a sweep that waits in the service's queue."""
+    with user_errors():
+        told = _service().priority(name, value)
+        out.print(f"{name} has priority {told['priority']}", markup=False)
+
+
+@app.command()
+def delete(name: Name) -> None:
+    """Take a sweep that does not run out of the service; its results stay in storage and in MLflow."""
+    with user_errors():
+        _service().delete(name)
+        out.print(f"{name} is deleted; its results stay", markup=False)
+
+
+def _service() -> "Client":
+    client = remote()
+    if client is None:
+        err.print("this is for a service: ssl-sweep --server URL ..., or SSL_SWEEP_SERVER", style="red", markup=False)
+        raise typer.Exit(USER_MISTAKE)
+    return client
+
+
+def _follow(client: "Client", name: str) -> int:
+    """Tell what happens to a sweep until it ends; the exit code that `run` would have."""
+    try:
+        for event in client.events(name):
+            out.print(_told(event), markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        out.print(f"{name} goes on without you: ssl-sweep --server {client.server} status {name}", markup=False)
+        return INTERRUPTED
+    return {"COMPLETE": 0, "FAILED": 1}.get(client.show(name)["state"], INTERRUPTED)
+
+
+def _told(event: Mapping[str, Any]) -> str:
+    if event["kind"] == "state":
+        what, why = event["state"], event["reason"]
+    else:
+        what, why = f"trial {event['trial_id'][:8]} {event['trial_state']}", event["message"]
+    return f"{what}: {why}" if why else str(what)

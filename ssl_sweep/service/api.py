@@ -1,0 +1,308 @@
+"""The endpoints: submit, steer and read sweeps. `make_app` puts the service together."""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ssl_sweep import __version__
+from ssl_sweep.best import NoSuchTrial
+from ssl_sweep.control import Ask
+from ssl_sweep.extension import extended
+from ssl_sweep.ledger import LedgerError, load_ledger, sweep_names
+from ssl_sweep.plan import Plan, make_plan
+from ssl_sweep.problems import SpecError
+from ssl_sweep.service import reading
+from ssl_sweep.service.check import check, submitted
+from ssl_sweep.service.guard import Guard, Rate, Refused, answered
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.models import (
+    MAX_PROBLEMS,
+    Cluster,
+    Extend,
+    Planned,
+    Prioritize,
+    Problem,
+    Resume,
+    Spec,
+    Stop,
+    Submit,
+    Sweep,
+    Wrong,
+    planned,
+    shown,
+    wrong,
+)
+from ssl_sweep.service.reading import Name, Service, Viewer, found, heavy
+from ssl_sweep.service.settings import Settings
+from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Store, StoreError, Submission, User
+from ssl_sweep.spec import SweepSpec, from_dump
+from ssl_sweep.steering import order_to_end
+
+TRIES = 5  # of a change that the loop may come in between of
+router = APIRouter(prefix="/api/v1")
+checks = Rate(per_second=0.5, burst=30)  # a user's specs: to check one takes seconds
+
+
+def submitter(request: Request) -> User:
+    """Somebody who may change something."""
+    user: User = request.state.user
+    if user.role == "viewer":
+        raise Refused(403, f"{user.name} may only look; an admin makes a token with --role submitter")
+    return user
+
+
+Submitter = Annotated[User, Depends(submitter)]
+
+
+@router.post("/plan")
+async def plan(asked: Spec, user: Submitter, service: Service) -> Planned:
+    """Say what a sweep would cost, and whether its trials fit the cluster; runs nothing."""
+    spec, size = await heavy(_checked, service, user, asked)
+    return planned(spec.name, size)
+
+
+@router.post("/sweeps", status_code=201, responses={200: {"model": Sweep, "description": "submitted before"}})
+async def submit(
+    asked: Submit,
+    user: Submitter,
+    service: Service,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None,
+        Header(pattern=r"^[!-~]{1,200}$", description="a retried request with the same key makes no second sweep"),
+    ] = None,
+) -> Sweep:
+    """Put a sweep into the queue."""
+    _check_priority(user, asked.priority)
+    new = await heavy(_new, service, user, asked, idempotency_key)
+    known = await heavy(service.store.find, owner=user.name, client_key=idempotency_key)
+    earlier = known[0] if idempotency_key and known else None
+    if earlier is None:
+        if await heavy(_has_begun, service, new.name):
+            raise Refused(409, f"there are results of a sweep named {new.name!r}; give the new one another name")
+        earlier = await heavy(service.store.add, new)
+    if earlier.id != new.id:
+        if earlier.spec != new.spec:
+            raise Refused(409, f"the key was used for another spec, of {earlier.name!r}; give each sweep its own key")
+        response.status_code = 200
+    return shown(earlier)
+
+
+@router.post("/sweeps/{name}/stop")
+def stop(name: Name, asked: Stop, user: Submitter, service: Service) -> Sweep:
+    """Stop a sweep, or trials of it: at its next report a trial leaves a checkpoint and ends."""
+    if not asked.trials:
+        return _end(service, name, user, "stop")
+    submission = own(service, name, user)
+    if submission.state not in ACTIVE:
+        raise Refused(409, f"{name} does not run: it is {submission.state}")
+    ledger = load_ledger(service.settings.storage.ledger_url, name)
+    order_to_end(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), asked.trials)
+    return shown(found(service, name))
+
+
+@router.post("/sweeps/{name}/pause")
+def pause(name: Name, user: Submitter, service: Service) -> Sweep:
+    """Pause a sweep, to go on with it later: as a stop."""
+    return _end(service, name, user, "pause")
+
+
+@router.post("/sweeps/{name}/resume")
+def resume(name: Name, asked: Resume, user: Submitter, service: Service) -> Sweep:
+    """Put a sweep into the queue again that has ended, was paused or stopped."""
+    old = own(service, name, user)
+    if old.state not in ENDED:
+        raise Refused(409, f"{name} is {old.state}" + (f" and asked to {old.asked}" if old.asked else ""))
+    if old.state == "COMPLETE":
+        raise Refused(409, f"{name} is complete: there is nothing to resume of it")
+    words = (*(["--failed"] if asked.failed else []), *(f"--trial={each}" for each in asked.trials))
+    command = ("resume", *words) if _has_begun(service, name) else ("run",)
+    return _queued(service, old, command=command)
+
+
+@router.post("/sweeps/{name}/extend")
+async def extend(name: Name, asked: Extend, user: Submitter, service: Service) -> Sweep:
+    """Run more choices of a sweep that has ended; overrides may widen its ranges."""
+    old = own(service, name, user)
+    if old.state not in ENDED:
+        raise Refused(409, f"{name} is {old.state}; pause it before it is extended")
+    spec = await heavy(_extension, service, old, asked)
+    words = (f"--trials={spec.search.trials}", *(f"--set={each}" for each in asked.overrides))
+    wants = _wants(spec, spec.search.trials or 1)
+    return _queued(service, old, command=("extend", *words), spec=spec.model_dump(mode="json"), **wants)
+
+
+@router.put("/sweeps/{name}/priority")
+def prioritize(name: Name, asked: Prioritize, user: Submitter, service: Service) -> Sweep:
+    """Change a sweep's priority, which counts while it waits."""
+    _check_priority(user, asked.priority)
+    old = own(service, name, user)
+    service.store.change(old, priority=asked.priority)
+    return shown(found(service, name))
+
+
+@router.delete("/sweeps/{name}", status_code=204)
+def delete(name: Name, user: Submitter, service: Service) -> None:
+    """Take a sweep that does not run out of the service; its results stay in storage and in MLflow."""
+    old = own(service, name, user)
+    if old.state in ACTIVE or not service.store.remove(old):
+        raise Refused(409, f"{name} is {old.state}; stop it first")
+
+
+@router.get("/cluster")
+def cluster(_: Viewer, service: Service) -> Cluster:
+    """What the cluster has, and what the service has given of it."""
+    held, room = service.store.find(states=ACTIVE), service.room
+    return Cluster(
+        trouble=service.trouble,
+        cpus=room.cpus if room else None,
+        gpus=room.gpus if room else None,
+        cpus_given=sum(each.cpus * each.granted for each in held),
+        gpus_given=sum(each.gpus * each.granted for each in held),
+        waiting=len(service.store.find(states=WAITING)),
+        running=len(held),
+    )
+
+
+def own(service: Loop, name: str, user: User) -> Submission:
+    """A sweep that this user may change."""
+    submission = found(service, name)
+    if user.role != "admin" and submission.owner != user.name:
+        raise Refused(403, f"{name} is {submission.owner}'s: only they and admins may change it")
+    return submission
+
+
+def _checked(service: Loop, user: User, asked: Spec) -> tuple[SweepSpec, Plan]:
+    if wait := checks.wait(user.name):
+        raise Refused(429, f"{user.name} sends too many specs", wait)
+    spec = submitted(asked.spec, asked.overrides, service.settings.data_roots)
+    room = service.room
+    return spec, make_plan(spec, {"CPU": room.cpus, "GPU": room.gpus} if room else None)
+
+
+def _new(service: Loop, user: User, asked: Submit, key: str | None) -> Submission:
+    spec, size = _checked(service, user, asked)
+    now = time.time()
+    return Submission(
+        id=uuid.uuid4().hex,
+        name=spec.name,
+        owner=user.name,
+        spec=spec.model_dump(mode="json"),
+        created=now,
+        queued=now,
+        client_key=key,
+        priority=asked.priority,
+        counts={
+            "name": spec.name,
+            "total": size.trials,
+            **dict.fromkeys(("complete", "running", "failed", "stopped", "paused", "pruned"), 0),
+            "waiting": size.trials,
+            "objective": spec.search.objective,
+            "best": None,
+        },
+        **_wants(spec, size.trials),
+    )
+
+
+def _wants(spec: SweepSpec, trials: int) -> dict[str, Any]:
+    """What it asks the queue for."""
+    resources = spec.resources
+    slots = min(trials, resources.max_concurrent or trials)
+    return {"slots": slots, "cpus": resources.workers * resources.cpus, "gpus": resources.workers * resources.gpus}
+
+
+def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
+    spec = extended(from_dump(old.spec), asked.trials, asked.overrides)
+    check(spec, service.settings.data_roots)
+    load_ledger(service.settings.storage.ledger_url, old.name)
+    return spec
+
+
+def _end(service: Loop, name: str, user: User, what: str) -> Sweep:
+    for _ in range(TRIES):
+        old = own(service, name, user)
+        if old.state in ACTIVE:
+            done = service.store.change(old, asked=what)
+        elif old.state in WAITING or (old.state, what) == ("PAUSED", "stop"):
+            state = "STOPPED" if what == "stop" else "PAUSED"
+            done = service.store.change(old, state=state, reason="as it was asked", ended=time.time())
+        else:
+            raise Refused(409, f"{name} is {old.state}: there is nothing to {what}")
+        if done:
+            return shown(found(service, name))
+    raise Refused(409, f"{name} changes all the time; try again")
+
+
+def _queued(service: Loop, old: Submission, **values: Any) -> Sweep:
+    fresh = {"state": "QUEUED", "reason": "", "asked": None, "queued": time.time(), "not_before": 0.0, "ended": None}
+    if not service.store.change(old, **fresh, deaths=0, **values):
+        raise Refused(409, f"{old.name} has just changed; look at it, and try again")
+    return shown(found(service, old.name))
+
+
+def _has_begun(service: Loop, name: str) -> bool:
+    return name in sweep_names(service.settings.storage.ledger_url)
+
+
+def _check_priority(user: User, priority: int) -> None:
+    if priority > 0 and user.role != "admin":
+        raise Refused(403, f"only an admin gives a priority above 0, not {priority}")
+
+
+def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True) -> FastAPI:
+    """The service as an application; `runs`: its loop goes with it."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        if runs:
+            loop.start()
+        yield
+        if runs:
+            loop.stop()
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"model": Wrong} for status in (400, 401, 403, 404, 409, 413, 422, 429)
+    }
+    app = FastAPI(
+        title="ssl_sweep", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=refusals
+    )
+    app.state.service = loop
+    app.include_router(router)
+    app.include_router(reading.router)
+    app.add_api_route("/healthz", _health, include_in_schema=False)
+    app.add_middleware(Guard, store=store, open_here=settings.open)
+    app.add_exception_handler(SpecError, lambda _, error: _told(422, wrong(error)))
+    app.add_exception_handler(RequestValidationError, lambda _, error: _told(422, _unread(error)))
+    app.add_exception_handler(HTTPException, lambda _, error: answered(error))
+    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404}.items():
+        app.add_exception_handler(kind, _as(status))
+    return app
+
+
+def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _as(status: int) -> Callable[[Request, Exception], Response]:
+    return lambda _, error: _told(status, Wrong(message=str(error)))
+
+
+def _told(status: int, content: Wrong) -> Response:
+    # in ASCII: a value that is quoted may have been no text at all
+    return Response(json.dumps(content.model_dump()), status, media_type="application/json")
+
+
+def _unread(error: RequestValidationError) -> Wrong:
+    """A request that is not as the OpenAPI document says."""
+    found = [
+        Problem(place=".".join(map(str, each["loc"])), value=str(each.get("input"))[:200], message=each["msg"])
+        for each in error.errors()[:MAX_PROBLEMS]
+    ]
+    return Wrong(message="the request is not as the service's OpenAPI document says", problems=found)

@@ -1,0 +1,178 @@
+"""The door: who is let in, how often, with how much, and what is written down about it."""
+
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ssl_sweep.service.store import Store, User
+
+MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
+PUBLIC = ("/healthz", "/openapi.json")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+PER_SECOND, BURST = 50.0, 200.0  # a user's requests
+MAX_KEYS = 10_000  # of those whose rate is known
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+log = logging.getLogger(__name__)
+
+
+class Rate:
+    """So many a second, and so many at once, for each key."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._left: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def wait(self, key: str, cost: float = 1.0) -> float:
+        """Take one, or say how many seconds to wait for it; a cost of 0 only asks."""
+        with self._lock:
+            now = time.monotonic()
+            left, then = self._left.get(key, (self._burst, now))
+            left = min(self._burst, left + (now - then) * self._per_second)
+            if left < max(cost, 1.0):
+                return (max(cost, 1.0) - left) / self._per_second
+            if cost:
+                if len(self._left) >= MAX_KEYS:
+                    self._left.pop(next(iter(self._left)))
+                self._left[key] = (left - cost, now)
+            return 0.0
+
+
+class Refused(HTTPException):
+    """A request that is not answered, with its status and the reason."""
+
+    def __init__(self, status: int, message: str, wait_s: float = 0.0) -> None:
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        super().__init__(status, message, {**headers, "Retry-After": str(int(wait_s) + 1)} if wait_s else headers)
+
+
+class Guard:
+    """Stands before everything else of the service."""
+
+    def __init__(self, app: ASGIApp, store: Store, open_here: bool) -> None:
+        self.app, self.store, self.open_here = app, store, open_here
+        self.requests = Rate(PER_SECOND, BURST)  # a user's
+        self.guesses = Rate(per_second=1 / 6, burst=10)  # wrong tokens of an address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # nothing here speaks over web sockets
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        user = User("-", "viewer")
+        try:
+            if scope["path"] not in PUBLIC:
+                user = await run_in_threadpool(self._let_in, HTTPConnection(scope))
+            scope.setdefault("state", {})["user"] = user
+            await self.app(scope, _bounded(scope, receive), sending)
+        except Refused as refused:
+            await answered(refused)(scope, receive, sending)
+        finally:
+            if scope["method"] not in ("GET", "HEAD") or status in (401, 403, 429):
+                action = f"{scope['method']} {scope['path']}"
+                await run_in_threadpool(self._note, user.name, _address(scope), action, status)
+
+    def _let_in(self, request: HTTPConnection) -> User:
+        headers = request.headers
+        if (origin := headers.get("origin")) and urlsplit(origin).netloc != headers.get("host"):
+            raise Refused(403, "a page of another site may not use the service")
+        user = self._known(headers, _address(request.scope)) or self._neighbour(request)
+        if user is None:
+            raise Refused(401, "a token is needed: `Authorization: Bearer TOKEN`; an admin makes one with "
+                          "`ssl-sweep token create`")  # fmt: skip
+        if wait := self.requests.wait(user.name):
+            raise Refused(429, f"{user.name} asks too often", wait)
+        return user
+
+    def _known(self, headers: Headers, address: str) -> User | None:
+        """Whose token it is; None where there is none."""
+        given = headers.getlist("authorization")
+        if not given:
+            return None
+        if wait := self.guesses.wait(address, 0):
+            raise Refused(429, "too many wrong tokens came from this address", wait)
+        scheme, _, token = given[0].partition(" ")
+        user = self.store.user_of(token.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
+        if user is None:
+            self.guesses.wait(address)
+            raise Refused(401, "this token is not known; an admin makes one with `ssl-sweep token create`")
+        return user
+
+    def _neighbour(self, request: HTTPConnection) -> User | None:
+        """Somebody of this machine, where that is enough: not through a proxy, nor by a name that leads here."""
+        if not self.open_here or any(name in request.headers for name in FORWARDED):
+            return None
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        if not (is_loopback(host) and is_loopback(_address(request.scope))) or self.store.has_tokens():
+            return None
+        return User("local", "admin")
+
+    def _note(self, *what: str | int) -> None:
+        try:
+            note: Callable[..., None] = self.store.note
+            note(*what)
+        except Exception:  # what was done is done
+            log.exception("the audit log could not take %s", what)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _address(scope: Scope) -> str:
+    return str(scope["client"][0]) if scope.get("client") else "-"
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """The request's body, refused as soon as it is too long, whatever it says about its length."""
+    length = Headers(scope=scope).get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > MAX_BODY:
+        raise Refused(413, f"a request has at most {MAX_BODY:,} bytes")
+    read = 0
+
+    async def receiving() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > MAX_BODY:
+            raise Refused(413, f"a request has at most {MAX_BODY:,} bytes")
+        return message
+
+    return receiving
+
+
+def answered(error: HTTPException) -> JSONResponse:
+    """What the client is told of a refusal."""
+    return JSONResponse({"message": error.detail, "problems": []}, error.status_code, error.headers)

@@ -1,0 +1,227 @@
+"""The client and its commands against the service's application: the verbs work remote as they do local."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+import ssl_sweep
+from ssl_sweep import client as clients
+from ssl_sweep.cli import app
+from ssl_sweep.client import Client, ServiceError
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.service.api import make_app
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.queue import Room
+from ssl_sweep.service.settings import Settings
+from ssl_sweep.service.store import Store
+from ssl_sweep.spec import from_dump
+from ssl_sweep.storage import Storage
+
+SPEC: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": "resnet18",
+    "method": "autoencoder",
+    "evaluate": {"knn": {}},
+    "search": {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 2},
+}
+URL = "http://sweeps.lab"
+
+
+class Service:
+    """A service in this process, and its sender of requests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(f"sqlite:///{folder / 'service.db'}")
+        self.settings = Settings(Storage(folder), (folder,))
+        loop = Loop(self.store, Any, self.settings)
+        loop.room = Room(4, 2)
+        token = self.store.create_token("ann", "submitter")[0]
+        application = make_app(self.store, loop, self.settings, runs=False)
+        self.http = TestClient(application, URL, headers={"Authorization": f"Bearer {token}"})
+
+    def begun(self, name: str = "tiny", state: str = "RUNNING") -> Any:
+        read = self.store.get(name)
+        assert read is not None
+        self.store.change(read, state=state, attempt=1)
+        return open_ledger(self.settings.storage.ledger_url, from_dump(read.spec))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    return Service(tmp_path)
+
+
+@pytest.fixture
+def client(service: Service) -> Client:
+    return ssl_sweep.Client(URL, http=service.http)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(SPEC))
+    return path
+
+
+@pytest.fixture
+def _wired(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands' client speaks to the service of this process."""
+    monkeypatch.setattr(clients.httpx2, "Client", lambda **_: service.http)
+
+
+def command(*words: object, code: int = 0, answer: str | None = None) -> str:
+    ran = CliRunner().invoke(app, ["--server", URL, *map(str, words)], catch_exceptions=False, input=answer)
+    assert ran.exit_code == code, ran.output
+    return ran.output
+
+
+def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
+    text = yaml.safe_dump(SPEC)
+    assert client.plan(text)["trials"] == 4
+    assert client.submit(text, ["search.seeds=1"], key="k")["counts"]["total"] == 2
+    assert client.submit(text, ["search.seeds=1"], key="k")["name"] == "tiny"
+    assert [each["name"] for each in client.sweeps()] == ["tiny"]
+    assert client.pause("tiny")["state"] == "PAUSED"
+    assert client.resume("tiny")["state"] == "QUEUED"
+    assert client.priority("tiny", -1)["priority"] == -1
+    ledger = service.begun()
+    trial = ledger.ask().trials[0]
+    assert client.status("tiny")["trials"][0]["trial_id"] == trial.trial_id
+    assert client.stop("tiny", [trial.trial_id])["asked"] is None
+    assert client.stop("tiny")["asked"] == "stop"
+    read = service.store.get("tiny")
+    assert read is not None
+    service.store.change(read, state="STOPPED", asked=None)
+    assert [each["state"] for each in client.events("tiny")][-1] == "STOPPED"
+    client.delete("tiny")
+    with pytest.raises(ServiceError, match="no sweep named 'tiny'") as caught:
+        client.show("tiny")
+    assert caught.value.status == 404
+
+
+def test_pages_are_put_together(client: Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "PAGE", 2)
+    for number in range(5):
+        client.submit(yaml.safe_dump({**SPEC, "name": f"s{number}"}))
+    assert [each["name"] for each in client.sweeps()] == ["s4", "s3", "s2", "s1", "s0"]
+    ledger = service.begun("s0")
+    trials = [trial.trial_id for _ in range(2) for trial in ledger.ask().trials]
+    assert [each["trial_id"] for each in client.trials("s0")] == trials
+
+
+def test_a_request_nobody_heard_is_sent_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission whose answer is lost makes one sweep; a stop whose answer is lost is not sent twice."""
+    monkeypatch.setattr(clients.time, "sleep", lambda _: None)
+    sent: list[str] = []
+
+    def lossy(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.url.path)
+        answer = service.http.request(
+            request.method, request.url.path, content=request.content, headers=dict(request.headers)
+        )
+        if len(sent) == 1:
+            raise httpx2.ReadTimeout("lost", request=request)
+        return httpx2.Response(answer.status_code, content=answer.content)
+
+    transport = httpx2.MockTransport(lossy)
+    client = Client(URL, http=httpx2.Client(base_url=URL, transport=transport, headers=service.http.headers))
+    assert client.submit(yaml.safe_dump(SPEC))["name"] == "tiny"
+    assert len(sent) == 2
+    assert len(service.store.find()) == 1
+    sent.clear()
+    with pytest.raises(ServiceError, match="no service answers"):
+        client.pause("tiny")
+    assert len(sent) == 1
+
+
+def test_nobody_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients.time, "sleep", lambda _: None)
+    with pytest.raises(ServiceError, match=r"no service answers at http://127\.0\.0\.1:9"):
+        Client("http://127.0.0.1:9").cluster()
+
+
+def test_profiles_give_address_and_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[profiles.lab]\nserver = "https://sweeps.lab/"\ntoken = "secret"\n')
+    monkeypatch.setenv("SSL_SWEEP_CONFIG", str(config))
+    config.chmod(0o644)
+    with pytest.raises(ServiceError, match="chmod 600"):
+        Client("lab")
+    config.chmod(0o600)
+    for server in ("lab", "https://sweeps.lab/"):
+        made = Client(server)
+        assert made.server == "https://sweeps.lab"
+        assert made._http.headers["Authorization"] == "Bearer secret"
+    monkeypatch.setenv("SSL_SWEEP_TOKEN", "another")
+    assert Client("lab")._http.headers["Authorization"] == "Bearer another"
+    with pytest.raises(ServiceError, match=r"neither an address nor a profile .* which has lab"):
+        Client("home")
+
+
+@pytest.mark.usefixtures("_wired")
+def test_submit_shows_the_plan_asks_and_says_what_to_type_next(spec: Path, service: Service) -> None:
+    refused = command("submit", spec, answer="n\n", code=130)
+    assert "4  (2 choices x 2 seeds)" in refused
+    assert service.store.find() == []
+    told = command("submit", spec, answer="y\n")
+    assert "tiny is QUEUED" in told
+    assert f"ssl-sweep --server {URL} logs tiny -f" in told
+    assert "was submitted before" in command("submit", spec, "-y", code=2)
+
+
+@pytest.mark.usefixtures("_wired")
+def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> None:
+    command("submit", spec, "-y")
+    assert json.loads(command("plan", spec, "--json"))["trials"] == 4
+    assert json.loads(command("list", "--json"))[0]["name"] == "tiny"
+    assert "ann" in command("list")
+    ledger = service.begun()
+    trial = ledger.ask().trials[0]
+    assert trial.trial_id[:8] in command("status", "tiny")
+    assert "no trial of tiny runs" in command("logs", "tiny")
+    assert "asked to stop" in command("stop", "tiny")
+    read = service.store.get("tiny")
+    assert read is not None
+    service.store.change(read, state="PAUSED", asked=None)
+    assert "is in the queue" in command("resume", "tiny", "--failed")
+    assert "priority -2" in command("priority", "tiny", "--", -2)
+    assert "MLflow" in command("table", "tiny", code=2)
+    assert "is deleted" in command("delete", "tiny")
+    assert "no sweep named" in command("status", "tiny", code=2)
+
+
+@pytest.mark.usefixtures("_wired")
+def test_a_mistake_is_told_as_run_tells_it(spec: Path, service: Service) -> None:
+    spec.write_text(yaml.safe_dump({**SPEC, "pretrain": {"epoch": 2}}))
+    remote = command("submit", spec, "-y", code=2)
+    local = CliRunner().invoke(app, ["plan", str(spec)])
+    assert f"{spec}:" in remote
+    assert " ".join(remote.split()) == " ".join(local.output.split())
+
+
+def test_what_is_local_says_so(spec: Path) -> None:
+    assert "leave --server out" in command("run", spec, code=2)
+    ran = CliRunner().invoke(app, ["submit", str(spec)])
+    assert ran.exit_code == 2
+    assert "--server" in ran.output
+
+
+@pytest.mark.usefixtures("_wired")
+def test_ctrl_c_while_following_leaves_the_sweep(spec: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Iterator[Any]:
+        yield {"kind": "state", "state": "RUNNING", "reason": ""}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "events", interrupted)
+    assert "tiny goes on without you" in command("submit", spec, "-y", "-f", code=130)
+    read = service.store.get("tiny")
+    assert read is not None
+    assert (read.state, read.asked) == ("QUEUED", None)

@@ -1,0 +1,162 @@
+"""The whole of it: a client, the service as a process, a real Ray head, real drivers; and the service killed in between.
+
+Slow: it starts Ray, and three drivers that do.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from ssl_sweep.client import Client, ServiceError
+from ssl_sweep.lease import driver_of
+from ssl_sweep.ledger import load_ledger
+from ssl_sweep.service.jobs import RayJobs
+from ssl_sweep.service.store import Store
+from ssl_sweep.storage import Storage
+
+TOKEN = "a-token-of-the-tests-cluster"
+SPEC: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": {"name": "resnet18", "width": 8},
+    "method": "autoencoder",
+    "pretrain": {"epochs": 1, "batch_size": 256, "optimizer": "adamw", "lr": 0.003},
+    "evaluate": {"knn": {}},
+    "precision": "fp32",
+    "search": {"space": {"views.overlay_alpha": [0.0, 0.2]}, "objective": "maximize knn/top1_val"},
+    "tracking": {"models": "none"},
+}
+SERVE = """
+import sys
+from pathlib import Path
+from ssl_sweep.service.server import serve
+from ssl_sweep.service.settings import Settings
+from ssl_sweep.storage import Storage
+folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+serve(Settings(Storage(folder), (folder,), tick_s=0.2, back_off_s=1), ray, "127.0.0.1", port)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 150) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A Ray head on loopback that wants a token; its dashboard's address."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+    port, dashboard = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # sockets have short paths
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
+        command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+        command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"]
+        with (tmp_path / "head.log").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+class Service:
+    """The service's process."""
+
+    def __init__(self, folder: Path, ray: str) -> None:
+        self.folder, self.ray, self.port = folder, ray, free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", SERVE, str(self.folder), self.ray, str(self.port)]
+        with (self.folder / "service.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._answers, "the service")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "service.log").read_text()
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.mark.slow
+def test_sweeps_outlive_a_killed_service_and_a_killed_driver(head: str, tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "runs")
+    storage.root.mkdir()
+    service = Service(storage.root, head)
+    token = Store(storage.service_url).create_token("ann", "submitter")[0]
+    service.start()
+    client, ray = Client(f"http://127.0.0.1:{service.port}", token), RayJobs(head)
+    try:
+        submitted = client.submit(yaml.safe_dump(SPEC), key="tiny")
+        wait_for(lambda: client.show("tiny")["state"] in ("LAUNCHING", "RUNNING"), "the launch")
+        service.end(signal.SIGKILL)
+        service.start()
+        assert client.submit(yaml.safe_dump(SPEC), key="tiny")["created"] == submitted["created"]
+        with pytest.raises(ServiceError, match="was submitted before|there are results"):
+            client.submit(yaml.safe_dump(SPEC))
+        events = list(client.events("tiny"))
+        assert events[-1]["state"] == "COMPLETE", client.show("tiny")
+        ended = [each["trial_id"] for each in events if each.get("trial_state") == "COMPLETE"]
+        assert sorted(ended) == sorted(each["trial_id"] for each in client.trials("tiny"))
+        assert client.show("tiny")["attempts"] == 1
+        assert "knn" in client.table(["tiny"])
+        assert "<html" in client.report("tiny")
+
+        long = {**SPEC, "name": "long", "pretrain": {**SPEC["pretrain"], "epochs": 100_000}}
+        client.submit(yaml.safe_dump(long))
+        driver = wait_for(lambda: pid_of_driver(storage, "long"), "its driver")
+        wait_for(lambda: client.status("long")["running"], "a trial")
+        os.kill(driver, signal.SIGKILL)
+        again = wait_for(lambda: pid_of_driver(storage, "long", other=driver), "another driver")
+        assert again != driver
+        assert client.show("long")["attempts"] == 2
+        assert client.stop("long")["asked"] == "stop"
+        wait_for(lambda: client.show("long")["state"] == "STOPPED", "its end")
+        jobs = ray._ask("GET", "/api/jobs/").json()
+        names = sorted(each["submission_id"] for each in jobs if each["submission_id"])
+        assert len(names) == 3  # one of tiny's, two of long's
+        assert service.end(signal.SIGTERM) in (0, -signal.SIGTERM)
+    finally:
+        ray.close()
+        if service.process is not None and service.process.poll() is None:
+            service.end(signal.SIGKILL)
+
+
+def pid_of_driver(storage: Storage, name: str, other: int | None = None) -> int | None:
+    """The process that drives a sweep, if it is not that other one."""
+    try:
+        held = driver_of(load_ledger(storage.ledger_url, name).notes)
+    except ValueError:
+        return None
+    return held["pid"] if held and held["pid"] != other else None
