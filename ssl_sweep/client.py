@@ -170,6 +170,10 @@ class Client:
         """What the cluster has, and what is given of it."""
         return self._json("GET", "/cluster")
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
     def _json(self, method: str, path: str, **content: Any) -> Json:
         answer: Json = self._ask(method, path, **content).json()
         return answer

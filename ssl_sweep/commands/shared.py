@@ -26,7 +26,8 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
 err = Console(stderr=True, highlight=False)
 
 USER_MISTAKE, INTERRUPTED = 2, 130
-LOCAL = ("run", "export", "sync", "ui", "schema", "doctor", "serve", "token")
+REMOTE = {"submit", "priority", "delete", "plan", "list", "status", "logs", "table", "report"}
+REMOTE |= {"stop", "pause", "resume", "extend"}
 _chosen: ContextVar[str | None] = ContextVar("server", default=None)
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="the sweep's spec file")]
@@ -62,8 +63,9 @@ def choose(
     ] = None,
 ) -> None:
     """Say whose sweeps the command is about: those of a storage folder, or of a service."""
-    if server and context.invoked_subcommand in LOCAL:
-        err.print(f"`{context.invoked_subcommand}` works on a storage folder: leave --server out", style="red")
+    if server and context.invoked_subcommand not in REMOTE:
+        remedy = "leave --server out, and unset SSL_SWEEP_SERVER"
+        err.print(f"`{context.invoked_subcommand}` works on a storage folder: {remedy}", style="red", markup=False)
         raise typer.Exit(USER_MISTAKE)
     _chosen.set(server)
 
