@@ -69,6 +69,7 @@ class Guard:
     def __init__(self, app: ASGIApp, store: Store, open_here: bool) -> None:
         self.app, self.store, self.open_here = app, store, open_here
         self.requests = Rate(PER_SECOND, BURST)  # a user's
+        self.notes = Rate(per_second=0.1, burst=20)  # of what strangers try, by address
         self.guesses = Rate(per_second=1 / 6, burst=10)  # wrong tokens of an address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +97,9 @@ class Guard:
         except Refused as refused:
             await answered(refused)(scope, receive, sending)
         finally:
-            if scope["method"] not in ("GET", "HEAD") or status in (401, 403, 429):
+            changes = scope["method"] not in ("GET", "HEAD")
+            told = user.name != "-" or not self.notes.wait(_address(scope))  # a flood must not fill the disk
+            if told and (changes or status in (401, 403, 429)):
                 action = f"{scope['method']} {scope['path']}"
                 await run_in_threadpool(self._note, user.name, _address(scope), action, status)
 
