@@ -143,9 +143,10 @@ async def extend(name: Name, asked: Extend, user: Submitter, service: Service) -
 def prioritize(name: Name, asked: Prioritize, user: Submitter, service: Service) -> Sweep:
     """Change a sweep's priority, which counts while it waits."""
     _check_priority(user, asked.priority)
-    old = own(service, name, user)
-    service.store.change(old, priority=asked.priority)
-    return shown(found(service, name))
+    for _ in range(TRIES):
+        if service.store.change(own(service, name, user), priority=asked.priority):
+            return shown(found(service, name))
+    raise _restless(name)
 
 
 @router.delete("/sweeps/{name}", status_code=204)
@@ -237,7 +238,11 @@ def _end(service: Loop, name: str, user: User, what: str) -> Sweep:
             raise Refused(409, f"{name} is {old.state}: there is nothing to {what}")
         if done:
             return shown(found(service, name))
-    raise Refused(409, f"{name} changes all the time; try again")
+    raise _restless(name)
+
+
+def _restless(name: str) -> Refused:
+    return Refused(409, f"{name} changes all the time; try again")
 
 
 def _queued(service: Loop, old: Submission, **values: Any) -> Sweep:
