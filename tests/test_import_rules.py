@@ -42,7 +42,7 @@ def test_the_training_core_runs_on_a_bare_gpu_box(module: str) -> None:
         ("service.store", set()),
         ("service.queue", set()),
         ("service.jobs", set()),
-        ("service.api", {"optuna", "torch"}),
+        ("service.app", {"optuna", "torch"}),
     ],
 )
 def test_a_door_opens_to_one_room(module: str, allowed: set[str]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import uvicorn
 
-from ssl_sweep.service.api import make_app
+from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings
@@ -34,6 +34,7 @@ def serve(
         key: file of its private key.
         trusted_proxy: address of the one proxy that is believed whom it speaks for.
     """
+    settings.storage.root.mkdir(parents=True, exist_ok=True)
     store = Store(settings.storage.service_url)
     ray = RayJobs(ray_address)
     try:

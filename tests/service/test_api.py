@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from ssl_sweep.ledger import open_ledger
 from ssl_sweep.service import api, guard
-from ssl_sweep.service.api import make_app
+from ssl_sweep.service.app import make_app
 from ssl_sweep.service.guard import MAX_BODY, Rate
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room

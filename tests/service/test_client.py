@@ -16,7 +16,7 @@ from ssl_sweep import client as clients
 from ssl_sweep.cli import app
 from ssl_sweep.client import Client, ServiceError
 from ssl_sweep.ledger import open_ledger
-from ssl_sweep.service.api import make_app
+from ssl_sweep.service.app import make_app
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings

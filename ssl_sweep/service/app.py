@@ -1,0 +1,73 @@
+"""The service as an application: endpoints, door and loop put together, and how what goes wrong is told."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ssl_sweep import __version__
+from ssl_sweep.best import NoSuchTrial
+from ssl_sweep.ledger import LedgerError
+from ssl_sweep.problems import SpecError
+from ssl_sweep.service import api, reading
+from ssl_sweep.service.guard import Guard, answered
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, wrong
+from ssl_sweep.service.settings import Settings
+from ssl_sweep.service.store import Store, StoreError
+
+
+def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True) -> FastAPI:
+    """The service as an application; `runs`: its loop goes with it."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        if runs:
+            loop.start()
+        yield
+        if runs:
+            loop.stop()
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"model": Wrong} for status in (400, 401, 403, 404, 409, 413, 422, 429)
+    }
+    app = FastAPI(
+        title="ssl_sweep", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=refusals
+    )
+    app.state.service = loop
+    app.include_router(api.router)
+    app.include_router(reading.router)
+    app.add_api_route("/healthz", _health, include_in_schema=False)
+    app.add_middleware(Guard, store=store, open_here=settings.open)
+    app.add_exception_handler(SpecError, lambda _, error: _told(422, wrong(error)))
+    app.add_exception_handler(RequestValidationError, lambda _, error: _told(422, _unread(error)))
+    app.add_exception_handler(HTTPException, lambda _, error: answered(error))
+    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404}.items():
+        app.add_exception_handler(kind, _as(status))
+    return app
+
+
+def _health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+def _as(status: int) -> Callable[[Request, Exception], Response]:
+    return lambda _, error: _told(status, Wrong(message=str(error)))
+
+
+def _told(status: int, content: Wrong) -> Response:
+    # in ASCII: a value that is quoted may have been no text at all
+    return Response(json.dumps(content.model_dump()), status, media_type="application/json")
+
+
+def _unread(error: RequestValidationError) -> Wrong:
+    """A request that is not as the OpenAPI document says."""
+    found = [
+        Problem(place=".".join(map(str, each["loc"])), value=str(each.get("input"))[:200], message=each["msg"])
+        for each in error.errors()[:MAX_PROBLEMS]
+    ]
+    return Wrong(message="the request is not as the service's OpenAPI document says", problems=found)
