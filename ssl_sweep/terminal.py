@@ -121,6 +121,9 @@ def _attempts(trial: Mapping[str, Any]) -> str:
 def _steered(status: Mapping[str, Any]) -> list[Text]:
     """Who drives the sweep, and what is asked of it."""
     driver, asked = status["driver"], status["asked"]
+    if "owner" in status:  # of a service
+        why = f": {status['reason']}" if status["reason"] else ""
+        return [Text(f"{status['owner']}'s, {status['state']}{why}" + (f"; asked to {asked['ask']}" if asked else ""))]
     lines = [Text(f"driver: process {driver['pid']} on {driver['host']}", "dim")] if driver else []
     if asked:
         lines.append(Text(f"{asked['ask']} ({asked['why']}); go on: ssl-sweep resume {status['name']}", "yellow"))

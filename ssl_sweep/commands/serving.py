@@ -57,7 +57,11 @@ def serve(
         roots = tuple(folder.expanduser().resolve() for folder in data_root)
         settings = Settings(storage_at(storage), roots, Limits(max_sweeps, max_gpus), open=here)
         scheme = "https" if tls_cert else "http"
-        err.print(f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on", markup=False)
+        err.print(
+            f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on",
+            markup=False,
+            soft_wrap=True,
+        )
         if not here and tls_cert is None and trusted_proxy is None:
             err.print(
                 "tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False

@@ -183,6 +183,7 @@ def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> No
     assert json.loads(command("plan", spec, "--json"))["trials"] == 4
     assert json.loads(command("list", "--json"))[0]["name"] == "tiny"
     assert "ann" in command("list")
+    assert "ann's, QUEUED" in command("status", "tiny")
     ledger = service.begun()
     trial = ledger.ask().trials[0]
     assert trial.trial_id[:8] in command("status", "tiny")
