@@ -7,7 +7,8 @@ can go on from: a choice without its knobs gets them, a trial recorded RUNNING i
 import math
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -481,7 +482,20 @@ def load_ledger(url: str, name: str) -> Ledger:
     Raises:
         LedgerError: there is no such sweep; the message names those there are.
     """
+    return _load(_storage(url), name)
+
+
+@contextmanager
+def read_ledger(url: str, name: str) -> Iterator[Ledger]:
+    """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
     storage = _storage(url)
+    try:
+        yield _load(storage, name)
+    finally:
+        storage.engine.dispose()
+
+
+def _load(storage: RDBStorage, name: str) -> Ledger:
     names = _begun(storage)
     if name not in names:
         raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(names) or 'none'}")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask
-from ssl_sweep.ledger import LedgerError, load_ledger
+from ssl_sweep.ledger import Ledger, LedgerError, read_ledger
 from ssl_sweep.orders import read_orders
 from ssl_sweep.service.jobs import GOING_ON, Job, RayAway, RayJobs
 from ssl_sweep.service.queue import Room, Running, Waiting, decide
@@ -143,20 +143,23 @@ class Loop:
             return
         began = time.monotonic()
         try:
-            ledger = load_ledger(self.settings.storage.ledger_url, submission.name)
+            with read_ledger(self.settings.storage.ledger_url, submission.name) as ledger:
+                self._take_note(submission, look, ledger)
         except LedgerError:  # its driver has not begun
             return
+        look.next = time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
+
+    def _take_note(self, submission: Submission, look: Look, ledger: Ledger) -> None:
         if submission.asked and read_orders(ledger.notes).sweep is None:
             order_to_end(ledger, _ask(submission))
-        states = {trial.trial_id: trial for trial in ledger.trials if trial.state != "CREATED"}
-        changed = [trial for trial in states.values() if look.states.get(trial.trial_id) != trial.state]
+        begun = [trial for trial in ledger.trials if trial.state != "CREATED"]
+        changed = [trial for trial in begun if look.states.get(trial.trial_id) != trial.state]
         told = ({"trial_id": each.trial_id, "trial_state": each.state, "message": each.message} for each in changed)
         if changed:
             self.store.say(submission.id, "trial", told)
         if (found := counts(ledger)) != submission.counts:
             self.store.change(submission, counts=found)
-        look.states = {name: trial.state for name, trial in states.items()}
-        look.next = time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
+        look.states = {trial.trial_id: trial.state for trial in begun}
 
     def _told(self, submission: Submission) -> dict[str, str]:
         """The trials' states as their events say."""
@@ -210,7 +213,8 @@ class Loop:
     def _ordered(self, submission: Submission) -> str | None:
         """What somebody asks of the sweep beside the service."""
         try:
-            asked = read_orders(load_ledger(self.settings.storage.ledger_url, submission.name).notes).sweep
+            with read_ledger(self.settings.storage.ledger_url, submission.name) as ledger:
+                asked = read_orders(ledger.notes).sweep
         except LedgerError:
             return None
         return asked.ask if asked is not None and asked.ask in ENDS else None

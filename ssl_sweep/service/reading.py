@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
@@ -12,7 +13,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ssl_sweep.best import NoSuchTrial
-from ssl_sweep.ledger import Ledger, LedgerError, load_ledger
+from ssl_sweep.ledger import Ledger, LedgerError, read_ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop, job_name
@@ -69,13 +70,16 @@ async def heavy(work: Callable[..., T], *given: Any, **named: Any) -> T:
     return await anyio.to_thread.run_sync(lambda: work(*given, **named), limiter=_heavy)
 
 
-def ledger_of(service: Loop, name: str) -> Ledger | None:
+@contextmanager
+def ledger_of(service: Loop, name: str) -> Iterator[Ledger | None]:
     """The ledger of a submitted sweep; None where its driver has not begun."""
     found(service, name)
-    try:
-        return load_ledger(service.settings.storage.ledger_url, name)
-    except LedgerError:
-        return None
+    with ExitStack() as stack:
+        try:
+            ledger = stack.enter_context(read_ledger(service.settings.storage.ledger_url, name))
+        except LedgerError:
+            ledger = None
+        yield ledger
 
 
 @router.get("/sweeps")
@@ -114,11 +118,11 @@ def trials(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> TrialPage:
     """A sweep's trials: state, stage, epoch, attempts, and what failed."""
-    ledger = ledger_of(service, name)
-    if ledger is None:
-        return TrialPage(trials=[], total=0)
-    asked = [trial for trial in ledger.trials if state is None or trial.state == state]
-    page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
+    with ledger_of(service, name) as ledger:
+        if ledger is None:
+            return TrialPage(trials=[], total=0)
+        asked = [trial for trial in ledger.trials if state is None or trial.state == state]
+        page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
     return TrialPage.model_validate({"trials": page, "total": len(asked)})
 
 
@@ -167,9 +171,10 @@ async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None
     """Why trials failed, each error once, or what running ones write; or one trial's log; or else its driver's."""
 
     def text() -> str:
-        ledger, storage = ledger_of(service, name), service.settings.storage
-        if ledger is not None:
-            return trial_log(ledger, storage, trial, lines) if trial else sweep_logs(ledger, storage, lines)
+        storage = service.settings.storage
+        with ledger_of(service, name) as ledger:
+            if ledger is not None:
+                return trial_log(ledger, storage, trial, lines) if trial else sweep_logs(ledger, storage, lines)
         if trial:
             raise NoSuchTrial(f"{name} has no trials yet")
         printed = service.ray.logs(job_name(found(service, name))).splitlines(keepends=True)
@@ -183,10 +188,10 @@ def follow(
     name: Name, _: Viewer, service: Service, trial: TrialNamed = None, offset: Annotated[int, Query(ge=0, le=2**62)] = 0
 ) -> LogPart:
     """What a trial, or the only one that runs, has written since an offset."""
-    ledger = ledger_of(service, name)
-    if ledger is None:
-        raise NoSuchTrial(f"{name} has no trials yet")
-    path = log_path(ledger, service.settings.storage, trial)
+    with ledger_of(service, name) as ledger:
+        if ledger is None:
+            raise NoSuchTrial(f"{name} has no trials yet")
+        path = log_path(ledger, service.settings.storage, trial)
     text, end, ended = log_part(path, offset)
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
