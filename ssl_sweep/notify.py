@@ -83,10 +83,11 @@ class Notifier:
     def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
         """The trial with the best objective."""
         search = self._ledger.spec.search
-        scores = [(trial.results[search.objective_metric], trial) for trial in trials if trial.results]
+        searched = [trial for trial in trials if not trial.confirms]
+        scores = [(trial.results[search.objective_metric], trial) for trial in searched if trial.results]
         if not scores:
             return None
-        choose = max if search.direction == "maximize" else min
+        choose = max if search.signs[0] > 0 else min
         value, trial = choose(scores, key=lambda scored: scored[0])
         knobs = dict(self._ledger.choice(trial.choice).knobs)
         return {"metric": search.objective_metric, "value": value, "knobs": knobs, "seed": trial.seed}
