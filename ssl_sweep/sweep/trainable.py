@@ -1,6 +1,7 @@
 """What Ray runs for each trial: one attempt, its reports told to the driver."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,8 @@ def trainable(spec: SweepSpec, work: Work) -> Any:
     """The function that Ray Tune is to run for each of the sweep's trials."""
 
     def trial(config: dict[str, Any]) -> None:
+        if spec.resources.gpus == 0:  # Ray leaves all of the node's in sight, and they are other trials'
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         import torch
         from ray.train import ScalingConfig
         from ray.train.torch import TorchTrainer
