@@ -29,7 +29,7 @@ def _checked(what: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"check": what, "ok": True, "found": check()}
     except Exception as error:  # whatever is wrong with an installation is what the user asked for
-        return {"check": what, "ok": False, "found": f"{type(error).__name__}: {error}"}
+        return {"check": what, "ok": False, "found": redacted(f"{type(error).__name__}: {error}")}
 
 
 def _devices() -> str:

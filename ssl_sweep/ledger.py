@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ssl_sweep.ledger_store import open_storage
 from ssl_sweep.pareto import on_front
 from ssl_sweep.sampling import Knobs, Place, pruner, sampler, suggest
 from ssl_sweep.spec import SweepSpec, differences, from_dump, grid
@@ -456,7 +457,7 @@ def open_ledger(
 
 def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
     """What a sweep has yet to learn from earlier ones, once for all its days: these may go on."""
-    storage = _storage(url)
+    storage = open_storage(url)
     if not spec.search.earlier or _is_taught(storage, spec.name):
         return []
     try:
@@ -482,13 +483,13 @@ def load_ledger(url: str, name: str) -> Ledger:
     Raises:
         LedgerError: there is no such sweep; the message names those there are.
     """
-    return _load(_storage(url), name)
+    return _load(open_storage(url), name)
 
 
 @contextmanager
 def read_ledger(url: str, name: str) -> Iterator[Ledger]:
     """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
-    storage = _storage(url)
+    storage = open_storage(url)
     try:
         yield _load(storage, name)
     finally:
@@ -510,7 +511,7 @@ def open_notes(url: str, spec: SweepSpec) -> Notes:
 
 def sweep_names(url: str) -> list[str]:
     """The sweeps of a ledger's database, in alphabetical order."""
-    return _begun(_storage(url))
+    return _begun(open_storage(url))
 
 
 def _begun(storage: RDBStorage) -> list[str]:
@@ -520,7 +521,7 @@ def _begun(storage: RDBStorage) -> list[str]:
 
 def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
     return optuna.create_study(
-        storage=_storage(url), study_name=spec.name, directions=spec.search.directions, load_if_exists=True
+        storage=open_storage(url), study_name=spec.name, directions=spec.search.directions, load_if_exists=True
     )
 
 
@@ -533,12 +534,6 @@ def _root(frozen: FrozenTrial) -> int:
     """The number of the choice that an Optuna trial stands for: the first of those that tried it."""
     root: int = frozen.user_attrs.get("root", frozen.number)
     return root
-
-
-def _storage(url: str) -> RDBStorage:
-    # two sweeps of one SQLite file wait for one another's writes rather than fail
-    arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=arguments)
 
 
 def _check_same(study: optuna.Study, spec: SweepSpec) -> None:

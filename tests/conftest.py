@@ -1,8 +1,10 @@
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import Postgres
 
 # before torch is imported: as many threads as a trial of one CPU has, so that numbers do not depend on the machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,11 +33,26 @@ def uri(tmp_path: Path, empty_store: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL; a test that kills it starts it again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        for engine in SqlAlchemyStore._engine_map.values():  # MLflow keeps its connections
+            engine.dispose()
+        server.remove()
+
+
 @pytest.fixture(autouse=True)
 def _own_surroundings(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """No test reads or writes what the user has set up."""
     for name in ("STORAGE", "LEDGER", "DATA", "SERVICE_DB", "SERVER", "TOKEN", "CONFIG", "WEBHOOK_URL"):
         monkeypatch.delenv(f"SSL_SWEEP_{name}", raising=False)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PGPASSWORD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_SWEEP_CACHE", str(cache))

@@ -1,17 +1,10 @@
 import logging
 import math
-import os
 import re
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +15,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from servers import Mlflow, eventually, free_port
 
 from ssl_sweep import checkpoint, record
 from ssl_sweep.journal import Journal
@@ -554,48 +548,12 @@ def test_passwords_are_not_shown(uri: str, shown: str) -> None:
     assert redacted(uri) == shown
 
 
-def eventually(condition: Any, timeout_s: float = 60.0) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextmanager
-def mlflow_server(store: Path, port: int) -> Iterator[None]:
-    """A real server, ended with SIGKILL."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(store.parent / "served")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, start_new_session=True, env=environment, **quiet)  # type: ignore[call-overload]
-    try:
-        assert eventually(lambda: answers(port), 120)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.mark.slow  # an MLflow server takes some 10 s to start, and starts twice
 def test_a_server_killed_and_started_again_has_everything_once(
     folder: Path, uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, port, stop = tmp_path / "mlflow.db", free_port(), threading.Event()
+    store, stop = tmp_path / "mlflow.db", threading.Event()
+    server = Mlflow(store)
     config = {"encoder": {"name": "drlim"}, "data": {"source": "digits", "image_size": 16}}
     journals = [begin_trial(folder, choice, 0, config) for choice in range(3)]
     encoder = ENCODERS["drlim"](16).eval()
@@ -612,15 +570,15 @@ def test_a_server_killed_and_started_again_has_everything_once(
             steps += 1
 
     training = threading.Thread(target=train)
-    recorder = Recorder("demo", folder, f"http://127.0.0.1:{port}", SPEC)
+    recorder = Recorder("demo", folder, server.url, SPEC)
     try:
-        with mlflow_server(store, port):
+        with server:
             recorder.start()
             training.start()
             assert eventually(lambda: len(rows(store, "metrics")) > 100)
         at_kill = steps
         assert eventually(lambda: "takes nothing" in caplog.text and steps > at_kill + 50)
-        with mlflow_server(store, port):
+        with server:
             assert eventually(lambda: "is back" in caplog.text)
             stop.set()
             training.join()
@@ -629,7 +587,7 @@ def test_a_server_killed_and_started_again_has_everything_once(
             recorder.log_best("uuid-0-0")
             recorder.finish("COMPLETE")
             assert recorder.close(60) == 0
-            served = f"http://127.0.0.1:{port}"
+            served = server.url
             assert record.spec_of("demo", served)["name"] == "demo"
             pd.testing.assert_frame_equal(record.runs(["demo"], served), record.runs(["demo"], uri))
             pd.testing.assert_frame_equal(record.histories("demo", served), record.histories("demo", uri))

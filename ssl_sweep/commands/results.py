@@ -1,5 +1,6 @@
 """Commands for what a sweep has found: tables, pages, encoders, MLflow."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -134,5 +135,5 @@ def ui(
             f"MLflow: [bold]http://127.0.0.1:{port}[/bold]  (store {redacted(place.tracking_uri)}; Ctrl-C ends it)"
         )
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--backend-store-uri", place.tracking_uri]
-        raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own interpreter
+        own = {**os.environ, "MLFLOW_BACKEND_STORE_URI": place.tracking_uri}  # a list of processes shows no password
+        raise typer.Exit(subprocess.run(command, check=False, env=own).returncode)  # noqa: S603 - our own interpreter

@@ -68,6 +68,7 @@ def run_sweep(
 
     Raises:
         LeaseLost: somebody has taken it.
+        LedgerAway: the ledger's database has been away for too long.
     """
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)

@@ -26,8 +26,8 @@ StartDriver = Callable[..., subprocess.Popen[bytes]]
 def start_driver() -> StartDriver:
     """Starts a driver on a sweep of `TRIALS` fake trials of so many steps: `start_driver(storage, steps)`."""
 
-    def start(storage: Path, steps: int, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(DRIVER), str(storage), str(steps)]
+    def start(storage: Path, steps: int, name: str = "faults", **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(DRIVER), str(storage), str(steps), name]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
         )
@@ -58,14 +58,14 @@ def check_end() -> Callable[..., None]:
     return _check_end
 
 
-def _check_end(storage: Path, steps: int, repeated: int, *, ledger_url: str = "", tracking_uri: str = "") -> None:
-    ledger = load_ledger(ledger_url or Storage(storage).ledger_url, "faults")
+def _check_end(storage: Path, steps: int, repeated: int, *, name: str = "faults") -> None:
+    ledger = load_ledger(Storage(storage).ledger_url, name)
     assert Counter(trial.state for trial in ledger.trials) == {"COMPLETE": TRIALS}
-    folders = {folder.name: folder for folder in storage.glob("faults/trials/*")}
+    folders = {folder.name: folder for folder in storage.glob(f"{name}/trials/*")}
     assert folders.keys() == {trial.trial_id for trial in ledger.trials}
-    client = mlflow.MlflowClient(tracking_uri or f"sqlite:///{storage / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = [run for run in client.search_runs(experiments) if "mlflow.parentRunId" in run.data.tags]
+    client = mlflow.MlflowClient(Storage(storage).tracking_uri)
+    experiment = client.get_experiment_by_name(f"ssl_sweep/{name}")
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
     by_trial = {run.data.tags["ssl_sweep.trial_id"]: run for run in runs}
     assert len(runs) == len(by_trial) == TRIALS
     executed = 0

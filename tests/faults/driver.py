@@ -1,4 +1,4 @@
-"""A driver to be killed: `python driver.py STORAGE STEPS` runs a sweep of fake trials through all that a real one has.
+"""A driver to be killed: `driver.py STORAGE STEPS [NAME]` runs a sweep of fake trials through all that a real one has.
 
 A fake trial multiplies a few weights, step by step, and leaves a checkpoint after each; only training is not real.
 """
@@ -23,7 +23,6 @@ from ssl_sweep.storage import Storage
 STEP_S = 0.1
 METRIC = "knn/top1_val"
 SPEC = {
-    "name": "faults",
     "data": {"source": "digits", "image_size": 8},
     "encoder": "resnet18",
     "method": "autoencoder",
@@ -34,7 +33,7 @@ SPEC = {
 }
 
 
-def main(storage: Path, steps: int) -> int:
+def main(storage: Path, steps: int, name: str = "faults") -> int:
     """The sweep's exit code."""
 
     def fake(config: Mapping[str, Any], report: Any, folder: Path, **_: Any) -> dict[str, float]:
@@ -61,10 +60,10 @@ def main(storage: Path, steps: int) -> int:
     driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
     try:
         with user_errors():
-            run_and_exit(from_dump(SPEC), Storage(storage), None)
+            run_and_exit(from_dump({**SPEC, "name": name}), Storage(storage), None)
     except typer.Exit as error:
         return error.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

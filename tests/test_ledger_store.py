@@ -1,0 +1,139 @@
+"""A ledger whose database goes away: answers that are lost, and what a user is told."""
+
+import random
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from optuna.exceptions import StorageInternalError
+from servers import Postgres, free_port
+
+from ssl_sweep import ledger as ledgers
+from ssl_sweep import ledger_store
+from ssl_sweep.ledger import Ledger, load_ledger, open_ledger
+from ssl_sweep.ledger_store import LastingStorage, LedgerAway, open_storage
+from ssl_sweep.spec import from_dump
+
+METRIC = "knn/top1_val"
+ALPHAS = [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+class Unreliable(sqlite3.Connection):
+    """Every so often a commit says that the server is gone: half of these were done all the same."""
+
+    rng = random.Random(0)
+    share = 0.0
+    lost = 0
+
+    def commit(self) -> None:
+        fails = self.rng.random() < self.share
+        if fails and self.rng.random() < 0.5:
+            self._lose()
+        super().commit()
+        if fails:
+            self._lose()
+
+    def _lose(self) -> None:
+        Unreliable.lost += 1
+        raise sqlite3.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(ledger_store, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(ledger_store, "LONGEST_DELAY_S", 0.001)
+    quick = SimpleNamespace(sleep=lambda _: None)
+    monkeypatch.setattr("optuna.storages._rdb.storage.time", quick)  # it waits between tries of its own
+    yield
+    Unreliable.share = 0.0
+
+
+def unreliable(url: str) -> LastingStorage:
+    return LastingStorage(url, engine_kwargs={"connect_args": {"factory": Unreliable}})
+
+
+def spec(sampler: str) -> Any:
+    space: Any = {"views.overlay_alpha": ALPHAS if sampler == "grid" else {"low": 0.0, "high": 0.4}}
+    search = {"space": space, "seeds": 2, "sampler": sampler, "trials": None if sampler == "grid" else 5}
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    return from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}, "search": search})
+
+
+def run(ledger: Ledger) -> None:
+    """A sweep without its trials."""
+    while (choice := ledger.ask()) is not None:
+        for trial in choice.trials:
+            ledger.update(replace(trial, state="RUNNING", attempts=1))
+            value = choice.knobs["views.overlay_alpha"] + trial.seed
+            ledger.update(replace(trial, state="COMPLETE", attempts=1, results={METRIC: value}))
+
+
+def found(url: str) -> list[Any]:
+    return [
+        (choice.number, choice.knobs, [t.results for t in choice.trials])
+        for choice in load_ledger(url, "sweep").choices
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+def test_lost_answers_leave_the_ledger_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    undisturbed, struck = (f"sqlite:///{tmp_path / name}.db" for name in ("undisturbed", "struck"))
+    run(open_ledger(undisturbed, spec(sampler)))
+    monkeypatch.setattr(ledgers, "open_storage", unreliable)
+    ledger = open_ledger(struck, spec(sampler))
+    Unreliable.share, Unreliable.lost = 0.4, 0
+    run(ledger)
+    Unreliable.share = 0.0
+    assert Unreliable.lost > 20
+    monkeypatch.undo()
+    assert found(struck) == found(undisturbed)
+    assert len(found(struck)) == 5
+
+
+def test_a_ledger_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_store, "PATIENCE_S", 0.05)
+    storage = unreliable(f"sqlite:///{tmp_path / 'ledger.db'}")
+    study = storage.create_new_study([], "sweep")
+    Unreliable.share = 1.0
+    with pytest.raises(LedgerAway, match=r"away for 0\.05 s \(server closed .*`ssl-sweep resume` goes on"):
+        storage.set_study_user_attr(study, "name", "value")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://ssl:se%3Acret@127.0.0.1:{port}/ledger", r"ssl:\*\*\*@.* cannot be reached .*PGPASSWORD"),
+        ("postgres://ssl:secret@host/ledger", r"no database's URL .*postgresql://USER@HOST/DATABASE"),
+        ("ledger.db", r"'ledger\.db' is no database's URL .*set SSL_SWEEP_LEDGER"),
+        ("postgresql+psycopg2://ssl:secret@host/ledger", r"lacks its database driver .*ssl-sweep\[postgres\]"),
+    ],
+)
+def test_a_ledger_that_cannot_be_opened_names_the_remedy_and_no_password(url: str, said: str) -> None:
+    with pytest.raises(LedgerAway, match=said) as error:
+        open_storage(url.format(port=free_port()))
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.slow  # PostgreSQL makes its files first
+def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres.password)
+    here, there = f"sqlite:///{tmp_path / 'ledger.db'}", postgres.create("ledger")
+    for url in (here, there):
+        run(open_ledger(url, spec("tpe")))
+    assert found(there) == found(here)
+    storage = open_storage(there)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE studies RENAME COLUMN study_name TO other")
+    with pytest.raises(StorageInternalError):  # at once: the connection is well
+        storage.get_study_id_from_name("sweep")
+    monkeypatch.setenv("PGPASSWORD", "wrong")
+    with pytest.raises(LedgerAway, match=r"password authentication failed .*PGPASSWORD"):
+        open_storage(there)
