@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class NoFolder(ValueError):  # noqa: N818 - says what it means
+    """Sweeps cannot lie there."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """A folder of sweeps, from `--storage`, SSL_SWEEP_STORAGE or `./runs`."""
@@ -14,7 +18,24 @@ class Storage:
 
     @classmethod
     def default(cls) -> "Storage":
-        return cls(Path(os.environ.get("SSL_SWEEP_STORAGE", "runs")).resolve())
+        return cls.at(os.environ.get("SSL_SWEEP_STORAGE", "runs"))
+
+    @classmethod
+    def at(cls, place: str | Path) -> "Storage":
+        """The storage in a folder.
+
+        Raises:
+            NoFolder: it is an object store. Journals are appended to and followed, shared pretrainings are locked, and
+                what a trial is asked is read after each report: files do that, objects do not.
+        """
+        if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(place)):
+            scheme, rest = found.groups()
+            raise NoFolder(
+                f"--storage, SSL_SWEEP_STORAGE: {scheme}://{rest} is no folder, and trials append to files and lock "
+                "them; name a folder that all nodes see (NFS, Lustre, or JuiceFS, which keeps its data in a bucket), "
+                "and have MLflow keep the artifacts there: mlflow server --artifacts-destination s3://BUCKET/PREFIX"
+            )
+        return cls(Path(place).resolve())
 
     @property
     def ledger_url(self) -> str:

@@ -81,7 +81,7 @@ def remote() -> "Client | None":
 def storage_at(folder: Path | None) -> "Storage":
     from ssl_sweep.storage import Storage
 
-    return Storage(folder.resolve()) if folder else Storage.default()
+    return Storage.at(folder) if folder else Storage.default()
 
 
 def tracking_uri_of(storage: "Storage", name: str) -> str:
