@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.attempt import attempt
@@ -84,7 +85,7 @@ def run_sweep(
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=_Coroner(search),
+                scheduler=_Queue(search),
                 num_samples=-1,
                 max_concurrent_trials=spec.resources.max_concurrent,
                 reuse_actors=True,
@@ -111,15 +112,20 @@ def cluster_resources(address: str | None) -> dict[str, float]:
         return _resources()
 
 
-class _Coroner(FIFOScheduler):
-    """Tune's own order of trials. Of how a process died Tune tells its scheduler before the searcher, and only that."""
+class _Queue(FIFOScheduler):
+    """Tune's own order of trials, found without a look through every trial that there ever was."""
 
     def __init__(self, search: LedgerSearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The oldest that waits."""
+        waiting = [each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING]
+        return min(waiting, key=lambda trial: trial.trial_id, default=None)
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Hand on what Ray says of the process."""
+        """Hand on what Ray says of a process that died: Tune tells only its scheduler, before the searcher."""
         with suppress(OSError):
             self._search.deaths[trial.trial_id] = Path(trial.error_file).read_text()
 
