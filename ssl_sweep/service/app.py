@@ -12,11 +12,14 @@ from starlette.exceptions import HTTPException
 from ssl_sweep import __version__
 from ssl_sweep.best import NoSuchTrial
 from ssl_sweep.ledger import LedgerError
+from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.problems import SpecError
 from ssl_sweep.service import api, reading
 from ssl_sweep.service.guard import Guard, answered
 from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.metrics import exposition
 from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, wrong
+from ssl_sweep.service.reading import Service, Viewer
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, StoreError
 
@@ -42,17 +45,22 @@ def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True)
     app.include_router(api.router)
     app.include_router(reading.router)
     app.add_api_route("/healthz", _health, include_in_schema=False)
+    app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_middleware(Guard, store=store, open_here=settings.open)
     app.add_exception_handler(SpecError, lambda _, error: _told(422, wrong(error)))
     app.add_exception_handler(RequestValidationError, lambda _, error: _told(422, _unread(error)))
     app.add_exception_handler(HTTPException, lambda _, error: answered(error))
-    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404}.items():
+    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404, LedgerAway: 503}.items():
         app.add_exception_handler(kind, _as(status))
     return app
 
 
 def _health() -> dict[str, str]:
     return {"status": "ok"}
+
+
+def _metrics(_: Viewer, service: Service) -> Response:
+    return Response(exposition(service), media_type="text/plain; version=0.0.4")
 
 
 def _as(status: int) -> Callable[[Request, Exception], Response]:

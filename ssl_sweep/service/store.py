@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Engine, Row, create_engine, delete, event, insert, make_url, select, update
+from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ssl_sweep.service import tables
@@ -120,6 +120,12 @@ class Store:
         if before is not None:
             query = query.where(table.c.created < before)
         return [_submission(row) for row in self._rows(query)]
+
+    def count_by_state(self) -> dict[str, int]:
+        """How many submissions are in each state that some are in."""
+        state = tables.submissions.c.state
+        counted = self._rows(select(state, func.count().label("number")).group_by(state))
+        return {row.state: row.number for row in counted}
 
     def change(self, old: Submission, **values: Any) -> bool:
         """Change a submission that is still in the state, and asked what, it was read with; whether it was."""

@@ -16,11 +16,17 @@ from typing import Any
 
 import pytest
 import ray
+import uvicorn
 import yaml
 from ray import cloudpickle
 
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.ledger import open_ledger
+from ssl_sweep.service.api import make_app
+from ssl_sweep.service.jobs import RayJobs
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.settings import Settings
+from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import metrics
@@ -77,13 +83,33 @@ def session() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(session: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """Port and token of a service in which a sweep is queued."""
+    folder, port = tmp_path_factory.mktemp("service"), free_port()
+    store = Store(f"sqlite:///{folder / 'service.db'}")
+    store.add(Submission("id", "queued", "ann", {}, 1, 1.0, 0.0, time.time(), time.time()))
+    settings = Settings(Storage(folder), (folder,))
+    app = make_app(store, Loop(store, RayJobs("http://127.0.0.1:1"), settings), settings, runs=False)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield port, store.create_token("prometheus", "viewer")[0]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def prometheus(session: Path, service: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus with our configuration, but for where Ray is and how often it is read."""
     folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
     text = (FOLDER / "prometheus" / "prometheus.yml").read_text().replace("/ray/", f"{session}/")
     config = yaml.safe_load(text)
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["scrape_configs"][0]["file_sd_configs"][0]["refresh_interval"] = "1s"
+    (nodes, served), (port_of_service, token) = config["scrape_configs"], service
+    nodes["file_sd_configs"][0]["refresh_interval"] = "1s"
+    served["static_configs"][0]["targets"] = [f"127.0.0.1:{port_of_service}"]
+    served["authorization"]["credentials_file"] = str(folder / "token")
+    (folder / "token").write_text(token + "\n")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(FOLDER / "prometheus" / "alerts.yml", folder)
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
@@ -139,5 +165,5 @@ def test_prometheus_has_what_panels_and_alerts_ask_for(
     rules = ask(prometheus, "rules")["groups"][0]["rules"]
     assert {rule["health"] for rule in rules} == {"ok"}
     for rule in rules:
-        for metric in re.findall(r"\b(?:ray_\w+|up)\b", rule["query"]):
+        for metric in re.findall(r"\b(?:ray_\w+|ssl_sweep_service_\w+|up)\b", rule["query"]):
             assert ask(prometheus, "series", **{"match[]": metric}), f"{rule['name']}: no {metric}"

@@ -112,8 +112,6 @@ def test_compose_files_fit_their_specification(name: str) -> None:
 @pytest.mark.parametrize("name", all_commands())
 def test_every_command_is_one_that_exists(name: str) -> None:
     command = all_commands()[name]
-    if command[:2] == ["ssl-sweep", "serve"] and "serve" not in click_command("ssl-sweep").commands:
-        pytest.skip("the service is not in this version")
     if command[0] in ("ssl-sweep", "ray", "mlflow"):
         parse(command)
     elif name == "compose prometheus":
@@ -241,9 +239,13 @@ def test_gpus_are_reserved_and_the_override_does_without() -> None:
 def test_prometheus_and_grafana_look_where_the_others_are() -> None:
     config = yaml.safe_load((ROOT / "dashboards/prometheus/prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    service = jobs["ssl_sweep_service"]
+    host, port = service["static_configs"][0]["targets"][0].split(":")
+    assert port in words(SERVICES[host]["command"])
     found = Path(jobs["ray"]["file_sd_configs"][0]["files"][0])
     mounts = dict(volume.split(":")[:2] for volume in SERVICES["prometheus"]["volumes"])
     assert mounts["ray"] == str(found.parent)
+    assert mounts["./tokens"] == str(Path(service["authorization"]["credentials_file"]).parent)
     assert (
         dict(volume.split(":")[:2] for volume in SERVICES["head"]["volumes"] if "$" not in volume)["ray"] == "/tmp/ray"
     )

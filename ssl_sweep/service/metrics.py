@@ -1,0 +1,28 @@
+"""What Prometheus is told of the service: its queue, and whether it gets on with it."""
+
+import time
+
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
+
+HELP = {
+    "sweeps": "Submitted sweeps by state.",
+    "queue_seconds": "How long the sweep that has waited longest has been queued.",
+    "ray_up": "1 where the service reaches the Ray cluster, else 0.",
+}
+
+
+def exposition(service: Loop) -> str:
+    """The service's metrics in Prometheus' text format. No label names a sweep or a person."""
+    counts = service.store.count_by_state()
+    queued = [each.queued for each in service.store.find(states=WAITING)]
+    samples: dict[str, list[tuple[str, float]]] = {
+        "sweeps": [(f'{{state="{state}"}}', counts.get(state, 0)) for state in (*WAITING, *ACTIVE, *ENDED)],
+        "queue_seconds": [("", round(time.time() - min(queued), 1) if queued else 0.0)],
+        "ray_up": [("", int(service.room is not None and not service.trouble))],
+    }
+    lines = []
+    for name, values in samples.items():
+        lines += [f"# HELP ssl_sweep_service_{name} {HELP[name]}", f"# TYPE ssl_sweep_service_{name} gauge"]
+        lines += [f"ssl_sweep_service_{name}{labels} {value}" for labels, value in values]
+    return "\n".join(lines) + "\n"
