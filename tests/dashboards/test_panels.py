@@ -22,7 +22,7 @@ from ray import cloudpickle
 
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.ledger import open_ledger
-from ssl_sweep.service.api import make_app
+from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings

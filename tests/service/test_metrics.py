@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from ssl_sweep.service.api import make_app
+from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
