@@ -70,6 +70,10 @@ class Pack:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def sizes(self, indices: Tensor) -> Tensor:
+        """Height and width (B, 2) int64 of the images at `indices` (B,)."""
+        return torch.from_numpy(self._sizes[self._rows[indices.cpu().numpy()]])
+
     def batch(self, indices: Tensor) -> Images:
         """The images at `indices` (B,), copied out of the mapping, and their labels; any order, repeats allowed."""
         indices = indices.cpu()

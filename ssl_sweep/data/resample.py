@@ -92,10 +92,12 @@ def resample(pixels: Tensor, window: Window, size: int) -> Tensor:
 def overlay(clean: Tensor, images: Images, window: Window, rows: Tensor, alpha: float) -> Tensor:
     """alpha * x_j + (1 - alpha) * x_i for crops `clean` (B, 3, S, S) of the images i in their windows, and j = rows[i].
 
+    Rows are of the whole batch.
+
     Resampling is linear: to overlay the crops is to crop the overlaid images, exactly where the sizes are equal, and
     with x_j stretched to the size of x_i where they are not. (The paired-image-overlay paper's corrupted input.)
     """
-    other = Images(images.pixels[rows], images.sizes[rows])
+    other = images.at(rows)
     place = same_place(window, images.sizes, other.sizes)
     return torch.lerp(clean, resample(other.pixels, place, clean.shape[-1]), alpha)
 

@@ -70,6 +70,6 @@ def chosen(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
     return torch.rand(batch_size, generator=rng, device=rng.device) < probability
 
 
-def chosen_rows(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
-    """The same as rows (n,) int64."""
-    return chosen(batch_size, probability, rng).nonzero().squeeze(1)
+def rows_where(chosen: Tensor) -> Tensor:
+    """The rows (n,) int64 where `chosen` (B,) is true."""
+    return chosen.nonzero().squeeze(1)

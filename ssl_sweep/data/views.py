@@ -22,7 +22,7 @@ from ssl_sweep.data.crop import draw_boxes
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.mask import MaskFill, check_mask, draw_fill, draw_mask
 from ssl_sweep.data.resample import Window, center, crop_window, mirrored, overlay, resample, whole_window
-from ssl_sweep.data.rows import change_rows, chosen, chosen_rows, others
+from ssl_sweep.data.rows import change_rows, chosen, others, rows_where
 
 __all__ = ["Augment", "center"]
 
@@ -40,6 +40,9 @@ class Augment:
     0.4 / 0.4 / 0.4 / 0.1 with gray 0.2 and blur 0.5 (none at 32 pixels); SimCLR (Chen et al. 2020, arXiv:2002.05709)
     0.8 / 0.8 / 0.8 / 0.2 with the same; BYOL (Grill et al. 2020, arXiv:2006.07733) 0.4 / 0.4 / 0.2 / 0.1 with gray 0.2,
     blur 1, blur_second 0.1 and solarize_second 0.2, crops from 0.08 for both.
+
+    Of a worker's share of a batch only the share's views are made; what is random is drawn for the whole batch, so that
+    every image has the view that it would have on one worker.
 
     Raises pydantic's ValidationError, a ValueError, where a knob is out of its bounds.
     """
@@ -81,25 +84,37 @@ class Augment:
 
     def view(self, images: Images, rng: torch.Generator, *, second: bool = False) -> Tensor:
         """One random view of each image: (B, 3, S, S) float32 in [0, 1]; `second` takes the knobs of second views."""
-        window = self._draw_window(images.sizes, rng)
+        if self._needs_everyone(images):
+            return images.own(self.view(images.everyone(), rng, second=second))
+        window = self._draw_window(images, rng)
         return self._corrupt(self._cut(images, window), images, window, rng, second=second)
 
     def pair(self, images: Images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A view and its clean crop, the same box and flip: two (B, 3, S, S), one tensor where nothing corrupts."""
-        window = self._draw_window(images.sizes, rng)
+        if self._needs_everyone(images):
+            corrupted, clean = self.pair(images.everyone(), rng)
+            return images.own(corrupted), images.own(clean)
+        window = self._draw_window(images, rng)
         clean = self._cut(images, window)
         return self._corrupt(clean, images, window, rng), clean
 
     def whole(self, images: Images, rng: torch.Generator) -> Tensor:
         """A view of the whole image, squeezed to the square: (B, 3, S, S) float32 in [0, 1] (LeOCLR's query)."""
-        window = self._flip(whole_window(images.sizes), rng)
+        if self._needs_everyone(images):
+            return images.own(self.whole(images.everyone(), rng))
+        window = self._flip(whole_window(images.sizes), images, rng)
         return self._corrupt(self._cut(images, window), images, window, rng)
 
-    def _draw_window(self, sizes: Tensor, rng: torch.Generator) -> Window:
-        return self._flip(crop_window(draw_boxes(sizes, rng, self.crop_scale_min, self.crop_scale_max)), rng)
+    def _needs_everyone(self, images: Images) -> bool:
+        """Whether to make a share's views it takes the others' views, not only their pixels."""
+        return images.batch is not None and self.mask_ratio > 0 and self.mask_fill == "other"
 
-    def _flip(self, window: Window, rng: torch.Generator) -> Window:
-        return mirrored(window, chosen(len(window.start), self.flip, rng)) if self.flip else window
+    def _draw_window(self, images: Images, rng: torch.Generator) -> Window:
+        boxes = draw_boxes(images.all_sizes, rng, self.crop_scale_min, self.crop_scale_max)
+        return self._flip(crop_window(images.own(boxes)), images, rng)
+
+    def _flip(self, window: Window, images: Images, rng: torch.Generator) -> Window:
+        return mirrored(window, images.own(chosen(images.number, self.flip, rng))) if self.flip else window
 
     def _cut(self, images: Images, window: Window) -> Tensor:
         return resample(images.pixels, window, self.image_size)
@@ -109,37 +124,42 @@ class Augment:
     ) -> Tensor:
         view = clean
         if self.overlay_alpha:
-            view = overlay(clean, images, window, others(len(clean), rng), self.overlay_alpha)
-        view = self._recolor(view, rng)
-        view = self._blur(view, rng, _of_view(self.blur, self.blur_second, second))
-        view = self._solarize(view, rng, _of_view(self.solarize, self.solarize_second, second))
+            view = overlay(clean, images, window, images.own(others(images.number, rng)), self.overlay_alpha)
+        view = self._recolor(view, images, rng)
+        view = self._blur(view, images, rng, _of_view(self.blur, self.blur_second, second))
+        view = self._solarize(view, images, rng, _of_view(self.solarize, self.solarize_second, second))
         if self.auto_augment:
-            view = apply_policy(view, *draw_policy(len(view), rng))
+            kinds, magnitudes = draw_policy(images.number, rng)
+            view = apply_policy(view, images.own(kinds), images.own(magnitudes))
         if self.mask_ratio:
-            mask = draw_mask(len(view), self.image_size, self.mask_patch, self.mask_ratio, rng)
+            mask = images.own(draw_mask(images.number, self.image_size, self.mask_patch, self.mask_ratio, rng))
             view = torch.where(mask, draw_fill(view, self.mask_fill, rng), view)
         return view
 
-    def _recolor(self, view: Tensor, rng: torch.Generator) -> Tensor:
+    def _recolor(self, view: Tensor, images: Images, rng: torch.Generator) -> Tensor:
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         if any(strengths) and self.jitter_probability:
-            view = jitter(view, *draw_jitter(len(view), rng, self.jitter_probability, strengths))
+            order, factors = draw_jitter(images.number, rng, self.jitter_probability, strengths)
+            view = jitter(view, images.own(order), images.own(factors))
         if self.gray:
-            view = change_rows(view, chosen_rows(len(view), self.gray, rng), make_gray)
+            view = change_rows(view, rows_where(images.own(chosen(images.number, self.gray, rng))), make_gray)
         return view
 
-    def _blur(self, view: Tensor, rng: torch.Generator, probability: float) -> Tensor:
+    def _blur(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:
         if not probability:
             return view
-        rows = chosen_rows(len(view), probability, rng)
-        sigmas = torch.empty(len(rows), device=rng.device)
+        blurred = chosen(images.number, probability, rng)
+        sigmas = torch.empty(int(blurred.sum()), device=rng.device)  # only of those that are blurred
         sigmas.uniform_(self.blur_sigma_min, self.blur_sigma_max, generator=rng)
+        sigmas = sigmas.new_zeros(images.number).masked_scatter_(blurred, sigmas)  # (N,)
+        rows = rows_where(images.own(blurred))
+        sigmas = images.own(sigmas)[rows]
         return change_rows(view, rows, partial(gaussian_blur, kernel_size=blur_kernel_size(self.image_size)), sigmas)
 
-    def _solarize(self, view: Tensor, rng: torch.Generator, probability: float) -> Tensor:
+    def _solarize(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:
         if not probability:
             return view
-        rows = chosen_rows(len(view), probability, rng)
+        rows = rows_where(images.own(chosen(images.number, probability, rng)))
         return change_rows(view, rows, partial(solarize, threshold=self.solarize_threshold))
 
 

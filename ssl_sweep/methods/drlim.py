@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
+from ssl_sweep.models.distributed import gather, world_size
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.losses import feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
@@ -25,7 +26,7 @@ class Method(nn.Module):
     each of `shifts`. Similar are an image's own shifts and those of its nearest neighbours in pixel space, or of images
     with its label; each copy takes part with one similar and one dissimilar copy, drawn at random.
 
-    *Open*, ours: neighbours are sought in the batch (of one rank), by Euclidean distance between unshifted views; the
+    *Open*, ours: neighbours are sought in the batch, by Euclidean distance between unshifted views; the
     paper's five among its whole set are fewer than one in a batch, hence the default. i is similar to j if j is to i.
     There are as many similar as dissimilar pairs, and the margin is 1.
 
@@ -63,14 +64,16 @@ class Method(nn.Module):
 
         Returns:
             image: (T·B, 3, S, S) in [0, 1].
-            similar: (T·B,) row of a similar copy.
-            other: (T·B,) row of another copy.
+            similar: (T·B,) row of a similar copy, of those of the whole batch.
+            other: (T·B,) row of another copy, alike.
             dissimilar: (T·B,) bool, Y of the pair with `other`; false only where the batch holds none dissimilar.
             label: (B,) where images have labels; to draw and to measure, and to pair with `pairs` label.
 
         Raises:
             ValueError: pairs by label of images without labels.
         """
+        if images.batch is not None:  # neighbours are sought among all: every worker looks at them
+            return self._own_copies(images, self.views(images.everyone(), augment, rng))
         whole = augment.whole(images, rng)
         related = self._related(whole, images.labels)  # (B, B)
         copies = related.repeat(len(self.shifts), 1)  # (T·B, B), of each copy to each image
@@ -92,7 +95,7 @@ class Method(nn.Module):
         with full_precision(points):
             points = at_least_fp32(points)  # (T·B, D)
             dissimilar = torch.cat([torch.zeros_like(batch["dissimilar"]), batch["dissimilar"]])  # Y, (2·T·B,)
-            partners = points[torch.cat([batch["similar"], batch["other"]])]
+            partners = self._of_everyone(points)[torch.cat([batch["similar"], batch["other"]])]
             distance = ((points.repeat(2, 1) - partners).square().sum(dim=1) + EPS).sqrt()
             loss = margin_loss(distance, dissimilar, self.margin)
             return loss, self._scalars(points.detach(), distance.detach(), dissimilar, batch.get("label"))
@@ -118,6 +121,19 @@ class Method(nn.Module):
             return {}
         points = at_least_fp32(self.encoder(batch["image"]))
         return {"separation": separation(points, batch["label"].repeat(len(self.shifts)))}
+
+    def _own_copies(self, images: Images, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A worker's share (T·b, ...) of views of all images (T·B, ...)."""
+        labels = {} if "label" not in views else {"label": images.own(views.pop("label"))}
+        rows = images.own(torch.arange(images.number)).to(views["image"].device)
+        starts = images.number * torch.arange(len(self.shifts), device=rows.device)
+        copies = (starts.unsqueeze(1) + rows).flatten()  # (T·b,)
+        return {name: x[copies] for name, x in views.items()} | labels
+
+    def _of_everyone(self, points: Tensor) -> Tensor:
+        """A worker's (T·b, D) -> all workers' (T·B, D), in the order of the views of all images."""
+        by_rank = gather(points).view(world_size(), len(self.shifts), -1, points.shape[1])  # (W, T, b, D)
+        return by_rank.transpose(0, 1).flatten(0, 2)
 
     def _related(self, whole: Tensor, labels: Tensor | None) -> Tensor:
         """Which images (B, B) are similar; each is so to itself."""

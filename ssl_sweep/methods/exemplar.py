@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
-from ssl_sweep.data.seed_patches import Ranges, busiest_corners, transformed_patches
+from ssl_sweep.data.seed_patches import Drawn, Ranges, busiest_corners, transformed_patches
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.losses import feature_std
@@ -89,9 +89,9 @@ class Method(nn.Module):
         """
         target = self._classes(images)
         whole = augment.whole(images, rng)
-        drawn = self.ranges.draw(len(target), rng)
+        drawn = Drawn(*map(images.own, self.ranges.draw(images.number, rng)))
         corners = busiest_corners(whole, self.patch_size)
-        uniform = torch.rand(len(target), self.num_features, generator=rng, device=rng.device)
+        uniform = images.own(torch.rand(images.number, self.num_features, generator=rng, device=rng.device))
         return {
             "patch": transformed_patches(whole, corners, self.patch_size, drawn),
             "target": target,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.mask import MaskFill, draw_fill, draw_mask
 from ssl_sweep.data.views import Augment
+from ssl_sweep.models.distributed import gather
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import cosine, feature_std
@@ -24,8 +25,8 @@ class Method(nn.Module):
 
     q = predictor(projector(f(masked view))), z = sg projector'(f'(other view)), both ways, L the base's: Σ (2 − 2·cos)
     with f' BYOL's moving average, or −½·Σ cos with f' = f as SimSiam. The mixture is h̃ = λ·h + (1 − λ)·h_π of the
-    features or of the projections, the target mixed alike, π a permutation of the (rank's) batch, λ ~ Beta(α, α) for
-    each image, then max(λ, 1 − λ).
+    features or of the projections, the target mixed alike, π a permutation of the batch, λ ~ Beta(α, α) for each image,
+    then max(λ, 1 − λ).
 
     This is an interpretation. Source: Li & Yin 2024, "Random image masking and in-batch feature mixing for
     self-supervised learning", of which we have the abstract alone: it says that views are masked and that the features
@@ -89,14 +90,19 @@ class Method(nn.Module):
         self.average = ema_copy(self._online()) if byol else None
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """Two views (B, 3, S, S), the same masked, and for the mixture each image's `partner` and own `share` (B,)."""
+        """Two views (B, 3, S, S), the same masked, and for the mixture each image's `partner` and own `share` (B,).
+
+        Partners are rows of the whole batch.
+        """
+        if images.batch is not None and self.mask_ratio and self.mask_fill == "other":  # it shows others' views
+            return {name: images.own(x) for name, x in self.views(images.everyone(), augment, rng).items()}
         batch = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         if self.mask_ratio:
-            batch |= {f"{view}_masked": self._mask(batch[view], rng) for view in VIEWS}
+            batch |= {f"{view}_masked": self._mask(batch[view], images, rng) for view in VIEWS}
         if self.mix_weight:
-            share = draw_symmetric_beta(len(images.sizes), self.mix_alpha, rng)
+            share = images.own(draw_symmetric_beta(images.number, self.mix_alpha, rng))
             batch["share"] = torch.maximum(share, 1 - share)
-            batch["partner"] = self._draw_partners(len(images.sizes), rng)
+            batch["partner"] = images.own(self._draw_partners(images.number, rng))
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -134,7 +140,7 @@ class Method(nn.Module):
             images = [mix(batch.get(f"{view}_masked", batch[view]), share, partner) for view in VIEWS]
             mixed = [self.projector(self.encoder(x)) for x in images]
             crossed = self._crossed(targets)
-            theirs = self._similarity(mixed, [target[partner] for target in crossed])
+            theirs = self._similarity(mixed, [gather(target)[partner] for target in crossed])
             return share * self._similarity(mixed, crossed) + (1 - share) * theirs
         if self.mix_site == "feature":
             mixed = [self.projector(mix(h, share, partner)) for h in features]
@@ -168,8 +174,8 @@ class Method(nn.Module):
         """The base's loss of similarities (2, B); it is affine, so a mean of losses is the loss of the mean."""
         return (2 - 2 * similarity).sum(dim=0).mean() if self.base == "byol" else -similarity.mean()
 
-    def _mask(self, view: Tensor, rng: Generator) -> Tensor:
-        mask = draw_mask(len(view), self.mask_grid, 1, self.mask_ratio, rng)  # (B, 1, grid, grid)
+    def _mask(self, view: Tensor, images: Images, rng: Generator) -> Tensor:
+        mask = images.own(draw_mask(images.number, self.mask_grid, 1, self.mask_ratio, rng))  # (B, 1, grid, grid)
         mask = F.interpolate(mask.to(view.dtype), size=view.shape[2:], mode="nearest").bool()
         return torch.where(mask, draw_fill(view, self.mask_fill, rng), view)
 
@@ -183,9 +189,9 @@ class Method(nn.Module):
 
 
 def mix(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
-    """λ·x + (1 − λ)·x_π for x (B, ...), λ = `share` (B,), π = `partner` (B,)."""
+    """λ·x + (1 − λ)·x_π for x (B, ...), λ = `share` (B,), π = `partner` (B,), rows of the global batch."""
     own = share.view(-1, *[1] * (x.ndim - 1))
-    return own * x + (1 - own) * x[partner]
+    return own * x + (1 - own) * gather(x)[partner]
 
 
 def draw_symmetric_beta(count: int, alpha: float, rng: Generator) -> Tensor:

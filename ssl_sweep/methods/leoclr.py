@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
@@ -65,14 +64,14 @@ class Method(nn.Module):
             self.projector = mlp(features, features, dim, layers=layers, batch_norm=head == "mlp", last_norm=norm)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """The whole image and two crops, (B, 3, S, S) each, and by momentum the orders (B,) to make the keys in."""
+        """The whole image and two crops, (B, 3, S, S) each, and by momentum the orders of the batch for keys."""
         views = {
             "whole": augment.whole(images, rng),
             "first": augment.view(images, rng),
             "second": augment.view(images, rng, second=True),
         }
         kind = self.key_batch_norm if self.keys is not None else "plain"
-        return views | draw_orders(CROPS, kind, len(images.sizes), rng)
+        return views | draw_orders(CROPS, kind, images.number, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of both contrasts, mean similarities of positives and negatives, spread of the whole images."""
@@ -91,7 +90,7 @@ class Method(nn.Module):
 
     def _against_queue(self, keys: MomentumKeys, query: Tensor, batch: dict[str, Tensor]) -> list[Term]:
         fresh = [keys.encode(batch[crop], batch.get(f"{crop}_order")) for crop in CROPS]  # (B, dim) each
-        keys.hold(torch.cat(fresh[: self.num_enqueued]))
+        keys.hold(*fresh[: self.num_enqueued])
         return [info_nce(query, key, keys.queue.keys, self.temperature) for key in fresh]
 
     def _project(self, images: Tensor) -> Tensor:

@@ -54,10 +54,10 @@ class Method(nn.Module):
         self.roles = (("first", "second"), ("second", "first"))[: 2 if symmetric else 1]  # (query, key)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """Two views (B, 3, S, S), and for each that makes keys the order (B,) to make them in."""
+        """Two views (B, 3, S, S), and for each that makes keys the order to make them in, of the whole batch."""
         views = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         names = tuple(key for _, key in self.roles)
-        return views | draw_orders(names, self.key_batch_norm, len(images.sizes), rng)
+        return views | draw_orders(names, self.key_batch_norm, images.number, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE against the queue, mean similarities of positives and negatives, spread of the queries."""
@@ -65,7 +65,7 @@ class Method(nn.Module):
         keys = [self.keys.encode(batch[key], batch.get(f"{key}_order")) for _, key in self.roles]
         queue, temperature = self.keys.queue.keys, self.temperature
         loss, scalars = add([info_nce(q, k, queue, temperature) for q, k in zip(queries, keys, strict=True)])
-        self.keys.hold(torch.cat(keys))
+        self.keys.hold(*keys)
         return loss, {**scalars, "feature_std": feature_std(torch.cat(queries))}
 
     def after_step(self, progress: float) -> None:

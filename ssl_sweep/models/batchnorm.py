@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_sweep.models.distributed import from_first_rank, gather_no_grad, rank, world_size
+from ssl_sweep.models.distributed import gather_no_grad, rank, world_size
 
 
 class SplitBatchNorm(_BatchNorm):
@@ -78,12 +78,11 @@ def shuffled(encode: Callable[[Tensor], Tensor], x: Tensor, order: Tensor) -> Te
     Args:
         encode: images (B, ...) -> keys (B, D).
         x: this rank's images (B, ...).
-        order: permutation (W·B,) of the global batch of W ranks; rank 0's is used on all.
+        order: permutation (W·B,) of the global batch of W ranks, the same on all.
 
     Returns:
         this rank's keys (B, D).
     """
-    order = from_first_rank(order)
     mine = gather_no_grad(x)[order.chunk(world_size())[rank()]]
     keys = gather_no_grad(encode(mine))  # (W·B, D), in shuffled order
     return keys[order.argsort()].chunk(world_size())[rank()]

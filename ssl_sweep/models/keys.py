@@ -43,15 +43,15 @@ class MomentumKeys(nn.Module):
         super().__init__()
         self.network = ema_copy(online)
         self.queue = Queue(size, dim)
-        self._held: Tensor | None = None  # no buffer: between two steps there is nothing to save
+        self._held: tuple[Tensor, ...] = ()  # no buffer: between two steps there is nothing to save
 
     @torch.no_grad()
     def encode(self, images: Tensor, order: Tensor | None) -> Tensor:
         """Images (B, 3, S, S) -> keys (B, dim) of length 1 without gradient, computed in `order` if there is one."""
         return unit(self.network(images) if order is None else shuffled(self.network, images, order))
 
-    def hold(self, keys: Tensor) -> None:
-        """Remember this rank's `keys` (N, dim) until `step`."""
+    def hold(self, *keys: Tensor) -> None:
+        """Remember this rank's `keys` (N, dim), each view's by itself, until `step`."""
         self._held = keys
 
     def step(self, online: nn.Module, momentum: float) -> None:
@@ -60,9 +60,9 @@ class MomentumKeys(nn.Module):
         Raises:
             ValueError: the queue's size is no multiple of the number of keys.
         """
-        assert self._held is not None, "hold the keys of a step before ending it"  # noqa: S101 - a caller's mistake
+        assert self._held, "hold the keys of a step before ending it"  # noqa: S101 - a caller's mistake
         ema_update(self.network, online, momentum)
-        keys, self._held = gather_no_grad(self._held), None
+        keys, self._held = torch.cat([gather_no_grad(each) for each in self._held]), ()
         size = len(self.queue.keys)
         if size % len(keys):
             raise ValueError(
@@ -73,19 +73,28 @@ class MomentumKeys(nn.Module):
 
 
 def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:
-    """Let `encoder` normalise in groups, in place, if its batch norm `kind` asks for it; its state stays the same."""
-    if kind != "plain":
-        split_batchnorm(encoder, max(1, splits // world_size()))  # the ranks divide the batch already
+    """Let `encoder` normalise in groups, in place, if its batch norm `kind` asks for it; its state stays the same.
+
+    Raises:
+        ValueError: the ranks cannot share the groups evenly.
+    """
+    if kind == "plain":
+        return
+    if splits % world_size():
+        raise ValueError(
+            f"method.bn_splits: {splits} groups cannot be shared by {world_size()} workers; make it a multiple of "
+            "resources.workers"
+        )
+    split_batchnorm(encoder, splits // world_size())  # the ranks divide the batch already
 
 
-def draw_orders(names: tuple[str, ...], kind: str, batch_size: int, rng: Generator) -> dict[str, Tensor]:
-    """For each view an order in which its keys are computed, `<name>_order`: a permutation of the global batch.
+def draw_orders(names: tuple[str, ...], kind: str, count: int, rng: Generator) -> dict[str, Tensor]:
+    """For each view an order in which its keys are computed, `<name>_order`: a permutation of the batch of `count`.
 
     Nothing unless `kind` is shuffled.
     """
     if kind != "shuffled":
         return {}
-    count = batch_size * world_size()
     return {f"{name}_order": torch.randperm(count, generator=rng, device=rng.device) for name in names}
 
 

@@ -21,7 +21,7 @@ from ssl_sweep.data.color import (
     make_gray,
     solarize,
 )
-from ssl_sweep.data.rows import change_rows, chosen_rows, others, rows_of_each
+from ssl_sweep.data.rows import change_rows, chosen, others, rows_of_each, rows_where
 
 BY_NAME = {
     "brightness": (adjust_brightness, tv.adjust_brightness, [0.0, 0.6, 1.0, 1.8]),
@@ -144,9 +144,9 @@ def test_rows_of_each_kind() -> None:
 
 def test_chosen_rows_follow_their_probability() -> None:
     rng = torch.Generator().manual_seed(0)
-    assert len(chosen_rows(10000, 0.3, rng)) == pytest.approx(3000, abs=4 * math.sqrt(10000 * 0.3 * 0.7))
-    assert chosen_rows(50, 0.0, rng).tolist() == []
-    assert chosen_rows(50, 1.0, rng).tolist() == list(range(50))
+    assert len(rows_where(chosen(10000, 0.3, rng))) == pytest.approx(3000, abs=4 * math.sqrt(10000 * 0.3 * 0.7))
+    assert rows_where(chosen(50, 0.0, rng)).tolist() == []
+    assert rows_where(chosen(50, 1.0, rng)).tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 7])

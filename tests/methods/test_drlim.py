@@ -178,7 +178,7 @@ def mnist_fours_and_nines() -> Images:
 
 
 def some(images: Images, rows: Tensor) -> Images:
-    return Images(*(field[rows] for field in images))
+    return Images(*(field[rows] for field in images[:4]))
 
 
 @torch.no_grad()
