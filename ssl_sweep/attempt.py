@@ -23,9 +23,11 @@ from ssl_sweep.control import asked
 from ssl_sweep.cost import costs
 from ssl_sweep.journal import Journal
 from ssl_sweep.labels import COSTS
+from ssl_sweep.models.distributed import Dismissed, is_of_a_lost_rank, rank
 from ssl_sweep.training import Diverged, Report, Stop
 
 ENDS = {"prune": "PRUNED", "stop": "STOPPED", "pause": "PAUSED"}  # the state of a trial that did as it was asked
+MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
 log = logging.getLogger("ssl_sweep.attempt")
 
 
@@ -51,7 +53,9 @@ def attempt(
     objectives: Sequence[str] = (),
     timeout: float | None = None,
 ) -> Outcome:
-    """Run a trial in its folder and say how it went; only what ends the process passes through.
+    """Run a trial in its folder and say how it went; only what ends the process, or another rank's, passes through.
+
+    Every rank of a trial with several workers calls it; rank 0's outcome is the trial's, unless another has failed.
 
     Args:
         record: the trial's identity and config: trial_id, sweep, choice, seed, knobs, config.
@@ -63,6 +67,8 @@ def attempt(
         objectives: the metrics that the search goes by; a trial without a finite value of each has failed.
         timeout: seconds without a sign of life after which this process is ended; None: never.
     """
+    if rank() > 0:
+        return _assist(record, folder, cache, stages)
 
     def told(metrics: dict[str, float], step: int) -> None:
         with watchdog.waiting():  # a driver that is busy is no trial that hangs
@@ -71,17 +77,50 @@ def attempt(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
-        journal = Journal(folder)
-        journal.append("attempt", attempt=number, **_provenance())
+        Journal(folder).append("attempt", attempt=number, **_provenance())
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, told, folder, cache, stages, objectives)
-        journal.append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
+        return ended(folder, outcome)
     except OSError as error:
         if not disk.is_full(error):
             raise
         # its journal cannot say so: the driver must hear of it, or takes the trial for lost, and tries it at once
         return Outcome("FAILED", {}, "disk", disk.message(error, folder), traceback.format_exc())
+
+
+def ended(folder: Path, outcome: Outcome) -> Outcome:
+    """The outcome of an attempt, written down."""
+    Journal(folder).append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
     return outcome
+
+
+def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, Any]) -> Outcome:
+    """The outcome of an attempt whose process died, written down: of itself, for want of memory, or of a sign of life.
+
+    Args:
+        folder: the trial's.
+        message: what to tell where nothing more is known.
+        said: what Ray says of the process.
+        config: the trial's.
+    """
+    outcome = Outcome("FAILED", reason="lost", message=message)
+    if any(words in said for words in MONITOR):
+        message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
+        outcome = Outcome("FAILED", reason="oom", message=message, traceback=said)
+    if (dump := watchdog.take_dump(folder)) is not None:
+        message = f"{watchdog.summary(dump)} (resources.timeout)"
+        outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)
+    return ended(folder, outcome)
+
+
+def _assist(record: Mapping[str, Any], folder: Path, cache: Path, stages: Path | None) -> Outcome:
+    try:
+        trial.assist(record["config"], folder, cache=cache, stages=stages)
+    except Dismissed as dismissed:
+        return Outcome("STOPPED", message=str(dismissed))
+    except Exception as error:  # the trial's edge
+        return _failed(error, record["config"], folder)
+    return Outcome("COMPLETE")
 
 
 def _run(
@@ -100,14 +139,21 @@ def _run(
     except Stop as stop:
         return stopped(folder, stop)
     except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
-        log.exception("failed")
-        reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
-        if reason == "oom":
-            message = f"out of memory; {what_to_lower(record['config'])} ({message})"
-        if reason == "disk":
-            message = disk.message(error, folder)
-        return Outcome("FAILED", {}, reason, message, traceback.format_exc())
+        return _failed(error, record["config"], folder)
     return Outcome("COMPLETE", results)
+
+
+def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcome:
+    """The outcome of an attempt that an error ended; where it is a lost rank's, that rank tells more: it is raised."""
+    log.error("failed", exc_info=error)
+    if is_of_a_lost_rank(error):
+        raise error
+    reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
+    if reason == "oom":
+        message = f"out of memory; {what_to_lower(config)} ({message})"
+    if reason == "disk":
+        message = disk.message(error, folder)
+    return Outcome("FAILED", {}, reason, message, "".join(traceback.format_exception(error)))
 
 
 def _check_objective(results: Mapping[str, float], objective: str) -> None:

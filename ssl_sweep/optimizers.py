@@ -40,6 +40,13 @@ class Recipe:
     ] = (0.6, 0.8)
     warmup_epochs: Annotated[float, Field(ge=0, description="linear warm-up from 0, in epochs")] = 0.0
     clip_norm: Annotated[float | None, Field(gt=0, description="clip the gradient to this L2 norm")] = None
+    sync_batchnorm: Annotated[
+        bool,
+        Field(
+            description="with several workers, batch statistics of the whole batch: results then do not depend on "
+            "their number; false: of each worker's share"
+        ),
+    ] = True
 
     @property
     def peak_lr(self) -> float:

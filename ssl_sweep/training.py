@@ -1,10 +1,15 @@
-"""The training loop that pretraining and supervised evaluations share. It resumes to the bit on CPU."""
+"""The training loop that pretraining and supervised evaluations share. It resumes to the bit on CPU.
+
+Where torch.distributed is in use, every rank runs the same loop: each is given every batch's indices and takes its
+share of them, and whatever decides (the means of the loss, when to save) is the same on all. Rank 0 reports and saves.
+"""
 
 import hashlib
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_sweep import checkpoint, optimizers, watchdog
+from ssl_sweep.models.distributed import from_first_rank, gather_no_grad, mean_scalars, on_first_rank, rank, world_size
+from ssl_sweep.models.global_norm import average_statistics
 from ssl_sweep.optimizers import Recipe
 
 Report = Callable[[dict[str, float], int], None]
@@ -105,11 +112,12 @@ def fit(
         num_images: the loop draws indices in [0, num_images), each once an epoch, in an order fixed by the seed.
         recipe: optimiser, schedule, length.
         stage: folder, seed, device, precision.
-        after_epoch: reports, and measures what it wants; may raise `Stop`.
+        after_epoch: reports, and measures what it wants; may raise `Stop`. On rank 0 alone.
         drop_last: leave out a last batch that is not full (a queue needs equal batches).
 
     Raises:
         Diverged: the loss became infinite or not a number.
+        Dismissed: on the other ranks, where rank 0 has been stopped or failed.
     """
     run = _Run(model, loss, num_images, recipe, stage, drop_last)
     run.restore()
@@ -117,7 +125,7 @@ def fit(
         run.train_epoch()
         epoch = run.end_epoch()
         try:
-            after_epoch(epoch)
+            on_first_rank(partial(after_epoch, epoch))
         finally:
             run.save()
     return run.last
@@ -137,18 +145,18 @@ class _Run:
         self.progress = _Progress()
         self.last: dict[str, float] = {}
         self.path = stage.folder / "checkpoint.pt"
+        self.saved = 0.0  # when, on the monotonic clock
 
     def train_epoch(self) -> None:
         self.model.train()
         order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(self._order_seed()))
-        started, saved = time.monotonic(), time.monotonic()
+        started = self.saved = time.monotonic()
         before = self.progress.seconds
         for begin, end in self.batches[self.progress.step :]:
             self._train_step(order[begin:end])
             self.progress.seconds = before + time.monotonic() - started
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            if self._is_time_to_save():
                 self.save()
-                saved = time.monotonic()
         self._check_finite()
         self.progress.seconds = before + time.monotonic() - started
 
@@ -167,10 +175,11 @@ class _Run:
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
+        average_statistics(self.model)
         if callable(after_step := getattr(self.model, "after_step", None)):
             after_step(progress)
         self.progress.step += 1
-        self.progress.add({"loss": value, **scalars}, len(indices))
+        self.progress.add(mean_scalars({"loss": value, **scalars}), len(indices))
         if self.progress.step % CHECK_EVERY_STEPS == 0:
             self._check_finite()
         watchdog.alive()
@@ -184,7 +193,18 @@ class _Run:
     def _order_seed(self) -> int:
         return derive_seed(self.stage.seed, "order", self.progress.epoch)
 
+    def _is_time_to_save(self) -> bool:
+        due = time.monotonic() - self.saved > SAVE_EVERY_SECONDS
+        if world_size() == 1:
+            return due
+        # to agree is to wait for one another, so it is not done at every step
+        at_check = self.progress.step % CHECK_EVERY_STEPS == 0
+        return at_check and bool(from_first_rank(torch.tensor(float(due))))
+
     def save(self) -> None:
+        self.saved = time.monotonic()
+        if rank() > 0:
+            return
         state: checkpoint.State = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -199,6 +219,7 @@ class _Run:
 
     def restore(self) -> None:
         state = checkpoint.load(self.path, self.stage.device)
+        self._check_alike(-1 if state is None else state["progress"]["epoch"])
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -208,6 +229,13 @@ class _Run:
         torch.set_rng_state(state["torch_rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.stage.device)
+
+    def _check_alike(self, epoch: int) -> None:
+        """Ranks that went on from different checkpoints would train different models."""
+        if len(set(gather_no_grad(torch.tensor([epoch])).tolist())) > 1:
+            raise FileNotFoundError(
+                f"{self.path} is not the same on all workers; put the storage where every node sees it under one path"
+            )
 
 
 def _batch_bounds(num_images: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]:

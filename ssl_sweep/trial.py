@@ -3,6 +3,8 @@
 A trial folder holds `encoder.pt` and `stages.json` (what is finished), `EVALUATION/checkpoint.pt` (what is not),
 `journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining goes on in a folder of its own, which trials that
 differ only in an evaluation share (`stages.py`). To resume is to call `run` again on the same folder.
+
+Of a trial with several workers rank 0 calls `run`, the others `assist`: they pretrain along and are then let go.
 """
 
 import hashlib
@@ -17,13 +19,14 @@ from typing import Any
 import torch
 from torchvision.utils import make_grid, save_image
 
-from ssl_sweep import checkpoint, disk, knobs
+from ssl_sweep import checkpoint, disk, knobs, watchdog
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.gallery import gallery
 from ssl_sweep.health import Collapsed, Health, measure, voting_projector
 from ssl_sweep.journal import Journal
+from ssl_sweep.models.distributed import gather_no_grad, leave, world_size
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
@@ -52,6 +55,15 @@ def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: P
     return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
 
 
+def assist(config: Config, workdir: Path, *, cache: Path, stages: Path | None = None) -> None:
+    """Take a rank's part in the pretraining that rank 0 runs, if it has to run any; the arguments are `run`'s.
+
+    Raises:
+        Dismissed: rank 0 has been stopped, or failed.
+    """
+    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").assist()
+
+
 def encoder_path(folder: Path) -> Path:
     """Where a trial's folder has its pretrained encoder, as `{"encoder": state dict}`; there once that is finished."""
     return folder / "encoder.pt"
@@ -67,6 +79,8 @@ class _Trial:
         self.config, self.report, self.workdir, self.cache, self.stages = config, report, workdir, cache, stages
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(config["precision"], self.device)
+        self.workers = world_size()
+        self.others_wait = self.workers > 1  # until they are told what to do
         self.journal = Journal(workdir)
         self.finished = Finished(workdir / "stages.json")
 
@@ -74,12 +88,32 @@ class _Trial:
         method_class = knobs.load("methods", self.config["method"]["name"])
         pretrained = getattr(method_class, "pretrains", True)
         results: dict[str, float] = {}
-        if pretrained:
-            self._check_encoder()
-            results |= self._stage("pretrain", self._pretrain)
+        try:
+            if pretrained:
+                self._check_encoder()
+                results |= self._stage("pretrain", self._pretrain)
+        finally:
+            self._tell_others(pretrain=False)  # unless they have pretrained
+        leave()  # evaluations are one worker's
         for name in self.config["evaluate"]:
             results |= self._stage(name, partial(self._evaluate, name, pretrained))
         return results
+
+    def assist(self) -> None:
+        splits = self.splits  # decoded before rank 0 asks: it waits, and is to give signs of life
+        if gather_no_grad(torch.zeros(1))[0]:
+            folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
+            stage = self._begin("pretrain", folder, _ignore)
+            augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
+            pretrain(self._method(), splits.train, augment, recipe, stage, lambda epoch: None)
+        leave()
+
+    def _tell_others(self, *, pretrain: bool) -> None:
+        """Have the other ranks pretrain along, or let them go; once, they wait for no more."""
+        if self.others_wait:
+            self.others_wait = False
+            with watchdog.waiting():  # until they have the data too
+                gather_no_grad(torch.full((1,), float(pretrain)))
 
     @property
     def splits(self) -> Splits:
@@ -91,7 +125,7 @@ class _Trial:
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run one stage, unless it is finished, and return its results under its name."""
-        key = stage_key(self.config, name, self.precision)
+        key = stage_key(self.config, name, self.precision, self.workers)
         results = self.finished.results(name, key)
         if results is None:
             started = time.monotonic()
@@ -164,6 +198,7 @@ class _Trial:
         if not (stage.folder / "checkpoint.pt").exists():
             with making.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
+        self._tell_others(pretrain=True)
         metrics = pretrain(method, splits.train, augment, recipe, stage, report)
         # gone on from a checkpoint of the last epoch, whose report may have been cut short
         if metrics and health.every and not last:
@@ -218,8 +253,10 @@ def resolve_precision(wanted: str, device: torch.device) -> Precision:
     return "bf16" if wanted == "bf16" else "fp32"
 
 
-def stage_key(config: Config, stage: str, precision: Precision) -> str:
+def stage_key(config: Config, stage: str, precision: Precision, workers: int = 1) -> str:
     """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too.
+
+    The number of workers changes none, unless each normalises by statistics of its own images.
 
     Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
     """
@@ -227,6 +264,8 @@ def stage_key(config: Config, stage: str, precision: Precision) -> str:
     used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
     if _health(config).on_collapse == "stop":  # else it only watches
         used["health"] = config["health"]
+    if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
+        used["workers"] = workers
     if stage != "pretrain":
         used["evaluate"] = {stage: config["evaluate"][stage]}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
@@ -257,6 +296,10 @@ def _health(config: Config) -> Health:
 def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
     """Open data once a process: a warm worker's next trial finds it mapped, its folders not listed again."""
     return load_splits(data, root=root, cache=cache)
+
+
+def _ignore(metrics: dict[str, float], step: int) -> None:
+    """Rank 0 alone reports."""
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -1,13 +1,18 @@
-"""Batches gathered across ranks, so that a loss means the global batch; with one process nothing happens.
+"""What the ranks of a trial tell one another, so that a loss means the global batch; with one nothing happens.
 
 Every rank must bring a batch of the same size.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class Dismissed(Exception):  # noqa: N818 - not an error: rank 0 has ended its work, and says why
+    """Raised on the other ranks where rank 0 is pruned, stopped or fails."""
 
 
 def world_size() -> int:
@@ -45,6 +50,46 @@ def from_first_rank(x: Tensor) -> Tensor:
         x = x.clone()
         dist.broadcast(x, src=0)
     return x
+
+
+@torch.no_grad()
+def mean_scalars(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ranks' means of scalars that all of them have, cut off from the graph; the same to the bit on every rank."""
+    if world_size() == 1:
+        return scalars
+    stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64).detach() for value in scalars.values()])
+    dist.all_reduce(stacked)
+    return dict(zip(scalars, stacked / world_size(), strict=True))
+
+
+def on_first_rank(work: Callable[[], None]) -> None:
+    """Do `work` on rank 0 while the others wait for it.
+
+    Raises:
+        Dismissed: on the others, where the work raises on rank 0.
+    """
+    done = torch.zeros(1)
+    try:
+        if rank() == 0:
+            work()
+            done += 1
+    finally:
+        done = from_first_rank(done)
+    if not done:
+        raise Dismissed("rank 0 has ended its work")
+
+
+def leave() -> None:
+    """Go on alone: from here on this process is the only rank."""
+    if _in_use():
+        dist.destroy_process_group()
+
+
+def is_of_a_lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another rank does not answer any more, which is no fault of this one."""
+    kinds = (dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
+    # torch has no type for gloo's errors: they are told by their words
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 class _Gather(torch.autograd.Function):

@@ -6,15 +6,15 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 from ray.tune.search import Searcher
 
-from ssl_sweep import budgets, watchdog
-from ssl_sweep.attempt import ENDS, Outcome, what_to_lower
+from ssl_sweep import budgets
+from ssl_sweep.attempt import ENDS, Outcome, without_a_word
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask, ask, clear
 from ssl_sweep.journal import JOURNAL, Journal
@@ -28,7 +28,6 @@ from ssl_sweep.storage import Storage
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
-MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
 
 
@@ -161,7 +160,8 @@ class LedgerSearch(Searcher):
         if outcome is None and not error:
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
-            outcome = self._without_a_word(trial, self.deaths.pop(trial_id, ""))
+            config, said = self._record(trial)["config"], self.deaths.pop(trial_id, "")
+            outcome = without_a_word(self._folder(trial), LOST, said, config)
         if outcome.state == "FAILED" and trial in self.ledger.condemned:
             self._end(trial, Outcome("PRUNED", message=self.ledger.choice(trial.choice).pruned))
         else:
@@ -201,20 +201,6 @@ class LedgerSearch(Searcher):
             if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
                 self._queue.remove(trial)
                 self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
-
-    def _without_a_word(self, trial: Trial, death: str) -> Outcome:
-        """The outcome of an attempt whose process died: of itself, for want of memory, or of a sign of life."""
-        folder = self._folder(trial)
-        outcome = Outcome("FAILED", reason="lost", message=LOST)
-        if any(words in death for words in MONITOR):
-            message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(self._record(trial)['config'])}"
-            outcome = Outcome("FAILED", reason="oom", message=message, traceback=death)
-        if (dump := watchdog.take_dump(folder)) is not None:
-            message = f"{watchdog.summary(dump)} (resources.timeout)"
-            outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)
-        fields = {name: value for name, value in asdict(outcome).items() if name != "results"}
-        Journal(folder).append("end", **fields)
-        return outcome
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in its journal too."""
