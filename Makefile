@@ -13,8 +13,8 @@ install: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python -m pytest
 
-# the driver killed twenty times in one sweep; a full disk, all memory taken, Ctrl-C and SIGTERM; PostgreSQL, MLflow and
-# a node killed
+# the driver killed twenty times in one sweep; a full disk, all memory taken, Ctrl-C and SIGTERM; PostgreSQL, MLflow, a
+# node and a worker of a gang killed
 test-faults: .venv/installed-test
 	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
 

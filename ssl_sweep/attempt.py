@@ -88,6 +88,17 @@ def attempt(
         return Outcome("FAILED", {}, "disk", disk.message(error, folder), traceback.format_exc())
 
 
+def heeding(report: Report, folder: Path) -> Report:
+    """The report, and after it an end of the trial of this folder if it is asked to."""
+
+    def told(metrics: dict[str, float], step: int) -> None:
+        report(metrics, step)
+        if (wish := asked(folder)) is not None:
+            raise Stop(wish.why)
+
+    return told
+
+
 def ended(folder: Path, outcome: Outcome) -> Outcome:
     """The outcome of an attempt, written down."""
     Journal(folder).append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})

@@ -2,12 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ssl_sweep import knobs
 from ssl_sweep.spec import SweepSpec, grid, num_settings, resolve
+from ssl_sweep.spec_section import Resources
 from ssl_sweep.trial import stage_key
 
 
@@ -32,9 +33,9 @@ def count_trials(spec: SweepSpec) -> int:
     return _count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
 
 
-def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> Plan:
-    """Size a sweep; `available` is what the cluster has, {"CPU": 8, "GPU": 2}, by default what this machine has."""
-    available = available or this_machine()
+def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = None) -> Plan:
+    """Size a sweep; `nodes` is what each of a cluster's has, [{"CPU": 8, "GPU": 2}], by default this machine alone."""
+    nodes = nodes or [this_machine()]
     is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
     choices, trials = _count_choices(spec), count_trials(spec)
     pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
@@ -42,7 +43,7 @@ def make_plan(spec: SweepSpec, available: Mapping[str, float] | None = None) -> 
         more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
         pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
         evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
-    problems, fits = _fit(spec, available)
+    problems, fits = _fit(spec.resources, nodes)
     return Plan(
         choices=choices,
         seeds=seeds,
@@ -117,16 +118,28 @@ def _longest(spec: SweepSpec, evaluation: str) -> dict[str, Any]:
     return settings | {knob: spec.search.highest(path, settings[knob] or 0) or None for knob, path in paths.items()}
 
 
-def _fit(spec: SweepSpec, available: Mapping[str, float]) -> tuple[tuple[str, ...], int]:
+def _fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:
     """What a trial lacks here, and how many run at once."""
-    wanted = {"CPU": spec.resources.cpus, "GPU": spec.resources.gpus}
+    workers = resources.workers
+    each = {name: amount for name, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
+    there = {name: sum(node.get(name, 0) for node in nodes) for name in each}
+    keys = " x resources.workers" if workers > 1 else ""
     problems = tuple(
-        f"a trial wants {amount:g} {name} (resources.{name.lower()}s), there are {available.get(name, 0):g}"
-        for name, amount in wanted.items()
-        if amount > available.get(name, 0)
+        f"a trial wants {workers * amount:g} {name} (resources.{name.lower()}s{keys}), there are {there[name]:g}"
+        for name, amount in each.items()
+        if workers * amount > there[name]
     )
-    if spec.resources.workers > 1:
-        problems += (f"resources.workers is {spec.resources.workers}, and a trial can have 1 so far",)
-    slots = [int(available.get(name, 0) / amount) for name, amount in wanted.items() if amount]
-    limit = spec.resources.max_concurrent
-    return problems, min([*slots, *([limit] if limit else [])], default=1)
+    # a worker is on one node; of ten times 0.1 of a GPU none is to be lost to rounding
+    room = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in each.items()) for node in nodes)
+    if not problems and room < workers:
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+        problems = (
+            f"a trial wants {workers} x {wanted} (resources), each on one node, there is room for {room}: nodes have "
+            + ", ".join(_listed(node, each) for node in nodes),
+        )
+    limit = resources.max_concurrent
+    return problems, min([room // workers, *([limit] if limit else [])])
+
+
+def _listed(node: Mapping[str, float], names: Iterable[str]) -> str:
+    return " and ".join(f"{node.get(name, 0):g} {name}" for name in names)

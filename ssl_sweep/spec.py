@@ -6,7 +6,7 @@ and the table against the sections that they name.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -143,6 +143,23 @@ class SweepSpec(Section):
             found.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
         for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
             found.findings.append(finding.under("search"))
+        found.done()
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> Self:
+        """Workers have equal shares of every batch."""
+        found, workers = Collector(), self.resources.workers
+        searched = self.search.space.get("pretrain.batch_size")
+        loc: tuple[str, ...] = ("pretrain", "batch_size")
+        sizes: Iterable[Any] = (self.pretrain["batch_size"],)
+        if isinstance(searched, Choices | Range):
+            loc, sizes = ("search", "space", "pretrain.batch_size"), searched.listed()
+        for size in sizes:
+            if size % workers:
+                nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
+                message = f"cannot be shared evenly by {workers} workers (resources.workers)"
+                found.add(loc, size, message, f"use {nearest_sizes}")
         found.done()
         return self
 

@@ -52,7 +52,7 @@ def test_a_grid_expands_each_branch() -> None:
         ("simclr", 0.5, 0.01), ("simclr", 0.5, 0.1), ("moco", 0.01), ("moco", 0.1),
     ]  # fmt: skip
     assert list(choices[2]) == ["method", "method.temperature", "pretrain.lr"]
-    assert make_plan(made, {"CPU": 2}).pretrains == 10
+    assert make_plan(made, [{"CPU": 2}]).pretrains == 10
 
 
 def test_a_choice_has_its_branchs_knobs_and_the_files_own_method_its_values() -> None:

@@ -211,13 +211,13 @@ def test_the_best_trial_is_one_that_fresh_seeds_found_good(storage: Storage) -> 
 
 
 def test_the_plan_counts_them() -> None:
-    planned = make_plan(spec(), {"CPU": 2})
+    planned = make_plan(spec(), [{"CPU": 2}])
     assert (planned.choices, planned.seeds, planned.confirming, planned.trials) == (4, 2, 6, 14)
     assert (planned.pretrains, planned.pretrain_epochs) == (14, 14 * 50)
     text = io.StringIO()
     Console(file=text, width=200).print(plan_table(spec(), planned))
     assert "at most 14  (4 choices x 2 seeds, and 6 to confirm the best)" in text.getvalue()
-    few = make_plan(spec(confirm={"top": 9, "seeds": 3}), {"CPU": 2})
+    few = make_plan(spec(confirm={"top": 9, "seeds": 3}), [{"CPU": 2}])
     assert few.confirming == 4 * 3
 
 

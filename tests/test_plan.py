@@ -27,7 +27,7 @@ def plan(
         "evaluate": evaluate or {"linear": {"epochs": 5}},
         "search": {"space": space, "seeds": seeds, **search},
     }
-    return make_plan(from_dump(spec), {"CPU": 2})
+    return make_plan(from_dump(spec), [{"CPU": 2}])
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,47 @@ def test_an_evaluations_epochs_are_bounded_where_they_are_searched() -> None:
     evaluate = {"semi_supervised": {"fractions": [50]}}
     planned = plan(space, seeds=1, evaluate=evaluate, sampler="random", trials=3)
     assert planned.evaluation_epochs == {"semi_supervised": 60}
+
+
+def fit(nodes: list[dict[str, float]], **resources: float) -> Plan:
+    spec = {
+        "name": "plan",
+        "data": {"source": "digits", "image_size": 8},
+        "encoder": "resnet18",
+        "method": "autoencoder",
+        "evaluate": {"knn": {}},
+        "search": {"space": ALPHA, "seeds": 3},
+        "resources": resources,
+    }
+    return make_plan(from_dump(spec), nodes)
+
+
+@pytest.mark.parametrize(
+    ("resources", "at_once"),
+    [
+        ({"cpus": 1}, 12),
+        ({"cpus": 3}, 3),
+        ({"cpus": 0.1, "gpus": 0.1}, 15),
+        ({"workers": 2, "gpus": 1}, 2),
+        ({"workers": 4, "cpus": 2}, 1),
+        ({"workers": 4, "cpus": 1, "max_concurrent": 2}, 2),
+    ],
+)
+def test_workers_are_placed_on_one_node_each(resources: dict[str, float], at_once: int) -> None:
+    planned = fit([{"CPU": 4, "GPU": 2}, {"CPU": 4, "GPU": 2}, {"CPU": 4}], **resources)
+    assert (planned.problems, planned.concurrent) == ((), at_once)
+
+
+@pytest.mark.parametrize(
+    ("resources", "problem"),
+    [
+        ({"workers": 4, "cpus": 4}, "a trial wants 16 CPU (resources.cpus x resources.workers), there are 12"),
+        (
+            {"workers": 2, "cpus": 5},
+            "a trial wants 2 x 5 CPU (resources), each on one node, there is room for 1: nodes have 4 CPU, 8 CPU",
+        ),
+    ],
+)
+def test_what_a_gang_lacks_is_said(resources: dict[str, float], problem: str) -> None:
+    nodes: list[dict[str, float]] = [{"CPU": 4}, {"CPU": 8}]
+    assert fit(nodes, **resources).problems == (problem,)

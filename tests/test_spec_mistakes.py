@@ -77,6 +77,7 @@ def test_all_mistakes_at_once() -> None:
         ({"search": [1]}, "search", "must be a mapping"),
         ({"resources": {"gpus": 0.5, "workers": 2}}, "resources.gpus", "NCCL"),
         ({"resources": {"gpus": 1.5}}, "resources.gpus", "use 1 or 2"),
+        ({"resources": {"workers": 3}, "pretrain": {"batch_size": 256}}, "pretrain.batch_size", "use 255 or 258"),
         ({"retries": -1}, "retries", "use a value in [0, ∞)"),
         ({"retries": True}, "retries", "must be a valid integer"),
         ({"tracking": {"uri": "postgresql://lab:secret@host/db"}}, "tracking.uri", "put it into MLFLOW_TRACKING_URI"),

@@ -80,12 +80,12 @@ def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> 
     from ssl_sweep.spec_file import load_spec
 
     spec = load_spec(spec_file, overrides)
-    available = None
+    nodes = None
     if address or os.environ.get("RAY_ADDRESS"):
-        from ssl_sweep.sweep.run import cluster_resources
+        from ssl_sweep.sweep.run import cluster_nodes
 
-        available = cluster_resources(address)
-    return {"name": spec.name, **asdict(make_plan(spec, available))}
+        nodes = cluster_nodes(address)
+    return {"name": spec.name, **asdict(make_plan(spec, nodes))}
 
 
 @app.command("list")

@@ -171,7 +171,7 @@ def _checked(service: Loop, user: User, asked: Spec) -> tuple[SweepSpec, Plan]:
         raise Refused(429, f"{user.name} sends too many specs", wait)
     spec = submitted(asked.spec, asked.overrides, service.settings.data_roots)
     room = service.room
-    return spec, make_plan(spec, {"CPU": room.cpus, "GPU": room.gpus} if room else None)
+    return spec, make_plan(spec, [{"CPU": room.cpus, "GPU": room.gpus}] if room else None)
 
 
 def _new(service: Loop, user: User, asked: Submit, key: str | None) -> Submission:

@@ -76,18 +76,21 @@ def run_sweep(
     search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
     stages, objectives = storage.sweep(spec.name) / "stages", spec.search.metrics
     with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
-        if problems := make_plan(spec, _resources()).problems:
-            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(problems)}")
+        plan, limit = make_plan(spec, _nodes()), spec.resources.max_concurrent
+        if plan.problems:
+            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
         tuner = tune.Tuner(
             trainable(
                 spec,
                 work or partial(attempt, stages=stages, objectives=objectives, timeout=spec.resources.timeout),
+                scratch,
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 scheduler=_Queue(search),
                 num_samples=-1,
-                max_concurrent_trials=spec.resources.max_concurrent,
+                # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
+                max_concurrent_trials=max(1, plan.concurrent) if spec.resources.workers > 1 else limit,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -106,10 +109,10 @@ def run_sweep(
     return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
 
 
-def cluster_resources(address: str | None) -> dict[str, float]:
-    """What a Ray cluster has in all: {"CPU": 64, "GPU": 8, ...}."""
+def cluster_nodes(address: str | None) -> list[dict[str, float]]:
+    """What each node of a Ray cluster has: {"CPU": 64, "GPU": 8, ...}."""
     with _ray(address):
-        return _resources()
+        return _nodes()
 
 
 class _Queue(FIFOScheduler):
@@ -153,9 +156,8 @@ class _Attendant(tune.Callback):
             tunes(number, frame)
 
 
-def _resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 @contextmanager
