@@ -158,6 +158,13 @@ def test_a_stage_key_covers_what_can_change_its_result() -> None:
     assert trial.stage_key(base, "knn", "fp32") == trial.stage_key(other, "knn", "fp32")
 
 
+def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics() -> None:
+    shared = config()
+    own = {**shared, "pretrain": {**shared["pretrain"], "sync_batchnorm": False}}
+    assert trial.stage_key(shared, "knn", "fp32", 2) == trial.stage_key(shared, "knn", "fp32")
+    assert trial.stage_key(own, "knn", "fp32", 2) != trial.stage_key(own, "knn", "fp32")
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
