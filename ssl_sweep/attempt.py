@@ -68,7 +68,7 @@ def attempt(
         timeout: seconds without a sign of life after which this process is ended; None: never.
     """
     if rank() > 0:
-        return _assist(record, folder, cache, stages)
+        return _assist(record, folder, cache, stages, timeout)
 
     def told(metrics: dict[str, float], step: int) -> None:
         with watchdog.waiting():  # a driver that is busy is no trial that hangs
@@ -118,17 +118,20 @@ def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, A
     if any(words in said for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
         outcome = Outcome("FAILED", reason="oom", message=message, traceback=said)
-    if (dump := watchdog.take_dump(folder)) is not None:
+    dumps = [watchdog.take_dump(each) for each in (folder, *sorted(folder.glob("rank*")))]
+    if (dump := next(filter(None, dumps), None)) is not None:
         message = f"{watchdog.summary(dump)} (resources.timeout)"
         outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)
     return ended(folder, outcome)
 
 
-def _assist(record: Mapping[str, Any], folder: Path, cache: Path, stages: Path | None) -> Outcome:
+def _assist(
+    record: Mapping[str, Any], folder: Path, cache: Path, stages: Path | None, timeout: float | None
+) -> Outcome:
     try:
-        trial.assist(record["config"], folder, cache=cache, stages=stages)
-    except Dismissed as dismissed:
-        return Outcome("STOPPED", message=str(dismissed))
+        trial.assist(record["config"], folder, cache=cache, stages=stages, timeout=timeout)
+    except (Dismissed, Diverged) as alike:  # rank 0 has the same loss to the bit, fails too, and says so
+        return Outcome("STOPPED", message=str(alike))
     except Exception as error:  # the trial's edge
         return _failed(error, record["config"], folder)
     return Outcome("COMPLETE")
@@ -157,9 +160,9 @@ def _run(
 def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcome:
     """The outcome of an attempt that an error ended; where it is a lost rank's, that rank tells more: it is raised."""
     log.error("failed", exc_info=error)
-    if is_of_a_lost_rank(error):
-        raise error
     reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
+    if reason != "oom" and is_of_a_lost_rank(error):
+        raise error
     if reason == "oom":
         message = f"out of memory; {what_to_lower(config)} ({message})"
     if reason == "disk":

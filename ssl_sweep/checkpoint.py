@@ -3,6 +3,7 @@
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def damage(path: Path) -> str | None:
             changed = archive.testzip()
     except FileNotFoundError:
         return None
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, struct.error) as error:
         return f"cut off or changed on the disk: {error}"
     return f"changed on the disk: checksum of {changed}" if changed is not None else None
 

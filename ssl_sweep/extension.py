@@ -29,6 +29,9 @@ def extended(spec: SweepSpec, trials: str, overrides: Sequence[str]) -> SweepSpe
     for line in differences(spec, more):
         path = line.partition(":")[0]
         knob = path.removeprefix("search.space.").rpartition(".")[0]
+        if path.startswith("search.space.") and spec.search.sampler == "cmaes":
+            remedy = "run a new sweep, with `search.from` to start from what this one found"
+            raise _refused(spec, path, None, "cannot be widened: cmaes knows only the range it began with", remedy)
         if path.startswith("search.space.") and _is_wider(spec.search.space.get(knob), more.search.space.get(knob)):
             continue
         if path != "search.trials" and not path.startswith(FREE):

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ssl_sweep.best import ranked
 from ssl_sweep.checkpoint import DAMAGED
 from ssl_sweep.ledger import Ledger, Trial
-from ssl_sweep.spec import grid, resolve
+from ssl_sweep.pareto import on_front
+from ssl_sweep.spec import SweepSpec, grid, resolve
 from ssl_sweep.spool import Spool
 from ssl_sweep.stages import Finished
 from ssl_sweep.storage import Storage
-from ssl_sweep.trial import encoder_path, stage_key
+from ssl_sweep.trial import PRECISIONS, encoder_path, stage_key
 
 FINAL = ("COMPLETE", "PRUNED")  # the states of trials that nobody goes on with
 CHECKPOINTS = "checkpoints of trials and stages that have ended"
@@ -103,8 +105,20 @@ def _outranked(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> l
     if keep_encoders is None:
         return []
     best = {trials[0].choice for trials in ranked(ledger, storage)[:keep_encoders]}
+    best |= _front(ledger)
     through = [choice for choice in ledger.choices if all(trial.state in FINAL for trial in choice.all_trials)]
     return [trial for choice in through if choice.number not in best for trial in choice.all_trials]
+
+
+def _front(ledger: Ledger) -> set[int]:
+    """The choices that no other beats in two objectives."""
+    search = ledger.spec.search
+    if len(search.metrics) < 2:
+        return set()
+    means = {choice.number: choice.means(search.metrics) for choice in ledger.choices}
+    first, second = search.signs
+    points = {number: (first * each[0], second * each[1]) for number, each in means.items() if each}
+    return {number for number, front in zip(points, on_front(list(points.values())), strict=True) if front}
 
 
 def _needed(ledger: Ledger) -> set[str]:
@@ -115,8 +129,16 @@ def _needed(ledger: Ledger) -> set[str]:
     ]
     if spec.search.sampler == "grid":
         open_ += product(grid(spec)[len(ledger.choices) :], spec.search.seeds)
-    configs = [resolve(spec, knobs, seed) for knobs, seed in open_]
-    return {stage_key(config, "pretrain", precision) for config in configs for precision in ("fp32", "bf16")}
+    configs = [config for knobs, seed in open_ if (config := _config(spec, knobs, seed)) is not None]
+    workers = spec.resources.workers
+    return {stage_key(config, "pretrain", precision, workers) for config in configs for precision in PRECISIONS}
+
+
+def _config(spec: SweepSpec, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
+    try:
+        return resolve(spec, knobs, seed)
+    except (KeyError, ValueError):  # its driver died before all its knobs were written: nothing was made for it
+        return None
 
 
 def _ended(trial: Trial, folder: Path) -> Iterator[Path]:

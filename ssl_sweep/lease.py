@@ -55,6 +55,18 @@ def sole_driver(folder: Path, notes: Notes) -> Iterator["Lease"]:
             lease.release()
 
 
+@contextmanager
+def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
+    """Keep drivers away while the block runs; writes nothing to the ledger, whose disk may be full.
+
+    Raises:
+        Driven: there is one, here or on another machine.
+    """
+    with _file_lock(folder, notes):
+        Lease(notes).check_free()
+        yield
+
+
 def driver_of(notes: Notes) -> dict[str, Any] | None:
     """Host and process of the driver that holds the lease, which may have died; None where none does."""
     held = notes.read().get(NOTE)
@@ -74,15 +86,19 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease; where its holder shows no sign of life, take it over. Raises Driven."""
-        held = self._read()
-        if held is not None and not _has_died(held) and self._moves(held):
-            raise _driven(self._read() or held)
+        self.check_free()
         self._write()
         time.sleep(SETTLE_S)
         held = self._read()
         if held is None or held["owner"] != self._owner:
             raise _driven(held or {"host": "another machine", "pid": "?"})
         self._thread.start()
+
+    def check_free(self) -> None:
+        """Raises Driven where its holder gives a sign of life."""
+        held = self._read()
+        if held is not None and not _has_died(held) and self._moves(held):
+            raise _driven(self._read() or held)
 
     def release(self) -> None:
         """Give it back, unless somebody has taken it."""

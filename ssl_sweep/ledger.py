@@ -247,7 +247,9 @@ class Ledger:
                 self._write(trial)
             return
         same = [each for each in self._study.get_trials(deepcopy=False) if _root(each) == choice.number]
-        if same[-1].state != TrialState.WAITING:  # else the driver died in the middle of this
+        if same[-1].state == TrialState.WAITING:  # the driver died in the middle of this
+            self._waiting -= 1
+        else:
             new = create_trial(
                 state=TrialState.WAITING,
                 system_attrs={**same[-1].system_attrs, "fixed_params": self._knobs.params(choice.knobs)},
@@ -520,9 +522,13 @@ def _begun(storage: RDBStorage) -> list[str]:
 
 
 def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
-    return optuna.create_study(
-        storage=open_storage(url), study_name=spec.name, directions=spec.search.directions, load_if_exists=True
-    )
+    storage, directions = open_storage(url), spec.search.directions
+    if spec.name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(storage=storage, study_name=spec.name)
+        if "spec" in study.user_attrs or tuple(each.name.lower() for each in study.directions) == directions:
+            return study
+        optuna.delete_study(storage=storage, study_name=spec.name)  # of a driver that was refused before it began
+    return optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
 
 
 def _mean(trials: Sequence[Trial], metric: str) -> float | None:

@@ -160,6 +160,10 @@ class SweepSpec(Section):
                 nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
                 message = f"cannot be shared evenly by {workers} workers (resources.workers)"
                 found.add(loc, size, message, f"use {nearest_sizes}")
+        groups = self.method.get("bn_splits", 1) if self.method.get("key_batch_norm", "plain") != "plain" else 1
+        if groups > 1 and groups % workers:
+            message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
+            found.add(("method", "bn_splits"), groups, message, f"make it a multiple of {workers}")
         found.done()
         return self
 

@@ -10,6 +10,7 @@ Of a trial with several workers rank 0 calls `run`, the others `assist`: they pr
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -26,7 +27,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.gallery import gallery
 from ssl_sweep.health import Collapsed, Health, measure, voting_projector
 from ssl_sweep.journal import Journal
-from ssl_sweep.models.distributed import gather_no_grad, leave, world_size
+from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
@@ -36,8 +37,9 @@ from ssl_sweep.training import Diverged, Epoch, Precision, Report, Stage, derive
 Config = Mapping[str, Any]
 STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
 NUM_PICTURES = 8
-# torch has a type for a full GPU only: a full memory of the machine, and cuBLAS, are told by their words
-MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+# torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
+MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 log = logging.getLogger("ssl_sweep.trial")
 
 
@@ -55,13 +57,17 @@ def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: P
     return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
 
 
-def assist(config: Config, workdir: Path, *, cache: Path, stages: Path | None = None) -> None:
+def assist(
+    config: Config, workdir: Path, *, cache: Path, stages: Path | None = None, timeout: float | None = None
+) -> None:
     """Take a rank's part in the pretraining that rank 0 runs, if it has to run any; the arguments are `run`'s.
+
+    timeout: seconds without a sign of life, while the data is opened, after which this process is ended; None: never.
 
     Raises:
         Dismissed: rank 0 has been stopped, or failed.
     """
-    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").assist()
+    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").assist(timeout)
 
 
 def encoder_path(folder: Path) -> Path:
@@ -81,10 +87,12 @@ class _Trial:
         self.precision = resolve_precision(config["precision"], self.device)
         self.workers = world_size()
         self.others_wait = self.workers > 1  # until they are told what to do
-        self.journal = Journal(workdir)
+        self.is_first = rank() == 0  # who writes; after `leave` every process is rank 0
+        self.journal: Journal
         self.finished = Finished(workdir / "stages.json")
 
     def run(self) -> dict[str, float]:
+        self.journal = Journal(self.workdir)
         method_class = knobs.load("methods", self.config["method"]["name"])
         pretrained = getattr(method_class, "pretrains", True)
         results: dict[str, float] = {}
@@ -99,21 +107,31 @@ class _Trial:
             results |= self._stage(name, partial(self._evaluate, name, pretrained))
         return results
 
-    def assist(self) -> None:
-        splits = self.splits  # decoded before rank 0 asks: it waits, and is to give signs of life
-        if gather_no_grad(torch.zeros(1))[0]:
+    def assist(self, timeout: float | None) -> None:
+        splits = self._open_data(timeout)  # before rank 0 asks: it waits, and is to give signs of life
+        if told := int(gather_no_grad(torch.zeros(1))[0]):
+            self.precision = PRECISIONS[told - 1]  # rank 0's: nodes differ
             folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
             stage = self._begin("pretrain", folder, _ignore)
             augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
             pretrain(self._method(), splits.train, augment, recipe, stage, lambda epoch: None)
         leave()
 
+    def _open_data(self, timeout: float | None) -> Splits:
+        """Open the data in another process than rank 0's, watched: from then on rank 0's own signs tell of all."""
+        own = self.workdir / f"rank{rank()}"
+        own.mkdir(parents=True, exist_ok=True)
+        with watchdog.watched(own, timeout):
+            splits = self.splits
+        shutil.rmtree(own, ignore_errors=True)
+        return splits
+
     def _tell_others(self, *, pretrain: bool) -> None:
         """Have the other ranks pretrain along, or let them go; once, they wait for no more."""
         if self.others_wait:
             self.others_wait = False
             with watchdog.waiting():  # until they have the data too
-                gather_no_grad(torch.full((1,), float(pretrain)))
+                gather_no_grad(torch.full((1,), 1.0 + PRECISIONS.index(self.precision) if pretrain else 0.0))
 
     @property
     def splits(self) -> Splits:
@@ -156,7 +174,7 @@ class _Trial:
 
     def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
         """A stage in a folder, its metrics told under its name; a checkpoint that is damaged is set aside."""
-        for path in folder.rglob("checkpoint.pt"):
+        for path in folder.rglob("checkpoint.pt") if self.is_first else ():
             if (damage := checkpoint.damage(path)) is not None:
                 self._tell_damage(path, damage)
                 checkpoint.set_aside(path)
@@ -261,6 +279,8 @@ def stage_key(config: Config, stage: str, precision: Precision, workers: int = 1
     Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
     """
     used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
+    # what a knob for several workers can change is said below
+    used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
     used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
     if _health(config).on_collapse == "stop":  # else it only watches
         used["health"] = config["health"]

@@ -135,6 +135,12 @@ def test_every_way_of_damage_is_one(tmp_path: Path) -> None:
     for position in range(0, len(whole), 97):
         path.write_bytes(whole[:position])
         assert checkpoint.damage(path) is not None
+    directory = whole.rindex(b"PK\x01\x02")
+    for field in (8, 10):  # flags and method of compression, in the archive's list of its files
+        changed = bytearray(whole)
+        changed[directory + field] = 1 if field == 8 else 8
+        path.write_bytes(changed)
+        assert checkpoint.damage(path) is not None
     path.write_bytes(flipped(whole))
     assert torch.load(path)["weights"].shape == (300, 10)  # torch reads wrong numbers without a word
     assert "checksum" in (checkpoint.damage(path) or "")

@@ -72,6 +72,12 @@ def test_what_is_no_extension_is_refused_with_a_remedy(trials: str, overrides: l
         extended(spec(), trials, overrides)
 
 
+def test_cmaes_goes_on_in_the_range_it_began_with() -> None:
+    space = {"views.overlay_alpha": {"low": 0.1, "high": 0.4}, "pretrain.lr": {"low": 0.1, "high": 0.4}}
+    with pytest.raises(SpecError, match=r"cmaes knows only the range it began with; .*search\.from"):
+        extended(spec(space=space, sampler="cmaes"), "+5", ["search.space.pretrain.lr={low: 0.1, high: 0.5}"])
+
+
 def test_a_grid_has_all_its_choices() -> None:
     grid = spec(space={"views.overlay_alpha": [0.0, 0.1]}, sampler="grid", trials=None)
     with pytest.raises(SpecError, match=r"search\.sampler: 'grid': has all its choices already; run a new sweep"):

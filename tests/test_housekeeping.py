@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from optuna.trial import TrialState, create_trial
 from typer.testing import CliRunner
 
 from ssl_sweep import checkpoint, housekeeping
@@ -27,14 +28,20 @@ Made = tuple[Ledger, Storage]
 
 
 def opened(
-    root: Path, space: Mapping[str, Any], *, seeds: int = 1, choices: int | None = None, models: str = "none"
+    root: Path,
+    space: Mapping[str, Any],
+    *,
+    seeds: int = 1,
+    choices: int | None = None,
+    models: str = "none",
+    **rest: Any,
 ) -> Made:
     data = {"source": "digits", "image_size": 8}
     search = {"space": dict(space), "seeds": seeds, "sampler": "grid"}
     base = {"name": "sweep", "data": data, "encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}}
     storage = Storage(root)
     storage.sweep("sweep").mkdir()
-    spec = from_dump({**base, "search": search, "tracking": {"models": models}})
+    spec = from_dump({**base, "search": search, "tracking": {"models": models}, **rest})
     ledger = open_ledger(storage.ledger_url, spec)
     for _ in range(len(grid(spec)) if choices is None else choices):
         assert ledger.ask() is not None
@@ -44,7 +51,7 @@ def opened(
 def stage_of(made: Made, trial: Trial) -> Path:
     ledger, storage = made
     config = resolve(ledger.spec, ledger.choice(trial.choice).knobs, trial.seed)
-    return storage.sweep("sweep") / "stages" / stage_key(config, "pretrain", "fp32")
+    return storage.sweep("sweep") / "stages" / stage_key(config, "pretrain", "fp32", ledger.spec.resources.workers)
 
 
 def end(made: Made, trial: Trial, state: str, score: float = 50.0) -> Path:
@@ -169,6 +176,20 @@ def test_nothing_goes_that_is_only_asked_about_and_nothing_but_what_is_named(tmp
     run(made, "clean", "sweep", "--yes")
     stays = {path.name for path in folder.rglob("*") if path.is_file()}
     assert stays == {"journal.jsonl", "log.txt"}
+
+
+def test_a_gang_that_failed_keeps_its_pretraining(tmp_path: Path) -> None:
+    resources = {"pretrain": {"sync_batchnorm": False, "batch_size": 64}, "resources": {"workers": 2}}
+    made = opened(tmp_path, {"views.overlay_alpha": [0.0]}, **resources)
+    end(made, made[0].trials[0], "FAILED")
+    assert found(made) == {}
+
+
+def test_a_choice_without_its_knobs_stands_in_nobodys_way(tmp_path: Path) -> None:
+    made = opened(tmp_path, {"views.overlay_alpha": [0.0, 0.1]}, choices=1)
+    end(made, made[0].trials[0], "PRUNED")
+    made[0]._study.add_trial(create_trial(state=TrialState.RUNNING))  # its driver was killed as it was asked for
+    assert found(made)
 
 
 def test_a_sweep_at_work_is_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ssl_sweep.ledger import Ledger, LedgerError, Trial, load_ledger, open_ledger, sweep_names
+from ssl_sweep.ledger import Ledger, LedgerError, Trial, load_ledger, open_ledger, open_notes, sweep_names
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC = "knn/top1_val"
@@ -218,6 +218,26 @@ def test_killed_in_the_middle_of_a_retry(url: str) -> None:
     assert (taken_up.number, taken_up.trials[0].trial_id) == (0, trial.trial_id)
     assert again.ask().knobs == {"views.overlay_alpha": 0.2}
     assert again.ask() is None
+
+
+def test_a_resume_that_was_killed_in_a_retry_and_is_resumed_loses_no_choice(url: str) -> None:
+    ledger = open_ledger(url, spec(seeds=1))
+    trial = ledger.ask().trials[0]
+    ledger.update(replace(trial, state="FAILED", reason="crash"))
+    ledger._study.enqueue_trial({"views.overlay_alpha": 0.0}, user_attrs={"root": 0})
+    again = open_ledger(url, spec(seeds=1))
+    again.retry(again.choices[0], [trial.trial_id])
+    assert again.ask().knobs == {"views.overlay_alpha": 0.2}
+    assert again.ask() is None
+
+
+def test_a_first_driver_that_was_refused_binds_nobody(url: str) -> None:
+    """It has made the study, with its direction, and nothing more."""
+    open_notes(url, spec())
+    changed = spec().model_dump(mode="json")
+    changed["search"]["objective"] = changed["search"]["objective"].replace("maximize", "minimize")
+    open_notes(url, from_dump(changed))
+    assert [each.name for each in study(url).directions] == ["MINIMIZE"]
 
 
 def test_another_spec_under_the_same_name_is_refused_and_says_what_differs(url: str) -> None:

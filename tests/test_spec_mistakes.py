@@ -224,6 +224,12 @@ def test_an_encoder_that_the_method_cannot_use_is_refused_before_launch() -> Non
     assert "mae cannot use resnet18; use one of vit_base, vit_small, vit_tiny" in found["encoder"]
 
 
+def test_groups_of_a_batch_that_workers_cannot_share_are_refused() -> None:
+    resources = {"workers": 3}
+    found = refused(raw(method="moco", pretrain={"batch_size": 192}, resources=resources, search={}))
+    assert found["method.bn_splits"].endswith("(resources.workers); make it a multiple of 3")
+
+
 def test_an_encoder_without_weights_goes_with_no_method_that_trains_it() -> None:
     found = refused(raw(method="simclr", encoder="pixels", search={}))
     assert "simclr cannot use pixels; use one of" in found["encoder"]

@@ -114,10 +114,15 @@ def extend(
             return
         from ssl_sweep.extension import extended
         from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.sweep.run import CannotRun
 
         place = storage_at(storage)
         spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
-        _drive(spec, place, address, extends=True)
+        try:
+            _drive(spec, place, address, extends=True)
+        except CannotRun as error:
+            again = f"{name} is extended already, go on with: ssl-sweep resume {name}"
+            raise CannotRun(f"{error}; {again}") from None
 
 
 @app.command()
@@ -136,13 +141,13 @@ def clean(
         from contextlib import nullcontext
 
         from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
-        from ssl_sweep.lease import sole_driver
+        from ssl_sweep.lease import no_driver
         from ssl_sweep.ledger import load_ledger
         from ssl_sweep.terminal import surplus_table
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
-        with nullcontext() if dry_run else sole_driver(place.sweep(name), ledger.notes):
+        with nullcontext() if dry_run else no_driver(place.sweep(name), ledger.notes):
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
             if keep and (count := undelivered(ledger, place)):

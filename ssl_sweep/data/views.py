@@ -148,12 +148,13 @@ class Augment:
     def _blur(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:
         if not probability:
             return view
-        blurred = chosen(images.number, probability, rng)
-        sigmas = torch.empty(int(blurred.sum()), device=rng.device)  # only of those that are blurred
+        rows = rows_where(chosen(images.number, probability, rng))  # of the whole batch
+        sigmas = torch.empty(len(rows), device=rng.device)
         sigmas.uniform_(self.blur_sigma_min, self.blur_sigma_max, generator=rng)
-        sigmas = sigmas.new_zeros(images.number).masked_scatter_(blurred, sigmas)  # (N,)
-        rows = rows_where(images.own(blurred))
-        sigmas = images.own(sigmas)[rows]
+        if images.batch is not None:
+            own = images.batch.rows
+            inside = (rows >= own.start) & (rows < own.stop)
+            rows, sigmas = rows[inside] - own.start, sigmas[inside]
         return change_rows(view, rows, partial(gaussian_blur, kernel_size=blur_kernel_size(self.image_size)), sigmas)
 
     def _solarize(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:

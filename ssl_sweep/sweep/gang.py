@@ -99,7 +99,6 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
     limits: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}
 
     def loop() -> None:
-        hide_gpus(resources)
         import torch
         from ray.train import get_context
 
@@ -112,7 +111,7 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
         outcome = work(lambda metrics, step: tell({"metrics": metrics, "step": step}))
         if rank == 0 or outcome.state == "FAILED":
             tell({"rank": rank, "outcome": json.dumps(asdict(outcome))})
-        if outcome.state == "FAILED":
+        if outcome.state == "FAILED" or (rank == 0 and outcome.state != "COMPLETE"):
             raise GangFailed(outcome.message)
 
     return TorchTrainer(
@@ -131,6 +130,10 @@ def _torch_config(resources: Resources) -> Any:
     from ray.train.torch.config import TorchConfig, _TorchBackend
 
     class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(hide_gpus, resources)  # Ray Train is about to choose a device
+            super().on_start(worker_group, backend_config)
+
         def on_shutdown(self, *_: Any) -> None:
             """Nothing: the workers' processes end, and one that waits for a dead one could not leave its group."""
 
