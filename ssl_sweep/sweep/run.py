@@ -13,6 +13,9 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
@@ -28,6 +31,9 @@ from ssl_sweep.sweep.trainable import Work, trainable
 
 # Tune's snapshots are never read back: that one could not be written is no news, and a disk that is full is told once
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+# Ray 2.60's Tune does not expect that the memory monitor ends a trial's process: all of its run would end with that one
+for _module in (actor_manager, tune_controller):
+    vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 
 class CannotRun(ValueError):  # noqa: N818 - says what it means
