@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-STEPS = 150  # longer than the second driver takes to be refused
+STEPS = 70  # longer than the second driver takes to be refused
 Started = subprocess.Popen[bytes]
 
 
