@@ -188,6 +188,7 @@ def _new(service: Loop, user: User, asked: Submit, key: str | None) -> Submissio
         priority=asked.priority,
         counts={
             "name": spec.name,
+            "phase": "searching",
             "total": size.trials,
             **dict.fromkeys(("complete", "running", "failed", "stopped", "paused", "pruned"), 0),
             "waiting": size.trials,

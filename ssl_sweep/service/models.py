@@ -111,6 +111,7 @@ class Trial(BaseModel):
     choice: int
     knobs: dict[str, Any]
     seed: int
+    confirms: Annotated[bool, Field(description="a fresh seed of a choice that the search found best")]
     state: str
     stage: str | None
     epoch: int | None
@@ -145,6 +146,7 @@ class Planned(BaseModel):
     name: str
     choices: int
     seeds: int
+    confirming: Annotated[int, Field(description="of the trials, those with fresh seeds")]
     trials: int
     pretrains: int
     pretrain_epochs: int

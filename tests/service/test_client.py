@@ -8,11 +8,13 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from rich.console import Console
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import ssl_sweep
 from ssl_sweep import client as clients
+from ssl_sweep import terminal
 from ssl_sweep.cli import app
 from ssl_sweep.client import Client, ServiceError
 from ssl_sweep.ledger import open_ledger
@@ -105,6 +107,27 @@ def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
     with pytest.raises(ServiceError, match="no sweep named 'tiny'") as caught:
         client.show("tiny")
     assert caught.value.status == 404
+
+def shown(renderable: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as caught:
+        console.print(renderable)
+    return caught.get()
+
+
+def test_what_a_service_answers_is_shown_as_what_is_local(client: Client, service: Service) -> None:
+    search = {"space": {"views.overlay_alpha": {"low": 0.0, "high": 0.2}}, "sampler": "random", "trials": 3}
+    search |= {"objective": "maximize knn/top1_val", "seeds": 2, "confirm": {"top": 1, "seeds": 2}}
+    planned = client.plan(yaml.safe_dump({**SPEC, "search": search}))
+    assert planned["confirming"] == 2
+    assert "3 choices x 2 seeds, and 2 to confirm the best" in shown(terminal.plan_table("tiny", planned))
+    client.submit(yaml.safe_dump(SPEC))
+    assert "of 4" in shown(terminal.status_table(client.status("tiny")))
+    assert "0/4" in shown(terminal.submitted_table(client.sweeps()))
+    first, second = service.begun().ask().trials
+    table = shown(terminal.status_table(client.status("tiny")))
+    assert first.trial_id[:8] in table
+    assert second.trial_id[:8] in table
 
 
 def test_pages_are_put_together(client: Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
