@@ -16,7 +16,7 @@ MAX_OVERRIDES, MAX_OVERRIDE_CHARS = 100, 5_000
 MAX_TRIALS = 10_000
 FILE = "spec"  # its name in messages
 SEARCHED = ("data", "evaluate", "search")  # sections that can name data
-OWN_FILES = (".db", ".db-wal", ".db-shm", ".lock")  # what lies beside the sweeps' folders ends so
+OWN_FILES = (".db", ".db-wal", ".db-shm", ".db-journal", ".lock")  # what lies beside the sweeps' folders ends so
 
 
 def submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) -> SweepSpec:
