@@ -40,18 +40,17 @@ class Rate:
         self._left: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
 
-    def wait(self, key: str, cost: float = 1.0) -> float:
-        """Take one, or say how many seconds to wait for it; a cost of 0 only asks."""
+    def wait(self, key: str) -> float:
+        """Take one, or say how many seconds to wait for it."""
         with self._lock:
             now = time.monotonic()
             left, then = self._left.get(key, (self._burst, now))
             left = min(self._burst, left + (now - then) * self._per_second)
-            if left < max(cost, 1.0):
-                return (max(cost, 1.0) - left) / self._per_second
-            if cost:
-                if len(self._left) >= MAX_KEYS:
-                    self._left.pop(next(iter(self._left)))
-                self._left[key] = (left - cost, now)
+            if left < 1:
+                return (1 - left) / self._per_second
+            if len(self._left) >= MAX_KEYS:
+                self._left.pop(next(iter(self._left)))
+            self._left[key] = (left - 1, now)
             return 0.0
 
 
@@ -120,12 +119,11 @@ class Guard:
         given = headers.getlist("authorization")
         if not given:
             return None
-        if wait := self.guesses.wait(address, 0):
-            raise Refused(429, "too many wrong tokens came from this address", wait)
         scheme, _, token = given[0].partition(" ")
         user = self.store.user_of(token.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
-        if user is None:
-            self.guesses.wait(address)
+        if user is None:  # a right one is let in however many wrong ones came from its proxy's address
+            if wait := self.guesses.wait(address):
+                raise Refused(429, "too many wrong tokens came from this address", wait)
             raise Refused(401, "this token is not known; an admin makes one with `ssl-sweep token create`")
         return user
 
