@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from ssl_sweep.control import Ask
 from ssl_sweep.extension import extended
 from ssl_sweep.ledger import load_ledger, sweep_names
+from ssl_sweep.orders import clear_orders
 from ssl_sweep.plan import Plan, make_plan
 from ssl_sweep.service.check import check, submitted
 from ssl_sweep.service.guard import Rate, Refused
@@ -207,9 +208,13 @@ def _wants(spec: SweepSpec, trials: int) -> dict[str, Any]:
 
 
 def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
-    spec = extended(from_dump(old.spec), asked.trials, asked.overrides)
+    """The sweep with more choices than its ledger has; who extends a stopped sweep wants it to go on."""
+    ledger = load_ledger(service.settings.storage.ledger_url, old.name)
+    # the submission may hold an extension that no driver has made; the ledger's resources are those last granted
+    base = from_dump(old.spec).model_copy(update={"search": ledger.spec.search})
+    spec = extended(base, asked.trials, asked.overrides)
     check(spec, service.settings.data_roots)
-    load_ledger(service.settings.storage.ledger_url, old.name)
+    clear_orders(ledger.notes)
     return spec
 
 

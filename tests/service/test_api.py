@@ -11,7 +11,9 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from ssl_sweep.control import Ask
 from ssl_sweep.ledger import open_ledger
+from ssl_sweep.orders import give_order, read_orders
 from ssl_sweep.service import api, guard
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.guard import MAX_BODY, Rate
@@ -237,6 +239,23 @@ def test_more_choices_for_a_search_and_none_for_a_grid(ann: TestClient, service:
     assert queued is not None
     assert queued.command == ("extend", "--trials=5")  # in all: run twice it is the same
     assert queued.spec["search"]["trials"] == 5
+
+
+def test_a_stopped_sweep_is_extended_by_what_its_ledger_has_and_goes_on(ann: TestClient, service: Service) -> None:
+    space = {"views.overlay_alpha": {"low": 0.0, "high": 0.2}}
+    search = {"space": space, "sampler": "random", "trials": 3, "objective": "maximize knn/top1_val"}
+    ann.post(f"{API}/sweeps", json=body(search=search))
+    notes = begun(service, "tiny", "STOPPED").notes
+    give_order(notes, Ask("stop", "enough"))
+    assert ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"}).json()["state"] == "QUEUED"
+    assert read_orders(notes).sweep is None
+    queued = service.store.get("tiny")
+    assert queued is not None
+    service.store.change(queued, state="FAILED")  # before its driver has taken the extension
+    ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"})
+    again = service.store.get("tiny")
+    assert again is not None
+    assert again.command == ("extend", "--trials=5")
 
 
 def test_what_mlflow_does_not_have_is_said(ann: TestClient) -> None:
