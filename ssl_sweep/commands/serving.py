@@ -39,6 +39,8 @@ def serve(
     ] = "http://127.0.0.1:8265",
     max_sweeps: Annotated[int | None, typer.Option(min=1, help="of one user at a time")] = None,
     max_gpus: Annotated[float | None, typer.Option(min=0, help="of one user at a time")] = None,
+    grows_to_cpus: Annotated[float, typer.Option(min=0, help="of workers, where the cluster scales itself")] = 0,
+    grows_to_gpus: Annotated[float, typer.Option(min=0, help="the same")] = 0,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, help="certificate, with --tls-key")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, help="private key of the certificate")] = None,
     trusted_proxy: Annotated[
@@ -49,13 +51,14 @@ def serve(
     """Take sweeps over HTTP, queue them and run them on a Ray cluster as jobs, until Ctrl-C; sweeps then go on."""
     with user_errors():
         from ssl_sweep.service.guard import is_loopback
-        from ssl_sweep.service.queue import Limits
+        from ssl_sweep.service.queue import Limits, Room
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
 
         here = is_loopback(host) and trusted_proxy is None
         roots = tuple(folder.expanduser().resolve() for folder in data_root)
-        settings = Settings(storage_at(storage), roots, Limits(max_sweeps, max_gpus), open=here)
+        limits, most = Limits(max_sweeps, max_gpus), Room(grows_to_cpus, grows_to_gpus)
+        settings = Settings(storage_at(storage), roots, limits, grows_to=most, open=here)
         scheme = "https" if tls_cert else "http"
         err.print(
             f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on",

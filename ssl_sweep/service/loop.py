@@ -32,6 +32,8 @@ MAX_REASON = 1_000
 DONE = ("complete", "pruned", "failed")
 ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
 USERS_MISTAKE, INTERRUPTED = 2, 130  # exit codes of a driver
+# mistakes of the moment: a lease that a dead driver holds, a node that went away after the launch
+PASSING = ("another driver is running", "cannot run here")
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class Loop:
 
     def __init__(self, store: Store, ray: RayJobs, settings: Settings) -> None:
         self.store, self.ray, self.settings = store, ray, settings
-        self.room: Room | None = None  # as last heard of
+        self.room: Room | None = None  # as last heard of, or what the cluster grows to
         self.trouble = ""  # why nothing goes on, where nothing does
         self._looks: dict[str, Look] = {}
         self._ended = threading.Event()
@@ -65,7 +67,7 @@ class Loop:
     def tick(self) -> None:
         """Look at everything once."""
         try:
-            self.room = self.ray.capacity()
+            self.room = self.ray.capacity().or_more(self.settings.grows_to)
         except RayAway as error:
             self.trouble = str(error)
             for held_up in self.store.find(states=(*WAITING, *ACTIVE)):
@@ -177,7 +179,7 @@ class Loop:
             self._settle(submission, asked)
         elif job.status == "STOPPED":
             self._end(submission, "STOPPED", "its job was stopped in Ray")
-        elif code == USERS_MISTAKE and "another driver is running" not in job.message:
+        elif code == USERS_MISTAKE and not any(words in job.message for words in PASSING):
             self._end(submission, "FAILED", tail)
         elif code == 1 and submission.counts.get("failed") and not submission.counts.get("running"):
             failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"

@@ -51,6 +51,10 @@ class Room:
     cpus: float
     gpus: float
 
+    def or_more(self, other: "Room") -> "Room":
+        """The larger of both, of each kind."""
+        return Room(max(self.cpus, other.cpus), max(self.gpus, other.gpus))
+
     def holds(self, wanted: Waiting) -> int:
         """How many of its trials fit."""
         shares = [have / want for have, want in ((self.cpus, wanted.cpus), (self.gpus, wanted.gpus)) if want]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ssl_sweep.service.queue import Limits
+from ssl_sweep.service.queue import Limits, Room
 from ssl_sweep.storage import Storage
 
 
@@ -14,6 +14,7 @@ class Settings:
     storage: Storage
     data_roots: tuple[Path, ...]  # absolute; a spec's relative data starts at the first
     limits: Limits = field(default_factory=Limits)
+    grows_to: Room = field(default_factory=lambda: Room(0, 0))  # what an autoscaler may make of the cluster
     open: bool = False  # bound to loopback: who has no token is this machine's admin, until there are tokens
     tick_s: float = 2.0
     back_off_s: float = 30.0  # before a sweep whose driver died is launched again; twice as long each time

@@ -155,6 +155,16 @@ def test_a_full_cluster_makes_a_sweep_wait_and_says_why(
     assert now(store, "next").reason == ""
 
 
+def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
+    store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    submit(store, tmp_path, cpus=2, gpus=2, slots=9)
+    growing = made(tmp_path, store, cluster, grows_to=Room(3, 8))  # has 4 CPUs and 2 GPUs now
+    growing.tick()
+    assert growing.room == Room(4, 8)
+    assert (now(store).state, now(store).granted) == ("LAUNCHING", 2)
+
+
 def test_a_driver_that_dies_is_started_again_and_at_last_given_up(
     loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -220,6 +230,7 @@ def test_a_head_that_forgot_its_jobs_gets_them_again(
     [
         (2, "data.source: 'imagefolder:x' is no folder", "FAILED", "is no folder"),
         (2, "another driver is running this sweep", "QUEUED", "another driver"),
+        (2, "tiny cannot run here: a trial wants 1 GPU, there are 0", "QUEUED", "there are 0"),  # a node went away
         (130, "interrupted", "QUEUED", "its driver was interrupted"),
         (1, "Traceback\nOSError: no space", "QUEUED", "OSError: no space"),
     ],
