@@ -33,6 +33,7 @@ FORMATS = {
 }
 router = APIRouter(prefix="/api/v1")
 _heavy = anyio.CapacityLimiter(2)
+_pages = anyio.CapacityLimiter(2)  # that MLflow is asked for: it may be away for minutes, and nobody else waits for it
 _streams: set[object] = set()  # that follow events now
 T = TypeVar("T")
 
@@ -68,6 +69,11 @@ def found(service: Loop, name: str) -> Submission:
 async def heavy(work: Callable[..., T], *given: Any, **named: Any) -> T:
     """Do what takes seconds, two at a time, and have the rest of the service answer meanwhile."""
     return await anyio.to_thread.run_sync(lambda: work(*given, **named), limiter=_heavy)
+
+
+async def _from_mlflow(make: Callable[[], T]) -> T:
+    """Make what is read from MLflow, two at a time."""
+    return await anyio.to_thread.run_sync(lambda: _readable(make), limiter=_pages)
 
 
 @contextmanager
@@ -220,7 +226,7 @@ async def table(
         result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **asked, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
-    return PlainTextResponse(await heavy(_readable, made), media_type=FORMATS[form])
+    return PlainTextResponse(await _from_mlflow(made), media_type=FORMATS[form])
 
 
 @router.get("/sweeps/{name}/report", response_class=HTMLResponse)
@@ -232,7 +238,7 @@ async def report(name: Name, _: Viewer, service: Service) -> HTMLResponse:
 
         return make_page(found(service, name).name, service.settings.storage.tracking_uri)
 
-    page = await heavy(_readable, made)
+    page = await _from_mlflow(made)
     # the page has a policy of its own, by the hashes of its scripts; it runs as no page of the service
     return HTMLResponse(page, headers={"Content-Security-Policy": "sandbox allow-scripts allow-downloads"})
 

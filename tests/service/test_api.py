@@ -1,8 +1,10 @@
 """The endpoints: what they answer, to whom, and what they refuse; with no Ray behind them."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,8 +184,6 @@ def read_events(text: str) -> list[dict[str, Any]]:
 
 
 def test_events_are_streamed_as_they_come(ann: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     ann.post(f"{API}/sweeps", json=body())
 
     def stopped() -> None:
@@ -264,6 +264,31 @@ def test_what_mlflow_does_not_have_is_said(ann: TestClient) -> None:
         answer = ann.get(f"{API}/{path}")
         assert answer.status_code == 409
         assert "MLflow" in answer.json()["message"]
+
+
+def test_who_waits_for_mlflow_holds_up_no_submission(
+    ann: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssl_sweep.report import page
+
+    ann.post(f"{API}/sweeps", json=body())
+    back, asked = threading.Event(), threading.Semaphore(0)
+
+    def made(*_: Any) -> str:
+        asked.release()
+        back.wait(30)
+        return "the page"
+
+    monkeypatch.setattr(page, "make_page", made)
+    with ThreadPoolExecutor() as pool:
+        reports = [pool.submit(ann.get, f"{API}/sweeps/tiny/report") for _ in range(2)]
+        assert all(asked.acquire(timeout=20) for _ in reports)
+        submitted = pool.submit(ann.post, f"{API}/sweeps", json=body(name="other"))
+        try:
+            assert submitted.result(20).status_code == 201
+        finally:
+            back.set()
+        assert [each.result().text for each in reports] == ["the page"] * 2
 
 
 # every endpoint, by who may use it
