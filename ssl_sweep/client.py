@@ -179,13 +179,11 @@ class Client:
         return answer
 
     def _ask(self, method: str, path: str, *, file: str = "spec", **content: Any) -> httpx2.Response:
-        # what only reads may be sent twice, and so may a submission, by its key; another change if nobody heard it
-        again = method == "GET" or "headers" in content
         for left in reversed(range(TRIES)):
             try:
                 answer = self._http.request(method, f"/api/v1{path}", **content)
             except httpx2.TransportError as error:
-                if not left or not (again or isinstance(error, httpx2.ConnectError)):
+                if not left or not _again(method, "headers" in content, error):
                     raise self._silent(error) from error
                 time.sleep(2 ** (TRIES - 1 - left) / 2)
                 continue
@@ -231,6 +229,14 @@ def profile(server: str) -> tuple[str, str | None]:
         names = ", ".join(known) or "none"
         raise ServiceError(f"--server {server}: neither an address nor a profile of {path}, which has {names}")
     return server.rstrip("/"), None
+
+
+def _again(method: str, has_key: bool, error: httpx2.TransportError) -> bool:
+    """Whether what was lost may be sent twice: a submission by its key, anything if nobody heard it."""
+    if has_key or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return True
+    # an answer that takes too long is still being made: to ask again makes it take longer
+    return method == "GET" and not isinstance(error, httpx2.ReadTimeout)
 
 
 def _refusal(answer: httpx2.Response, file: str) -> ServiceError:

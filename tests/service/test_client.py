@@ -1,7 +1,7 @@
 """The client and its commands against the service's application: the verbs work remote as they do local."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,32 @@ def test_a_request_nobody_heard_is_sent_again(service: Service, monkeypatch: pyt
     with pytest.raises(ServiceError, match="no service answers"):
         client.pause("tiny")
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "times"), [(httpx2.ReadTimeout, 1), (httpx2.ConnectError, 4), (httpx2.RemoteProtocolError, 4)]
+)
+def test_an_answer_that_takes_too_long_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, error: type[httpx2.TransportError], times: int
+) -> None:
+    monkeypatch.setattr(clients.time, "sleep", lambda _: None)
+    sent: list[str] = []
+    with pytest.raises(ServiceError, match="no service answers"):
+        answering([error("lost")] * 4, sent).report("tiny")
+    assert len(sent) == times
+
+
+def answering(answers: Sequence[httpx2.Response | Exception], sent: list[str]) -> Client:
+    """The client of a service that answers so, one request after the other."""
+
+    def answered(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.url.path)
+        answer = answers[len(sent) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return Client(URL, http=httpx2.Client(base_url=URL, transport=httpx2.MockTransport(answered)))
 
 
 def test_nobody_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
