@@ -16,6 +16,7 @@ from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.problems import SpecError
 from ssl_sweep.service import api, reading
 from ssl_sweep.service.guard import Guard, answered
+from ssl_sweep.service.jobs import RayAway
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.metrics import exposition
 from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, wrong
@@ -50,7 +51,7 @@ def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True)
     app.add_exception_handler(SpecError, lambda _, error: _told(422, wrong(error)))
     app.add_exception_handler(RequestValidationError, lambda _, error: _told(422, _unread(error)))
     app.add_exception_handler(HTTPException, lambda _, error: answered(error))
-    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404, LedgerAway: 503}.items():
+    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404, LedgerAway: 503, RayAway: 503}.items():
         app.add_exception_handler(kind, _as(status))
     return app
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -20,6 +21,7 @@ MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
 PUBLIC = ("/healthz", "/openapi.json")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 PER_SECOND, BURST = 50.0, 200.0  # a user's requests
+AWAY_S = 10.0  # after which to ask a database again
 MAX_KEYS = 10_000  # of those whose rate is known
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -76,7 +78,7 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return  # nothing here speaks over web sockets
-        status = 500
+        status = 0  # of the answer, once it has begun
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -95,12 +97,18 @@ class Guard:
             await self.app(scope, _bounded(scope, receive), sending)
         except Refused as refused:
             await answered(refused)(scope, receive, sending)
+        except OperationalError:
+            log.exception("a database does not answer")
+            if status:
+                raise
+            away = Refused(503, "the service's database does not answer; try again in a while", AWAY_S)
+            await answered(away)(scope, receive, sending)
         finally:
             changes = scope["method"] not in ("GET", "HEAD")
             told = user.name != "-" or not self.notes.wait(_address(scope))  # a flood must not fill the disk
             if told and (changes or status in (401, 403, 429)):
                 action = f"{scope['method']} {scope['path']}"
-                await run_in_threadpool(self._note, user.name, _address(scope), action, status)
+                await run_in_threadpool(self._note, user.name, _address(scope), action, status or 500)
 
     def _let_in(self, request: HTTPConnection) -> User:
         headers = request.headers

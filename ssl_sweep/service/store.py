@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ssl_sweep.ledger_store import POSTGRESQL
 from ssl_sweep.service import tables
 
 Role = Literal["viewer", "submitter", "admin"]
@@ -221,7 +222,8 @@ class Store:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        arguments = POSTGRESQL if make_url(url).get_backend_name() == "postgresql" else {}
+        return create_engine(url, pool_pre_ping=True, connect_args=arguments)
     Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_S})
 

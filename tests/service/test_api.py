@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from ssl_sweep.control import Ask
@@ -19,6 +20,7 @@ from ssl_sweep.orders import give_order, read_orders
 from ssl_sweep.service import api, guard
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.guard import MAX_BODY, Rate
+from ssl_sweep.service.jobs import RayAway
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings
@@ -289,6 +291,27 @@ def test_who_waits_for_mlflow_holds_up_no_submission(
         finally:
             back.set()
         assert [each.result().text for each in reports] == ["the page"] * 2
+
+
+def test_what_is_away_is_said_and_worth_another_try(
+    ann: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise OperationalError("SELECT", {}, ConnectionError("the server has closed the connection"))
+
+    def ray_away(_: str) -> str:
+        raise RayAway("no Ray cluster answers")
+
+    ann.post(f"{API}/sweeps", json=body())
+    monkeypatch.setattr(service.loop.ray, "logs", ray_away)
+    answer = ann.get(f"{API}/sweeps/tiny/logs")
+    assert (answer.status_code, answer.json()["message"]) == (503, "no Ray cluster answers")
+    for question in ("find", "user_of"):  # behind the door, and at it
+        monkeypatch.setattr(service.store, question, away)
+        answer = ann.get(f"{API}/sweeps")
+        assert answer.status_code == 503
+        assert "database does not answer" in answer.json()["message"]
+        assert answer.headers["Retry-After"] == "11"
 
 
 # every endpoint, by who may use it

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.service.store import Store, StoreError, Submission, User
+from ssl_sweep.service.store import Store, StoreError, Submission, User, _engine
 
 
 def submission(number: str = "1", **changes: Any) -> Submission:
@@ -129,3 +129,19 @@ def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
     run("revoke", listed["id"])
     run("revoke", listed["id"], code=2)
     assert json.loads(run("list", "--json")) == []
+
+
+def test_a_silent_postgresql_is_not_waited_for_by_the_hour() -> None:
+    pytest.importorskip("psycopg")
+    given: dict[str, Any] = {}
+    engine = _engine("postgresql+psycopg://ann@127.0.0.1:9/service")
+
+    @event.listens_for(engine, "do_connect")
+    def _look(_: Any, __: Any, ___: Any, arguments: dict[str, Any]) -> None:
+        given.update(arguments)
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        engine.connect()
+    assert given["connect_timeout"] == 10
+    assert given["keepalives_idle"] == 30
