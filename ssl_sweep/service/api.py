@@ -2,13 +2,14 @@
 
 import time
 import uuid
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from ssl_sweep.control import Ask
 from ssl_sweep.extension import extended
-from ssl_sweep.ledger import load_ledger, sweep_names
+from ssl_sweep.ledger import LedgerError, load_ledger, sweep_names
 from ssl_sweep.orders import clear_orders
 from ssl_sweep.plan import Plan, make_plan
 from ssl_sweep.service.check import check, submitted
@@ -30,7 +31,7 @@ from ssl_sweep.service.models import (
 from ssl_sweep.service.reading import Name, Service, Viewer, found, heavy
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission, User
 from ssl_sweep.spec import SweepSpec, from_dump
-from ssl_sweep.steering import order_to_end
+from ssl_sweep.steering import ask_to_end, order_to_end
 
 TRIES = 5  # of a change that the loop may come in between of
 router = APIRouter(prefix="/api/v1")
@@ -218,7 +219,7 @@ def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
     return spec
 
 
-def _end(service: Loop, name: str, user: User, what: str) -> Sweep:
+def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"]) -> Sweep:
     for _ in range(TRIES):
         old = own(service, name, user)
         if old.state in ACTIVE:
@@ -229,8 +230,16 @@ def _end(service: Loop, name: str, user: User, what: str) -> Sweep:
         else:
             raise Refused(409, f"{name} is {old.state}: there is nothing to {what}")
         if done:
+            if old.state in WAITING and old.attempt:
+                _mark(service, name, what)
             return shown(found(service, name))
     raise _restless(name)
+
+
+def _mark(service: Loop, name: str, what: Literal["stop", "pause"]) -> None:
+    """Mark the trials that a dead driver left running."""
+    with suppress(LedgerError):  # none has begun, or all have ended
+        ask_to_end(service.settings.storage, name, what)
 
 
 def _restless(name: str) -> Refused:

@@ -224,6 +224,15 @@ def test_orders_to_a_sweep_that_waits_and_to_one_that_runs(ann: TestClient, serv
     assert ann.get(f"{API}/sweeps/tiny").status_code == 404
 
 
+def test_what_a_dead_driver_left_is_marked_where_its_sweep_is_stopped(ann: TestClient, service: Service) -> None:
+    ann.post(f"{API}/sweeps", json=body())
+    ledger = begun(service, state="QUEUED")  # its driver died, and it waits to be launched again
+    trial = ledger.ask().trials[0]
+    ledger.update(replace(trial, state="RUNNING", attempts=1))
+    assert ann.post(f"{API}/sweeps/tiny/stop", json={}).json()["state"] == "STOPPED"
+    assert ann.get(f"{API}/sweeps/tiny/trials").json()["trials"][0]["state"] == "STOPPED"
+
+
 def test_more_choices_for_a_search_and_none_for_a_grid(ann: TestClient, service: Service) -> None:
     space = {"views.overlay_alpha": {"low": 0.0, "high": 0.2}}
     search = {"space": space, "sampler": "random", "trials": 3, "objective": "maximize knn/top1_val"}
