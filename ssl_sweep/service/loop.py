@@ -200,8 +200,16 @@ class Loop:
             return
         wait = min(self.settings.back_off_s * 2 ** (deaths - 1), MAX_WAIT_S)
         again = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "granted": 0}
+        again["command"] = self._command_again(submission)
         self.store.change(submission, state="QUEUED", reason=f"{why[:MAX_REASON]}; goes on after {wait:.0f} s", **again)
         self._looks.pop(submission.id, None)
+
+    def _command_again(self, submission: Submission) -> tuple[str, ...]:
+        """What goes on where a driver died: a resume that has begun is not made anew, for it undoes stops since."""
+        if submission.command != ("resume",) or submission.launched is None:
+            return submission.command
+        told = self.store.events(submission.id, kind="trial")
+        return ("run",) if any(each["time"] > submission.launched for each in told) else submission.command
 
     def _settle(self, submission: Submission, asked: str) -> None:
         """End a sweep as it was asked to; what its driver has left open is marked."""

@@ -203,6 +203,25 @@ def end(ledger: Any, trial: Any, state: str) -> None:
     )
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_resume_that_has_begun_is_not_made_anew(
+    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, begun: bool
+) -> None:
+    submit(store, tmp_path, command=("resume",))
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
+    trial = ledger.ask().trials[0]
+    loop.tick()
+    if begun:
+        end(ledger, trial, "STOPPED")  # by somebody who wants no more of it
+        loop.tick()
+    cluster.ends("FAILED", None, "killed")
+    loop.tick()
+    wait_out(store)
+    loop.tick()
+    verb, target = cluster.commands[-1][3:5]
+    assert (verb, Path(target).suffix) == (("run", ".yaml") if begun else ("resume", ""))
+
+
 def test_a_head_that_forgot_its_jobs_gets_them_again(
     loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
