@@ -62,23 +62,11 @@ class Notifier:
                 self.tell("stuck", f"no trial was heard of for {silent / 60:.0f} min; `ssl-sweep logs` shows why")
 
     def _payload(self, state: State, why: str | None) -> dict[str, Any]:
-        search, name = self._ledger.spec.search, self._ledger.spec.name
+        name = self._ledger.spec.name
         trials = [trial for choice in self._ledger.choices for trial in choice.trials]
         counts = Counter(trial.state for trial in trials)
-        why, best = redacted(why) if why else None, self._best(trials)
-        words = [f"sweep {name} {WORDS[state]}"]
-        words += [", ".join(f"{counts[each]} {each.lower()}" for each in sorted(counts))] if counts else []
-        words += [f"best {search.objective_metric} {best['value']:.4g}"] if best else []
-        words += [why] if why else []
-        return {
-            "text": "; ".join(words),
-            "sweep": name,
-            "state": state,
-            "why": why,
-            "counts": dict(counts),
-            "best": best,
-            "mlflow": {"uri": redacted(self._tracking_uri), "experiment": f"ssl_sweep/{name}"},
-        }
+        best = self._best(trials)
+        return news(name, state, why, counts, best, self._tracking_uri)
 
     def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
         """The trial with the best objective."""
@@ -91,6 +79,26 @@ class Notifier:
         value, trial = choose(scores, key=lambda scored: scored[0])
         knobs = dict(self._ledger.choice(trial.choice).knobs)
         return {"metric": search.objective_metric, "value": value, "knobs": knobs, "seed": trial.seed}
+
+
+def news(
+    name: str, state: State, why: str | None, counts: Mapping[str, int], best: Mapping[str, Any] | None, uri: str
+) -> dict[str, Any]:
+    """What the webhook is told of a sweep: `counts` of trials by state, the `best` one, and MLflow's `uri`."""
+    why = redacted(why) if why else None
+    words = [f"sweep {name} {WORDS[state]}"]
+    words += [", ".join(f"{counts[each]} {each.lower()}" for each in sorted(counts))] if counts else []
+    words += [f"best {best['metric']} {best['value']:.4g}"] if best else []
+    words += [why] if why else []
+    return {
+        "text": "; ".join(words),
+        "sweep": name,
+        "state": state,
+        "why": why,
+        "counts": dict(counts),
+        "best": best,
+        "mlflow": {"uri": redacted(uri), "experiment": f"ssl_sweep/{name}"},
+    }
 
 
 def _stuck_seconds() -> float:

@@ -17,6 +17,7 @@ from typing import Literal
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask
 from ssl_sweep.ledger import Ledger, LedgerError, read_ledger
+from ssl_sweep.notify import END_S, news
 from ssl_sweep.orders import read_orders
 from ssl_sweep.service.jobs import GOING_ON, Job, RayAway, RayJobs
 from ssl_sweep.service.queue import Room, Running, Waiting, decide
@@ -24,12 +25,14 @@ from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
 from ssl_sweep.status import counts
 from ssl_sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.webhook import Outbox, Webhook
 
 MAX_DEATHS = 6  # of drivers in a row, none of which finished a trial
 MAX_WAIT_S = 900.0  # between them
 LOOK_SHARE = 10  # the ledger of a sweep is read for a tenth of the time at most
 MAX_REASON = 1_000
 DONE = ("complete", "pruned", "failed")
+SHOWN = (*DONE, "running", "stopped", "paused")
 ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
 USERS_MISTAKE, INTERRUPTED = 2, 130  # exit codes of a driver
 # mistakes of the moment: a lease that a dead driver holds, a node that went away after the launch
@@ -49,10 +52,13 @@ class Loop:
     """Everything that the service does unasked."""
 
     def __init__(self, store: Store, ray: RayJobs, settings: Settings) -> None:
+        """Raises WebhookError."""
         self.store, self.ray, self.settings = store, ray, settings
         self.room: Room | None = None  # as last heard of, or what the cluster grows to
         self.trouble = ""  # why nothing goes on, where nothing does
         self._looks: dict[str, Look] = {}
+        webhook = Webhook.of_environment()
+        self._outbox = Outbox(webhook) if webhook is not None else None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="service loop", daemon=True)
 
@@ -63,6 +69,8 @@ class Loop:
         """End after the tick that runs; sweeps go on."""
         self._ended.set()
         self._thread.join()
+        if self._outbox is not None:
+            self._outbox.close(END_S)
 
     def tick(self) -> None:
         """Look at everything once."""
@@ -180,7 +188,7 @@ class Loop:
         elif job.status == "STOPPED":
             self._end(submission, "STOPPED", "its job was stopped in Ray")
         elif code == USERS_MISTAKE and not any(words in job.message for words in PASSING):
-            self._end(submission, "FAILED", tail)
+            self._give_up(submission, tail)
         elif code == 1 and submission.counts.get("failed") and not submission.counts.get("running"):
             failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"
             self._end(submission, "FAILED", f"{failed}; ssl-sweep logs {submission.name}")
@@ -196,7 +204,7 @@ class Loop:
         deaths = 1 if done > submission.done_before else submission.deaths + 1
         if deaths > MAX_DEATHS:
             reason = f"its driver died {deaths} times without finishing a trial, at last: {why}"
-            self._end(submission, "FAILED", reason)
+            self._give_up(submission, reason)
             return
         wait = min(self.settings.back_off_s * 2 ** (deaths - 1), MAX_WAIT_S)
         again = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "granted": 0}
@@ -228,6 +236,15 @@ class Loop:
         except LedgerError:
             return None
         return asked.ask if asked is not None and asked.ask in ENDS else None
+
+    def _give_up(self, submission: Submission, reason: str) -> None:
+        """End a sweep whose driver has told nobody why."""
+        self._end(submission, "FAILED", reason)
+        if self._outbox is not None:
+            found = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
+            counts = {state: count for state, count in found.items() if count}
+            uri = self.settings.storage.tracking_uri
+            self._outbox.put(news(submission.name, "failed", reason, counts, None, uri))
 
     def _end(self, submission: Submission, state: str, reason: str) -> None:
         self.store.change(

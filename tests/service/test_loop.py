@@ -1,5 +1,6 @@
 """The service's loop against a Ray that the test plays: launches, ends, deaths, and a service killed at every step."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.spec_file import load_spec
 from ssl_sweep.storage import Storage
+from ssl_sweep.webhook import Webhook
 
 
 class Killed(BaseException):
@@ -263,6 +265,25 @@ def test_a_drivers_exit_code_says_what_follows(
     loop.tick()
     assert now(store).state == state
     assert reason in now(store).reason
+
+
+def test_the_webhook_is_told_of_what_the_service_gives_up(
+    store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setenv("SSL_SWEEP_WEBHOOK_URL", "http://127.0.0.1:9/hook")
+    monkeypatch.setattr(Webhook, "post", lambda _, body, __: told.append(json.loads(body)))
+    loop = made(tmp_path, store, cluster)
+    for name, deaths, code in (("mistaken", 0, 2), ("dying", MAX_DEATHS, -9)):
+        submit(store, tmp_path, name, deaths=deaths)
+        loop.tick()
+        cluster.ends("FAILED", code, "why it ended")
+        loop.tick()
+        assert now(store, name).state == "FAILED"
+    loop.start()
+    loop.stop()  # not before all is told
+    assert [(each["sweep"], each["state"]) for each in told] == [("mistaken", "failed"), ("dying", "failed")]
+    assert all("why it ended" in each["text"] for each in told)
 
 
 def test_failed_trials_are_seen_counted_and_end_the_sweep(
