@@ -25,6 +25,7 @@ QUIET_S = 60.0  # without a sign of life a stream is taken up anew; the service 
 TRIES = 4
 PAGE = 500
 POLL_S = 1.0
+PASSING = (429, 502, 503, 504)  # answers while a service is busy, or its proxy waits for it to start
 
 Json = dict[str, Any]
 
@@ -130,6 +131,10 @@ class Client:
                 misses += 1
                 if misses > TRIES:
                     raise self._silent(error) from error
+            except ServiceError as error:
+                misses += 1
+                if misses > TRIES or error.status not in PASSING:
+                    raise
             time.sleep(min(2**misses, 30))
 
     def table(self, names: Sequence[str], form: str = "md", **options: Any) -> str:
@@ -175,8 +180,12 @@ class Client:
         self._http.close()
 
     def _json(self, method: str, path: str, **content: Any) -> Json:
-        answer: Json = self._ask(method, path, **content).json()
-        return answer
+        answer = self._ask(method, path, **content)
+        try:
+            read: Json = answer.json()
+        except ValueError:
+            raise self._stranger(answer) from None
+        return read
 
     def _ask(self, method: str, path: str, *, file: str = "spec", **content: Any) -> httpx2.Response:
         for left in reversed(range(TRIES)):
@@ -187,23 +196,34 @@ class Client:
                     raise self._silent(error) from error
                 time.sleep(2 ** (TRIES - 1 - left) / 2)
                 continue
-            if answer.is_error:
-                raise _refusal(answer, file)
+            self._check(answer, file)
             return answer
         raise AssertionError("unreachable")
 
     def _streamed(self, name: str, after: int) -> Iterator[Json]:
         path, wait = f"/api/v1/sweeps/{_quoted(name)}/events", httpx2.Timeout(WAIT_S, read=QUIET_S)
         with self._http.stream("GET", path, params={"after": after}, timeout=wait) as answer:
-            if answer.is_error:
+            if not _kind(answer).startswith("text/event-stream"):
                 answer.read()
-                raise _refusal(answer, "spec")
+                self._check(answer, "spec")
+                raise self._stranger(answer)
             kind = ""
             for line in answer.iter_lines():
                 field, _, value = line.partition(": ")
                 kind = value if field == "event" else kind
                 if field == "data":
                     yield {"kind": kind, **json.loads(value)}
+
+    def _check(self, answer: httpx2.Response, file: str) -> None:
+        if answer.is_error:
+            raise _refusal(answer, file)
+        if not answer.is_success:
+            where = answer.headers.get("location", "elsewhere")
+            raise ServiceError(f"{self.server} sends to {where}; give the service's own address", answer.status_code)
+
+    def _stranger(self, answer: httpx2.Response) -> ServiceError:
+        found = f"what answers at {self.server} is no service of sweeps (it sends {_kind(answer) or 'nothing'})"
+        return ServiceError(f"{found}; check the address, and whether a proxy asks for a login", answer.status_code)
 
     def _silent(self, error: Exception) -> ServiceError:
         return ServiceError(f"no service answers at {self.server} ({error}); check the address, and that it is up")
@@ -221,14 +241,21 @@ def profile(server: str) -> tuple[str, str | None]:
     except tomllib.TOMLDecodeError as error:
         raise ServiceError(f"{path}: {error}") from error
     for name, each in known.items():
-        if server in (name, each.get("server")):
+        address = str(each.get("server", "")).rstrip("/")
+        if server == name and not address:
+            raise ServiceError(f'{path}: profile {name} has no `server`; add server = "https://..." to it')
+        if server == name or server.rstrip("/") == address:
             if each.get("token") and stat.S_IMODE(path.stat().st_mode) & 0o077:
                 raise ServiceError(f"{path} holds a token and others can read it: chmod 600 {path}")
-            return str(each["server"]).rstrip("/"), each.get("token")
+            return address, each.get("token")
     if not server.startswith(("http://", "https://")):
         names = ", ".join(known) or "none"
         raise ServiceError(f"--server {server}: neither an address nor a profile of {path}, which has {names}")
     return server.rstrip("/"), None
+
+
+def _kind(answer: httpx2.Response) -> str:
+    return str(answer.headers.get("content-type", ""))
 
 
 def _again(method: str, has_key: bool, error: httpx2.TransportError) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ssl_sweep.commands.shared import (
+    USER_MISTAKE,
     Address,
     Name,
     Set,
@@ -54,6 +55,10 @@ def resume(
     """Go on with a sweep by its name, its failed and stopped trials included."""
     with user_errors():
         if client := remote():
+            if retries is not None or max_concurrent is not None:
+                words = "the service resumes with the spec as submitted, and its queue gives trials at a time"
+                err.print(f"{words}: leave --retries and --max-concurrent out", style="red", markup=False)
+                raise typer.Exit(USER_MISTAKE)
             _queued(client.resume(name, failed=failed, trials=trials or ()))
             return
         from ssl_sweep.ledger import load_ledger

@@ -108,6 +108,7 @@ def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
         client.show("tiny")
     assert caught.value.status == 404
 
+
 def shown(renderable: Any) -> str:
     console = Console(width=200)
     with console.capture() as caught:
@@ -191,6 +192,32 @@ def answering(answers: Sequence[httpx2.Response | Exception], sent: list[str]) -
     return Client(URL, http=httpx2.Client(base_url=URL, transport=httpx2.MockTransport(answered)))
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (httpx2.Response(200, html="<html>log in</html>"), "is no service of sweeps .it sends text/html"),
+        (httpx2.Response(302, headers={"Location": "https://login.lab"}), "sends to https://login.lab; give"),
+    ],
+)
+def test_what_is_no_service_is_one_message(answer: httpx2.Response, said: str) -> None:
+    with pytest.raises(ServiceError, match=said):
+        answering([answer], []).show("tiny")
+    with pytest.raises(ServiceError, match=said):
+        next(answering([answer], []).events("tiny"))
+
+
+def test_events_go_on_after_a_proxys_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients.time, "sleep", lambda _: None)
+    text = 'event: state\ndata: {"number": 1, "state": "COMPLETE"}\n\nevent: end\ndata: {}\n\n'
+    stream = httpx2.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
+    refusals = [httpx2.Response(status, text="busy") for status in (429, 502, 503, 504)]
+    assert [each["state"] for each in answering([*refusals, stream], []).events("tiny")] == ["COMPLETE"]
+    with pytest.raises(ServiceError, match="answers 503"):
+        list(answering([httpx2.Response(503, text="busy")] * 5, []).events("tiny"))
+    with pytest.raises(ServiceError, match="answers 401"):
+        list(answering([httpx2.Response(401, text="no")], []).events("tiny"))
+
+
 def test_nobody_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients.time, "sleep", lambda _: None)
     with pytest.raises(ServiceError, match=r"no service answers at http://127\.0\.0\.1:9"):
@@ -205,7 +232,7 @@ def test_profiles_give_address_and_token(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ServiceError, match="chmod 600"):
         Client("lab")
     config.chmod(0o600)
-    for server in ("lab", "https://sweeps.lab/"):
+    for server in ("lab", "https://sweeps.lab/", "https://sweeps.lab"):
         made = Client(server)
         assert made.server == "https://sweeps.lab"
         assert made._http.headers["Authorization"] == "Bearer secret"
@@ -213,6 +240,9 @@ def test_profiles_give_address_and_token(tmp_path: Path, monkeypatch: pytest.Mon
     assert Client("lab")._http.headers["Authorization"] == "Bearer another"
     with pytest.raises(ServiceError, match=r"neither an address nor a profile .* which has lab"):
         Client("home")
+    config.write_text('[profiles.lab]\ntoken = "secret"\n')
+    with pytest.raises(ServiceError, match="profile lab has no `server`"):
+        Client("lab")
 
 
 @pytest.mark.usefixtures("_wired")
@@ -241,6 +271,8 @@ def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> No
     read = service.store.get("tiny")
     assert read is not None
     service.store.change(read, state="PAUSED", asked=None)
+    assert "concurrent out" in command("resume", "tiny", "--retries", 3, code=2)
+    assert "concurrent out" in command("resume", "tiny", "--max-concurrent", 3, code=2)
     assert "is in the queue" in command("resume", "tiny", "--failed")
     assert "priority -2" in command("priority", "tiny", "--", -2)
     assert "MLflow" in command("table", "tiny", code=2)
