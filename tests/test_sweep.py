@@ -228,7 +228,11 @@ def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("resources", "said"),
-    [({"cpus": 3}, "wants 3 CPU .*there are 2"), ({"gpus": 1}, "wants 1 GPU"), ({"workers": 2}, "workers is 2")],
+    [
+        ({"cpus": 3}, "wants 3 CPU .*there are 2"),
+        ({"gpus": 1}, "wants 1 GPU"),
+        ({"workers": 4}, "wants 4 CPU .*there are 2"),
+    ],
 )
 def test_a_trial_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[str, int], said: str) -> None:
     ledger, storage = make(tmp_path, resources=resources)
