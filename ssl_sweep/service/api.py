@@ -210,6 +210,8 @@ def _wants(spec: SweepSpec, trials: int) -> dict[str, Any]:
 
 def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
     """The sweep with more choices than its ledger has; who extends a stopped sweep wants it to go on."""
+    if not _has_begun(service, old.name):
+        raise Refused(409, f"{old.name} has not begun; resume it first, or delete it and submit a longer one")
     ledger = load_ledger(service.settings.storage.ledger_url, old.name)
     # the submission may hold an extension that no driver has made; the ledger's resources are those last granted
     base = from_dump(old.spec).model_copy(update={"search": ledger.spec.search})
