@@ -14,19 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from ssl_sweep.storage import redacted
+from ssl_sweep.storage import POSTGRESQL, redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
-# of libpq: without them a connection to a machine that has gone silent is waited for by the hour; while a question is
-# unanswered there are no keepalives, and the limit in milliseconds holds
-POSTGRESQL = {
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-}
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 

@@ -5,6 +5,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# of libpq: without them a connection to a machine that has gone silent is waited for by the hour; while a question is
+# unanswered there are no keepalives, and the limit in milliseconds holds
+POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
 
 class NoFolder(ValueError):  # noqa: N818 - says what it means
     """Sweeps cannot lie there."""

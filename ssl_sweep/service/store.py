@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ssl_sweep.ledger_store import POSTGRESQL
 from ssl_sweep.service import tables
+from ssl_sweep.storage import POSTGRESQL
 
 Role = Literal["viewer", "submitter", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
