@@ -1,7 +1,7 @@
 """What the search found best runs again with fresh seeds: in the ledger, in tables, and in what is called best."""
 
 import io
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -215,7 +215,7 @@ def test_the_plan_counts_them() -> None:
     assert (planned.choices, planned.seeds, planned.confirming, planned.trials) == (4, 2, 6, 14)
     assert (planned.pretrains, planned.pretrain_epochs) == (14, 14 * 50)
     text = io.StringIO()
-    Console(file=text, width=200).print(plan_table(spec(), planned))
+    Console(file=text, width=200).print(plan_table(spec().name, asdict(planned)))
     assert "at most 14  (4 choices x 2 seeds, and 6 to confirm the best)" in text.getvalue()
     few = make_plan(spec(confirm={"top": 9, "seeds": 3}), [{"CPU": 2}])
     assert few.confirming == 4 * 3

@@ -296,6 +296,7 @@ FILTERS = {  # the trials that each finds, of `every_state`
     "metrics.`finetune/top1_test` > 50.5": ["0-1", "1-0", "1-1"],
     "tags.ssl_sweep.sweep = 'demo' and metrics.`knn/top1_test` >= 41": ["0-1", "1-0", "1-1"],
     "tags.ssl_sweep.role = 'parent'": ["demo"],
+    "tags.ssl_sweep.confirms = 'true'": [],
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from ssl_sweep.journal import read
 
-KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "3"))
+KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "1"))
 STEPS = 10 + 3 * KILLS  # the sweep must outlast the kills
 Started = subprocess.Popen[bytes]
 
