@@ -296,7 +296,7 @@ FILTERS = {  # the trials that each finds, of `every_state`
     "metrics.`finetune/top1_test` > 50.5": ["0-1", "1-0", "1-1"],
     "tags.ssl_sweep.sweep = 'demo' and metrics.`knn/top1_test` >= 41": ["0-1", "1-0", "1-1"],
     "tags.ssl_sweep.role = 'parent'": ["demo"],
-    "tags.ssl_sweep.confirms = 'true'": [],
+    "tags.ssl_sweep.confirms = 'true'": ["3-0"],
 }
 
 
@@ -309,7 +309,8 @@ def every_state(folder: Path) -> None:
             end_trial(journal, 50.0 + choice + seed)
     fail_trial(begin_trial(folder, 2, 0))
     begin_trial(folder, 2, 1).append("end", state="PRUNED", reason=None, message=None, traceback=None)
-    begin_trial(folder, 3, 0)
+    path = begin_trial(folder, 3, 0).path.parent / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "confirms": True}))
 
 
 def test_the_filters_find_what_they_say(folder: Path, uri: str) -> None:
