@@ -50,3 +50,11 @@ def test_every_command_is_named() -> None:
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert [name for name in sorted(names) if f"ssl-sweep {name}" not in README] == []
+
+
+def test_every_experiment_is_listed() -> None:
+    folder = Path(__file__).parents[1] / "experiments"
+    listed = (folder / "README.md").read_text()
+    specs = [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")]
+    missing = [spec for spec in specs if Path(spec).name not in listed and spec.replace("_small", "") not in listed]
+    assert missing == []

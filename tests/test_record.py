@@ -107,6 +107,20 @@ def files_of(uri: str, run: Run) -> set[str]:
     return {file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)}
 
 
+def test_every_name_in_mlflow_is_documented(folder: Path, uri: str) -> None:
+    end_trial(begin_trial(folder, 1, 0))
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.start()
+    recorder.log_best("uuid-1-0")
+    assert recorder.close(60) == 0
+    page = (Path(__file__).parents[1] / "dashboards" / "README.md").read_text()
+    schema = page.split("\n## What MLflow holds\n")[1].split("\n## ")[0]
+    names = set(re.findall(r"`([^`]+)`", schema))
+    tags = {tag for run in runs_of(uri).values() for tag in run.data.tags if tag.startswith("ssl_sweep.")}
+    assert {"ssl_sweep.role", "ssl_sweep.best_trial", "ssl_sweep.knob.views.overlay_alpha"} <= tags
+    assert [tag for tag in tags if not {tag, tag.removeprefix("ssl_sweep.")} & names and "knob." not in tag] == []
+
+
 def test_a_sweep_is_a_parent_run_with_a_child_a_trial(folder: Path, uri: str) -> None:
     make_sweep(folder)
     assert sync("demo", folder, uri) == 6 * 9
