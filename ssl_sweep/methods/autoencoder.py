@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.decoders import mirrored_decoder
+from ssl_sweep.models.distributed import gather_no_grad
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
@@ -38,7 +39,8 @@ class Method(nn.Module):
         output = self.reconstruct(batch["input"])
         with full_precision(output):
             error = F.mse_loss(output, at_least_fp32(batch["target"]))
-        return error, {"psnr_db": -10 * error.detach().log10()}
+        of_all = gather_no_grad(error.unsqueeze(0)).mean()
+        return error, {"psnr_db": -10 * of_all.log10()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> reconstructions (B, 3, S, S) in [0, 1], in fp32 or better."""

@@ -11,7 +11,7 @@ from ssl_sweep.models.correlation import off_diagonal_energy, standardized
 from ssl_sweep.models.distributed import gather
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
 EPS = 1e-5  # as batch normalisation has it, so that a dead unit divides by no zero
@@ -58,5 +58,5 @@ class Method(nn.Module):
         return loss, {
             "invariance": invariance.detach(),
             "redundancy": redundancy.detach(),
-            "feature_std": feature_std(first),
+            "feature_std": global_feature_std(first),
         }

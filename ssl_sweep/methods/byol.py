@@ -10,7 +10,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import cosine, feature_std
+from ssl_sweep.models.losses import cosine, global_feature_std
 from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
 
 
@@ -55,7 +55,7 @@ class Method(nn.Module):
             [cosine(self.predictor(own), target) for own, target in zip((first, second), targets, strict=True)]
         )  # (2, B)
         loss = (2 - 2 * similarity).sum(dim=0).mean()
-        spread = feature_std(torch.cat([first, second]))
+        spread = global_feature_std(torch.cat([first, second]))
         return loss, {"positive_similarity": similarity.detach().mean(), "feature_std": spread}
 
     def after_step(self, progress: float) -> None:

@@ -13,7 +13,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather_no_grad
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
@@ -100,12 +100,12 @@ class Method(nn.Module):
         with torch.no_grad():
             cosines = torch.stack([self.teacher(batch[name]) for name in GLOBAL])  # (2, B, K)
             teacher = ((cosines - self.center) / self._teacher_temperature()).softmax(dim=2)
-            self._teacher_mean = gather_no_grad(cosines.mean(dim=(0, 1)).unsqueeze(0)).mean(dim=0)
+            self._teacher_mean = _mean_of_all(cosines)
         loss = matching_loss(student, teacher)
         return loss, {
-            "teacher_mean_entropy": relative_entropy(teacher.mean(dim=(0, 1))),
+            "teacher_mean_entropy": relative_entropy(_mean_of_all(teacher)),
             "teacher_entropy": relative_entropy(teacher).mean(),
-            "feature_std": feature_std(torch.cat(directions)),
+            "feature_std": global_feature_std(torch.cat(directions)),
         }
 
     @torch.no_grad()
@@ -169,6 +169,11 @@ def matching_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
         if s != t
     ]
     return torch.stack(terms).mean()
+
+
+def _mean_of_all(x: Tensor) -> Tensor:
+    """Of both views of all ranks' images: (2, B, K) -> (K,)."""
+    return gather_no_grad(x.mean(dim=(0, 1)).unsqueeze(0)).mean(dim=0)
 
 
 def relative_entropy(probabilities: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
-from ssl_sweep.models.distributed import gather, world_size
+from ssl_sweep.models.distributed import gather, gather_no_grad, world_size
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.losses import feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
@@ -151,12 +151,15 @@ class Method(nn.Module):
     def _scalars(
         self, points: Tensor, distance: Tensor, dissimilar: Tensor, labels: Tensor | None
     ) -> dict[str, Tensor]:
+        """Of the whole batch: points (T·b, D) of a worker's copies, distance and dissimilar (2·T·b,), labels (b,)."""
+        distance, dissimilar, points = gather_no_grad(distance), gather_no_grad(dissimilar), self._of_everyone(points)
         scalars = {
             "similar_distance": _mean_where(distance, ~dissimilar),
             "dissimilar_distance": _mean_where(distance, dissimilar),
             "feature_std": feature_std(points),
         }
         if labels is not None:
+            labels = gather_no_grad(labels)
             some = points.view(len(self.shifts), len(labels), -1)[:, :MEASURED].flatten(0, 1)
             scalars["separation"] = separation(some, labels[:MEASURED].repeat(len(self.shifts)))
         return scalars

@@ -11,7 +11,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.seed_patches import Drawn, Ranges, busiest_corners, transformed_patches
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
 Factor = Annotated[float, Field(ge=1)]
@@ -105,7 +105,7 @@ class Method(nn.Module):
         with full_precision(logits):
             loss = F.cross_entropy(at_least_fp32(logits), batch["target"])
         right = (logits.detach().argmax(dim=1) == batch["target"]).float().mean()
-        return loss, {"surrogate_top1": 100 * right, "feature_std": feature_std(features)}
+        return loss, {"surrogate_top1": 100 * right, "feature_std": global_feature_std(features)}
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> Tensor:

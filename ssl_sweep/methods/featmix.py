@@ -14,7 +14,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import cosine, feature_std
+from ssl_sweep.models.losses import cosine, global_feature_std
 from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
 
 VIEWS = ("first", "second")
@@ -113,7 +113,7 @@ class Method(nn.Module):
         targets = self._target_projections(clean)
         similarity = self._similarity(projections, self._crossed(targets))  # (2, B)
         loss = self._distance(similarity)
-        spread = feature_std(torch.cat(projections))
+        spread = global_feature_std(torch.cat(projections))
         scalars = {"positive_similarity": similarity.detach().mean(), "feature_std": spread}
         if self.mix_weight:
             mixed = self._mixed_similarity(batch, features, projections, clean, targets)

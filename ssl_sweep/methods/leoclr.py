@@ -10,7 +10,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.keys import BatchNormSplits, KeyBatchNorm, MomentumKeys, draw_orders, group_batchnorm
-from ssl_sweep.models.losses import Term, add, feature_std, info_nce, nt_xent, unit
+from ssl_sweep.models.losses import Term, add, global_feature_std, info_nce, nt_xent, unit
 
 CROPS = ("first", "second")
 
@@ -78,7 +78,7 @@ class Method(nn.Module):
         query = self._project(batch["whole"])  # (B, dim)
         terms = self._end_to_end(query, batch) if self.keys is None else self._against_queue(self.keys, query, batch)
         loss, scalars = add(terms)
-        return loss, {**scalars, "feature_std": feature_std(query)}
+        return loss, {**scalars, "feature_std": global_feature_std(query)}
 
     def after_step(self, progress: float) -> None:
         """By momentum: move the key encoder and enqueue the step's keys."""

@@ -10,7 +10,7 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
-from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 from ssl_sweep.models.vit import ViTEncoder
 
@@ -86,7 +86,7 @@ class Method(nn.Module):
             target, _, _ = self._targets(batch["target"])
             errors = (output - target).square().mean(dim=2)  # (B, N)
             loss = errors.gather(1, batch["order"][:, self.num_visible :]).mean()
-        return loss, {"feature_std": feature_std(tokens[:, 1:].mean(dim=1))}
+        return loss, {"feature_std": global_feature_std(tokens[:, 1:].mean(dim=1))}
 
     def encode(self, batch: dict[str, Tensor]) -> Tensor:
         """Class token and tokens of the visible patches (B, 1 + V, D)."""

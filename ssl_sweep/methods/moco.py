@@ -11,7 +11,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.keys import BatchNormSplits, KeyBatchNorm, MomentumKeys, draw_orders, group_batchnorm
-from ssl_sweep.models.losses import add, feature_std, info_nce, unit
+from ssl_sweep.models.losses import add, global_feature_std, info_nce, unit
 
 
 class Method(nn.Module):
@@ -66,7 +66,7 @@ class Method(nn.Module):
         queue, temperature = self.keys.queue.keys, self.temperature
         loss, scalars = add([info_nce(q, k, queue, temperature) for q, k in zip(queries, keys, strict=True)])
         self.keys.hold(*keys)
-        return loss, {**scalars, "feature_std": feature_std(torch.cat(queries))}
+        return loss, {**scalars, "feature_std": global_feature_std(torch.cat(queries))}
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder and enqueue the step's keys."""

@@ -10,7 +10,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import feature_std, nt_xent, unit
+from ssl_sweep.models.losses import global_feature_std, nt_xent, unit
 
 
 class Method(nn.Module):
@@ -50,4 +50,4 @@ class Method(nn.Module):
         """NT-Xent, mean similarities of positives and negatives, spread of the projections."""
         first, second = (unit(self.projector(self.encoder(batch[view]))) for view in ("first", "second"))
         loss, scalars = nt_xent(first, second, self.temperature)
-        return loss, {**scalars, "feature_std": feature_std(torch.cat([first, second]))}
+        return loss, {**scalars, "feature_std": global_feature_std(torch.cat([first, second]))}

@@ -10,7 +10,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import cosine, feature_std
+from ssl_sweep.models.losses import cosine, global_feature_std
 
 
 class Method(nn.Module):
@@ -54,5 +54,5 @@ class Method(nn.Module):
         first, second = (self.projector(self.encoder(batch[view])) for view in ("first", "second"))  # (B, dim) each
         pairs = ((first, second), (second, first))
         similarity = torch.stack([cosine(self.predictor(own), other.detach()) for own, other in pairs])  # (2, B)
-        spread = feature_std(torch.cat([first, second]))
+        spread = global_feature_std(torch.cat([first, second]))
         return -similarity.mean(), {"positive_similarity": similarity.detach().mean(), "feature_std": spread}

@@ -12,7 +12,7 @@ from ssl_sweep.models.correlation import covariance, off_diagonal_energy
 from ssl_sweep.models.distributed import gather
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
 EPS = 1e-4  # inside the root of the variance, as in the paper
@@ -66,7 +66,7 @@ class Method(nn.Module):
             "invariance": invariance.detach(),
             "variance": variance.detach(),
             "covariance": decorrelation.detach(),
-            "feature_std": feature_std(first),
+            "feature_std": global_feature_std(first),
         }
 
 

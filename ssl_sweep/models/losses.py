@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_sweep.models.distributed import gather, rank
+from ssl_sweep.models.distributed import gather, gather_no_grad, rank
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
 Term = tuple[Tensor, dict[str, Tensor]]  # a scalar loss, and detached scalars by name
@@ -83,6 +83,11 @@ def feature_std(features: Tensor) -> Tensor:
     Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", section 4.1 (there without the √D).
     """
     return unit(features).std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
+
+
+def global_feature_std(features: Tensor) -> Tensor:
+    """`feature_std` of the rows of all ranks, each of which must ask for it: a trial may be judged by it."""
+    return feature_std(gather_no_grad(features))
 
 
 def _similarities(positive: Tensor, negative: Tensor) -> dict[str, Tensor]:
