@@ -10,8 +10,9 @@ quickstart: .venv/installed
 
 install: .venv/installed
 
+# two files at a time: much of what a test does is to wait for the processes that it has started
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # the driver killed twenty times in one sweep; a full disk, all memory taken, Ctrl-C and SIGTERM; PostgreSQL, MLflow, a
 # node and a worker of a gang killed

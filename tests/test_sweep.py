@@ -76,6 +76,7 @@ def fails(reason: str, attempts: int, message: str = "broken"):
 def make(tmp_path: Path, name: str = "sweep", **changes: Any) -> tuple[Ledger, Storage]:
     search = {"space": {"views.overlay_alpha": ALPHAS}, "seeds": 2, "sampler": "grid", **changes.pop("search", {})}
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    changes = {"resources": {"max_concurrent": 1}, **changes}  # a second process takes seconds to import torch
     spec = from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search, **changes})
     storage = Storage(tmp_path)
     storage.sweep(name).mkdir(exist_ok=True)
@@ -92,7 +93,7 @@ def attempts(storage: Storage, ledger: Ledger) -> list[int]:
 
 
 def test_every_trial_runs_once_in_a_warm_worker(tmp_path: Path) -> None:
-    ledger, storage = make(tmp_path)
+    ledger, storage = make(tmp_path, resources={})
     log = Log()
     ending = run_sweep(ledger, storage, log, work=quadratic)
     assert (ending.interrupted, ending.halted) == (False, None)
@@ -116,16 +117,22 @@ def test_a_crash_is_tried_again_and_its_count_is_kept(tmp_path: Path) -> None:
     assert sorted(trial.attempts for trial in ledger.trials) == [1] * 6 + [3] * 2
 
 
-@pytest.mark.parametrize(
-    ("reason", "tries"), [("crash", 3), ("diverged", 1), ("oom", 1), ("data", 1), ("collapsed", 1)]
-)
-def test_a_trial_that_keeps_failing_is_given_up(tmp_path: Path, reason: str, tries: int) -> None:
-    ledger, storage = make(tmp_path)
-    run_sweep(ledger, storage, Log(), work=fails(reason, attempts=99))
-    assert states(ledger) == {"COMPLETE": 6, "FAILED": 2}
-    failed = [trial for trial in ledger.trials if trial.state == "FAILED"]
-    message = "broken (3 times; retries: 2)" if reason == "crash" else "broken"
-    assert {(trial.reason, trial.message, trial.attempts) for trial in failed} == {(reason, message, tries)}
+TRIES = {"crash": 3, "diverged": 1, "oom": 1, "data": 1, "collapsed": 1}
+
+
+def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
+    def fails_or_not(record: Mapping[str, Any], *rest: Any) -> Outcome:
+        if (reason := reasons.get(record["knobs"]["views.overlay_alpha"])) is not None:
+            return Outcome("FAILED", reason=reason, message=f"broken by {reason}")
+        return quadratic(record, *rest)
+
+    reasons = dict(zip([0.1, 0.2, 0.3, 0.4, 0.45], TRIES, strict=True))
+    ledger, storage = make(tmp_path, search={"space": {"views.overlay_alpha": [0.0, *reasons]}, "seeds": 1})
+    run_sweep(ledger, storage, Log(), work=fails_or_not)
+    assert states(ledger) == {"COMPLETE": 1, "FAILED": 5}
+    failed = {trial.reason: (trial.attempts, trial.message) for trial in ledger.trials if trial.state == "FAILED"}
+    messages = {reason: f"broken by {reason}" for reason in TRIES} | {"crash": "broken by crash (3 times; retries: 2)"}
+    assert failed == {reason: (tries, messages[reason]) for reason, tries in TRIES.items()}
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -> None:
@@ -135,7 +142,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
             os.kill(os.getpid(), signal.SIGKILL)
         return quadratic(record, number, report, folder, cache)
 
-    ledger, storage = make(tmp_path)
+    ledger, storage = make(tmp_path, resources={})
     run_sweep(ledger, storage, Log(), work=dies)
     assert states(ledger) == {"COMPLETE": 8}
     struck = ledger.choice(1).trials[0]
