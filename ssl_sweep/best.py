@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ssl_sweep.export import has_encoder
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import Storage
 from ssl_sweep.transcript import run_name
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ssl_sweep.attempt import Outcome
-from ssl_sweep.ledger import Trial
+from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.spec import SweepSpec
 
 NO_RETRY = ("oom", "diverged", "collapsed", "data")  # the same settings run into these again

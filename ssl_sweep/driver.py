@@ -20,7 +20,9 @@ from ssl_sweep.disk import is_full, room_in
 from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.journal import Journal, JournalError, read
 from ssl_sweep.lease import LeaseLost, sole_driver
-from ssl_sweep.ledger import Ledger, Trial, open_ledger, open_notes
+from ssl_sweep.ledger import open_ledger, open_notes
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.notify import Notifier
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs

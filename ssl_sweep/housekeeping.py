@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from ssl_sweep.best import ranked
 from ssl_sweep.checkpoint import DAMAGED
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.pareto import on_front
 from ssl_sweep.spec import SweepSpec, grid, resolve
 from ssl_sweep.spool import Spool

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ssl_sweep.ledger import LedgerError, Notes
+from ssl_sweep.ledger_entries import LedgerError, Notes
 
 BEAT_S = 5.0
 WATCH_S = 20.0  # a counter that stands still for so long is a dead driver's

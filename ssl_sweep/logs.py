@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ssl_sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.journal import read
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import Storage
 from ssl_sweep.transcript import run_name
 

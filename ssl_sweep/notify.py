@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import redacted
 from ssl_sweep.webhook import Outbox, Webhook, WebhookError
 

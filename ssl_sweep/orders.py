@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 from ssl_sweep.control import Ask
-from ssl_sweep.ledger import Notes
+from ssl_sweep.ledger_entries import Notes
 
 NOTE = "ask"
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_sweep.labels import display_name, duration
-from ssl_sweep.ledger import Trial
+from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.spec import SweepSpec
 
 MAX_ROWS = 12

@@ -9,7 +9,9 @@ from typing import Any
 
 from ssl_sweep import journal, watchdog
 from ssl_sweep.lease import driver_of
-from ssl_sweep.ledger import Ledger, Trial, load_ledger, sweep_names
+from ssl_sweep.ledger import load_ledger, sweep_names
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.orders import read_orders
 from ssl_sweep.storage import Storage
 

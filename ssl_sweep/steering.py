@@ -10,7 +10,9 @@ from ssl_sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.control import Ask
 from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import Driven, driver_of, sole_driver
-from ssl_sweep.ledger import Ledger, LedgerError, Notes, Trial, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import LedgerError, Notes, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.orders import clear_orders, give_order, read_orders
 from ssl_sweep.storage import Storage
 

@@ -10,7 +10,7 @@ from ssl_sweep.sampling import Knobs
 from ssl_sweep.spec import SweepSpec
 
 if TYPE_CHECKING:
-    from ssl_sweep.ledger import Choice
+    from ssl_sweep.ledger_entries import Choice
 
 FROM = "from"  # marks what a study was taught: the sweep and the number of the choice there
 CMAES_NEEDS = 10  # its first mean and spread are those of the best tenth

@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from optuna.trial import TrialState
 
 from ssl_sweep.labels import NOTHING
-from ssl_sweep.ledger import Ledger, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.render import grid as shown
 from ssl_sweep.report.sweep import Sweep

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ssl_sweep.attempt import Outcome, attempt
-from ssl_sweep.ledger import Ledger, Trial, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump, resolve
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import search as search_module
@@ -125,7 +127,7 @@ def test_a_ledger_from_before_lost_trials_were_counted_is_read(tmp_path: Path) -
     ledger, _ = make(tmp_path)
     trial = ledger.ask().trials[0]  # type: ignore[union-attr]
     old = {name: value for name, value in asdict(trial).items() if name != "lost"}
-    ledger._open[0].set_user_attr("seed:0", {**old, "state": "RUNNING", "attempts": 2})
+    ledger._open[0]._asked.set_user_attr("seed:0", {**old, "state": "RUNNING", "attempts": 2})
     again, _ = make(tmp_path)
     assert [(each.state, each.attempts, each.lost) for each in again.trials] == [("RUNNING", 2, 0)]
 

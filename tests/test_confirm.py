@@ -14,7 +14,9 @@ from ssl_sweep import steering
 from ssl_sweep.best import best_trial, chosen_trial
 from ssl_sweep.extension import extended
 from ssl_sweep.labels import NOTHING
-from ssl_sweep.ledger import Choice, Ledger, LedgerError, Trial, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import Choice, LedgerError, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.render import grid, render
 from ssl_sweep.report import summary

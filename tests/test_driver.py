@@ -16,7 +16,8 @@ from rich.console import Console
 from ssl_sweep import driver
 from ssl_sweep.disk import DiskFull
 from ssl_sweep.journal import Journal
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import Ending

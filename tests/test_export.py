@@ -18,7 +18,9 @@ import ssl_sweep.export
 from ssl_sweep import checkpoint
 from ssl_sweep.cli import app
 from ssl_sweep.export import ExportError, Trained, read, read_trial, write
-from ssl_sweep.ledger import Ledger, Trial, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.vit import ViTBase
 from ssl_sweep.spec import from_dump

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ssl_sweep.extension import extended
-from ssl_sweep.ledger import LedgerError, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.spec import SpecError, SweepSpec, from_dump
 
 SPACE = {

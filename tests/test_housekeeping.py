@@ -16,7 +16,9 @@ from ssl_sweep.best import best_trial
 from ssl_sweep.cli import app
 from ssl_sweep.journal import Journal
 from ssl_sweep.lease import sole_driver
-from ssl_sweep.ledger import Ledger, Trial, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump, grid, resolve
 from ssl_sweep.stages import Finished, link
 from ssl_sweep.storage import Storage

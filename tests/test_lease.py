@@ -14,7 +14,8 @@ import pytest
 
 from ssl_sweep import lease
 from ssl_sweep.lease import Driven, Lease, NoLocks, driver_of, sole_driver
-from ssl_sweep.ledger import Notes, open_notes
+from ssl_sweep.ledger import open_notes
+from ssl_sweep.ledger_entries import Notes
 from ssl_sweep.spec import from_dump
 
 ELSEWHERE = {"owner": "other", "host": "node7", "pid": 1, "pids": "another boot", "count": 3}

@@ -9,7 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ssl_sweep.ledger import Ledger, LedgerError, Trial, load_ledger, open_ledger, open_notes, sweep_names
+from ssl_sweep.ledger import load_ledger, open_ledger, open_notes, sweep_names
+from ssl_sweep.ledger_entries import LedgerError, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC = "knn/top1_val"
@@ -116,8 +118,7 @@ def test_killed_between_asking_and_writing_the_knobs(url: str, sampler: str) -> 
 def test_killed_between_the_last_seed_and_telling(url: str) -> None:
     ledger = open_ledger(url, spec(seeds=1))
     trial = ledger.ask().trials[0]
-    ended = {**vars(replace(trial, state="COMPLETE", results={METRIC: 70.0}))}
-    ledger._open[0].set_user_attr("seed:0", ended)
+    ledger._open[0].write(replace(trial, state="COMPLETE", results={METRIC: 70.0}))
     again = open_ledger(url, spec(seeds=1))
     assert again.trials[0].state == "COMPLETE"
     assert study(url).trials[0].value == 70.0

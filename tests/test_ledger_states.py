@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from ssl_sweep.ledger import Choice, Ledger, Trial, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import Choice, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"

@@ -14,8 +14,9 @@ from servers import Postgres, free_port
 
 from ssl_sweep import ledger as ledgers
 from ssl_sweep import ledger_store
-from ssl_sweep.ledger import Ledger, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
 from ssl_sweep.ledger_store import LastingStorage, LedgerAway, open_storage
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
 
 METRIC = "knn/top1_val"

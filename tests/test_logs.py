@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from ssl_sweep.best import NoSuchTrial
 from ssl_sweep.cli import app
 from ssl_sweep.journal import Journal
-from ssl_sweep.ledger import Ledger, Trial, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import followed, log_path, sweep_logs, tail, trial_log
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from ssl_sweep import progress
-from ssl_sweep.ledger import Trial
+from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.progress import Progress
 from ssl_sweep.spec import SweepSpec
 

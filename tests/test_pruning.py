@@ -8,7 +8,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ssl_sweep.ledger import Choice, Ledger, Trial, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import Choice, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"

@@ -15,7 +15,9 @@ from ssl_sweep.best import NoSuchTrial
 from ssl_sweep.cli import app
 from ssl_sweep.journal import Journal, read
 from ssl_sweep.lease import sole_driver
-from ssl_sweep.ledger import Ledger, LedgerError, Trial, load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger_entries import LedgerError, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.orders import read_orders
 from ssl_sweep.spec import from_dump
 from ssl_sweep.steering import Again, ask_to_end, check_not_stopped, take_up

@@ -17,7 +17,8 @@ from ray import cloudpickle
 
 from ssl_sweep.attempt import Outcome, stopped
 from ssl_sweep.journal import read
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import CannotRun, run_sweep

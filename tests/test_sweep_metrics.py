@@ -15,7 +15,8 @@ import ray
 from ray import cloudpickle
 
 from ssl_sweep.attempt import Outcome
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import metrics

@@ -12,7 +12,8 @@ import yaml
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.control import Ask, ask, asked
 from ssl_sweep.journal import Journal, read
-from ssl_sweep.ledger import Trial, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.search import LedgerSearch

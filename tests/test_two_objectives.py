@@ -15,7 +15,8 @@ from ssl_sweep import attempt, knobs
 from ssl_sweep.cost import costs
 from ssl_sweep.journal import read
 from ssl_sweep.labels import COSTS, FRONT
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.pareto import on_front
 from ssl_sweep.render import grid, render
 from ssl_sweep.report.front import front_plot

@@ -7,7 +7,9 @@ from typing import Any
 import optuna
 import pytest
 
-from ssl_sweep.ledger import Ledger, LedgerError, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_entries import LedgerError
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump
 
 METRIC = "knn/top1_val"

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ssl_sweep import notify, webhook
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.notify import Notifier
 from ssl_sweep.spec import from_dump
 from ssl_sweep.webhook import Outbox, Webhook, WebhookError

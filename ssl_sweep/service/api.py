@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 
 from ssl_sweep.control import Ask
 from ssl_sweep.extension import extended
-from ssl_sweep.ledger import LedgerError, load_ledger, sweep_names
+from ssl_sweep.ledger import load_ledger, sweep_names
+from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.orders import clear_orders
 from ssl_sweep.plan import Plan, make_plan
 from ssl_sweep.service.check import check, submitted

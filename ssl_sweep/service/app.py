@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from ssl_sweep import __version__
 from ssl_sweep.best import NoSuchTrial
-from ssl_sweep.ledger import LedgerError
+from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.problems import SpecError
 from ssl_sweep.service import api, reading

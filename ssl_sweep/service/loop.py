@@ -16,7 +16,9 @@ from typing import Literal
 
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask
-from ssl_sweep.ledger import Ledger, LedgerError, read_ledger
+from ssl_sweep.ledger import read_ledger
+from ssl_sweep.ledger_entries import LedgerError
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.notify import END_S, news
 from ssl_sweep.orders import read_orders
 from ssl_sweep.service.jobs import GOING_ON, Job, RayAway, RayJobs

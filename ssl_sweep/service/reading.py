@@ -13,7 +13,9 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ssl_sweep.best import NoSuchTrial
-from ssl_sweep.ledger import Ledger, LedgerError, read_ledger
+from ssl_sweep.ledger import read_ledger
+from ssl_sweep.ledger_entries import LedgerError
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop, job_name

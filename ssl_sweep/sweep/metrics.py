@@ -10,7 +10,8 @@ from functools import cache
 
 from ray.util import metrics
 
-from ssl_sweep.ledger import Ledger, Trial
+from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.plan import count_trials
 
 EVERY_S = 10.0  # as often as Ray's processes hand values on to the agent of their node

@@ -19,7 +19,8 @@ from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask, ask, clear
 from ssl_sweep.journal import JOURNAL, Journal
 from ssl_sweep.lease import Lease
-from ssl_sweep.ledger import Choice, Ledger, Trial
+from ssl_sweep.ledger_entries import Choice, Trial
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import pretraining
 from ssl_sweep.spec import resolve

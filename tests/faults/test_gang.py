@@ -17,7 +17,8 @@ from ray.util import placement_group_table
 from ssl_sweep import trial
 from ssl_sweep.control import ask
 from ssl_sweep.journal import read
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump, resolve
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import CannotRun, run_sweep

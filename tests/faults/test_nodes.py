@@ -18,7 +18,8 @@ from servers import eventually
 
 from ssl_sweep.attempt import Outcome, attempt
 from ssl_sweep.journal import read
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage, cache_folder
 from ssl_sweep.sweep.run import run_sweep

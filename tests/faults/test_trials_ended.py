@@ -23,7 +23,8 @@ from ssl_sweep import trial as trials
 from ssl_sweep.attempt import Outcome
 from ssl_sweep.journal import read
 from ssl_sweep.lease import sole_driver
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger import open_ledger
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump, resolve
 from ssl_sweep.steering import Again, ask_to_end, take_up
 from ssl_sweep.storage import Storage
