@@ -12,6 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from ssl_sweep.ledger_entries import LedgerError, Notes
+from ssl_sweep.ledger_mirror import Mirror
 from ssl_sweep.ledger_store import open_storage
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.sampling import Knobs
@@ -39,17 +40,21 @@ def open_ledger(
             sweep to learn from is not there, or has too little to learn.
     """
     taught = _lessons(url, spec, say)
-    study = _study_of(url, spec)
+    storage = open_storage(url)
+    _study_of(storage, spec)
+    mirror = Mirror(storage, spec.name)
+    study = optuna.load_study(storage=mirror, study_name=spec.name)
     if "uuid" not in study.user_attrs:
         study.set_user_attr("uuid", str(uuid.uuid4()))
     if not extends:
         _check_same(study, spec)
     if taught:
         known = {each.user_attrs.get(FROM) for each in study.get_trials(deepcopy=False)}
-        study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
+        with mirror.together():
+            study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
         study.set_user_attr("taught", True)  # by who was killed before this, the rest is added
     study.set_user_attr("spec", spec.model_dump(mode="json"))
-    return Ledger(study, spec)
+    return Ledger(study, spec, mirror)
 
 
 def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
@@ -98,12 +103,12 @@ def _load(storage: RDBStorage, name: str) -> Ledger:
     if name not in names:
         raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(names) or 'none'}")
     study = optuna.load_study(storage=storage, study_name=name)
-    return Ledger(study, from_dump(study.user_attrs["spec"]), reads_only=True)
+    return Ledger(study, from_dump(study.user_attrs["spec"]))
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:
     """The notes of a sweep that may be new, to be read before its ledger is opened."""
-    return Notes(_study_of(url, spec))
+    return Notes(_study_of(open_storage(url), spec))
 
 
 def sweep_names(url: str) -> list[str]:
@@ -116,8 +121,8 @@ def _begun(storage: RDBStorage) -> list[str]:
     return sorted(each.study_name for each in optuna.get_all_study_summaries(storage) if "spec" in each.user_attrs)
 
 
-def _study_of(url: str, spec: SweepSpec) -> optuna.Study:
-    storage, directions = open_storage(url), spec.search.directions
+def _study_of(storage: RDBStorage, spec: SweepSpec) -> optuna.Study:
+    directions = spec.search.directions
     if spec.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=spec.name)
         if "spec" in study.user_attrs or tuple(each.name.lower() for each in study.directions) == directions:

@@ -3,14 +3,13 @@
 import logging
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partialmethod
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
+from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -26,7 +25,7 @@ class LedgerAway(ValueError):  # noqa: N818 - says what happened
     """The ledger's database cannot be reached, or has been away for too long."""
 
 
-def open_storage(url: str) -> RDBStorage:
+def open_storage(url: str) -> "Store":
     """The database at a URL of SQLAlchemy's, its tables made when it is new.
 
     Raises:
@@ -35,7 +34,7 @@ def open_storage(url: str) -> RDBStorage:
     try:
         if make_url(url).get_backend_name() == "sqlite":
             # two sweeps of one file wait for one another's writes rather than fail
-            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+            return Store(url, engine_kwargs={"connect_args": {"timeout": 60}})
         arguments = POSTGRESQL if make_url(url).get_backend_name() == "postgresql" else {}
         return LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
     except ImportError as error:
@@ -49,42 +48,33 @@ def open_storage(url: str) -> RDBStorage:
         raise LedgerAway(f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}") from error
 
 
-class LastingStorage(RDBStorage):
+class Store(RDBStorage):
+    """A database of studies. A driver's trials come here by `transact` alone."""
+
+    def transact(self, write: Callable[[Connection, bool], None]) -> None:
+        """Have a transaction written; `write` is told whether one before it failed, which may have been done."""
+        with self.engine.begin() as connection:
+            write(connection, False)
+
+
+class LastingStorage(Store):
     """A database on a server that may be restarted: what it does not answer is asked again, for some minutes.
 
-    An answer may be lost of a write that was done. Most writes may be repeated; of those that may not, a new try looks
-    first whether the one before has done it. That holds as only the sweep's driver writes its choices.
+    An answer may be lost of a write that was done.
     """
-
-    _newest: int | None  # of the trials that were there before the one that is being made
 
     def __init__(self, url: str, *, engine_kwargs: dict[str, Any]) -> None:
         super().__init__(url, engine_kwargs)
         weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open behind
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        def once(again: bool) -> bool:
-            if again and RDBStorage.get_trial(self, trial_id).state == state:
-                return True
-            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+    def transact(self, write: Callable[[Connection, bool], None]) -> None:
+        """As above, again and again for some minutes. Raises LedgerAway."""
 
-        return self._insisted(once)
+        def once(again: bool) -> None:
+            with self.engine.begin() as connection:
+                write(connection, again)
 
-    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        self._newest = None
-        return self._insisted(lambda _: RDBStorage._create_new_trial(self, study_id, template_trial))
-
-    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        """Optuna's own tries again come through here too."""
-        ordered = text("SELECT trial_id FROM trials WHERE study_id = :study ORDER BY trial_id DESC LIMIT 1")
-        newest = session.execute(ordered, {"study": study_id}).scalar() or 0
-        if self._newest is None:
-            self._newest = newest
-        elif newest > self._newest:
-            from optuna.storages._rdb.models import TrialModel
-
-            return session.get(TrialModel, newest)
-        return super()._get_prepared_new_trial(study_id, template_trial, session)
+        self._insisted(once)
 
     def _repeated(self, name: str, *wiring: Any, **values: Any) -> Any:
         return self._insisted(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
@@ -116,7 +106,7 @@ class LastingStorage(RDBStorage):
         )
 
 
-# every other question and write of Optuna's, each a transaction of its own that may be repeated
+# Optuna's questions, and its writes of a study's own values: each a transaction that may be repeated
 for _name in (
     "create_new_study",
     "get_study_id_from_name",
@@ -126,13 +116,8 @@ for _name in (
     "get_study_system_attrs",
     "get_all_studies",
     "get_trial",
-    "get_trial_id_from_study_id_trial_number",
     "set_study_user_attr",
     "set_study_system_attr",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-    "set_trial_intermediate_value",
-    "_set_trial_param",
     "_get_trials",
 ):
     setattr(LastingStorage, _name, partialmethod(LastingStorage._repeated, _name))

@@ -1,12 +1,13 @@
 """One sweep's Optuna study as the driver of the sweep works with it.
 
-Every change is one write of Optuna's, so that a process killed between two of them leaves a ledger that `open_ledger`
-can go on from: a choice without its knobs gets them, a trial recorded RUNNING is taken up again.
+What is called here is one transaction. A process killed between any two writes, as of earlier versions, leaves a ledger
+that `open_ledger` can go on from: a choice without its knobs gets them, a trial recorded RUNNING is taken up again.
 """
 
 import math
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ssl_sweep import ledger_rules as rules
 from ssl_sweep.ledger_asked import Asked
 from ssl_sweep.ledger_entries import Choice, Notes, Trial
+from ssl_sweep.ledger_mirror import Mirror
 from ssl_sweep.sampling import Knobs, Place, pruner, sampler, suggest
 from ssl_sweep.spec import SweepSpec, grid
 from ssl_sweep.warm_start import FROM
@@ -30,11 +32,13 @@ class Ledger:
     after each seed whether the next one runs. What it decides is written down before anybody acts on it.
     """
 
-    def __init__(self, study: optuna.Study, spec: SweepSpec, *, reads_only: bool = False) -> None:
-        """reads_only: it is another process that is the sweep's driver, and writes."""
+    def __init__(self, study: optuna.Study, spec: SweepSpec, mirror: Mirror | None = None) -> None:
+        """mirror: the study's storage; None where it is another process that is the sweep's driver, and writes."""
         self.spec = spec
         self.notes = Notes(study)
-        self._study, self._reads_only = study, reads_only
+        self._study, self._reads_only = study, mirror is None
+        # makes one transaction of a block's changes, which nobody may act on before it has ended
+        self.together: Callable[[], AbstractContextManager[None]] = mirror.together if mirror else nullcontext
         if (own := pruner(spec)) is not None:
             study.pruner = own
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
@@ -51,8 +55,9 @@ class Ledger:
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
         self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
-        for frozen in known:
-            self._read(frozen)
+        with self.together():
+            for frozen in known:
+                self._read(frozen)
 
     @property
     def choices(self) -> list[Choice]:
@@ -85,12 +90,13 @@ class Ledger:
 
     def ask(self) -> Choice | None:
         """The next choice, or None when the search has as many as it wants."""
-        if self._waiting:
-            self._waiting -= 1
-        elif not self._propose():
-            return None
-        self._set_sampler()
-        return self._add(self._study.ask(self._knobs.always))
+        with self.together():
+            if self._waiting:
+                self._waiting -= 1
+            elif not self._propose():
+                return None
+            self._set_sampler()
+            return self._add(self._study.ask(self._knobs.always))
 
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it is to judge next."""
@@ -127,18 +133,20 @@ class Ledger:
         value, asked = metrics.get(search.prune_metric, math.nan), self._open[number]
         if not asked.is_news(value, epoch):
             return None
-        asked.tell_pruner(search.prune_sign * value, epoch)
-        if not asked.is_bad():
-            return None
-        return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_metric} {value:.4g}")
+        with self.together():
+            asked.tell_pruner(search.prune_sign * value, epoch)
+            if not asked.is_bad():
+                return None
+            return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_metric} {value:.4g}")
 
     def update(self, trial: Trial) -> list[Trial]:
         """Write down a trial's new state; when that was the last of its choice, tell the sampler.
 
         Returns those of its choice that end with it without having run.
         """
-        self._write(trial)
-        return [] if trial.confirms else self._conclude(trial.choice)
+        with self.together():
+            self._write(trial)
+            return [] if trial.confirms else self._conclude(trial.choice)
 
     def retry(self, choice: Choice, chosen: Collection[str]) -> None:
         """Take up again these trials of a choice, under their own ids and with their budgets anew.
@@ -147,10 +155,13 @@ class Ledger:
         with all that sampler and pruner know of the old one.
         """
         fresh = [trial for trial in choice.confirming if trial.trial_id in chosen]
-        for trial in fresh:
-            self._write(trial.anew)
-        if len(fresh) == len(chosen):
-            return
+        with self.together():
+            for trial in fresh:
+                self._write(trial.anew)
+            if len(fresh) < len(chosen):
+                self._retry(choice, chosen)
+
+    def _retry(self, choice: Choice, chosen: Collection[str]) -> None:
         trials = rules.taken_up_again(self.spec.search, choice, chosen)
         if not choice.ended:
             for trial in trials:

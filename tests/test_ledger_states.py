@@ -40,7 +40,7 @@ EVENTS = (
 
 
 class Killed(BaseException):
-    """The driver died before a write."""
+    """The driver died: before a write, which takes the rest of its transaction with it, or after it was done."""
 
 
 def spec(name: str, pruner: str) -> SweepSpec:
@@ -66,9 +66,11 @@ class Driver:
         self.writes_left = None
         self.running: dict[str, Trial] = {}
         self.ledger = open_ledger(self.url, self.spec)
-        storage = self.ledger._study._storage
+        storage: Any = self.ledger._study._storage
         for name in WRITES:
             setattr(storage, name, self.dying(getattr(storage, name)))
+        for name in ("transact", "set_study_user_attr"):
+            setattr(storage._store, name, self.dying_after(getattr(storage._store, name)))
         for trial in self.ledger.condemned:
             self.ledger.update(replace(trial, state="PRUNED", message="as decided"))
         return self.ledger
@@ -80,6 +82,14 @@ class Driver:
                 if self.writes_left < 0:
                     raise Killed
             return write(*args, **named)
+
+        return wrapped
+
+    def dying_after(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **named: Any) -> Any:
+            done = write(*args, **named)
+            self.dying(lambda: None)()
+            return done
 
         return wrapped
 

@@ -106,21 +106,11 @@ class LedgerSearch(Searcher):
         self._attend()
         if self.asked is not None or self.interrupted or self.disowned:
             return None if self._running and not self.interrupted else str(Searcher.FINISHED)
-        under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
-        while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
-            self._queue.extend(self._due(choice))
-        if self.halted is None and self._only is None and not self._queue:
-            self._queue.extend(self.ledger.confirm())
-        if self.halted is not None or not self._queue:
-            return None if self._running else str(Searcher.FINISHED)
-        ready = self._ready()
-        if not ready:
-            return None  # Tune asks again within a second
-        trial = next((each for each in ready if self._pretraining(each) not in under_way), ready[0])
-        self._queue.remove(trial)
-        self._resting.pop(trial.trial_id, None)
-        trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
-        self.ledger.update(trial)
+        with self.ledger.together():  # a choice is asked for and its first trial begun at once
+            trial = self._begun()
+        if trial is None:
+            waits = self._running or (self._queue and self.halted is None)  # Tune asks again within a second
+            return None if waits else str(Searcher.FINISHED)
         clear(self._folder(trial))  # what an earlier attempt was asked
         self._told.discard(trial.trial_id)
         self._running[trial_id] = trial
@@ -130,6 +120,23 @@ class LedgerSearch(Searcher):
             "attempt": trial.attempts,
             "folder": str(self._folder(trial)),
         }
+
+    def _begun(self) -> Trial | None:
+        """The next trial, written down as running; None where none can begin now."""
+        under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
+        while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
+            self._queue.extend(self._due(choice))
+        if self.halted is None and self._only is None and not self._queue:
+            self._queue.extend(self.ledger.confirm())
+        ready = self._ready() if self.halted is None else ()
+        if not ready:
+            return None
+        trial = next((each for each in ready if self._pretraining(each) not in under_way), ready[0])
+        self._queue.remove(trial)
+        self._resting.pop(trial.trial_id, None)
+        trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
+        self.ledger.update(trial)
+        return trial
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take a report: an epoch's metrics, or how the attempt ended."""
