@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,84 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
+from services import API, SPEC, Service, body
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from ssl_sweep.control import Ask
 from ssl_sweep.ledger import open_ledger
 from ssl_sweep.orders import give_order, read_orders
-from ssl_sweep.service import api, guard
-from ssl_sweep.service.app import make_app
-from ssl_sweep.service.guard import MAX_BODY, Rate
+from ssl_sweep.service import guard
+from ssl_sweep.service.guard import MAX_BODY
 from ssl_sweep.service.jobs import RayAway
-from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.queue import Room
-from ssl_sweep.service.settings import Settings
-from ssl_sweep.service.store import Store
 from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
-
-SPEC: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": "resnet18",
-    "method": "autoencoder",
-    "evaluate": {"knn": {}},
-    "search": {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 2},
-}
-API = "/api/v1"
-
-
-class Quiet:
-    """A Ray in which nothing happens."""
-
-    def logs(self, name: str) -> str:
-        return "the driver's words\n"
-
-
-class Service:
-    """A service, its database, and a client for each role."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        (folder / "data").mkdir()
-        self.store = Store(f"sqlite:///{folder / 'service.db'}")
-        made = Settings(Storage(folder), (folder / "data",), **settings)
-        self.loop = Loop(self.store, Quiet(), made)
-        self.loop.room = Room(4, 2)
-        self.app = make_app(self.store, self.loop, made, runs=False)
-
-    def client(self, user: str | None, role: Any = "submitter", address: str = "10.0.0.1") -> TestClient:
-        headers = {"Authorization": f"Bearer {self.store.create_token(user, role)[0]}"} if user else {}
-        base = "http://127.0.0.1:8300" if address == "127.0.0.1" else "http://sweeps.lab"
-        return TestClient(self.app, base, headers=headers, client=(address, 5), raise_server_exceptions=False)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "checks", Rate(per_second=100, burst=1000))
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Service:
-    return Service(tmp_path)
-
-
-@pytest.fixture
-def ann(service: Service) -> Iterator[TestClient]:
-    with service.client("ann") as client:
-        yield client
-
-
-def body(**changes: Any) -> dict[str, Any]:
-    return {"spec": yaml.safe_dump({**SPEC, **changes})}
-
-
-def begun(service: Service, name: str = "tiny", state: str = "RUNNING") -> Any:
-    """The ledger that a driver would have made of a submission."""
-    read = service.store.get(name)
-    assert read is not None
-    service.store.change(read, state=state, attempt=1, granted=1)
-    return open_ledger(service.loop.settings.storage.ledger_url, from_dump(read.spec))
 
 
 def test_a_sweep_is_planned_submitted_listed_and_shown(ann: TestClient, service: Service) -> None:
@@ -110,7 +42,7 @@ def test_a_retried_submission_makes_one_sweep(ann: TestClient, service: Service)
     second = ann.post(f"{API}/sweeps", json=body(), headers=key)
     assert (first.status_code, second.status_code) == (201, 200)
     assert first.json() == second.json()
-    begun(service)  # it may well run by the time of the retry
+    service.begun()  # it may well run by the time of the retry
     assert ann.post(f"{API}/sweeps", json=body(), headers=key).status_code == 200
     other = ann.post(f"{API}/sweeps", json=body(name="other"), headers=key)
     assert other.status_code == 409
@@ -120,7 +52,7 @@ def test_a_retried_submission_makes_one_sweep(ann: TestClient, service: Service)
 
 
 def test_a_sweep_that_has_results_is_not_gone_on_with_by_somebody_else(ann: TestClient, service: Service) -> None:
-    open_ledger(service.loop.settings.storage.ledger_url, from_dump(SPEC))
+    open_ledger(service.settings.storage.ledger_url, from_dump(SPEC))
     refused = ann.post(f"{API}/sweeps", json=body())
     assert refused.status_code == 409
     assert "there are results of a sweep named 'tiny'" in refused.json()["message"]
@@ -154,11 +86,11 @@ def test_trials_logs_and_events_of_a_sweep_that_runs(ann: TestClient, service: S
     ann.post(f"{API}/sweeps", json=body())
     assert ann.get(f"{API}/sweeps/tiny/trials").json() == {"trials": [], "total": 0}
     assert ann.get(f"{API}/sweeps/tiny/logs").text == "the driver's words\n"
-    ledger = begun(service)
+    ledger = service.begun()
     first, second = ledger.ask().trials
     ledger.update(replace(first, state="COMPLETE", attempts=1, results={"knn/top1_val": 50.0}))
     ledger.update(replace(second, state="RUNNING", attempts=1))
-    folder = service.loop.settings.storage.trial("tiny", second.trial_id)
+    folder = service.settings.storage.trial("tiny", second.trial_id)
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("one\ntwo\n")
     page = ann.get(f"{API}/sweeps/tiny/trials", params={"limit": 1, "offset": 1}).json()
@@ -172,8 +104,7 @@ def test_trials_logs_and_events_of_a_sweep_that_runs(ann: TestClient, service: S
     with (folder / "log.txt").open("a") as file:
         file.write("three\n")
     assert ann.get(f"{API}/sweeps/tiny/logs/follow", params={"offset": 8}).json()["text"] == "three\n"
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     service.store.change(read, state="COMPLETE")
     told = read_events(ann.get(f"{API}/sweeps/tiny/events").text)
     assert [each.get("state") for each in told] == ["QUEUED", "RUNNING", "COMPLETE", "COMPLETE"]
@@ -203,7 +134,7 @@ def test_orders_to_a_sweep_that_waits_and_to_one_that_runs(ann: TestClient, serv
     ann.post(f"{API}/sweeps", json=body())
     assert ann.post(f"{API}/sweeps/tiny/pause").json()["state"] == "PAUSED"
     assert ann.post(f"{API}/sweeps/tiny/resume", json={}).json()["state"] == "QUEUED"
-    ledger = begun(service)
+    ledger = service.begun()
     trial = ledger.ask().trials[0]
     assert ann.post(f"{API}/sweeps/tiny/stop", json={"trials": [trial.trial_id[:8]]}).status_code == 200
     assert ann.post(f"{API}/sweeps/tiny/stop", json={"trials": ["abcdef01"]}).status_code == 404
@@ -211,13 +142,11 @@ def test_orders_to_a_sweep_that_waits_and_to_one_that_runs(ann: TestClient, serv
     assert (told["state"], told["asked"]) == ("RUNNING", "stop")
     assert ann.post(f"{API}/sweeps/tiny/resume", json={}).status_code == 409
     assert ann.delete(f"{API}/sweeps/tiny").status_code == 409
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     service.store.change(read, state="STOPPED", asked=None)
     assert ann.post(f"{API}/sweeps/tiny/stop", json={}).status_code == 409
     assert ann.post(f"{API}/sweeps/tiny/resume", json={"failed": True}).json()["state"] == "QUEUED"
-    queued = service.store.get("tiny")
-    assert queued is not None
+    queued = service.now()
     assert queued.command == ("resume", "--failed")
     assert ann.put(f"{API}/sweeps/tiny/priority", json={"priority": -3}).json()["priority"] == -3
     assert ann.delete(f"{API}/sweeps/tiny").status_code == 204
@@ -226,7 +155,7 @@ def test_orders_to_a_sweep_that_waits_and_to_one_that_runs(ann: TestClient, serv
 
 def test_what_a_dead_driver_left_is_marked_where_its_sweep_is_stopped(ann: TestClient, service: Service) -> None:
     ann.post(f"{API}/sweeps", json=body())
-    ledger = begun(service, state="QUEUED")  # its driver died, and it waits to be launched again
+    ledger = service.begun(state="QUEUED")  # its driver died, and it waits to be launched again
     trial = ledger.ask().trials[0]
     ledger.update(replace(trial, state="RUNNING", attempts=1))
     assert ann.post(f"{API}/sweeps/tiny/stop", json={}).json()["state"] == "STOPPED"
@@ -239,15 +168,14 @@ def test_more_choices_for_a_search_and_none_for_a_grid(ann: TestClient, service:
     ann.post(f"{API}/sweeps", json=body(search=search))
     ann.post(f"{API}/sweeps", json=body(name="grid"))
     for name in ("tiny", "grid"):
-        begun(service, name, "COMPLETE")
+        service.begun(name, "COMPLETE")
     assert ann.post(f"{API}/sweeps/grid/extend", json={"trials": "+2"}).status_code == 422
     bad = ["root=/etc", "tracking.uri=http://x", "data.source=imagefolder:/etc", "search.trials=1000000000"]
     for override in bad:
         asked = {"trials": "+2", "overrides": [override]}
         assert ann.post(f"{API}/sweeps/tiny/extend", json=asked).status_code == 422, override
     assert ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"}).json()["state"] == "QUEUED"
-    queued = service.store.get("tiny")
-    assert queued is not None
+    queued = service.now()
     assert queued.command == ("extend", "--trials=5")  # in all: run twice it is the same
     assert queued.spec["search"]["trials"] == 5
 
@@ -256,16 +184,14 @@ def test_a_stopped_sweep_is_extended_by_what_its_ledger_has_and_goes_on(ann: Tes
     space = {"views.overlay_alpha": {"low": 0.0, "high": 0.2}}
     search = {"space": space, "sampler": "random", "trials": 3, "objective": "maximize knn/top1_val"}
     ann.post(f"{API}/sweeps", json=body(search=search))
-    notes = begun(service, "tiny", "STOPPED").notes
+    notes = service.begun("tiny", "STOPPED").notes
     give_order(notes, Ask("stop", "enough"))
     assert ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"}).json()["state"] == "QUEUED"
     assert read_orders(notes).sweep is None
-    queued = service.store.get("tiny")
-    assert queued is not None
+    queued = service.now()
     service.store.change(queued, state="FAILED")  # before its driver has taken the extension
     ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"})
-    again = service.store.get("tiny")
-    assert again is not None
+    again = service.now()
     assert again.command == ("extend", "--trials=5")
 
 
@@ -358,8 +284,7 @@ def test_every_endpoint_by_role_and_owner(service: Service, who: str) -> None:
     refused = WHO[who]
     assert owner.post(f"{API}/sweeps", json=body()).status_code == 201
     open_to_all = 401 if refused == 401 else 200
-    paused = service.store.get("tiny")
-    assert paused is not None
+    paused = service.now()
     service.store.change(paused, state="PAUSED")
     for path in ["/sweeps", "/cluster", *(f"/sweeps/tiny{each}" for each in READ)]:
         assert ask(client, "get", path, None) == open_to_all, path
@@ -480,7 +405,7 @@ def test_names_lead_nowhere_else(ann: TestClient, name: str) -> None:
 @pytest.mark.parametrize("trial", ["../../x", "..", "zz", "%2e%2e%2fx"])
 def test_trials_names_lead_nowhere_else(ann: TestClient, service: Service, trial: str) -> None:
     ann.post(f"{API}/sweeps", json=body())
-    begun(service)
+    service.begun()
     assert ann.get(f"{API}/sweeps/tiny/logs", params={"trial": trial}).status_code == 422
     assert ann.post(f"{API}/sweeps/tiny/stop", json={"trials": [trial]}).status_code == 422
 
@@ -529,8 +454,7 @@ def test_forms_and_plain_texts_change_nothing(ann: TestClient, service: Service)
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         sent = ann.post(f"{API}/sweeps/tiny/stop", content=b"{}", headers={"Content-Type": kind})
         assert sent.status_code == 422
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     assert read.state == "QUEUED"
 
 

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import yaml
 from rich.console import Console
+from services import SPEC, URL, Service
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -17,53 +18,11 @@ from ssl_sweep import client as clients
 from ssl_sweep import terminal
 from ssl_sweep.cli import app
 from ssl_sweep.client import Client, ServiceError
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.service.app import make_app
-from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.queue import Room
-from ssl_sweep.service.settings import Settings
-from ssl_sweep.service.store import Store
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
-
-SPEC: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": "resnet18",
-    "method": "autoencoder",
-    "evaluate": {"knn": {}},
-    "search": {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 2},
-}
-URL = "http://sweeps.lab"
-
-
-class Service:
-    """A service in this process, and its sender of requests."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = Store(f"sqlite:///{folder / 'service.db'}")
-        self.settings = Settings(Storage(folder), (folder,))
-        loop = Loop(self.store, Any, self.settings)
-        loop.room = Room(4, 2)
-        token = self.store.create_token("ann", "submitter")[0]
-        application = make_app(self.store, loop, self.settings, runs=False)
-        self.http = TestClient(application, URL, headers={"Authorization": f"Bearer {token}"})
-
-    def begun(self, name: str = "tiny", state: str = "RUNNING") -> Any:
-        read = self.store.get(name)
-        assert read is not None
-        self.store.change(read, state=state, attempt=1)
-        return open_ledger(self.settings.storage.ledger_url, from_dump(read.spec))
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Service:
-    return Service(tmp_path)
-
-
-@pytest.fixture
-def client(service: Service) -> Client:
-    return ssl_sweep.Client(URL, http=service.http)
+def client(ann: TestClient) -> Client:
+    return ssl_sweep.Client(URL, http=ann)
 
 
 @pytest.fixture
@@ -74,9 +33,9 @@ def spec(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def _wired(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def _wired(ann: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands' client speaks to the service of this process."""
-    monkeypatch.setattr(clients.httpx2, "Client", lambda **_: service.http)
+    monkeypatch.setattr(clients.httpx2, "Client", lambda **_: ann)
 
 
 def command(*words: object, code: int = 0, answer: str | None = None) -> str:
@@ -99,8 +58,7 @@ def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
     assert client.status("tiny")["trials"][0]["trial_id"] == trial.trial_id
     assert client.stop("tiny", [trial.trial_id])["asked"] is None
     assert client.stop("tiny")["asked"] == "stop"
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     service.store.change(read, state="STOPPED", asked=None)
     assert [each["state"] for each in client.events("tiny")][-1] == "STOPPED"
     client.delete("tiny")
@@ -141,22 +99,22 @@ def test_pages_are_put_together(client: Client, service: Service, monkeypatch: p
     assert [each["trial_id"] for each in client.trials("s0")] == trials
 
 
-def test_a_request_nobody_heard_is_sent_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_nobody_heard_is_sent_again(
+    ann: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A submission whose answer is lost makes one sweep; a stop whose answer is lost is not sent twice."""
     monkeypatch.setattr(clients.time, "sleep", lambda _: None)
     sent: list[str] = []
 
     def lossy(request: httpx2.Request) -> httpx2.Response:
         sent.append(request.url.path)
-        answer = service.http.request(
-            request.method, request.url.path, content=request.content, headers=dict(request.headers)
-        )
+        answer = ann.request(request.method, request.url.path, content=request.content, headers=dict(request.headers))
         if len(sent) == 1:
             raise httpx2.ReadTimeout("lost", request=request)
         return httpx2.Response(answer.status_code, content=answer.content)
 
     transport = httpx2.MockTransport(lossy)
-    client = Client(URL, http=httpx2.Client(base_url=URL, transport=transport, headers=service.http.headers))
+    client = Client(URL, http=httpx2.Client(base_url=URL, transport=transport, headers=ann.headers))
     assert client.submit(yaml.safe_dump(SPEC))["name"] == "tiny"
     assert len(sent) == 2
     assert len(service.store.find()) == 1
@@ -268,8 +226,7 @@ def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> No
     assert trial.trial_id[:8] in command("status", "tiny")
     assert "no trial of tiny runs" in command("logs", "tiny")
     assert "asked to stop" in command("stop", "tiny")
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     service.store.change(read, state="PAUSED", asked=None)
     assert "concurrent out" in command("resume", "tiny", "--retries", 3, code=2)
     assert "concurrent out" in command("resume", "tiny", "--max-concurrent", 3, code=2)
@@ -304,6 +261,5 @@ def test_ctrl_c_while_following_leaves_the_sweep(spec: Path, service: Service, m
 
     monkeypatch.setattr(Client, "events", interrupted)
     assert "tiny goes on without you" in command("submit", spec, "-y", "-f", code=130)
-    read = service.store.get("tiny")
-    assert read is not None
+    read = service.now()
     assert (read.state, read.asked) == ("QUEUED", None)

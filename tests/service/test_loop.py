@@ -2,133 +2,43 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from services import Cluster, Killed, make_loop, submit, submitted, sweep
 
 from ssl_sweep.control import Ask
 from ssl_sweep.ledger import open_ledger
 from ssl_sweep.orders import give_order, read_orders
-from ssl_sweep.service.jobs import Job, RayAway
+from ssl_sweep.service.jobs import Job
 from ssl_sweep.service.loop import MAX_DEATHS, Loop
 from ssl_sweep.service.queue import Room
-from ssl_sweep.service.settings import Settings
-from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.spec import SweepSpec, from_dump
+from ssl_sweep.service.store import Store
 from ssl_sweep.spec_file import load_spec
-from ssl_sweep.storage import Storage
 from ssl_sweep.webhook import Webhook
-
-
-class Killed(BaseException):
-    """The service, by SIGKILL."""
-
-
-class Cluster:
-    """A Ray with two GPUs whose jobs do what the test says."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
-        self.commands: list[list[str]] = []
-        self.away = False
-        self.kill: str | None = None
-
-    def capacity(self) -> Room:
-        if self.away:
-            raise RayAway("no Ray cluster answers")
-        return Room(4, 2)
-
-    def find(self, name: str) -> Job | None:
-        self.maybe_die("find")
-        return self.jobs.get(name)
-
-    def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.maybe_die("before submit")
-        if name not in self.jobs:
-            self.jobs[name] = Job("RUNNING", "", None)
-            self.commands.append(list(command))
-        self.maybe_die("after submit")
-
-    def maybe_die(self, where: str) -> None:
-        if self.kill == where:
-            self.kill = None
-            raise Killed
-
-    def ends(self, status: str = "FAILED", code: int | None = 1, message: str = "") -> None:
-        last = list(self.jobs)[-1]
-        self.jobs[last] = Job(status, message, code)
-
-
-@pytest.fixture
-def cluster() -> Cluster:
-    return Cluster()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'service.db'}")
-
-
-@pytest.fixture
-def loop(tmp_path: Path, store: Store, cluster: Cluster) -> Loop:
-    return made(tmp_path, store, cluster)
-
-
-def made(tmp_path: Path, store: Store, cluster: Any, **settings: Any) -> Loop:
-    data = tmp_path / "data"
-    data.mkdir(exist_ok=True)
-    return Loop(store, cluster, Settings(Storage(tmp_path), (data,), back_off_s=60, **settings))
-
-
-def sweep(tmp_path: Path, name: str = "tiny") -> SweepSpec:
-    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
-    search = {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 2}
-    return from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search, "root": str(tmp_path / "data")})
-
-
-def submit(store: Store, tmp_path: Path, name: str = "tiny", **changes: Any) -> Submission:
-    now = time.time()
-    spec = sweep(tmp_path, name).model_dump(mode="json")
-    values: dict[str, Any] = {
-        "id": name,
-        "name": name,
-        "owner": "ann",
-        "spec": spec,
-        "slots": 4,
-        "cpus": 1,
-        "gpus": 0.5,
-    }
-    return store.add(Submission(**{**values, "created": now, "queued": now, **changes}))
 
 
 def wait_out(store: Store) -> None:
     """The back-off after a death, as if it had passed."""
-    waited = now(store).not_before - time.time()
+    waited = submitted(store).not_before - time.time()
     assert waited > 50
-    store.change(now(store), not_before=0)
-
-
-def now(store: Store, name: str = "tiny") -> Submission:
-    found = store.get(name)
-    assert found is not None
-    return found
+    store.change(submitted(store), not_before=0)
 
 
 def test_a_sweep_is_launched_as_a_job_and_ends(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
     submit(store, tmp_path)
     loop.tick()
-    assert (now(store).state, now(store).granted) == ("LAUNCHING", 4)
+    assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)
     ((_, _, module, verb, _, *rest),) = cluster.commands
     assert (module, verb) == ("ssl_sweep", "run")
     assert rest == ["--set=resources.max_concurrent=4", "--storage", str(tmp_path)]
     loop.tick()
-    assert now(store).state == "RUNNING"
+    assert submitted(store).state == "RUNNING"
     cluster.ends("SUCCEEDED", 0)
     loop.tick()
-    assert now(store).state == "COMPLETE"
+    assert submitted(store).state == "COMPLETE"
     states = [each["state"] for each in store.events("tiny")]
     assert states == ["QUEUED", "LAUNCHING", "RUNNING", "COMPLETE"]
 
@@ -148,23 +58,23 @@ def test_a_full_cluster_makes_a_sweep_wait_and_says_why(
     submit(store, tmp_path)
     submit(store, tmp_path, "next", owner="bob")
     loop.tick()
-    assert now(store, "next").state == "QUEUED"
-    assert "waits for room" in now(store, "next").reason
+    assert submitted(store, "next").state == "QUEUED"
+    assert "waits for room" in submitted(store, "next").reason
     loop.tick()
     cluster.ends("SUCCEEDED", 0)
     loop.tick()
-    assert now(store, "next").state == "LAUNCHING"
-    assert now(store, "next").reason == ""
+    assert submitted(store, "next").state == "LAUNCHING"
+    assert submitted(store, "next").reason == ""
 
 
 def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
     store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path, cpus=2, gpus=2, slots=9)
-    growing = made(tmp_path, store, cluster, grows_to=Room(3, 8))  # has 4 CPUs and 2 GPUs now
+    growing = make_loop(tmp_path, store, cluster, grows_to=Room(3, 8))  # has 4 CPUs and 2 GPUs now
     growing.tick()
     assert growing.room == Room(4, 8)
-    assert (now(store).state, now(store).granted) == ("LAUNCHING", 2)
+    assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 2)
 
 
 def test_a_driver_that_dies_is_started_again_and_at_last_given_up(
@@ -175,14 +85,14 @@ def test_a_driver_that_dies_is_started_again_and_at_last_given_up(
         loop.tick()
         cluster.ends("FAILED", -9, "killed")
         loop.tick()
-        assert (now(store).state, now(store).deaths) == ("QUEUED", death)
+        assert (submitted(store).state, submitted(store).deaths) == ("QUEUED", death)
         wait_out(store)
     loop.tick()
     assert len(cluster.commands) == MAX_DEATHS + 1
     cluster.ends("FAILED", -9, "killed")
     loop.tick()
-    assert now(store).state == "FAILED"
-    assert "died 7 times without finishing a trial, at last: its driver ended: killed" in now(store).reason
+    assert submitted(store).state == "FAILED"
+    assert "died 7 times without finishing a trial, at last: its driver ended: killed" in submitted(store).reason
 
 
 def test_deaths_count_anew_when_trials_were_done_in_between(
@@ -195,8 +105,8 @@ def test_deaths_count_anew_when_trials_were_done_in_between(
     end(ledger, trial, "COMPLETE")
     cluster.ends("FAILED", None, "killed")
     loop.tick()
-    assert (now(store).state, now(store).deaths) == ("QUEUED", 1)
-    assert "killed; goes on after" in now(store).reason
+    assert (submitted(store).state, submitted(store).deaths) == ("QUEUED", 1)
+    assert "killed; goes on after" in submitted(store).reason
 
 
 def end(ledger: Any, trial: Any, state: str) -> None:
@@ -232,18 +142,18 @@ def test_a_head_that_forgot_its_jobs_gets_them_again(
     loop.tick()
     cluster.away = True
     loop.tick()
-    assert (now(store).state, now(store).reason) == ("RUNNING", "no Ray cluster answers")
+    assert (submitted(store).state, submitted(store).reason) == ("RUNNING", "no Ray cluster answers")
     cluster.away = False
     cluster.jobs.clear()
     loop.tick()
-    assert "started anew" in now(store).reason
+    assert "started anew" in submitted(store).reason
     loop.tick()
     assert not cluster.jobs  # not at once
     wait_out(store)
     loop.tick()
     assert list(cluster.jobs) == ["ssl-sweep-tiny-2"]
     loop.tick()
-    assert (now(store).state, now(store).reason) == ("RUNNING", "")
+    assert (submitted(store).state, submitted(store).reason) == ("RUNNING", "")
 
 
 @pytest.mark.parametrize(
@@ -263,8 +173,8 @@ def test_a_drivers_exit_code_says_what_follows(
     loop.tick()
     cluster.ends("FAILED", code, message)
     loop.tick()
-    assert now(store).state == state
-    assert reason in now(store).reason
+    assert submitted(store).state == state
+    assert reason in submitted(store).reason
 
 
 def test_the_webhook_is_told_of_what_the_service_gives_up(
@@ -273,13 +183,13 @@ def test_the_webhook_is_told_of_what_the_service_gives_up(
     told: list[dict[str, Any]] = []
     monkeypatch.setenv("SSL_SWEEP_WEBHOOK_URL", "http://127.0.0.1:9/hook")
     monkeypatch.setattr(Webhook, "post", lambda _, body, __: told.append(json.loads(body)))
-    loop = made(tmp_path, store, cluster)
+    loop = make_loop(tmp_path, store, cluster)
     for name, deaths, code in (("mistaken", 0, 2), ("dying", MAX_DEATHS, -9)):
         submit(store, tmp_path, name, deaths=deaths)
         loop.tick()
         cluster.ends("FAILED", code, "why it ended")
         loop.tick()
-        assert now(store, name).state == "FAILED"
+        assert submitted(store, name).state == "FAILED"
     loop.start()
     loop.stop()  # not before all is told
     assert [(each["sweep"], each["state"]) for each in told] == [("mistaken", "failed"), ("dying", "failed")]
@@ -296,10 +206,10 @@ def test_failed_trials_are_seen_counted_and_end_the_sweep(
         for trial in ledger.ask().trials:
             end(ledger, trial, state)
     loop.tick()
-    assert (now(store).counts["complete"], now(store).counts["failed"]) == (2, 2)
+    assert (submitted(store).counts["complete"], submitted(store).counts["failed"]) == (2, 2)
     cluster.ends("FAILED", 1)
     loop.tick()
-    assert (now(store).state, now(store).reason) == ("FAILED", "2 of 4 trials failed; ssl-sweep logs tiny")
+    assert (submitted(store).state, submitted(store).reason) == ("FAILED", "2 of 4 trials failed; ssl-sweep logs tiny")
     told = [(each["trial_id"], each["trial_state"]) for each in store.events("tiny", kind="trial")]
     assert sorted(told) == sorted((trial.trial_id, trial.state) for trial in ledger.trials)
 
@@ -314,7 +224,7 @@ def test_a_service_started_anew_tells_no_trial_twice(
     end(ledger, first, "COMPLETE")
     loop.tick()
     end(ledger, second, "COMPLETE")
-    anew = made(tmp_path, store, cluster)
+    anew = make_loop(tmp_path, store, cluster)
     anew.tick()
     anew.tick()
     assert [each["trial_id"] for each in store.events("tiny", kind="trial")] == [first.trial_id, second.trial_id]
@@ -325,7 +235,7 @@ def test_an_order_is_handed_to_the_driver_and_ends_the_sweep(
 ) -> None:
     submit(store, tmp_path)
     loop.tick()
-    store.change(now(store), asked="pause")
+    store.change(submitted(store), asked="pause")
     loop.tick()
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))  # the driver begins only now
     loop.tick()
@@ -334,7 +244,7 @@ def test_an_order_is_handed_to_the_driver_and_ends_the_sweep(
     assert (order.ask, order.why) == ("pause", "ssl-sweep pause through the service")
     cluster.ends("FAILED", 130)
     loop.tick()
-    assert (now(store).state, now(store).asked) == ("PAUSED", None)
+    assert (submitted(store).state, submitted(store).asked) == ("PAUSED", None)
 
 
 def test_a_stop_from_beside_the_service_is_understood(
@@ -345,7 +255,7 @@ def test_a_stop_from_beside_the_service_is_understood(
     give_order(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path)).notes, Ask("stop", "by hand"))
     cluster.ends("FAILED", 130)
     loop.tick()
-    assert now(store).state == "STOPPED"
+    assert submitted(store).state == "STOPPED"
 
 
 @pytest.mark.parametrize("where", ["find", "before submit", "after submit"])
@@ -356,15 +266,15 @@ def test_a_service_killed_while_it_launches_launches_once(
     cluster.kill = where
     with pytest.raises(Killed):
         loop.tick()
-    anew = made(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
+    anew = make_loop(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
     for _ in range(3):
         anew.tick()
     assert list(cluster.jobs) == ["ssl-sweep-tiny-1"]
-    assert (now(store).state, now(store).attempt) == ("RUNNING", 1)
+    assert (submitted(store).state, submitted(store).attempt) == ("RUNNING", 1)
 
 
 def test_two_services_on_one_store_launch_once(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
-    other = made(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
+    other = make_loop(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
     submit(store, tmp_path)
     for _ in range(3):
         loop.tick()
@@ -388,18 +298,18 @@ def test_one_sweep_that_cannot_be_followed_does_not_hold_up_the_others(
     cluster.find = broken
     loop.tick()
     loop.tick()
-    assert now(store, "well").state == "RUNNING"
-    assert now(store).reason == "cannot be followed: RuntimeError: broken"
+    assert submitted(store, "well").state == "RUNNING"
+    assert submitted(store).reason == "cannot be followed: RuntimeError: broken"
 
 
 def test_the_thread_runs_and_ends(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
     submit(store, tmp_path)
     loop.start()
     deadline = time.monotonic() + 20
-    while now(store).state == "QUEUED" and time.monotonic() < deadline:
+    while submitted(store).state == "QUEUED" and time.monotonic() < deadline:
         time.sleep(0.02)
     loop.stop()
-    assert now(store).state == "LAUNCHING"
+    assert submitted(store).state == "LAUNCHING"
 
 
 def test_resumed_and_extended_sweeps_keep_their_words(

@@ -19,11 +19,6 @@ def submission(number: str = "1", **changes: Any) -> Submission:
     return Submission(**{**values, "cpus": 1.0, "gpus": 0.5, "created": time.time(), "queued": time.time(), **changes})
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'service.db'}")
-
-
 def test_a_submission_is_read_as_it_was_written(store: Store, tmp_path: Path) -> None:
     new = submission(priority=3, command=("resume", "--failed"), counts={"complete": 1})
     store.add(new)

@@ -1,0 +1,45 @@
+"""What the service's tests share; see tests/services.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import Cluster, Service, make_loop
+from starlette.testclient import TestClient
+
+from ssl_sweep.service import api
+from ssl_sweep.service.guard import Rate
+from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "checks", Rate(per_second=100, burst=1000))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    return Service(tmp_path)
+
+
+@pytest.fixture
+def ann(service: Service) -> Iterator[TestClient]:
+    """Somebody who may submit."""
+    with service.client("ann") as client:
+        yield client
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'service.db'}")
+
+
+@pytest.fixture
+def loop(tmp_path: Path, store: Store, cluster: Cluster) -> Loop:
+    return make_loop(tmp_path, store, cluster)
