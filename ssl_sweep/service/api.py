@@ -5,7 +5,7 @@ import uuid
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Response
 
 from ssl_sweep.control import Ask
 from ssl_sweep.extension import extended
@@ -27,6 +27,7 @@ from ssl_sweep.service.models import (
     Submit,
     Sweep,
     planned,
+    refusals,
     shown,
 )
 from ssl_sweep.service.reading import Name, Service, Viewer, found, heavy
@@ -34,14 +35,15 @@ from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission, User
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.steering import ask_to_end, order_to_end
 
+STEERED = refusals(400, 404, 409, 422)
+SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"model": Sweep, "description": "submitted before, with this key"}}
 TRIES = 5  # of a change that the loop may come in between of
 router = APIRouter(prefix="/api/v1")
 checks = Rate(per_second=0.5, burst=30)  # a user's specs: to check one takes seconds
 
 
-def submitter(request: Request) -> User:
+def submitter(user: Viewer) -> User:
     """Somebody who may change something."""
-    user: User = request.state.user
     if user.role == "viewer":
         raise Refused(403, f"{user.name} may only look; an admin makes a token with --role submitter")
     return user
@@ -50,14 +52,14 @@ def submitter(request: Request) -> User:
 Submitter = Annotated[User, Depends(submitter)]
 
 
-@router.post("/plan")
+@router.post("/plan", responses=refusals(400, 422))
 async def plan(asked: Spec, user: Submitter, service: Service) -> Planned:
     """Say what a sweep would cost, and whether its trials fit the cluster; runs nothing."""
     spec, size = await heavy(_checked, service, user, asked)
     return planned(spec.name, size)
 
 
-@router.post("/sweeps", status_code=201, responses={200: {"model": Sweep, "description": "submitted before"}})
+@router.post("/sweeps", status_code=201, responses=SUBMITTED | refusals(400, 409, 422))
 async def submit(
     asked: Submit,
     user: Submitter,
@@ -65,7 +67,11 @@ async def submit(
     response: Response,
     idempotency_key: Annotated[
         str | None,
-        Header(pattern=r"^[!-~]{1,200}$", description="a retried request with the same key makes no second sweep"),
+        Header(
+            pattern=r"^[!-~]{1,200}$",
+            description="a retried request with the same key makes no second sweep",
+            examples=["3f0c9b6e"],
+        ),
     ] = None,
 ) -> Sweep:
     """Put a sweep into the queue."""
@@ -84,7 +90,7 @@ async def submit(
     return shown(earlier)
 
 
-@router.post("/sweeps/{name}/stop")
+@router.post("/sweeps/{name}/stop", responses=STEERED)
 def stop(name: Name, asked: Stop, user: Submitter, service: Service) -> Sweep:
     """Stop a sweep, or trials of it: at its next report a trial leaves a checkpoint and ends."""
     if not asked.trials:
@@ -97,13 +103,13 @@ def stop(name: Name, asked: Stop, user: Submitter, service: Service) -> Sweep:
     return shown(found(service, name))
 
 
-@router.post("/sweeps/{name}/pause")
+@router.post("/sweeps/{name}/pause", responses=refusals(404, 409, 422))
 def pause(name: Name, user: Submitter, service: Service) -> Sweep:
     """Pause a sweep, to go on with it later: as a stop."""
     return _end(service, name, user, "pause")
 
 
-@router.post("/sweeps/{name}/resume")
+@router.post("/sweeps/{name}/resume", responses=STEERED)
 def resume(name: Name, asked: Resume, user: Submitter, service: Service) -> Sweep:
     """Put a sweep into the queue again that has ended, was paused or stopped."""
     old = own(service, name, user)
@@ -116,7 +122,7 @@ def resume(name: Name, asked: Resume, user: Submitter, service: Service) -> Swee
     return _queued(service, old, command=command)
 
 
-@router.post("/sweeps/{name}/extend")
+@router.post("/sweeps/{name}/extend", responses=STEERED)
 async def extend(name: Name, asked: Extend, user: Submitter, service: Service) -> Sweep:
     """Run more choices of a sweep that has ended; overrides may widen its ranges."""
     old = own(service, name, user)
@@ -128,7 +134,7 @@ async def extend(name: Name, asked: Extend, user: Submitter, service: Service) -
     return _queued(service, old, command=("extend", *words), spec=spec.model_dump(mode="json"), **wants)
 
 
-@router.put("/sweeps/{name}/priority")
+@router.put("/sweeps/{name}/priority", responses=STEERED)
 def prioritize(name: Name, asked: Prioritize, user: Submitter, service: Service) -> Sweep:
     """Change a sweep's priority, which counts while it waits."""
     _check_priority(user, asked.priority)
@@ -138,7 +144,7 @@ def prioritize(name: Name, asked: Prioritize, user: Submitter, service: Service)
     raise _restless(name)
 
 
-@router.delete("/sweeps/{name}", status_code=204)
+@router.delete("/sweeps/{name}", status_code=204, responses=refusals(404, 409, 422))
 def delete(name: Name, user: Submitter, service: Service) -> None:
     """Take a sweep that does not run out of the service; its results stay in storage and in MLflow."""
     old = own(service, name, user)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,11 +14,13 @@ from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.problems import SpecError
 from ssl_sweep.service import api, reading
+from ssl_sweep.service.answers import Answers
+from ssl_sweep.service.feed import Feed
 from ssl_sweep.service.guard import Guard, answered
 from ssl_sweep.service.jobs import RayAway
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.metrics import exposition
-from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, wrong
+from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, refusals, wrong
 from ssl_sweep.service.reading import Service, Viewer
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, StoreError
@@ -36,13 +37,10 @@ def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True)
         if runs:
             loop.stop()
 
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": Wrong} for status in (400, 401, 403, 404, 409, 413, 422, 429)
-    }
     app = FastAPI(
-        title="ssl_sweep", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=refusals
+        title="ssl_sweep", version=__version__, lifespan=life, docs_url=None, redoc_url=None, responses=refusals()
     )
-    app.state.service = loop
+    app.state.service, app.state.feed, app.state.answers = loop, Feed(store), Answers()
     app.include_router(api.router)
     app.include_router(reading.router)
     app.add_api_route("/healthz", _health, include_in_schema=False)

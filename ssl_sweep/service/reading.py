@@ -1,15 +1,13 @@
 """The endpoints that only read: what there is, how it goes and what was found."""
 
-import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from ssl_sweep.best import NoSuchTrial
@@ -17,14 +15,16 @@ from ssl_sweep.ledger import read_ledger
 from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
+from ssl_sweep.service import examples
+from ssl_sweep.service.answers import Again
+from ssl_sweep.service.feed import BEAT_S, Feed
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop, job_name
-from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, shown
-from ssl_sweep.service.store import ENDED, Submission, User
+from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, refusals, shown
+from ssl_sweep.service.store import Submission, User
 from ssl_sweep.status import trial_status
 
 MAX_STREAMS = 500
-POLL_S, BEAT_S = 1.0, 15.0
 MAX_LOG_CHARS = 200_000
 FORMATS = {
     "md": "text/markdown",
@@ -33,11 +33,29 @@ FORMATS = {
     "json": "application/json",
     "html": "text/html",
 }
+
+
+def _shown(contents: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Answers by their media types, for the OpenAPI document."""
+    schemas = {kind: {"type": "string" if isinstance(like, str) else "object"} for kind, like in contents.items()}
+    return {200: {"content": {kind: {"schema": schemas[kind], "example": like} for kind, like in contents.items()}}}
+
+
+EVENTS = _shown({"text/event-stream": examples.EVENT})
+EVENTS[200]["content"]["text/event-stream"]["schema"] = {  # of each of them
+    "type": "object",
+    "properties": {each: {"type": "string"} for each in examples.EVENT},
+    "required": ["event", "data"],
+}
+SAME: dict[int | str, dict[str, Any]] = {304: {"description": "the same as when it had the ETag in `If-None-Match`"}}
 router = APIRouter(prefix="/api/v1")
 _heavy = anyio.CapacityLimiter(2)
 _pages = anyio.CapacityLimiter(2)  # that MLflow is asked for: it may be away for minutes, and nobody else waits for it
-_streams: set[object] = set()  # that follow events now
 T = TypeVar("T")
+
+
+# for the document: it is the guard that looks at the token
+Token = Annotated[object, Depends(HTTPBearer(auto_error=False, description="made by `ssl-sweep token create`"))]
 
 
 def service_of(request: Request) -> Loop:
@@ -46,7 +64,7 @@ def service_of(request: Request) -> Loop:
     return loop
 
 
-def viewer(request: Request) -> User:
+def viewer(request: Request, _: Token) -> User:
     """Anybody who was let in."""
     user: User = request.state.user
     return user
@@ -55,9 +73,12 @@ def viewer(request: Request) -> User:
 Service = Annotated[Loop, Depends(service_of)]
 Viewer = Annotated[User, Depends(viewer)]
 Name = Annotated[str, Path(pattern=NAME, examples=["alphas"])]
-Named = Annotated[str, Query(pattern=NAME)]
-TrialNamed = Annotated[str | None, Query(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or how it begins")]
-Lines = Annotated[int, Query(ge=1, le=10_000, description="of the end of a log")]
+Named = Annotated[str, Query(pattern=NAME, examples=["alphas"])]
+TrialNamed = Annotated[
+    str | None,
+    Query(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or how it begins", examples=[examples.TRIAL_ID]),
+]
+Lines = Annotated[int, Query(ge=1, le=10_000, description="of the end of a log", examples=[20])]
 
 
 def found(service: Loop, name: str) -> Submission:
@@ -90,92 +111,94 @@ def ledger_of(service: Loop, name: str) -> Iterator[Ledger | None]:
         yield ledger
 
 
-@router.get("/sweeps")
+@router.get("/sweeps", response_model=Sweeps, responses=SAME | refusals(422))
 def sweeps(
     _: Viewer,
     service: Service,
-    state: Annotated[list[str] | None, Query(max_length=10, description="only those in one of these states")] = None,
-    owner: Annotated[str | None, Query(max_length=100)] = None,
-    before: Annotated[float | None, Query(description="`next` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
-) -> Sweeps:
+    again: Again,
+    state: Annotated[
+        list[str] | None,
+        Query(max_length=10, description="only those in one of these states", examples=[["QUEUED", "RUNNING"]]),
+    ] = None,
+    owner: Annotated[str | None, Query(max_length=100, examples=["ann"])] = None,
+    before: Annotated[float | None, Query(description="`next` of the page before", examples=[1795352400.0])] = None,
+    limit: Annotated[int, Query(ge=1, le=500, examples=[100])] = 100,
+) -> Response:
     """List sweeps, newest first."""
-    page = service.store.find(states=state or (), owner=owner, before=before, limit=limit)
-    return Sweeps(sweeps=[shown(each) for each in page], next=page[-1].created if len(page) == limit else None)
+
+    def made() -> Sweeps:
+        page = service.store.find(states=state or (), owner=owner, before=before, limit=limit)
+        return Sweeps(sweeps=[shown(each) for each in page], next=page[-1].created if len(page) == limit else None)
+
+    return again(service.store.version, made)
 
 
-@router.get("/sweeps/{name}")
-def sweep(name: Name, _: Viewer, service: Service) -> Sweep:
+@router.get("/sweeps/{name}", response_model=Sweep, responses=SAME | refusals(404, 422))
+def sweep(name: Name, _: Viewer, service: Service, again: Again) -> Response:
     """Show one sweep: its state, why it waits, and how many trials are done."""
-    return shown(found(service, name))
+    return again(service.store.version, lambda: shown(found(service, name)))
 
 
-@router.get("/sweeps/{name}/spec")
+@router.get("/sweeps/{name}/spec", responses=_shown({"application/json": examples.FULL_SPEC}) | refusals(404, 422))
 def spec(name: Name, _: Viewer, service: Service) -> dict[str, Any]:
     """The sweep's spec, with every knob filled in."""
     return dict(found(service, name).spec)
 
 
-@router.get("/sweeps/{name}/trials")
+@router.get("/sweeps/{name}/trials", response_model=TrialPage, responses=SAME | refusals(404, 422))
 def trials(
     name: Name,
     _: Viewer,
     service: Service,
-    state: Annotated[str | None, Query(max_length=20)] = None,
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-) -> TrialPage:
+    again: Again,
+    state: Annotated[str | None, Query(max_length=20, examples=["FAILED"])] = None,
+    offset: Annotated[int, Query(ge=0, le=10**9, examples=[0])] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, examples=[200])] = 200,
+) -> Response:
     """A sweep's trials: state, stage, epoch, attempts, and what failed."""
-    with ledger_of(service, name) as ledger:
-        if ledger is None:
-            return TrialPage(trials=[], total=0)
-        asked = [trial for trial in ledger.trials if state is None or trial.state == state]
-        page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
-    return TrialPage.model_validate({"trials": page, "total": len(asked)})
+
+    def made() -> TrialPage:
+        with ledger_of(service, name) as ledger:
+            if ledger is None:
+                return TrialPage(trials=[], total=0)
+            asked = [trial for trial in ledger.trials if state is None or trial.state == state]
+            page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
+        return TrialPage.model_validate({"trials": page, "total": len(asked)})
+
+    now = found(service, name)
+    return again((now.id, now.state, now.attempt), made)
 
 
-@router.get("/sweeps/{name}/events", response_class=StreamingResponse)
+@router.get(
+    "/sweeps/{name}/events",
+    response_class=Response,
+    responses=EVENTS | refusals(404, 422),
+)
 async def events(
     name: Name,
     request: Request,
     _: Viewer,
     service: Service,
-    after: Annotated[int, Query(ge=0, le=2**62, description="number of the last event seen")] = 0,
-) -> StreamingResponse:
+    after: Annotated[int, Query(ge=0, le=2**62, description="number of the last event seen", examples=[7])] = 0,
+    seen: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="the same, as browsers send it", examples=["7"])
+    ] = None,
+) -> Response:
     """Server-sent events until the sweep ends: its states and its trials', each with a number to go on after."""
     submission = await run_in_threadpool(found, service, name)
-    seen = request.headers.get("last-event-id", "")
-    last = int(seen[:18]) if seen.isdecimal() else after
-    if len(_streams) >= MAX_STREAMS:
+    last = int(seen[:18]) if seen is not None and seen.isdecimal() else after
+    feed: Feed = request.app.state.feed
+    if feed.followers >= MAX_STREAMS:
         raise Refused(429, f"{MAX_STREAMS} are following already", BEAT_S)
-    return StreamingResponse(_stream(service, submission, last), media_type="text/event-stream")
+    return StreamingResponse(feed.follow(submission, last), media_type="text/event-stream")
 
 
-async def _stream(service: Loop, submission: Submission, last: int) -> AsyncIterator[str]:
-    own = object()
-    _streams.add(own)
-    spoke = time.monotonic()
-    try:
-        while True:
-            now = await run_in_threadpool(service.store.get, submission.name)  # before its events: none is missed
-            for event in await run_in_threadpool(service.store.events, submission.id, last, 500):
-                last, spoke = event["number"], time.monotonic()
-                yield f"id: {last}\nevent: {event['kind']}\ndata: {json.dumps(event)}\n\n"
-            if now is None or now.state in ENDED:
-                if not await run_in_threadpool(service.store.events, submission.id, last, 1):
-                    yield f"event: end\ndata: {json.dumps({'state': now.state if now else 'DELETED'})}\n\n"
-                    return
-                continue
-            if time.monotonic() - spoke > BEAT_S:
-                spoke = time.monotonic()
-                yield ": still here\n\n"
-            await asyncio.sleep(POLL_S)
-    finally:
-        _streams.discard(own)
-
-
-@router.get("/sweeps/{name}/logs", response_class=PlainTextResponse)
-async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None, lines: Lines = 20) -> str:
+@router.get(
+    "/sweeps/{name}/logs",
+    response_class=Response,
+    responses=_shown({"text/plain": examples.LOG}) | refusals(404, 422),
+)
+async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None, lines: Lines = 20) -> Response:
     """Why trials failed, each error once, or what running ones write; or one trial's log; or else its driver's."""
 
     def text() -> str:
@@ -188,12 +211,16 @@ async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None
         printed = service.ray.logs(job_name(found(service, name))).splitlines(keepends=True)
         return "".join(printed[-lines:]) or f"{name} has written nothing yet\n"
 
-    return (await heavy(text))[-MAX_LOG_CHARS:]
+    return PlainTextResponse((await heavy(text))[-MAX_LOG_CHARS:])
 
 
-@router.get("/sweeps/{name}/logs/follow")
+@router.get("/sweeps/{name}/logs/follow", responses=refusals(404, 422))
 def follow(
-    name: Name, _: Viewer, service: Service, trial: TrialNamed = None, offset: Annotated[int, Query(ge=0, le=2**62)] = 0
+    name: Name,
+    _: Viewer,
+    service: Service,
+    trial: TrialNamed = None,
+    offset: Annotated[int, Query(ge=0, le=2**62, examples=[0])] = 0,
 ) -> LogPart:
     """What a trial, or the only one that runs, has written since an offset."""
     with ledger_of(service, name) as ledger:
@@ -204,19 +231,22 @@ def follow(
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
 
-@router.get("/table", response_class=PlainTextResponse)
+@router.get("/table", response_class=Response, responses=_shown(examples.TABLES) | refusals(404, 409, 422))
 async def table(
     _: Viewer,
     service: Service,
-    sweep: Annotated[list[Named], Query(min_length=1, max_length=20, description="of one sweep, or of several in one")],
-    form: Annotated[Literal["md", "tex", "csv", "json", "html"], Query(alias="format")] = "md",
-    rows: Annotated[list[str] | None, Query(max_length=50)] = None,
-    columns: Annotated[list[str] | None, Query(max_length=50)] = None,
-    interval: Literal["std", "t", "bootstrap"] | None = None,
-    baseline: Annotated[str | None, Query(max_length=200)] = None,
-    test: Literal["t", "wilcoxon"] | None = None,
-    group_by: Annotated[list[str] | None, Query(max_length=50)] = None,
-) -> PlainTextResponse:
+    sweep: Annotated[
+        list[Named],
+        Query(min_length=1, max_length=20, description="of one sweep, or of several in one", examples=[["alphas"]]),
+    ],
+    form: Annotated[Literal["md", "tex", "csv", "json", "html"], Query(alias="format", examples=["md"])] = "md",
+    rows: Annotated[list[str] | None, Query(max_length=50, examples=[["views.overlay_alpha"]])] = None,
+    columns: Annotated[list[str] | None, Query(max_length=50, examples=[["knn/top1_test"]])] = None,
+    interval: Annotated[Literal["std", "t", "bootstrap"] | None, Query(examples=["t"])] = None,
+    baseline: Annotated[str | None, Query(max_length=200, examples=["views.overlay_alpha=0"])] = None,
+    test: Annotated[Literal["t", "wilcoxon"] | None, Query(examples=["t"])] = None,
+    group_by: Annotated[list[str] | None, Query(max_length=50, examples=[["method"]])] = None,
+) -> Response:
     """The ablation table, from MLflow; options rule over the spec's."""
 
     def made() -> str:
@@ -231,8 +261,12 @@ async def table(
     return PlainTextResponse(await _from_mlflow(made), media_type=FORMATS[form])
 
 
-@router.get("/sweeps/{name}/report", response_class=HTMLResponse)
-async def report(name: Name, _: Viewer, service: Service) -> HTMLResponse:
+@router.get(
+    "/sweeps/{name}/report",
+    response_class=Response,
+    responses=_shown({"text/html": examples.REPORT}) | refusals(404, 409, 422),
+)
+async def report(name: Name, _: Viewer, service: Service) -> Response:
     """The sweep's page: table, plots, pictures, failures and cost in one HTML file."""
 
     def made() -> str:

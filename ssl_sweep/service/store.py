@@ -72,6 +72,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
+        self.version = 0  # rises with every change of a submission by this process
         tables.metadata.create_all(self._engine)
 
     # submissions
@@ -86,6 +87,7 @@ class Store:
             with self._engine.begin() as connection:
                 connection.execute(insert(tables.submissions).values(_row(new)))
                 _say(connection, new.id, "state", {"state": new.state, "reason": new.reason})
+            self.version += 1
             return new
         except IntegrityError:
             known = [each for each in self.find(owner=new.owner) if each.client_key == new.client_key]
@@ -99,6 +101,12 @@ class Store:
         """The submission of a sweep's name."""
         found = self._rows(select(tables.submissions).where(tables.submissions.c.name == name))
         return _submission(found[0]) if found else None
+
+    def state_of(self, submission: str) -> str | None:
+        """A submission's state, by its id."""
+        table = tables.submissions
+        found = self._rows(select(table.c.state).where(table.c.id == submission))
+        return str(found[0].state) if found else None
 
     def find(
         self,
@@ -138,6 +146,7 @@ class Store:
             shown = {"state": values.get("state", old.state), "reason": values.get("reason", old.reason)}
             if (shown["state"], shown["reason"]) != (old.state, old.reason):
                 _say(connection, old.id, "state", shown)
+        self.version += 1
         return True
 
     def remove(self, old: Submission) -> bool:
@@ -148,7 +157,8 @@ class Store:
             gone = connection.execute(delete(table).where(table.c.id == old.id, table.c.state == old.state))
             if gone.rowcount != 1:
                 connection.rollback()
-            return gone.rowcount == 1
+        self.version += 1
+        return gone.rowcount == 1
 
     # events
 
@@ -170,6 +180,11 @@ class Store:
             query = query.where(table.c.kind == kind)
         rows = self._rows(query.order_by(table.c.number).limit(limit))
         return [{"number": row.number, "time": row.time, "kind": row.kind, **row.data} for row in rows]
+
+    def last_event(self, submission: str) -> int:
+        """The number of a submission's last event; 0 where it has none."""
+        table = tables.events
+        return int(self._rows(select(func.max(table.c.number)).where(table.c.submission == submission))[0][0] or 0)
 
     # tokens
 
