@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
+from ssl_sweep.new_tables import make_tables
 from ssl_sweep.storage import POSTGRESQL, redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
@@ -34,9 +35,11 @@ def open_storage(url: str) -> "Store":
     try:
         if make_url(url).get_backend_name() == "sqlite":
             # two sweeps of one file wait for one another's writes rather than fail
-            return Store(url, engine_kwargs={"connect_args": {"timeout": 60}})
+            return make_tables(lambda: Store(url, engine_kwargs={"connect_args": {"timeout": 60}}))
         arguments = POSTGRESQL if make_url(url).get_backend_name() == "postgresql" else {}
-        return LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
+        return make_tables(
+            lambda: LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
+        )
     except ImportError as error:
         remedy = "for PostgreSQL: pip install 'ssl-sweep[postgres]'"
         raise LedgerAway(f"the ledger at {redacted(url)} lacks its database driver ({error}); {remedy}") from error

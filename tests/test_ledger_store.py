@@ -3,6 +3,7 @@
 import random
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,11 @@ def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
     monkeypatch.setenv("PGPASSWORD", "wrong")
     with pytest.raises(LedgerAway, match=r"password authentication failed .*PGPASSWORD"):
         open_storage(there)
+
+
+def test_sweeps_that_begin_at_once_make_the_new_database_together(tmp_path: Path) -> None:
+    for number in range(2):
+        with ThreadPoolExecutor(6) as pool:
+            url = f"sqlite:///{tmp_path / f'{number}.db'}"
+            for opened in [pool.submit(open_storage, url) for _ in range(6)]:
+                assert opened.result().get_all_studies() == []

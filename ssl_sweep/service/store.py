@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ssl_sweep.new_tables import make_tables
 from ssl_sweep.service import tables
 from ssl_sweep.storage import POSTGRESQL
 
@@ -73,7 +74,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self.version = 0  # rises with every change of a submission by this process
-        tables.metadata.create_all(self._engine)
+        make_tables(lambda: tables.metadata.create_all(self._engine))
 
     # submissions
 

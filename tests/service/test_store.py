@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,9 @@ def test_a_silent_postgresql_is_not_waited_for_by_the_hour() -> None:
         engine.connect()
     assert given["connect_timeout"] == 10
     assert given["keepalives_idle"] == 30
+
+
+def test_services_that_start_at_once_make_the_new_database_together(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        made = [pool.submit(Store, f"sqlite:///{tmp_path / 'new.db'}") for _ in range(6)]
+        assert [each.result().find() for each in made] == [[]] * 6
