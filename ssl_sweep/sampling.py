@@ -42,6 +42,43 @@ class Place(NamedTuple):
         return self.seed + self.position
 
 
+class _OwnSpace(BaseSampler):
+    """Models every knob over the range that it has now.
+
+    Optuna models those whose distribution has been the same all along, and draws a knob that was widened at random.
+    """
+
+    def __init__(self, place: Place, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._now = {name: place.distributions[name] for name in sorted(place.distributions)}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {name: values for name, values in self._now.items() if not values.single()}
+
+
+class _GP(_OwnSpace, GPSampler): ...
+
+
+class _TPE(_OwnSpace, TPESampler): ...
+
+
+class _NSGA2(_OwnSpace, NSGAIISampler): ...
+
+
+class _GroupedTPE(TPESampler):
+    """Models knobs that only some choices have by themselves; each over the range that it has now, and not at first."""
+
+    def __init__(self, place: Place, **settings: Any) -> None:
+        super().__init__(group=True, **settings)
+        self._now = place.distributions
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        found = super().infer_relative_search_space(study, trial)
+        for group in self._search_space_group.search_spaces if self._search_space_group else ():
+            group.update({name: self._now.get(name, values) for name, values in group.items()})
+        return {name: self._now.get(name, values) for name, values in found.items()}
+
+
 class _Sequence(QMCSampler):
     """The points of one scrambled Sobol sequence, from its first on; Optuna's own draws the first choices at random."""
 
@@ -65,8 +102,8 @@ def _nsga2(place: Place) -> BaseSampler:
     # choice is of, and its parents, stand in the study
     size = min(max(place.wanted // GENERATIONS, 4), 50)
     # Deb's own operators: Optuna's copy a parent's values, and try many choices twice
-    return NSGAIISampler(
-        population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=place.own_seed
+    return _NSGA2(
+        place, population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=place.own_seed
     )
 
 
@@ -74,10 +111,10 @@ SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
     "grid": lambda place: RandomSampler(seed=place.own_seed),  # never asked: a grid's points are enqueued in order
     "random": lambda place: RandomSampler(seed=place.own_seed),
     "qmc": _Sequence,  # how far it is stands in the study, under the sequence's seed
-    "tpe": lambda place: TPESampler(
-        seed=place.own_seed, multivariate=True, group=place.conditional, constant_liar=True
+    "tpe": lambda place: (_GroupedTPE if place.conditional else _TPE)(
+        place, seed=place.own_seed, multivariate=True, constant_liar=True
     ),
-    "gp": lambda place: GPSampler(seed=place.own_seed),
+    "gp": lambda place: _GP(place, seed=place.own_seed),
     "cmaes": _cmaes,
     "nsga2": _nsga2,
 }

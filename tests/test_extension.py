@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
 
 from ssl_sweep.extension import extended
 from ssl_sweep.ledger import load_ledger, open_ledger
 from ssl_sweep.ledger_entries import LedgerError
+from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SpecError, SweepSpec, from_dump
 
 SPACE = {
@@ -44,6 +46,51 @@ def test_more_choices_from_a_wider_range_in_the_same_study(tmp_path: Path) -> No
     assert len(asked) == 15
     assert min(asked) < 0.1 or max(asked) > 0.2
     assert load_ledger(url, "sweep").spec.search.trials == 19
+
+
+def alphas(ledger: Ledger, best: float) -> list[float]:
+    """What a search for one value of a knob asks for until it has enough."""
+    asked = []
+    while (choice := ledger.ask()) is not None:
+        asked.append(choice.knobs["views.overlay_alpha"])
+        ledger.update(replace(choice.trials[0], state="COMPLETE", results={"knn/top1_val": -abs(asked[-1] - best)}))
+    return asked
+
+
+def widened(url: str, **search: Any) -> Ledger:
+    """A search that knew a narrow range for 14 choices, and has 12 more to ask for in a wider one."""
+    lr = {"low": 0.001, "high": 1.0, "log": True}
+    first = spec(space={"views.overlay_alpha": SPACE["views.overlay_alpha"], "pretrain.lr": lr}, trials=14, **search)
+    alphas(open_ledger(url, first), best=0.15)
+    more = extended(first, "+12", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
+    return open_ledger(url, more, extends=True)
+
+
+def test_gp_goes_on_with_a_widened_knob_as_it_has_learned(tmp_path: Path) -> None:
+    asked = alphas(widened(f"sqlite:///{tmp_path / 'ledger.db'}", sampler="gp"), best=0.15)
+    assert max(abs(alpha - 0.15) for alpha in asked[-4:]) < 0.02  # at random, 0.1 on average
+    assert max(asked) > 0.2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2"])
+def test_a_widened_knob_stays_in_the_samplers_model(tmp_path: Path, sampler: str) -> None:
+    ledger = widened(f"sqlite:///{tmp_path / 'ledger.db'}", sampler=sampler)
+    for _ in range(2):  # the first of the wider range is the one that told Optuna's samplers
+        alpha = ledger.ask()
+        complete = replace(alpha.trials[0], state="COMPLETE", results={"knn/top1_val": 1.0})  # type: ignore[union-attr]
+        ledger.update(complete)
+    modelled = ledger._study.sampler.infer_relative_search_space(ledger._study, ledger._study.trials[-1])
+    assert modelled["views.overlay_alpha"] == FloatDistribution(0.0, 0.4)
+
+
+def test_a_widened_knob_beside_branches_leaves_its_old_range(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    method = {"choices": ["autoencoder", {"name": "simclr", "temperature": [0.1, 0.2]}]}
+    first = spec(space={"views.overlay_alpha": SPACE["views.overlay_alpha"], "method": method}, trials=12)
+    alphas(open_ledger(url, first), best=0.2)
+    more = extended(first, "+10", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
+    asked = alphas(open_ledger(url, more, extends=True), best=0.4)
+    assert max(asked) > 0.2
 
 
 @pytest.mark.parametrize(("trials", "total"), [("+20", 24), ("20", 20)])
