@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_sweep import knobs
-from ssl_sweep.spec import SweepSpec, grid, num_settings, resolve
+from ssl_sweep.spec import SweepSpec, grid, resolve
+from ssl_sweep.spec_choices import num_settings
 from ssl_sweep.spec_section import Resources
 from ssl_sweep.trial import stage_key
 

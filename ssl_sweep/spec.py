@@ -7,7 +7,6 @@ and the table against the sections that they name.
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +23,7 @@ from pydantic import (
 from ssl_sweep import knobs
 from ssl_sweep.health import METRICS as HEALTH_METRICS
 from ssl_sweep.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
+from ssl_sweep.spec_choices import all_choices, num_settings, searched, to_construct
 from ssl_sweep.spec_parts import (
     CASE,
     NAMED,
@@ -36,7 +36,7 @@ from ssl_sweep.spec_parts import (
     construct,
 )
 from ssl_sweep.spec_prune import pruning_findings
-from ssl_sweep.spec_search import Branch, Branches, Choices, Range, Search
+from ssl_sweep.spec_search import Branch, Choices, Range, Search
 from ssl_sweep.spec_section import Resources, Section, Tracking
 from ssl_sweep.spec_space import read_search
 from ssl_sweep.spec_table import Table, read_table
@@ -122,8 +122,8 @@ class SweepSpec(Section):
     def _read_table(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
         found, search = Collector(), info.data.get("search")
-        searched = _searched(search) if search is not None else None
-        read = read_table(raw, searched, _metrics(info.data), info.data, found) if isinstance(raw, dict) else raw
+        knobs_searched = searched(search) if search is not None else None
+        read = read_table(raw, knobs_searched, _metrics(info.data), info.data, found) if isinstance(raw, dict) else raw
         table = found.run((), handler, read)
         found.done()
         return table
@@ -169,16 +169,16 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
-        """Knobs that are fine one by one may not fit together: build what is cheap to build for every choice."""
+        """Knobs that are fine one by one may not fit together: build what is cheap to build."""
         size = math.prod(num_settings(values) or 0 for values in self.search.space.values())
         size *= len(self.search.cases) or 1
         if self.search.sampler == "grid" and size > MAX_GRID:
             message = f"is a grid of {size:,} choices"
             raise refusal([Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")])
         found = Collector()
-        for choice in grid(self) if self.search.sampler == "grid" else ():
+        for choice, shown, sections in to_construct(self.search):
             loc = ("search", "space") if choice else ()
-            found.run(loc, construct, resolve(self, choice, self.search.seeds[0]), choice)
+            found.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
         found.done()
         return self
 
@@ -188,23 +188,12 @@ def space(spec: SweepSpec) -> dict[str, Choices | Range]:
 
     A section of which there are several, `method` or `encoder`, is one of them; the rest is in `search.branches`.
     """
-    return _searched(spec.search)
+    return searched(spec.search)
 
 
 def grid(spec: SweepSpec) -> list[Settings]:
     """Every choice of a spec whose knobs can all be listed; the first knob changes slowest."""
-    parts = [_settings(path, values, spec.search) for path, values in space(spec).items()]
-    return [{path: value for part in choice for path, value in part.items()} for choice in product(*parts)]
-
-
-def num_settings(values: Choices | Range | Branches) -> int | None:
-    """How many settings a searched knob, or section with its knobs, has; None where a range is without a step."""
-    if not isinstance(values, Branches):
-        return len(values.listed()) or None
-    sizes = [[num_settings(each) for each in branch.space.values()] for branch in values.choices]
-    if any(None in each for each in sizes):
-        return None
-    return sum(math.prod(size or 0 for size in each) for each in sizes)
+    return all_choices(spec.search)
 
 
 def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
@@ -261,29 +250,8 @@ def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
     ]
 
 
-def _searched(search: Search) -> dict[str, Choices | Range]:
-    cases = {CASE: Choices(values=tuple(search.cases))} if search.cases else {}
-    named = {
-        path: Choices(values=values.names) if isinstance(values, Branches) else values
-        for path, values in search.space.items()
-    }
-    return {**cases, **named}
-
-
 def _branch(search: Search, section: str, name: Any) -> Branch:
     return next(branch for branch in search.branches[section].choices if branch.name == name)
-
-
-def _settings(path: str, values: Choices | Range, search: Search) -> list[Settings]:
-    """Every value of a knob; of a section every branch with every value of its own knobs."""
-    if path not in search.branches:
-        return [{path: value} for value in values.listed()]
-    found = []
-    for branch in search.branches[path].choices:
-        listed = product(*(each.listed() for each in branch.space.values()))
-        paths = [path, *(f"{path}.{knob}" for knob in branch.space)]
-        found += [dict(zip(paths, (branch.name, *own), strict=True)) for own in listed]
-    return found
 
 
 def _metrics(sections: Mapping[str, Any]) -> list[str] | None:

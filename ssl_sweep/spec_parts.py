@@ -19,6 +19,7 @@ Settings = dict[str, Any]
 FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
 NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections that begin with a name
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
+CONSTRUCTED = ("views", "pretrain", "encoder")  # what is cheap to build of a trial, see `construct`
 CASE = "case"  # the knob whose values are the names of `search.cases`
 
 _REFUSED = {
@@ -152,15 +153,24 @@ def base_of(sections: Mapping[str, Any]) -> Base:
     return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys())
 
 
-def construct(config: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Sequence[str]) -> None:
     """Build what is cheap to build of a trial's config, since knobs that are fine one by one may not fit together.
+
+    Args:
+        config: the trial's.
+        choice: what it has of the search.
+        sections: of `CONSTRUCTED`.
 
     Raises a refusal at the section's key, with the choice as its value.
     """
+    made: dict[str, Callable[[], Any]] = {
+        "views": lambda: Augment(config["data"]["image_size"], **config["views"]),
+        "pretrain": lambda: Recipe(**config["pretrain"]),
+        "encoder": lambda: _check_fit(config["encoder"]["name"], config["method"]["name"]),
+    }
     found = Collector()
-    found.run(("views",), _build, lambda: Augment(config["data"]["image_size"], **config["views"]), choice)
-    found.run(("pretrain",), _build, lambda: Recipe(**config["pretrain"]), choice)
-    found.run(("encoder",), _build, lambda: _check_fit(config["encoder"]["name"], config["method"]["name"]), choice)
+    for section in sections:
+        found.run((section,), _build, made[section], choice)
     found.done()
 
 

@@ -224,6 +224,20 @@ def test_an_encoder_that_the_method_cannot_use_is_refused_before_launch() -> Non
     assert "mae cannot use resnet18; use one of vit_base, vit_small, vit_tiny" in found["encoder"]
 
 
+def test_what_a_sampler_may_draw_and_does_not_fit_is_refused_before_launch() -> None:
+    lr = {"low": 0.001, "high": 1.0, "log": True}
+    lists = {"views.mask_ratio": [0.0, 0.5], "views.mask_patch": [2, 3], "pretrain.lr": lr}
+    found = refused_search(lists, sampler="random", trials=3)
+    assert "does not divide the image size 8" in found["space.views"]
+    assert "pretrain" not in found["space.views"]  # the lists alone are told
+    mae = {"name": "mae", "mask_ratio": {"low": 0.5, "high": 0.8}}
+    sections = {"method": {"choices": ["simclr", mae]}, "encoder": {"choices": ["vit_tiny", "resnet18"]}}
+    found = refused_search({**sections, "pretrain.lr": lr}, sampler="tpe", trials=3)
+    assert "method mae cannot use resnet18; use one of vit_base, vit_small, vit_tiny" in found["space.encoder"]
+    fitting = {**sections, "encoder": {"choices": ["vit_tiny", "vit_small"]}, "pretrain.lr": lr}
+    SweepSpec.model_validate(raw(search={"space": fitting, "sampler": "tpe", "trials": 3}))
+
+
 def test_groups_of_a_batch_that_workers_cannot_share_are_refused() -> None:
     resources = {"workers": 3}
     found = refused(raw(method="moco", pretrain={"batch_size": 192}, resources=resources, search={}))
