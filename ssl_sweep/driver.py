@@ -19,9 +19,9 @@ from ssl_sweep.data.sources import open_source
 from ssl_sweep.disk import is_full, room_in
 from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.journal import Journal, JournalError, read
-from ssl_sweep.lease import LeaseLost, sole_driver
+from ssl_sweep.lease import sole_driver
 from ssl_sweep.ledger import open_ledger, open_notes
-from ssl_sweep.ledger_entries import Trial
+from ssl_sweep.ledger_entries import LeaseLost, Trial
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.notify import Notifier
 from ssl_sweep.progress import Progress
@@ -111,7 +111,7 @@ def drive(
         if again is None:
             check_not_stopped(notes, spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
-        ledger = open_ledger(storage.ledger_url, spec, say, extends=extends)
+        ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         only = take_up(ledger, again) if again is not None else None
         summary = _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))

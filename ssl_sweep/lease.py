@@ -18,21 +18,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ssl_sweep.ledger_entries import LedgerError, Notes
+from ssl_sweep.ledger_entries import LEASE, LedgerError, Notes
 
 BEAT_S = 5.0
 WATCH_S = 20.0  # a counter that stands still for so long is a dead driver's
-SETTLE_S = 0.5  # of two that take a lease at once, the first has read the second's name by then
-NOTE = "lease"
 log = logging.getLogger(__name__)
 
 
 class Driven(LedgerError):  # noqa: N818 - says what the sweep is
     """Another driver is at work on this sweep."""
-
-
-class LeaseLost(LedgerError):  # noqa: N818 - says what happened
-    """Another driver has taken this sweep over."""
 
 
 class NoLocks(LedgerError):  # noqa: N818 - says what is wrong
@@ -69,7 +63,7 @@ def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
 
 def driver_of(notes: Notes) -> dict[str, Any] | None:
     """Host and process of the driver that holds the lease, which may have died; None where none does."""
-    held = notes.read().get(NOTE)
+    held = notes.read().get(LEASE)
     return {"host": held["host"], "pid": held["pid"]} if held else None
 
 
@@ -78,7 +72,8 @@ class Lease:
 
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._owner = uuid.uuid4().hex
+        self.owner = uuid.uuid4().hex
+        self._held: dict[str, Any] | None = None  # as it was last written, here or by a holder that has died
         self._count = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
@@ -86,27 +81,23 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease; where its holder shows no sign of life, take it over. Raises Driven."""
-        self.check_free()
-        self._write()
-        time.sleep(SETTLE_S)
-        held = self._read()
-        if held is None or held["owner"] != self._owner:
-            raise _driven(held or {"host": "another machine", "pid": "?"})
+        self._held = self.check_free()
+        if not self._write():  # of two that find it free one is told so
+            raise _driven(self._read() or {"host": "another machine", "pid": "?"})
         self._thread.start()
 
-    def check_free(self) -> None:
-        """Raises Driven where its holder gives a sign of life."""
+    def check_free(self) -> dict[str, Any] | None:
+        """The lease as a holder that has died left it, if one did. Raises Driven where it gives a sign of life."""
         held = self._read()
         if held is not None and not _has_died(held) and self._moves(held):
             raise _driven(self._read() or held)
+        return self._read() and held
 
     def release(self) -> None:
         """Give it back, unless somebody has taken it."""
         self._ended.set()
         self._thread.join()
-        held = self._read()
-        if held is not None and held["owner"] == self._owner:
-            self._notes.write(NOTE, None)
+        self._notes.swap(LEASE, self._held, None)
 
     def _moves(self, held: Mapping[str, Any]) -> bool:
         """Whether its holder gives a sign of life."""
@@ -125,11 +116,10 @@ class Lease:
         away = False
         while not self._ended.wait(BEAT_S):
             try:
-                held = self._read()
-                if held is None or held["owner"] != self._owner:
+                if not self._write():
+                    held = self._read()
                     self.taken_by = _who(held) if held else "somebody"
                     return
-                self._write()
                 away = False
             except Exception as error:  # the thread's edge: a database that is away for a moment ends no sweep
                 if not away:
@@ -137,13 +127,18 @@ class Lease:
                 away = True
 
     def _read(self) -> dict[str, Any] | None:
-        held: dict[str, Any] | None = self._notes.read().get(NOTE)
+        held: dict[str, Any] | None = self._notes.read().get(LEASE)
         return held
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """Whether nobody else has written it since: a write that had to wait for the database overwrites nobody's."""
         self._count += 1
-        mine = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "pids": _pids()}
-        self._notes.write(NOTE, {**mine, "count": self._count})
+        mine = {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "pids": _pids()}
+        mine["count"] = self._count
+        if not self._notes.swap(LEASE, self._held, mine):
+            return False
+        self._held = mine
+        return True
 
 
 @contextmanager

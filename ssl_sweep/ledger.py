@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from ssl_sweep.ledger_entries import LedgerError, Notes
 from ssl_sweep.ledger_mirror import Mirror
-from ssl_sweep.ledger_store import open_storage
+from ssl_sweep.ledger_store import Store, open_storage
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.sampling import Knobs
 from ssl_sweep.spec import SweepSpec, differences, from_dump
@@ -29,11 +28,21 @@ FREE = (
 
 
 def open_ledger(
-    url: str, spec: SweepSpec, say: Callable[[str], object] = lambda _: None, *, extends: bool = False
+    url: str,
+    spec: SweepSpec,
+    say: Callable[[str], object] = lambda _: None,
+    *,
+    extends: bool = False,
+    owner: str | None = None,
 ) -> Ledger:
-    """Open a sweep's ledger, making it when it is new. `extends`: the spec is known to be the stored one's extension.
+    """Open a sweep's ledger to drive it, making it when it is new.
 
-    say: is told what a new sweep learns from earlier ones.
+    Args:
+        url: of the database.
+        spec: the sweep's.
+        say: is told what a new sweep learns from earlier ones.
+        extends: whether the spec is known to be the stored one's extension.
+        owner: of the sweep's lease: nothing is written once it is another's.
 
     Raises:
         LedgerError: there is a sweep of this name with another spec, and the message names what differs; or an earlier
@@ -42,7 +51,7 @@ def open_ledger(
     taught = _lessons(url, spec, say)
     storage = open_storage(url)
     _study_of(storage, spec)
-    mirror = Mirror(storage, spec.name)
+    mirror = Mirror(storage, spec.name, owner)
     study = optuna.load_study(storage=mirror, study_name=spec.name)
     if "uuid" not in study.user_attrs:
         study.set_user_attr("uuid", str(uuid.uuid4()))
@@ -54,7 +63,7 @@ def open_ledger(
             study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
         study.set_user_attr("taught", True)  # by who was killed before this, the rest is added
     study.set_user_attr("spec", spec.model_dump(mode="json"))
-    return Ledger(study, spec, mirror)
+    return Ledger(study, spec, Notes(study, storage), mirror)
 
 
 def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
@@ -73,7 +82,7 @@ def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[Fr
     return taught
 
 
-def _is_taught(storage: RDBStorage, name: str) -> bool:
+def _is_taught(storage: Store, name: str) -> bool:
     if name not in optuna.get_all_study_names(storage):
         return False
     return "taught" in optuna.load_study(storage=storage, study_name=name).user_attrs
@@ -98,17 +107,18 @@ def read_ledger(url: str, name: str) -> Iterator[Ledger]:
         storage.engine.dispose()
 
 
-def _load(storage: RDBStorage, name: str) -> Ledger:
+def _load(storage: Store, name: str) -> Ledger:
     names = _begun(storage)
     if name not in names:
         raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(names) or 'none'}")
     study = optuna.load_study(storage=storage, study_name=name)
-    return Ledger(study, from_dump(study.user_attrs["spec"]))
+    return Ledger(study, from_dump(study.user_attrs["spec"]), Notes(study, storage))
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:
     """The notes of a sweep that may be new, to be read before its ledger is opened."""
-    return Notes(_study_of(open_storage(url), spec))
+    storage = open_storage(url)
+    return Notes(_study_of(storage, spec), storage)
 
 
 def sweep_names(url: str) -> list[str]:
@@ -116,12 +126,12 @@ def sweep_names(url: str) -> list[str]:
     return _begun(open_storage(url))
 
 
-def _begun(storage: RDBStorage) -> list[str]:
+def _begun(storage: Store) -> list[str]:
     """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
     return sorted(each.study_name for each in optuna.get_all_study_summaries(storage) if "spec" in each.user_attrs)
 
 
-def _study_of(storage: RDBStorage, spec: SweepSpec) -> optuna.Study:
+def _study_of(storage: Store, spec: SweepSpec) -> optuna.Study:
     directions = spec.search.directions
     if spec.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=spec.name)

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
+    from ssl_sweep.ledger_store import Store
+
+LEASE = "lease"  # the note of who drives a sweep
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 
 
 class LedgerError(ValueError):
     """The ledger does not fit what was asked of it."""
+
+
+class LeaseLost(LedgerError):  # noqa: N818 - says what happened
+    """Another driver has taken this sweep over."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,9 @@ class Choice:
 class Notes:
     """Small values beside a sweep's choices, each written by itself: who drives it, what people ask of it."""
 
-    def __init__(self, study: "optuna.Study") -> None:
-        self._study = study
+    def __init__(self, study: "optuna.Study", store: "Store") -> None:
+        """store: the database that the study is in."""
+        self._study, self._store = study, store
 
     def read(self) -> dict[str, Any]:
         """All of them, as they are now."""
@@ -88,6 +96,10 @@ class Notes:
     def write(self, name: str, value: Any) -> None:
         """Set one; None where there is nothing any more."""
         self._study.set_user_attr(name, value)
+
+    def swap(self, name: str, old: Any, new: Any) -> bool:
+        """Set one where it still is the old one, or None; says whether it was. Of two at once, one is told so."""
+        return self._store.swap_note(self._study.study_name, name, old, new)
 
 
 def _mean(trials: Sequence[Trial], metric: str) -> float | None:

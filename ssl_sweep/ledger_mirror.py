@@ -17,7 +17,8 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, Update, and_, bindparam, select
 
-from ssl_sweep.ledger_store import Store
+from ssl_sweep.ledger_entries import LEASE, LeaseLost
+from ssl_sweep.ledger_store import NOTES, Store
 
 TRIALS, VALUES, STEPS = (
     model.__table__ for model in (models.TrialModel, models.TrialValueModel, models.TrialIntermediateValueModel)
@@ -29,15 +30,24 @@ PARAMS, USER, SYSTEM = (
 _FIND = select(TRIALS.c.trial_id).where(
     TRIALS.c.study_id == bindparam("study_id"), TRIALS.c.number == bindparam("number")
 )
+_READ_NOTE = (
+    select(NOTES.c.value_json)
+    .where(NOTES.c.study_id == bindparam("study_id"), NOTES.c.key == bindparam("key"))
+    .with_for_update(read=True)
+)
 STATE = "state"  # stands for a trial's own row, where other rows have their key
 
 
 class Mirror(InMemoryStorage):
-    """One study; a trial's id is its number here, and another one in the database."""
+    """One study; a trial's id is its number here, and another one in the database.
 
-    def __init__(self, store: Store, name: str) -> None:
+    Raises LeaseLost when something is to be written and the sweep's lease is another driver's.
+    """
+
+    def __init__(self, store: Store, name: str, owner: str | None = None) -> None:
+        """owner: of the lease; None where a test writes without one."""
         super().__init__()
-        self._store, self._study_row = store, store.get_study_id_from_name(name)
+        self._store, self._study_row, self._owner = store, store.get_study_id_from_name(name), owner
         study = self.create_new_study(store.get_study_directions(self._study_row), name)
         for key, value in store.get_study_system_attrs(self._study_row).items():
             super().set_study_system_attr(study, key, value)
@@ -67,7 +77,14 @@ class Mirror(InMemoryStorage):
         return self._store.get_study_user_attrs(self._study_row)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._store.set_study_user_attr(self._study_row, key, value)
+        where, values = {"study_id": self._study_row, "key": key}, {"value_json": json.dumps(value)}
+
+        def put(connection: Connection, again: bool) -> None:
+            if not _update(connection, NOTES, where, values):
+                connection.execute(NOTES.insert(), {**where, **values})
+            self._check_lease(connection)
+
+        self._store.transact(put)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         self._store.set_study_system_attr(self._study_row, key, value)
@@ -144,6 +161,17 @@ class Mirror(InMemoryStorage):
                 new.setdefault(table, []).append({**where, **values})
         for table, rows in new.items():
             connection.execute(table.insert(), rows)
+        self._check_lease(connection)
+
+    def _check_lease(self, connection: Connection) -> None:
+        """The last of a transaction: from here to its end nobody can take the sweep over."""
+        if self._owner is None:
+            return
+        said = connection.execute(_READ_NOTE, {"study_id": self._study_row, "key": LEASE}).scalar()
+        held = json.loads(said) if said else None
+        if held is None or held["owner"] != self._owner:
+            who = f"process {held['pid']} on {held['host']}" if held else "somebody"
+            raise LeaseLost(f"{who} has taken this sweep over; this driver writes nothing more of it")
 
     def _put_trial(self, connection: Connection, number: int, known: bool, again: bool) -> None:
         trial = self.get_trial(number)

@@ -1,5 +1,6 @@
 """The database of the ledger, which may be a server that goes away for a while: the one place that tries again."""
 
+import json
 import logging
 import time
 import weakref
@@ -9,15 +10,17 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection
+from optuna.storages._rdb.models import StudyUserAttributeModel
+from sqlalchemy import Connection, and_, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ssl_sweep.new_tables import make_tables
 from ssl_sweep.storage import POSTGRESQL, redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
+NOTES = StudyUserAttributeModel.__table__
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -54,10 +57,31 @@ def open_storage(url: str) -> "Store":
 class Store(RDBStorage):
     """A database of studies. A driver's trials come here by `transact` alone."""
 
-    def transact(self, write: Callable[[Connection, bool], None]) -> None:
+    def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
         """Have a transaction written; `write` is told whether one before it failed, which may have been done."""
         with self.engine.begin() as connection:
-            write(connection, False)
+            return write(connection, False)
+
+    def swap_note(self, study: str, name: str, old: Any, new: Any) -> bool:
+        """See `Notes.swap`."""
+        row = {"study_id": self.get_study_id_from_name(study), "key": name}
+        is_row = and_(NOTES.c.study_id == row["study_id"], NOTES.c.key == name)
+        told, wanted = json.dumps(old), json.dumps(new)
+
+        def swap(connection: Connection, again: bool) -> bool:
+            swapped = NOTES.update().where(is_row, NOTES.c.value_json == told).values(value_json=wanted)
+            if connection.execute(swapped).rowcount:
+                return True
+            found = connection.execute(select(NOTES.c.value_json).where(is_row)).scalar()
+            if found is None and old is None:
+                connection.execute(NOTES.insert(), {**row, "value_json": wanted})
+                return True
+            return again and found == wanted  # the try before has done it
+
+        try:
+            return self.transact(swap)
+        except IntegrityError:  # somebody else has just written the first one
+            return False
 
 
 class LastingStorage(Store):
@@ -70,14 +94,14 @@ class LastingStorage(Store):
         super().__init__(url, engine_kwargs)
         weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open behind
 
-    def transact(self, write: Callable[[Connection, bool], None]) -> None:
+    def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
         """As above, again and again for some minutes. Raises LedgerAway."""
 
-        def once(again: bool) -> None:
+        def once(again: bool) -> Answer:
             with self.engine.begin() as connection:
-                write(connection, again)
+                return write(connection, again)
 
-        self._insisted(once)
+        return self._insisted(once)
 
     def _repeated(self, name: str, *wiring: Any, **values: Any) -> Any:
         return self._insisted(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))

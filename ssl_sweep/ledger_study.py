@@ -32,10 +32,10 @@ class Ledger:
     after each seed whether the next one runs. What it decides is written down before anybody acts on it.
     """
 
-    def __init__(self, study: optuna.Study, spec: SweepSpec, mirror: Mirror | None = None) -> None:
+    def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes, mirror: Mirror | None = None) -> None:
         """mirror: the study's storage; None where it is another process that is the sweep's driver, and writes."""
         self.spec = spec
-        self.notes = Notes(study)
+        self.notes = notes
         self._study, self._reads_only = study, mirror is None
         # makes one transaction of a block's changes, which nobody may act on before it has ended
         self.together: Callable[[], AbstractContextManager[None]] = mirror.together if mirror else nullcontext

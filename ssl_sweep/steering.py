@@ -39,8 +39,8 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
     chosen = order_to_end(ledger, ask, named)
     try:
-        with sole_driver(storage.sweep(name), ledger.notes):
-            anew = open_ledger(storage.ledger_url, ledger.spec)  # a driver may just have ended
+        with sole_driver(storage.sweep(name), ledger.notes) as lease:
+            anew = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
             ended = _end_now(anew, storage, ask)
     except Driven:
         driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}

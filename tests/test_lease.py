@@ -2,28 +2,32 @@
 
 import errno
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ssl_sweep import lease
+from ssl_sweep import lease, ledger_store
+from ssl_sweep import ledger as ledgers
 from ssl_sweep.lease import Driven, Lease, NoLocks, driver_of, sole_driver
-from ssl_sweep.ledger import open_notes
-from ssl_sweep.ledger_entries import Notes
-from ssl_sweep.spec import from_dump
+from ssl_sweep.ledger import load_ledger, open_ledger, open_notes
+from ssl_sweep.ledger_entries import LeaseLost, Notes
+from ssl_sweep.ledger_store import LastingStorage
+from ssl_sweep.spec import SweepSpec, from_dump
 
 ELSEWHERE = {"owner": "other", "host": "node7", "pid": 1, "pids": "another boot", "count": 3}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"BEAT_S": 0.1, "WATCH_S": 1.0, "SETTLE_S": 0.3}.items():
+    for name, seconds in {"BEAT_S": 0.1, "WATCH_S": 1.0}.items():
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -32,10 +36,14 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
+def spec() -> SweepSpec:
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    return from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}})
+
+
 def notes(url: str) -> Notes:
     """As another process has them: with a connection of its own."""
-    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
-    return open_notes(url, from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}}))
+    return open_notes(url, spec())
 
 
 @pytest.fixture
@@ -132,16 +140,16 @@ def test_a_database_that_is_away_for_a_moment_ends_no_lease(url: str, monkeypatc
     kept = notes(url)
     ours = Lease(kept)
     ours.acquire()
-    read = kept.read
+    swap = kept.swap
     failed = threading.Event()
 
-    def away() -> dict[str, Any]:
+    def away(*wiring: Any) -> bool:
         if not failed.is_set():
             failed.set()
             raise OSError("no route to host")
-        return read()
+        return swap(*wiring)
 
-    monkeypatch.setattr(kept, "read", away)
+    monkeypatch.setattr(kept, "swap", away)
     assert failed.wait(10)
     before = ours._count
     deadline = time.monotonic() + 10
@@ -150,6 +158,72 @@ def test_a_database_that_is_away_for_a_moment_ends_no_lease(url: str, monkeypatc
     assert ours._count > before
     assert ours.taken_by is None
     ours.release()
+
+
+class CutOff(sqlite3.Connection):
+    """A connection that is away at one commit, until another driver has taken the sweep over."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def commit(self) -> None:
+        if (meanwhile := CutOff.meanwhile) is not None:
+            CutOff.meanwhile = None
+            self.rollback()
+            meanwhile()
+            raise sqlite3.OperationalError("server closed the connection unexpectedly")
+        super().commit()
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LastingStorage]:
+    """Opens a database that is tried again when it is away."""
+    monkeypatch.setattr(ledger_store, "FIRST_DELAY_S", 0.01)
+    return lambda url: LastingStorage(url, engine_kwargs={"connect_args": {"factory": CutOff, "timeout": 60}})
+
+
+def test_a_driver_that_was_cut_off_writes_nothing_once_another_drives(
+    tmp_path: Path, url: str, far: Callable[[str], LastingStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sole_driver(tmp_path, notes(url)) as ours:
+        monkeypatch.setattr(lease, "BEAT_S", 60)
+        with monkeypatch.context() as patched:
+            patched.setattr(ledgers, "open_storage", far)
+            ledger = open_ledger(url, spec(), owner=ours.owner)
+        running = replace(ledger.ask().trials[0], state="RUNNING", attempts=1)  # type: ignore[union-attr]
+        ledger.update(running)
+        CutOff.meanwhile = lambda: notes(url).write("lease", ELSEWHERE)
+        with pytest.raises(LeaseLost, match="process 1 on node7 has taken this sweep over"):
+            ledger.update(replace(running, state="COMPLETE", results={"knn/top1_val": 1.0}))
+        with pytest.raises(LeaseLost):
+            ledger.notes.write("confirm:0", [])
+        assert CutOff.meanwhile is None
+    assert [trial.state for trial in load_ledger(url, "sweep").trials] == ["RUNNING"]
+    assert notes(url).read()["lease"] == ELSEWHERE
+    assert "confirm:0" not in notes(url).read()
+
+
+def test_a_sign_of_life_that_was_held_up_overwrites_nobodys_lease(
+    url: str, far: Callable[[str], LastingStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes(url)
+    with monkeypatch.context() as patched:
+        patched.setattr(ledgers, "open_storage", far)
+        ours = Lease(notes(url))
+    ours.acquire()
+    CutOff.meanwhile = lambda: notes(url).write("lease", ELSEWHERE)
+    ours._thread.join(20)
+    assert ours.taken_by == "process 1 on node7"
+    ours.release()
+    assert notes(url).read()["lease"] == ELSEWHERE
+
+
+def test_a_sign_of_life_whose_answer_was_lost_was_given(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = notes(url)
+    transact = there._store.transact
+    monkeypatch.setattr(there._store, "transact", lambda write: transact(lambda connection, _: write(connection, True)))
+    assert there.swap("sign", None, {"count": 1})
+    assert there.swap("sign", None, {"count": 1})
+    assert not there.swap("sign", None, {"count": 2})
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])

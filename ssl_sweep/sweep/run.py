@@ -21,7 +21,8 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.attempt import attempt
 from ssl_sweep.control import Ask
-from ssl_sweep.lease import Lease, LeaseLost
+from ssl_sweep.lease import Lease
+from ssl_sweep.ledger_entries import LeaseLost
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.storage import Storage
