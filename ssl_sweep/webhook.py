@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -78,14 +78,16 @@ class Outbox:
 
     def __init__(self, webhook: Webhook) -> None:
         self._webhook = webhook
-        self._queue: queue.Queue[tuple[bytes, str] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[bytes, str, Callable[[], object]] | None] = queue.Queue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
-    def put(self, payload: Mapping[str, Any]) -> None:
-        """Have it sent, soon."""
-        self._queue.put((json.dumps(payload).encode(), str(uuid.uuid4())))
+    def put(
+        self, payload: Mapping[str, Any], delivery: str | None = None, done: Callable[[], object] = lambda: None
+    ) -> None:
+        """Have it sent, soon; `done` is called once it was taken, or refused for good."""
+        self._queue.put((json.dumps(payload).encode(), delivery or str(uuid.uuid4()), done))
 
     def close(self, timeout_s: float) -> None:
         """Send what is left, in at most so many seconds; what is not taken by then is lost."""
@@ -97,10 +99,14 @@ class Outbox:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
+            body, delivery, done = item
             try:
-                self._deliver(*item)
+                self._deliver(body, delivery)
+                done()
             except Exception as error:  # the thread's edge: no news is worth a sweep
                 log.warning("the webhook at %s was not told: %s", self._webhook.host, error)
+                if not self._closing.is_set():
+                    done()
 
     def _deliver(self, body: bytes, delivery: str) -> None:
         for attempt in range(TRIES):

@@ -10,9 +10,11 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import Ask
@@ -61,6 +63,7 @@ class Loop:
         self._looks: dict[str, Look] = {}
         webhook = Webhook.of_environment()
         self._outbox = Outbox(webhook) if webhook is not None else None
+        self._sent: set[str] = set()  # news that the outbox has
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="service loop", daemon=True)
 
@@ -88,7 +91,17 @@ class Loop:
             self._guarded(submission)
         self._launch(self.room)
 
+    def _tell(self) -> None:
+        """Have the webhook told what it has not been told, also by a service before this one."""
+        if self._outbox is None:
+            return
+        for delivery, content in self.store.news():
+            if delivery not in self._sent:
+                self._sent.add(delivery)
+                self._outbox.put(content, delivery, partial(self.store.forget_news, delivery))
+
     def _run(self) -> None:
+        self._tell()
         while not self._ended.is_set():
             try:
                 self.tick()
@@ -241,17 +254,16 @@ class Loop:
 
     def _give_up(self, submission: Submission, reason: str) -> None:
         """End a sweep whose driver has told nobody why."""
-        self._end(submission, "FAILED", reason)
-        if self._outbox is not None:
-            found = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
-            counts = {state: count for state, count in found.items() if count}
-            uri = self.settings.storage.tracking_uri
-            self._outbox.put(news(submission.name, "failed", reason, counts, None, uri))
+        found = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
+        counts = {state: count for state, count in found.items() if count}
+        uri = self.settings.storage.tracking_uri
+        told = None if self._outbox is None else news(submission.name, "failed", reason, counts, None, uri)
+        self._end(submission, "FAILED", reason, told)
+        self._tell()
 
-    def _end(self, submission: Submission, state: str, reason: str) -> None:
-        self.store.change(
-            submission, state=state, reason=reason[:MAX_REASON], ended=time.time(), asked=None, deaths=0, granted=0
-        )
+    def _end(self, submission: Submission, state: str, reason: str, told: Mapping[str, Any] | None = None) -> None:
+        ending = {"state": state, "reason": reason[:MAX_REASON], "ended": time.time()}
+        self.store.change(submission, news=told, **ending, asked=None, deaths=0, granted=0)
         self._looks.pop(submission.id, None)
 
     def _explain(self, submission: Submission, reason: str) -> None:

@@ -7,6 +7,7 @@ another: whoever comes second changes nothing and is told so.
 import hashlib
 import secrets
 import time
+import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -137,8 +138,11 @@ class Store:
         counted = self._rows(select(state, func.count().label("number")).group_by(state))
         return {row.state: row.number for row in counted}
 
-    def change(self, old: Submission, **values: Any) -> bool:
-        """Change a submission that is still in the state, and asked what, it was read with; whether it was."""
+    def change(self, old: Submission, *, news: Mapping[str, Any] | None = None, **values: Any) -> bool:
+        """Change a submission that is still in the state, and asked what, it was read with; whether it was.
+
+        news: what the webhook is to be told of the change.
+        """
         table = tables.submissions
         same = (table.c.id == old.id, table.c.state == old.state, table.c.asked.is_not_distinct_from(old.asked))
         with self._engine.begin() as connection:
@@ -147,6 +151,9 @@ class Store:
             shown = {"state": values.get("state", old.state), "reason": values.get("reason", old.reason)}
             if (shown["state"], shown["reason"]) != (old.state, old.reason):
                 _say(connection, old.id, "state", shown)
+            if news is not None:
+                row = {"delivery": str(uuid.uuid4()), "content": dict(news), "time": time.time()}
+                connection.execute(insert(tables.news).values(row))
         self.version += 1
         return True
 
@@ -186,6 +193,18 @@ class Store:
         """The number of a submission's last event; 0 where it has none."""
         table = tables.events
         return int(self._rows(select(func.max(table.c.number)).where(table.c.submission == submission))[0][0] or 0)
+
+    # news
+
+    def news(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the webhook has yet to take, oldest first, each with its delivery's id."""
+        rows = self._rows(select(tables.news).order_by(tables.news.c.time, tables.news.c.delivery))
+        return [(row.delivery, row.content) for row in rows]
+
+    def forget_news(self, delivery: str) -> None:
+        """It was taken, or will never be."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(tables.news).where(tables.news.c.delivery == delivery))
 
     # tokens
 

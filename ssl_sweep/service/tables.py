@@ -44,6 +44,13 @@ events = Table(
     Index("of_submission", "submission", "number"),
     sqlite_autoincrement=True,  # a number is never given again: clients go on after the last that they saw
 )
+news = Table(  # for the webhook, until it has taken them
+    "news",
+    metadata,
+    Column("delivery", String(36), primary_key=True),  # the same when it is sent again
+    Column("content", JSON, nullable=False),
+    Column("time", Float, nullable=False),
+)
 tokens = Table(
     "tokens",
     metadata,

@@ -1,6 +1,7 @@
 """The service's loop against a Ray that the test plays: launches, ends, deaths, and a service killed at every step."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -321,3 +322,86 @@ def test_resumed_and_extended_sweeps_keep_their_words(
     words = [command[3:-2] for command in cluster.commands]
     assert ["resume", "tiny", "--failed", "--max-concurrent=2"] in words
     assert ["extend", "more", "--trials=40", "--set=resources.max_concurrent=2"] in words
+
+
+class Mortal:
+    """Calls of what the service writes to: it is killed before the call of this number, and so after the last one."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def around(self, monkeypatch: pytest.MonkeyPatch, owner: Any, *names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(owner, name, self._deadly(getattr(owner, name)))
+
+    def _deadly(self, call: Any) -> Any:
+        def called(*wiring: Any, **values: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            return call(*wiring, **values)
+
+        return called
+
+
+def test_a_service_killed_at_any_write_loses_nothing_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first driver dies, the second ends with a mistake of the user's; the webhook hears of that once."""
+    told: list[str] = []
+    monkeypatch.setenv("SSL_SWEEP_WEBHOOK_URL", "http://127.0.0.1:9/hook")
+    monkeypatch.setattr(Webhook, "post", lambda _, __, delivery: told.append(delivery))
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'trial.db'}", sweep(tmp_path))
+    end(ledger, ledger.ask().trials[0], "COMPLETE")
+    survived = deaths = 0
+    while not survived:
+        deaths += 1
+        folder = tmp_path / str(deaths)
+        folder.mkdir()
+        told.clear()
+        with monkeypatch.context() as patch:
+            survived = lived(folder, tmp_path / "trial.db", Mortal(deaths), patch)
+        assert len(set(told)) == 1  # a second time it has the same id
+    assert deaths > 8
+
+
+def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) -> bool:
+    """A sweep from its submission to its end, past one death of the service; whether there was none."""
+    cluster, url = Cluster(), f"sqlite:///{folder / 'service.db'}"
+    key = submit(Store(url), folder, client_key="key").client_key
+    mortal.around(patch, Store, "change", "say")
+    mortal.around(patch, Cluster, "submit")
+    ended, died = False, False
+    store = Store(url)
+    loop = make_loop(folder, store, cluster)
+    for _ in range(20):
+        try:
+            loop.tick()
+            if submitted(store).state == "RUNNING" and not ended:
+                if len(cluster.jobs) == 1:
+                    shutil.copy(trial, folder / "ledger.db")  # a trial is complete
+                    cluster.ends("FAILED", -9, "killed")
+                else:
+                    cluster.ends("FAILED", 2, "a mistake")
+                    ended = True
+            if submitted(store).not_before:
+                with patch.context() as quiet:
+                    quiet.setattr(mortal, "left", 0)
+                    store.change(submitted(store), not_before=0)
+        except Killed:
+            loop._outbox.close(5)  # type: ignore[union-attr]
+            died, store = True, Store(url)
+            loop = make_loop(folder, store, cluster)
+        if submitted(store).state == "FAILED":
+            break
+    loop._tell()
+    loop._outbox.close(10)  # type: ignore[union-attr]
+    now = submitted(store)
+    assert (now.state, now.reason, now.attempt) == ("FAILED", "a mistake", 2)
+    assert list(cluster.jobs) == ["ssl-sweep-tiny-1", "ssl-sweep-tiny-2"]
+    assert len(cluster.commands) == 2
+    assert [each.client_key for each in store.find()] == [key]
+    trials = [each["trial_id"] for each in store.events("tiny", kind="trial")]
+    assert len(trials) == len(set(trials)) == 1
+    assert store.news() == []
+    return not died
