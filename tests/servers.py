@@ -24,10 +24,10 @@ class Server:
     def __init__(self, command: Sequence[str], port: int, *, env: Mapping[str, str], user: int | None = None) -> None:
         self.port = port
         self._command, self._env, self._user = command, {**os.environ, **env}, user
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             self._command, start_new_session=True, env=self._env, user=self._user, cwd="/", **QUIET
         )
         assert eventually(self.answers, 120), f"{self._command[0]} does not listen"
@@ -43,12 +43,16 @@ class Server:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.process is not None and self.process.poll() is not None
+
     def kill(self) -> None:
-        if self._process is not None:
+        if self.process is not None:
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
 
 
 class Postgres(Server):

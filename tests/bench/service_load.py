@@ -2,9 +2,9 @@
 
     make bench
 
-Three processes: the service; this one, a played Ray whose drivers write ledgers and journals and train nothing; and the
-people, each of whom follows a sweep and asks for lists, sweeps and trials. The promise: 99 of 100 answers within 300 ms,
-no event lost, and no more memory at the end than in the middle. The exit code is 1 where it is not kept.
+Three processes: the service; this one, a played Ray whose drivers write ledgers and journals and train nothing; and
+people, each of whom follows a sweep and asks for lists, sweeps and trials. The promise: 99 of 100 answers within
+300 ms, no event lost, and no more memory at the end than in the middle. The exit code is 1 where it is not kept.
 """
 
 import argparse
@@ -118,9 +118,7 @@ def kept(seen: list[Seen], told: dict[str, list[int]], memory: list[float]) -> b
     right = all(each["events"] == told[each["sweep"]] for each in seen)
     print(f"{os.cpu_count()} CPUs, Python {platform.python_version()}, {len(seen)} clients, {len(told)} sweeps")
     print(f"reads    {len(times)}, p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms, longest {1000 * times[-1]:.0f} ms")
-    print(
-        f"events   {sent} sent, {received} received, {'each once and in order' if right else 'NOT as they were sent'}"
-    )
+    print(f"events   {sent} sent, {received} received, {'each once, in order' if right else 'NOT as sent'}")
     print("memory   " + ", ".join(f"{each:.0f} MB" for each in memory) + " after 1/4, 2/4 and 3/4 of the time")
     return p99 < PROMISED_S and right and memory[-1] <= GROWTH * memory[1] + SLACK_MB
 

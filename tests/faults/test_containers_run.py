@@ -1,7 +1,7 @@
 """What compose.yaml runs, run on loopback by the same commands: a sweep goes through all of it.
 
-In `make test-faults` only: it starts a Ray head and a worker that ask for a token, PostgreSQL, an S3 server, and an
-MLflow that knows its users.
+In `make test-faults` only: it starts a Ray head and two workers that ask for a token, PostgreSQL, an S3 server, an
+MLflow that knows its users, and the service; then the head is killed while a sweep of the service's runs.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from servers import S3, Postgres, Server, free_port
+from servers import S3, Postgres, Server, eventually, free_port
+
+from ssl_sweep.client import Client
 
 pytestmark = pytest.mark.skipif("SSL_SWEEP_FAULTS" not in os.environ, reason="make test-faults starts this cluster")
 
@@ -43,7 +45,7 @@ class Cluster:
     """The processes of compose.yaml, their hosts turned into ports of this machine."""
 
     def __init__(self, folder: Path, postgres: Postgres, s3: S3) -> None:
-        self.gcs, self.dashboard, self.mlflow = free_port(), free_port(), free_port()
+        self.gcs, self.dashboard, self.mlflow, self.service = (free_port() for _ in range(4))
         self.folder, self._postgres = folder, postgres
         auth = (ROOT / "docker" / "mlflow" / "auth.ini").read_text()
         (folder / "auth.ini").write_text(self._here(auth))
@@ -54,6 +56,7 @@ class Cluster:
             "RAY_AUTH_TOKEN": TOKEN,
             "SSL_SWEEP_STORAGE": str(folder / "sweeps"),
             "SSL_SWEEP_LEDGER": self._here(SERVICES["head"]["environment"]["SSL_SWEEP_LEDGER"]),
+            "SSL_SWEEP_SERVICE_DB": self._here(SERVICES["service"]["environment"]["SSL_SWEEP_SERVICE_DB"]),
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow}",
             "MLFLOW_TRACKING_USERNAME": "admin",
             "MLFLOW_TRACKING_PASSWORD": PASSWORD,
@@ -68,12 +71,15 @@ class Cluster:
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             }
         )
-        metrics = free_port()
-        self.servers = [
-            Server(self._command("mlflow"), self.mlflow, env=mlflow_env),
-            Server([*self._command("head"), "--temp-dir", f"{folder}/ray"], self.dashboard, env=self.env),
-            Server([*self._command("worker", metrics), "--num-cpus=2", "--num-gpus=0"], metrics, env=self.env),
-        ]
+        self.head = Server([*self._command("head"), "--temp-dir", f"{folder}/ray"], self.dashboard, env=self.env)
+        self.workers = [self._worker(free_port()) for _ in range(2)]
+        mlflow = Server(self._command("mlflow"), self.mlflow, env=mlflow_env)
+        service = Server(self._command("service"), self.service, env=self.env)
+        self.servers = [mlflow, self.head, *self.workers, service]
+
+    def _worker(self, metrics: int) -> Server:
+        command = [*self._command("worker", metrics), "--num-cpus=1", "--num-gpus=0"]
+        return Server(command, metrics, env=self.env)
 
     def _command(self, service: str, metrics: int | None = None) -> list[str]:
         command = SERVICES[service]["command"].replace("=8080", f"={metrics or free_port()}")
@@ -83,10 +89,14 @@ class Cluster:
         changes = {
             "ssl_sweep@postgres/": f"ssl@127.0.0.1:{self._postgres.port}/",
             "head:6379": f"127.0.0.1:{self.gcs}",
+            "head:8265": f"127.0.0.1:{self.dashboard}",
             "--port=6379": f"--port={self.gcs} --node-ip-address=127.0.0.1",
             "--dashboard-port=8265": f"--dashboard-port={self.dashboard}",
             "0.0.0.0": "127.0.0.1",
             "--port 5000": f"--port {self.mlflow}",
+            "--port 8300": f"--port {self.service}",
+            "--data-root /data": f"--data-root {self.folder}/data",
+            "${TRUSTED_PROXY:-127.0.0.1}": "127.0.0.1",
             "mlflow:5000,localhost:*,127.0.0.1:*,${MLFLOW_HOST:-localhost}": f"127.0.0.1:{self.mlflow}",
         }
         for old, new in changes.items():
@@ -103,6 +113,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("c")
     (folder / "buckets" / "mlflow").mkdir(parents=True)
+    (folder / "data").mkdir()
     postgres, started = Postgres(), list[Server]()
     before = set(psutil.Process().children(recursive=True))
     try:
@@ -116,14 +127,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             server.start()
         yield made
     finally:
-        ours = set(psutil.Process().children(recursive=True)) - before
-        for process in ours:
-            with suppress(psutil.NoSuchProcess):  # it went with its parent
-                process.kill()
-        psutil.wait_procs(ours, timeout=10)
+        killed(set(psutil.Process().children(recursive=True)) - before)
         for server in started:
             server.kill()
         postgres.remove()
+
+
+def killed(processes: Collection[psutil.Process]) -> None:
+    """All of them gone, by SIGKILL."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # it went with its parent
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 def asked(url: str, user: str | None = None) -> int:
@@ -167,3 +182,31 @@ def test_nobody_gets_in_without_being_known(cluster: Cluster) -> None:
     assert (
         cluster.run("ray", "status", "--address", f"127.0.0.1:{cluster.gcs}", RAY_AUTH_TOKEN="f" * 64).returncode != 0
     )
+
+
+def test_a_sweep_of_the_services_outlives_the_clusters_head(cluster: Cluster) -> None:
+    """Compose starts what has ended; so does the test: the head at once, the workers when they have noticed."""
+    token = cluster.run("ssl-sweep", "token", "create", "ann").stdout.strip()
+    client = Client(f"http://127.0.0.1:{cluster.service}", token)
+    alphas = {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}
+    pretrain = {**SPEC["pretrain"], "epochs": 60}
+    client.submit(yaml.safe_dump({**SPEC, "name": "shared", "pretrain": pretrain, "search": {"space": alphas}}))
+    assert eventually(lambda: client.show("shared")["counts"]["complete"], 150), client.show("shared")
+    done = {each["trial_id"] for each in client.trials("shared", state="COMPLETE")}
+    assert len(done) < 4
+    assert cluster.head.process is not None
+    parts = psutil.Process(cluster.head.process.pid)
+    killed([parts, *parts.children(recursive=True)])
+    cluster.head.kill()
+    cluster.head.start()
+    for worker in cluster.workers:
+        assert eventually(worker.ended, 150)
+        worker.kill()
+        worker.start()
+    assert eventually(lambda: client.show("shared")["state"] == "COMPLETE", 200), client.show("shared")
+    assert client.show("shared")["attempts"] == 2
+    trials = client.trials("shared")
+    assert [each["state"] for each in trials] == ["COMPLETE"] * 4
+    assert all(each["attempts"] == 1 for each in trials if each["trial_id"] in done)
+    assert len(client.table(["shared"], "csv").splitlines()) == 5
+    client.close()
