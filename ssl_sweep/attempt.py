@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import platform
+import re
 import socket
 import subprocess
 import traceback
@@ -114,6 +115,8 @@ def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, A
         said: what Ray says of the process.
         config: the trial's.
     """
+    if found := re.search(r"^ssl_sweep\.bucket\.BucketError: (.+)$", said, flags=re.MULTILINE):
+        message = found[1]
     outcome = Outcome("FAILED", reason="lost", message=message)
     if any(words in said for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"

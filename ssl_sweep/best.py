@@ -5,11 +5,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ssl_sweep.export import has_encoder
+from ssl_sweep import mirror
 from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import Storage
 from ssl_sweep.transcript import run_name
+from ssl_sweep.trial import encoder_path
 
 
 class NoSuchTrial(LookupError):  # noqa: N818 - what it says
@@ -45,10 +46,11 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     search = ledger.spec.search
     sign = search.signs[0]
     scores: dict[int, list[tuple[bool, float, Trial]]] = defaultdict(list)
+    is_there = mirror.presence(storage, storage.sweep(ledger.spec.name))
     for trial in ledger.trials:
         score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        if trial.state == "COMPLETE" and math.isfinite(score) and has_encoder(folder):
+        if trial.state == "COMPLETE" and math.isfinite(score) and is_there(encoder_path(folder)):
             scores[trial.choice].append((trial.confirms, score, trial))
     ranks = {choice: (*_standing(seeds, True), *_standing(seeds, False)) for choice, seeds in scores.items()}
     return [

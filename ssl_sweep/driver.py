@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from ssl_sweep import knobs
+from ssl_sweep import knobs, mirror
 from ssl_sweep.best import best_trial
+from ssl_sweep.bucket import BucketError
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
@@ -26,6 +27,7 @@ from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.notify import Notifier
 from ssl_sweep.progress import Progress
 from ssl_sweep.record import runs
+from ssl_sweep.record_write import identity
 from ssl_sweep.recorder import Recorder
 from ssl_sweep.render import FORMATS, render
 from ssl_sweep.report.page import make_page
@@ -36,6 +38,7 @@ from ssl_sweep.sweep.run import Ending, run_sweep
 from ssl_sweep.sweep.search import Watchers
 from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
+from ssl_sweep.trial import encoder_path
 
 MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
 WORTH_SAYING = 1_000_000  # bytes
@@ -100,9 +103,11 @@ def drive(
         LedgerError: another driver is at work on this sweep, it was stopped, or its spec has changed.
         NoSuchTrial: `again` names one that is not there.
         DataError: the data cannot be opened.
+        BucketError: the bucket that the storage is in refuses, or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep goes on from here when there is room again.
     """
     _open_data(spec)
+    mirror.check(storage, tracking_uri(spec, storage))
     folder = storage.sweep(spec.name)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,9 +115,12 @@ def drive(
     with room_in(storage.root), sole_driver(folder, notes) as lease:
         if again is None:
             check_not_stopped(notes, spec.name)
+        mirror.take_over(storage, spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
+        identity(folder / "sweep_id")
+        mirror.push(storage, spec.name)  # before anything is told to MLflow under this identity
         only = take_up(ledger, again) if again is not None else None
         summary = _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
         if not summary.ending.interrupted:
@@ -142,18 +150,21 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
     spec = ledger.spec
     uri = tracking_uri(spec, storage)
     notifier = Notifier(ledger, uri)
-    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"))
+    exchange = partial(mirror.exchange, storage, spec.name, encoders=spec.tracking.models == "all")
+    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"), exchange)
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
     disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
             ending = run(ledger, storage, Watchers((progress, notifier)), backlog=recorder.pending)
+        exchange()  # of what trials wrote at their end, nothing is to be missing in the table
         _notify(notifier, ledger, ending)
         table = _table(spec, recorder, uri)
         if table is not None:
             _page(spec, recorder, uri)
         if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
+            mirror.fetch(storage, encoder_path(storage.trial(spec.name, best.trial_id)))
             recorder.log_best(best.trial_id)
         done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials)
         recorder.finish("COMPLETE" if done == ledger.total else "STOPPED" if ending.interrupted else "FAILED")
@@ -171,6 +182,8 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
             _end_interrupted(ledger, storage)
         unrecorded = recorder.close(patience_s)
         notifier.close()
+        if not disowned:
+            _leave(storage, spec.name)
     return Summary(ledger.trials, ledger.total, ending, table, unrecorded)
 
 
@@ -208,28 +221,44 @@ def _page(spec: SweepSpec, recorder: Recorder, uri: str) -> None:
         log.error(words, spec.name, error, spec.name, exc_info=not is_full(error))
 
 
+def _leave(storage: Storage, name: str) -> None:
+    """Have all that this driver wrote be there for the next, on whatever machine."""
+    try:
+        mirror.push(storage, name)
+    except BucketError as error:  # how the sweep ended says more
+        log.warning("not all of sweep %s is in its storage (%s)", name, error)
+
+
 def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
     """Have MLflow not show as running what stopped with its driver; the trial's next attempt says that it goes on."""
     for trial in ledger.trials:
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         try:
-            events = read(folder)[0] if trial.state == "RUNNING" else []
-            if events and events[-1]["event"] != "end":
-                Journal(folder).append(
-                    "end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it"
-                )
+            if trial.state == "RUNNING":
+                with mirror.at_hand(storage, folder):
+                    _end_attempt(folder)
+        except BucketError as error:  # it has been waited for
+            log.warning("MLflow may show trials as running (%s)", error)
+            return
         except (JournalError, OSError) as error:  # the others are to be ended all the same
             log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
+
+
+def _end_attempt(folder: Path) -> None:
+    events = read(folder)[0]
+    if events and events[-1]["event"] != "end":
+        Journal(folder).append("end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it")
 
 
 def _clean(ledger: Ledger, storage: Storage, say: Callable[[str], object]) -> None:
     """Free what the sweep no longer needs, by the rule of `ssl-sweep clean`."""
     try:
         keep = None if undelivered(ledger, storage) else ledger.spec.keep_encoders
-        found = surplus(ledger, storage, keep)
-        freed = sum(freed_bytes(found).values())
-        remove(found)
-    except OSError as error:  # a sweep that has ended well must not fail by what it leaves behind
+        with mirror.hollow(storage, ledger.spec.name) as shape:
+            found = surplus(ledger, shape, keep)
+            freed = sum(freed_bytes(found).values())
+            remove(found)
+    except (BucketError, OSError) as error:  # a sweep that has ended well must not fail by what it leaves behind
         log.warning("not everything could be removed (%s); try again: ssl-sweep clean %s", error, ledger.spec.name)
     else:
         if freed >= WORTH_SAYING:

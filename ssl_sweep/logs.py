@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from ssl_sweep import mirror
 from ssl_sweep.best import NoSuchTrial, find_trial
-from ssl_sweep.journal import read
+from ssl_sweep.journal import JOURNAL, read
 from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import Storage
@@ -39,7 +40,7 @@ def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
     )
 
 
-def followed(path: Path, lines: int) -> Iterator[str]:
+def followed(storage: Storage, path: Path, lines: int) -> Iterator[str]:
     """A log's last lines, then what is written to it, until its trial's journal says that the attempt has ended."""
     text, offset, _ = log_part(path)
     yield _last(text, lines)
@@ -50,6 +51,7 @@ def followed(path: Path, lines: int) -> Iterator[str]:
         if ended:
             return
         time.sleep(POLL_S)
+        mirror.fetch(storage, path, path.with_name(JOURNAL))
 
 
 def log_part(path: Path, start: int = 0) -> tuple[str, int, bool]:
@@ -113,4 +115,7 @@ def _title(ledger: Ledger, trial: Trial) -> str:
 
 
 def _folder(ledger: Ledger, storage: Storage, trial: Trial) -> Path:
-    return storage.trial(ledger.spec.name, trial.trial_id)
+    """A trial's folder, with its newest log and journal."""
+    folder = storage.trial(ledger.spec.name, trial.trial_id)
+    mirror.fetch(storage, folder / "log.txt", folder / JOURNAL)
+    return folder

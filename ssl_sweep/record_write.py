@@ -46,7 +46,7 @@ class SweepRuns:
         with self._lock:  # two sweeps that start at once must not both create the store's tables
             self._client = MlflowClient(tracking_uri)
             self._experiment_id = self._experiment(tracking_uri)
-            self._sweep_id = _identity(folder / "sweep_id")
+            self._sweep_id = identity(folder / "sweep_id")
         self._known: dict[str, str] = {}
         self.parent, _ = self.run(SWEEP)
 
@@ -168,7 +168,7 @@ def _refusals() -> Iterator[None]:
         raise
 
 
-def _identity(path: Path) -> str:
+def identity(path: Path) -> str:
     """An id for life of a sweep's folder: a new sweep of an old name must not go into the old one's runs."""
     if not path.exists() or not path.read_text():
         path.write_text(uuid.uuid4().hex)

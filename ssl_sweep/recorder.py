@@ -31,8 +31,16 @@ class Recorder:
     gets it from `sync`.
     """
 
-    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spec: Mapping[str, Any]) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(
+        self,
+        sweep: str,
+        folder: Path,
+        tracking_uri: str,
+        spec: Mapping[str, Any],
+        exchange: Callable[[], None] = lambda: None,
+    ) -> None:
+        """exchange: brings journals that grow elsewhere into the folder, and sends what the recorder writes."""
+        self._folder, self._spec, self._exchange = folder, spec, exchange
         self._journal = Journal(folder)
         self._spool = Spool(folder)
         self._writer = _Writer(sweep, folder, tracking_uri, self._spool, _models(spec))
@@ -102,6 +110,10 @@ class Recorder:
     def _deliver(self) -> None:
         """Delivers what there is, and sets how long to wait until the next time."""
         started = time.monotonic()
+        try:
+            self._exchange()
+        except Exception as error:  # as below; what is there already can be delivered meanwhile
+            log.warning("what trials write waits where they are (%s)", redacted(f"{error}"))
         try:
             delivered = self._writer.deliver(self._expired)
         except Exception as error:  # the thread's edge: nothing that goes wrong here may reach the sweep

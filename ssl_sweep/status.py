@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep import journal, watchdog
+from ssl_sweep import journal, mirror, watchdog
 from ssl_sweep.lease import driver_of
 from ssl_sweep.ledger import load_ledger, sweep_names
 from ssl_sweep.ledger_entries import Trial
@@ -19,6 +19,7 @@ from ssl_sweep.storage import Storage
 def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
     """Counts and trials of one sweep, as plain JSON data."""
     ledger = load_ledger(storage.ledger_url, name)
+    mirror.pull(storage, name)
     asked = read_orders(ledger.notes).sweep
     return {
         **counts(ledger),

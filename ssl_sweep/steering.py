@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ssl_sweep import mirror
 from ssl_sweep.attempt import ENDS
 from ssl_sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.control import Ask
@@ -75,8 +76,9 @@ def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
             continue
         ledger.update(replace(trial, state=state, message=ask.why))
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        if (events := read(folder)[0]) and events[-1]["event"] != "end":
-            Journal(folder).append("end", state=state, message=ask.why)
+        with mirror.at_hand(storage, folder):
+            if (events := read(folder)[0]) and events[-1]["event"] != "end":
+                Journal(folder).append("end", state=state, message=ask.why)
         count += 1
     return count
 

@@ -195,7 +195,7 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
 
 
 def _next_commands(spec: SweepSpec, storage: Storage, ended: "Summary") -> Table:
-    place = "" if storage == Storage.default() else f" --storage {storage.root}"
+    place = "" if storage == Storage.default() else f" --storage {storage.place}"
     left = len(ended.complete) + len(ended.pruned) < ended.total
     rows = Table.grid(padding=(0, 2))
     for words, meaning in (

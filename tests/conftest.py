@@ -1,10 +1,11 @@
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import Postgres
+from servers import S3, Postgres
 
 # before torch is imported: as many threads as a trial of one CPU has, so that numbers do not depend on the machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -46,6 +47,27 @@ def postgres() -> Iterator[Postgres]:
         for engine in SqlAlchemyStore._engine_map.values():  # MLflow keeps its connections
             engine.dispose()
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3, Path]]:
+    """An S3 server, and the folder of its buckets; a test that kills it starts it again."""
+    folder = tmp_path_factory.mktemp("buckets")
+    with S3(folder) as server:
+        yield server, folder
+
+
+@pytest.fixture
+def lab(s3_server: tuple[S3, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bucket of the test's own as its server keeps it, a folder. The environment says how to reach it."""
+    import boto3  # the server does not look for a folder that it has not made
+
+    server, folder = s3_server
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = folder / f"lab-{uuid.uuid4().hex[:8]}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=bucket.name)
+    return bucket
 
 
 @pytest.fixture(autouse=True)

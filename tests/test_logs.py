@@ -78,7 +78,7 @@ def test_a_trials_own_log_with_its_traceback(ledger: Ledger, storage: Storage) -
 
 def test_following_ends_with_the_attempt(ledger: Ledger, storage: Storage) -> None:
     trial = ledger.trials[0]
-    texts: Iterator[str] = followed(log_path(ledger, storage, trial.trial_id), 1)
+    texts: Iterator[str] = followed(storage, log_path(ledger, storage, trial.trial_id), 1)
     assert next(texts) == "line 49\n"
     write(storage, trial, "news\n")
     assert next(texts) == "news\n"

@@ -145,6 +145,7 @@ def clean(
     with user_errors():
         from contextlib import nullcontext
 
+        from ssl_sweep import mirror
         from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
         from ssl_sweep.lease import no_driver
         from ssl_sweep.ledger import load_ledger
@@ -155,15 +156,17 @@ def clean(
         with nullcontext() if dry_run else no_driver(place.sweep(name), ledger.notes):
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
+            mirror.pull(place, name)
             if keep and (count := undelivered(ledger, place)):
                 out.print(f"MLflow lacks {count} events, so encoders stay: ssl-sweep sync {name}", style="yellow")
                 keep = None
-            found = surplus(ledger, place, keep)
-            out.print(surplus_table(found, freed_bytes(found)))
-            if not dry_run and any(each.paths for each in found):
-                if not yes:
-                    typer.confirm("remove all this?", abort=True)
-                remove(found)
+            with mirror.hollow(place, name) as shape:
+                found = surplus(ledger, shape, keep)
+                out.print(surplus_table(found, freed_bytes(found)))
+                if not dry_run and any(each.paths for each in found):
+                    if not yes:
+                        typer.confirm("remove all this?", abort=True)
+                    remove(found)
 
 
 def _queued(sweep: "Mapping[str, Any]") -> None:

@@ -68,6 +68,7 @@ def export(
 ) -> None:
     """Write a trial's encoder to a file, its weights under torchvision's names."""
     with user_errors():
+        from ssl_sweep import mirror
         from ssl_sweep.best import chosen_trial
         from ssl_sweep.export import check_target, read_trial, write
         from ssl_sweep.ledger import load_ledger
@@ -76,7 +77,9 @@ def export(
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
         chosen, why = chosen_trial(ledger, place, trial)
-        trained = read_trial(place.trial(name, chosen.trial_id))
+        folder = place.trial(name, chosen.trial_id)
+        mirror.fetch(place, *(folder / each for each in ("config.yaml", "stages.json", "encoder.pt")))
+        trained = read_trial(folder)
         written = write(trained, output, chosen.results or {}, force=force)
         lines = [f"{output}: {written['encoder']} of trial {chosen.trial_id} ({why})"]
         lines += [f"load: {written['load'].replace('FILE', repr(str(output)))}", f"input: {written['input']}"]
@@ -112,10 +115,12 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send a sweep's events to MLflow again, all of them; what is there already stays as it is."""
     with user_errors():
+        from ssl_sweep import mirror
         from ssl_sweep.recorder import sync as deliver
 
         place = storage_at(storage)
-        events = deliver(name, place.sweep(name), tracking_uri_of(place, name))
+        with mirror.snapshot(place, name) as there:
+            events = deliver(name, there.sweep(name), tracking_uri_of(place, name))
         out.print(f"{events} events of {name} are in MLflow")
 
 

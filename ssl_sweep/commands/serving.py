@@ -54,11 +54,17 @@ def serve(
         from ssl_sweep.service.queue import Limits, Room
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
+        from ssl_sweep.storage import NoFolder
 
         here = is_loopback(host) and trusted_proxy is None
         roots = tuple(folder.expanduser().resolve() for folder in data_root)
         limits, most = Limits(max_sweeps, max_gpus), Room(grows_to_cpus, grows_to_gpus)
-        settings = Settings(storage_at(storage), roots, limits, grows_to=most, open=here)
+        place = storage_at(storage)
+        if place.url is not None:
+            raise NoFolder(
+                f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
+            )
+        settings = Settings(place, roots, limits, grows_to=most, open=here)
         scheme = "https" if tls_cert else "http"
         err.print(
             f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on",

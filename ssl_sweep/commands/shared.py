@@ -36,7 +36,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set pretrain.epochs=2")
 ]
 StorageFolder = Annotated[
-    Path | None, typer.Option("--storage", help="folder of sweeps [default: $SSL_SWEEP_STORAGE or ./runs]")
+    str | None,
+    typer.Option(
+        "--storage", metavar="FOLDER|S3://...", help="where sweeps lie [default: $SSL_SWEEP_STORAGE or ./runs]"
+    ),
 ]
 Address = Annotated[
     str | None, typer.Option("--address", help="Ray cluster [default: $RAY_ADDRESS, or Ray on this machine]")
@@ -78,17 +81,20 @@ def remote() -> "Client | None":
     return Client(server) if server else None
 
 
-def storage_at(folder: Path | None) -> "Storage":
+def storage_at(place: str | None) -> "Storage":
     from ssl_sweep.storage import Storage
 
-    return Storage.at(folder) if folder else Storage.default()
+    return Storage.at(place) if place else Storage.default()
 
 
 def tracking_uri_of(storage: "Storage", name: str) -> str:
     """The sweep's own MLflow store where its folder is here, else the storage's."""
     import yaml
 
+    from ssl_sweep import mirror
+
     stored = storage.sweep(name) / "spec.yaml"
+    mirror.fetch(storage, stored)
     own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
     return own or storage.tracking_uri
 

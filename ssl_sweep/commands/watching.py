@@ -46,7 +46,7 @@ def logs(
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
         if follow:
-            _write(followed(log_path(ledger, place, trial), lines))
+            _write(followed(place, log_path(ledger, place, trial), lines))
         else:
             sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
 

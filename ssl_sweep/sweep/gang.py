@@ -10,15 +10,19 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import ray
 
+from ssl_sweep import mirror
 from ssl_sweep.attempt import Outcome, ended, without_a_word
 from ssl_sweep.spec_section import Resources
+from ssl_sweep.storage import Storage
 from ssl_sweep.training import Report
 
 COLLECTIVE_TIMEOUT_S = 10 * 24 * 3600  # a trial may wait long for another's pretraining; `resources.timeout` watches
@@ -37,8 +41,8 @@ class GangFailed(RuntimeError):  # noqa: N818 - what it says
 def run_gang(
     work: Callable[[Report], Outcome],
     resources: Resources,
-    config: Mapping[str, Any],
-    folder: Path,
+    record: Mapping[str, Any],
+    storage: Storage,
     scratch: Path,
     report: Report,
 ) -> Outcome:
@@ -47,8 +51,8 @@ def run_gang(
     Args:
         work: what each worker runs: an attempt at the trial, which tells of its epochs by the report it is given.
         resources: of the trial.
-        config: the trial's.
-        folder: the trial's.
+        record: see `attempt`.
+        storage: where the trial's folder lies.
         scratch: where Ray Train may leave what is never read back; every node must see it.
         report: called in this process with rank 0's reports, which wait for it.
     """
@@ -64,7 +68,8 @@ def run_gang(
             heard = post.hear.remote()
             post.answer.remote()
     ray.kill(post)
-    return _outcome(told, fitted.exception(), config, folder)
+    folder = storage.trial(record["sweep"], record["trial_id"])
+    return _outcome(told, fitted.exception(), record["config"], folder, partial(mirror.at_hand, storage, folder))
 
 
 def hide_gpus(resources: Resources) -> None:
@@ -81,14 +86,22 @@ def _take(message: Message, report: Report, told: list[tuple[int, Outcome]]) -> 
 
 
 def _outcome(
-    told: list[tuple[int, Outcome]], error: BaseException | None, config: Mapping[str, Any], folder: Path
+    told: list[tuple[int, Outcome]],
+    error: BaseException | None,
+    config: Mapping[str, Any],
+    folder: Path,
+    at_hand: Callable[[], AbstractContextManager[None]],
 ) -> Outcome:
     """Rank 0's, which has written it down; else what the first rank to fail says; else a process has died."""
     for rank, outcome in sorted(told, key=lambda each: each[0] > 0):
-        return outcome if rank == 0 else ended(folder, outcome)
+        if rank == 0:
+            return outcome
+        with at_hand():
+            return ended(folder, outcome)
     failures = getattr(error, "worker_failures", {})
     who = f"worker {', '.join(map(str, failures))}" if failures else "a worker"
-    return without_a_word(folder, f"{who} of the trial died: killed, or out of memory", str(error), config)
+    with at_hand():
+        return without_a_word(folder, f"{who} of the trial died: killed, or out of memory", str(error), config)
 
 
 def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources, scratch: Path) -> Any:

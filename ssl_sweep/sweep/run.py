@@ -65,7 +65,7 @@ def run_sweep(
 
     Args:
         ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
-        storage: where trial folders lie; every node must see it under the same path.
+        storage: where trial folders lie: a folder that every node sees under the same path, or a bucket.
         watcher: told of every start, report and end.
         address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
         work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
@@ -81,7 +81,9 @@ def run_sweep(
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)
     search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
-    stages, objectives = storage.sweep(spec.name) / "stages", spec.search.metrics
+    # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
+    stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
+    objectives = spec.search.metrics
     with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         plan, limit = make_plan(spec, _nodes()), spec.resources.max_concurrent
         if plan.problems:
@@ -90,6 +92,7 @@ def run_sweep(
             trainable(
                 spec,
                 work or partial(attempt, stages=stages, objectives=objectives, timeout=spec.resources.timeout),
+                storage.place,
                 scratch,
             ),
             tune_config=tune.TuneConfig(

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import yaml
 from ray.tune.search import Searcher
 
-from ssl_sweep import budgets
+from ssl_sweep import budgets, mirror
 from ssl_sweep.attempt import ENDS, Outcome, without_a_word
 from ssl_sweep.checkpoint import write_text
-from ssl_sweep.control import Ask, ask, clear
+from ssl_sweep.control import ASK, Ask, ask, clear
 from ssl_sweep.journal import JOURNAL, Journal
 from ssl_sweep.lease import Lease
 from ssl_sweep.ledger_entries import Choice, Trial
@@ -112,6 +112,7 @@ class LedgerSearch(Searcher):
             waits = self._running or (self._queue and self.halted is None)  # Tune asks again within a second
             return None if waits else str(Searcher.FINISHED)
         clear(self._folder(trial))  # what an earlier attempt was asked
+        mirror.drop(self.storage, self._folder(trial) / ASK)
         self._told.discard(trial.trial_id)
         self._running[trial_id] = trial
         self.watcher.started(trial)
@@ -152,7 +153,7 @@ class LedgerSearch(Searcher):
                 self._pretrained.add(self._pretraining(trial))
             self.watcher.reported(trial, metrics, result["step"])
             if (why := self.ledger.report(trial, metrics, result["step"])) is not None:
-                ask(self._folder(trial), "prune", why)
+                self._ask(trial, Ask("prune", why))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Write down how an attempt ended. One that ended without a word lost its process."""
@@ -169,7 +170,8 @@ class LedgerSearch(Searcher):
             return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
         if outcome is None:
             config, said = self._record(trial)["config"], self.deaths.pop(trial_id, "")
-            outcome = without_a_word(self._folder(trial), LOST, said, config)
+            with mirror.at_hand(self.storage, self._folder(trial)):
+                outcome = without_a_word(self._folder(trial), LOST, said, config)
         if outcome.state == "FAILED" and trial in self.ledger.condemned:
             self._end(trial, Outcome("PRUNED", message=self.ledger.choice(trial.choice).pruned))
         else:
@@ -202,7 +204,7 @@ class LedgerSearch(Searcher):
         for trial in self._running.values():
             wanted = orders.of(trial.trial_id)
             if wanted is not None and trial.trial_id not in self._told:
-                ask(self._folder(trial), wanted.ask, wanted.why)
+                self._ask(trial, wanted)
                 self._told.add(trial.trial_id)
         for trial in list(self._queue):
             wanted = orders.of(trial.trial_id)
@@ -210,9 +212,14 @@ class LedgerSearch(Searcher):
                 self._queue.remove(trial)
                 self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
 
+    def _ask(self, trial: Trial, wanted: Ask) -> None:
+        ask(self._folder(trial), wanted.ask, wanted.why)
+        mirror.send(self.storage, self._folder(trial) / ASK)
+
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in its journal too."""
-        Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
+        with mirror.at_hand(self.storage, self._folder(trial)):
+            Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
         self._settle(trial, outcome)
 
     def _show_unrun(self, trials: Iterable[Trial]) -> None:
@@ -220,8 +227,9 @@ class LedgerSearch(Searcher):
         for trial in trials:
             folder = self._folder(trial)
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
-                write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
-                Journal(folder).append("end", state=trial.state, message=trial.message)
+                with mirror.at_hand(self.storage, folder):
+                    write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
+                    Journal(folder).append("end", state=trial.state, message=trial.message)
 
     def _wants_more(self, under_way: set[str | None]) -> bool:
         """Whether to ask the ledger: nothing is queued, or what is would wait for a pretraining that is under way.

@@ -1,8 +1,10 @@
 """What Ray runs for each trial: one attempt, its reports told to the driver."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from ray import tune
 
 from ssl_sweep.attempt import Outcome, heeding
 from ssl_sweep.spec import SweepSpec
-from ssl_sweep.storage import cache_folder
+from ssl_sweep.storage import Storage, cache_folder
 from ssl_sweep.sweep.gang import hide_gpus, run_gang
 from ssl_sweep.sweep.metrics import tell_gpu_memory
 from ssl_sweep.training import Report
@@ -22,21 +24,24 @@ Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `a
 DRIVER = {"cpu": 0.0, "memory": 1.0}
 
 
-def trainable(spec: SweepSpec, work: Work, scratch: Path) -> Any:
+def trainable(spec: SweepSpec, work: Work, place: str, scratch: Path) -> Any:
     """The function that Ray Tune is to run for each of the sweep's trials."""
 
     def trial(config: dict[str, Any]) -> None:
         record, folder = json.loads(config["record"]), Path(config["folder"])
 
         def attempt(report: Report) -> Outcome:
-            def told(metrics: dict[str, float], step: int) -> None:
-                tell_gpu_memory(spec.name)
-                report(metrics, step)
+            with _at_work(place, record, folder) as (here, hear):
 
-            return work(record, config["attempt"], heeding(told, folder), folder, cache_folder())
+                def told(metrics: dict[str, float], step: int) -> None:
+                    tell_gpu_memory(spec.name)
+                    report(metrics, step)
+                    hear()
+
+                return work(record, config["attempt"], heeding(told, here), here, cache_folder())
 
         if spec.resources.workers > 1:
-            outcome = run_gang(attempt, spec.resources, record["config"], folder, scratch, _report)
+            outcome = run_gang(attempt, spec.resources, record, Storage.at(place), scratch, _report)
         else:
             outcome = _alone(attempt, spec)
         tune.report({"outcome": json.dumps(asdict(outcome))})
@@ -45,6 +50,25 @@ def trainable(spec: SweepSpec, work: Work, scratch: Path) -> Any:
     trial.__name__ = trial.__qualname__ = f"ssl_sweep_{spec.name}"
     alone = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
     return tune.with_resources(trial, DRIVER if spec.resources.workers > 1 else alone)
+
+
+@lru_cache(maxsize=1)
+def _storage(place: str) -> Storage:
+    """Once a process: boto3 takes a second to begin with."""
+    return Storage.at(place)
+
+
+@contextmanager
+def _at_work(place: str, record: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Where an attempt works on this node, and what has it hear the driver: nothing need, where that is the storage."""
+    storage = _storage(place)
+    if storage.bucket is None:
+        yield folder, lambda: None
+        return
+    from ssl_sweep.carried import carried
+
+    with carried(storage.bucket, storage.root.parent / "attempts", record) as at_work:
+        yield at_work
 
 
 def _report(metrics: dict[str, float], step: int) -> None:

@@ -26,7 +26,7 @@ StartDriver = Callable[..., subprocess.Popen[bytes]]
 def start_driver() -> StartDriver:
     """Starts a driver on a sweep of `TRIALS` fake trials of so many steps: `start_driver(storage, steps)`."""
 
-    def start(storage: Path, steps: int, name: str = "faults", **environment: str) -> subprocess.Popen[bytes]:
+    def start(storage: Path | str, steps: int, name: str = "faults", **environment: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(DRIVER), str(storage), str(steps), name]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}

@@ -33,7 +33,7 @@ SPEC = {
 }
 
 
-def main(storage: Path, steps: int, name: str = "faults") -> int:
+def main(storage: str, steps: int, name: str = "faults") -> int:
     """The sweep's exit code."""
 
     def fake(config: Mapping[str, Any], report: Any, folder: Path, **_: Any) -> dict[str, float]:
@@ -60,10 +60,10 @@ def main(storage: Path, steps: int, name: str = "faults") -> int:
     driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
     try:
         with user_errors():
-            run_and_exit(from_dump({**SPEC, "name": name}), Storage(storage), None)
+            run_and_exit(from_dump({**SPEC, "name": name}), Storage.at(storage), None)
     except typer.Exit as error:
         return error.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
