@@ -256,8 +256,8 @@ def _restless(name: str) -> Refused:
 
 
 def _queued(service: Loop, old: Submission, **values: Any) -> Sweep:
-    fresh = {"state": "QUEUED", "reason": "", "asked": None, "queued": time.time(), "not_before": 0.0, "ended": None}
-    if not service.store.change(old, **fresh, deaths=0, **values):
+    values |= {"state": "QUEUED", "reason": "", "asked": None, "not_before": 0.0, "ended": None, "deaths": 0}
+    if not service.store.change(old, queued=time.time(), **values):
         raise Refused(409, f"{old.name} has just changed; look at it, and try again")
     return shown(found(service, old.name))
 

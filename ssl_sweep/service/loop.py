@@ -129,8 +129,11 @@ class Loop:
         decision = decide(queue, running, room, self.settings.limits, time.time())
         for name, slots in decision.launch.items():
             old = waiting[name]
-            launch = {"granted": slots, "attempt": old.attempt + 1, "launched": time.time(), "ended": None}
-            if self.store.change(old, state="LAUNCHING", reason="", **launch):
+            attempt, now = old.attempt + 1, time.time()
+            launched = self.store.change(
+                old, state="LAUNCHING", reason="", granted=slots, attempt=attempt, launched=now, ended=None
+            )
+            if launched:
                 self._guarded(self._again(old))
         for name, reason in decision.reasons.items():
             if waiting[name].not_before < time.time():  # else it says why its driver died
