@@ -41,7 +41,7 @@ def goes_on(driver: Driver, storage: Path, steps: int, timeout_s: float = 120.0)
     """Wait until so many more steps are reported: a fault is to hit a sweep at work."""
     wanted = reports(storage) + steps
     assert eventually(lambda: reports(storage) >= wanted or driver.poll() is not None, timeout_s)
-    assert driver.poll() is None, driver.communicate()[1]
+    assert driver.poll() is None, driver.communicate()[0]
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_postgresql_killed_and_started_again(
             time.sleep(3.0)
             assert driver.poll() is None
             postgres.start()
-        errors = driver.communicate(timeout=200)[1].decode()
+        errors = driver.communicate(timeout=200)[0].decode()
     assert driver.returncode == 0, errors
     assert "is away" in errors
     assert "is back" in errors
@@ -94,7 +94,7 @@ def test_mlflow_killed_and_started_again(
                 goes_on(driver, tmp_path, 1, 5.0)
                 time.sleep(1.0)
             server.start()
-            errors = driver.communicate(timeout=200)[1].decode()
+            errors = driver.communicate(timeout=200)[0].decode()
         assert driver.returncode == 0, errors
         assert errors.count("takes nothing") == errors.count("is back") == 1
         check_end(tmp_path, steps, repeated=0)
