@@ -15,7 +15,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # the driver killed twenty times in one sweep; a full disk, all memory taken, Ctrl-C and SIGTERM; PostgreSQL, MLflow, a
-# node and a worker of a gang killed
+# node and a worker of a gang killed; two sweeps at once
 test-faults: .venv/installed-test
 	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
 
@@ -31,6 +31,7 @@ format: .venv/installed-test
 
 bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.orchestration
+	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.first_step
 	$(BIN)/python -m tests.bench.table
 	$(BIN)/python -m tests.bench.stage_cache

@@ -26,6 +26,7 @@ from ssl_sweep.ledger_entries import LeaseLost
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.plan import make_plan
 from ssl_sweep.storage import Storage
+from ssl_sweep.sweep.lookups import remembered_trainables
 from ssl_sweep.sweep.metrics import SweepMetrics
 from ssl_sweep.sweep.search import LedgerSearch, Watcher, Watchers
 from ssl_sweep.sweep.trainable import Work, trainable
@@ -111,7 +112,8 @@ def run_sweep(
                 failure_config=tune.FailureConfig(max_failures=0),  # attempts are counted in the ledger
             ),
         )
-        tuner.fit()
+        with remembered_trainables():
+            tuner.fit()
     if search.broken is not None:
         raise search.broken
     if lease is not None and lease.taken_by is not None:
