@@ -31,11 +31,11 @@ format: .venv/installed-test
 
 bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.orchestration
-	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.first_step
 	$(BIN)/python -m tests.bench.table
 	$(BIN)/python -m tests.bench.stage_cache
 	$(BIN)/python -m tests.bench.service_load
+	$(BIN)/python -m tests.bench.scale
 
 # the spec reference in the README is written from the models
 docs: .venv/installed

@@ -182,6 +182,7 @@ def measured_here(run: str) -> dict[str, float]:
     from ray import cloudpickle
 
     kind, trials = run.split(":")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
     with tempfile.TemporaryDirectory() as folder:
         return KINDS[kind](Path(folder), int(trials)).summary()
