@@ -14,7 +14,8 @@ from servers import Postgres, free_port
 
 from ssl_sweep import ledger as ledgers
 from ssl_sweep import ledger_store
-from ssl_sweep.ledger import load_ledger, open_ledger
+from ssl_sweep.ledger import load_ledger, open_ledger, open_notes
+from ssl_sweep.ledger_entries import LeaseLost
 from ssl_sweep.ledger_store import LastingStorage, LedgerAway, open_storage
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
@@ -119,6 +120,26 @@ def test_a_ledger_that_cannot_be_opened_names_the_remedy_and_no_password(url: st
     assert "cret" not in str(error.value)
 
 
+def check_lease(url: str) -> None:
+    """Whose lease it is writes the ledger, and nobody else does."""
+    wanted = spec("random")
+    notes, other = open_notes(url, wanted), open_notes(url, wanted)
+    assert notes.swap("lease", None, {"owner": "first"})
+    assert not other.swap("lease", None, {"owner": "second", "pid": 2, "host": "node2"})
+    ledger = open_ledger(url, wanted, owner="first")
+    running = replace(ledger.ask().trials[0], state="RUNNING", attempts=1)  # type: ignore[union-attr]
+    ledger.update(running)
+    assert other.swap("lease", {"owner": "first"}, {"owner": "second", "pid": 2, "host": "node2"})
+    assert not notes.swap("lease", {"owner": "first"}, {"owner": "first"})
+    with pytest.raises(LeaseLost, match="process 2 on node2 has taken this sweep over"):
+        ledger.update(replace(running, state="FAILED"))
+    assert load_ledger(url, "sweep").trials[0].state == "RUNNING"
+
+
+def test_only_who_has_the_lease_writes(tmp_path: Path) -> None:
+    check_lease(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
 @pytest.mark.slow  # PostgreSQL makes its files first
 def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +149,7 @@ def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
     for url in (here, there):
         run(open_ledger(url, spec("tpe")))
     assert found(there) == found(here)
+    check_lease(postgres.create("leased"))
     storage = open_storage(there)
     with storage.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE studies RENAME COLUMN study_name TO other")
