@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from ssl_sweep.storage import redacted
+
 PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 CONNECTIONS = 16
@@ -54,12 +56,13 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         """Raises BucketError: no bucket is named, or boto3 is not installed."""
-        found = re.fullmatch(r"s3:/+([^/]+)/?(.*)", url)
+        found = re.fullmatch(r"s3:/+([^/@:]+)(?:/(.*))?", url)
         if found is None:
-            raise BucketError(f"--storage, SSL_SWEEP_STORAGE: {url} names no bucket; write s3://BUCKET/PREFIX")
+            remedy = "write s3://BUCKET/PREFIX, and keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise BucketError(f"--storage, SSL_SWEEP_STORAGE: {redacted(url)} names no bucket; {remedy}")
         self.url = url
-        self.name, prefix = found.groups()
-        self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self.name, prefix = found[1], (found[2] or "").strip("/")
+        self.prefix = f"{prefix}/" if prefix else ""
         self.patience_s = 0.0  # until it has once been reached: before that it is the address that is wrong
         self._client = _client(url)
 
@@ -89,24 +92,24 @@ class Bucket:
         answer = self._insisted(lambda: self._client.head_object(Bucket=self.name, Key=self.prefix + key))
         return _plain(answer["ETag"]) if answer else None
 
-    def get(self, key: str, *, waits: bool = True) -> bytes | None:
-        """An object's bytes, None where there is none; `waits`: for a bucket that is away."""
+    def get(self, key: str) -> bytes | None:
+        """An object's bytes, None where there is none."""
 
         def whole() -> bytes:
             content: bytes = self._client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"].read()
             return content
 
-        return self._insisted(whole, self.patience_s if waits else 0.0)
+        return self._insisted(whole)
 
-    def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file, whole or not at all; whether there is one."""
+    def download(self, key: str, path: Path, *, waits: bool = True) -> bool:
+        """Write an object to a file, whole or not at all; whether there is one. `waits`: for a bucket that is away."""
 
         def into_file() -> bool:
             with replacing(path) as partial:
                 self._client.download_file(self.name, self.prefix + key, str(partial), Config=_transfer())
             return True
 
-        return bool(self._insisted(into_file))
+        return bool(self._insisted(into_file, self.patience_s if waits else 0.0))
 
     def put(self, key: str, content: bytes | BinaryIO) -> str:
         """Write an object from bytes, or from an open file; its ETag."""

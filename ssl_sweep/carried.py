@@ -17,13 +17,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from ssl_sweep.bucket import PATIENCE_S, Bucket, BucketError, replacing
+from ssl_sweep.bucket import Bucket, BucketError
 from ssl_sweep.control import ASK
 from ssl_sweep.journal import JOURNAL, read
 from ssl_sweep.models.distributed import rank, world_size
@@ -32,7 +32,6 @@ from ssl_sweep.trial import encoder_path, resolve_precision, stage_key
 from ssl_sweep.watchdog import ALIVE, DUMP
 
 EVERY_S = 2.0  # what a killed node loses at most, beside the work since its last checkpoint
-HEAR_S = 1.0
 RANKS = {
     "config.yaml": 0,
     "log.txt": 0,
@@ -56,7 +55,6 @@ class Carried:
         self._sent: dict[str, Stamp] = {}
         self._journal: str | None = None  # the ETag that the trial's journal must have while it is ours to write
         self._published: set[str] = set()
-        self._heard_at = 0.0
 
     def fetch(self, pretraining: str | None = None) -> None:
         """Have the folder be what the bucket has of the trial, with the finished pretraining of this key if any."""
@@ -97,18 +95,9 @@ class Carried:
                 self._send(name, *changed[name])
 
     def hear(self) -> None:
-        """Bring what the driver asks of the trial, if a second has passed since it was last brought."""
-        if time.monotonic() - self._heard_at < HEAR_S:
-            return
-        self._heard_at = time.monotonic()
-        try:
-            content = self.bucket.get(f"{self.key}/{ASK}", waits=False)
-        except BucketError as error:
-            log.warning("what the sweep asks of this trial cannot be heard (%s)", error)
-        else:
-            if content is not None:
-                with replacing(self.folder / ASK) as partial:
-                    partial.write_bytes(content)
+        """Bring what the driver asks of the trial; from a bucket that is away, at the next report."""
+        with suppress(BucketError):  # the thread that sends says so
+            self.bucket.download(f"{self.key}/{ASK}", self.folder / ASK, waits=False)
 
     def _download(self, under: str, folder: Path) -> None:
         keys = self.bucket.listed(under)
@@ -185,7 +174,6 @@ def carried(bucket: Bucket, folder: Path, record: Mapping[str, Any]) -> Iterator
     Raises:
         BucketError: the bucket was away for too long, or another attempt has taken the trial over.
     """
-    bucket.patience_s = PATIENCE_S
     key = f"{record['sweep']}/trials/{record['trial_id']}"
     copy = Carried(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
     if rank() > 0:  # who only reads the checkpoint that rank 0 goes on from
@@ -218,7 +206,7 @@ def _send_on(copy: Carried, ended: threading.Event) -> None:
         started = time.monotonic()
         try:
             copy.push()
-        except (BucketError, OSError) as error:  # the thread's edge: the last push, at the end, tells the driver
+        except Exception as error:  # the thread's edge: the last push, at the end, tells the driver
             log.warning("the trial's files wait on this node (%s)", error)
         pause_s = max(EVERY_S, time.monotonic() - started)
 

@@ -64,6 +64,9 @@ def test_a_place_that_takes_nothing_is_refused_with_what_to_do(
 def test_no_bucket_is_named() -> None:
     with pytest.raises(BucketError, match=r"--storage, SSL_SWEEP_STORAGE: s3:// names no bucket"):
         Bucket("s3://")
+    with pytest.raises(BucketError, match=r"keys into AWS_ACCESS_KEY_ID") as refused:
+        Bucket("s3://key:hidden-words@lab/runs")
+    assert "hidden" not in str(refused.value)
 
 
 def test_a_server_that_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -123,8 +122,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 class Dying(Bucket):
     """Its process dies after so many writes."""
 
-    def __init__(self, url: str, writes: int) -> None:
-        super().__init__(url)
+    def __init__(self, bucket: Bucket, writes: int) -> None:
+        vars(self).update(vars(bucket))
         self.left = writes
 
     def put(self, key: str, content: Any) -> str:
@@ -157,17 +156,19 @@ def at_a_stages_begin(folder: Path) -> None:
     checkpoint.write_bytes(folder / "linear" / "checkpoint.pt", b"1")
 
 
-def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(lab: Path, tmp_path: Path) -> None:
+def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
+    lab: Path, bucket: Bucket, tmp_path: Path
+) -> None:
     lengths = set[int]()
     for writes in range(12):
-        url, folder = f"s3://{lab.name}/{writes}", tmp_path / str(writes)
-        there = lab / str(writes) / KEY
-        before = Carried(Bucket(url), KEY, folder)
+        key, folder = f"demo{writes}/trials/one", tmp_path / str(writes)
+        there = lab / "runs" / key
+        before = Carried(bucket, key, folder)
         before.fetch()
         checkpoint.write_text(folder / "linear" / "key", "old")
         checkpoint.write_bytes(folder / "linear" / "checkpoint.pt", b"of old settings")
         before.push()
-        copy = Carried(Dying(url, writes), KEY, folder)
+        copy = Carried(Dying(bucket, writes), key, folder)
         copy.fetch()
         (folder / "linear" / "checkpoint.pt").unlink()
         at_a_stages_begin(folder)
@@ -178,7 +179,7 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(lab: Pat
         assert all((there / event["path"]).exists() for event in events if event["event"] == "artifact")
         if Finished(there / "stages.json").key("pretrain"):
             assert (there / "encoder.pt").exists()
-            assert (lab / str(writes) / "demo" / "stages" / "abc" / "encoder.pt").exists()
+            assert (there.parents[1] / "stages" / "abc" / "encoder.pt").exists()
             assert any(event["event"] == "stage" for event in events)
         if (there / "linear" / "checkpoint.pt").read_bytes() == b"1":
             assert any(event["event"] == "report" for event in events)
@@ -228,7 +229,11 @@ def test_it_hears_what_it_is_asked(node: Callable[[str], Carried]) -> None:
     assert asked(a.folder) is None
     a.bucket.put(f"{KEY}/ask.json", b'{"ask": "prune", "why": "worse than others"}')
     a.hear()
-    assert asked(a.folder) is None  # it looks once a second
-    time.sleep(carried.HEAR_S)
-    a.hear()
     assert asked(a.folder) == control.Ask("prune", "worse than others")
+
+
+def test_a_bucket_that_stayed_away_is_told_as_such(tmp_path: Path) -> None:
+    away = "the storage s3://lab has been away for 300 s"
+    said = f"Traceback ...\nray.exceptions.RayTaskError(BucketError): {away}\nssl_sweep.bucket.BucketError: {away}\n"
+    outcome = attempt.without_a_word(tmp_path, "its process died", said, record()["config"])
+    assert (outcome.reason, outcome.message) == ("lost", away)

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from ssl_sweep.attempt import Outcome, heeding
+from ssl_sweep.bucket import PATIENCE_S
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.storage import Storage, cache_folder
 from ssl_sweep.sweep.gang import hide_gpus, run_gang
@@ -41,7 +42,7 @@ def trainable(spec: SweepSpec, work: Work, place: str, scratch: Path) -> Any:
                 return work(record, config["attempt"], heeding(told, here), here, cache_folder())
 
         if spec.resources.workers > 1:
-            outcome = run_gang(attempt, spec.resources, record, Storage.at(place), scratch, _report)
+            outcome = run_gang(attempt, spec.resources, record, _storage(place), scratch, _report)
         else:
             outcome = _alone(attempt, spec)
         tune.report({"outcome": json.dumps(asdict(outcome))})
@@ -55,7 +56,10 @@ def trainable(spec: SweepSpec, work: Work, place: str, scratch: Path) -> Any:
 @lru_cache(maxsize=1)
 def _storage(place: str) -> Storage:
     """Once a process: boto3 takes a second to begin with."""
-    return Storage.at(place)
+    storage = Storage.at(place)
+    if storage.bucket is not None:
+        storage.bucket.patience_s = PATIENCE_S  # the driver has reached it
+    return storage
 
 
 @contextmanager
