@@ -9,7 +9,7 @@ import pytest
 
 import ssl_sweep
 
-HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch"}
+HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch", "boto3"}
 CORE = ["trial", "attempt", "training", "pretrain", "features", "classifier", "spec_file", "knobs", "data.splits"]
 CORE += ["export"]
 
@@ -31,6 +31,8 @@ def test_the_training_core_runs_on_a_bare_gpu_box(module: str) -> None:
         ("cli", set()),
         ("journal", set()),
         ("storage", set()),
+        ("mirror", set()),
+        ("carried", {"torch"}),
         ("ledger", {"optuna", "torch"}),
         ("plan", {"torch"}),
         ("tables", {"pandas"}),
