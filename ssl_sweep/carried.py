@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ssl_sweep.bucket import Bucket, BucketError
+from ssl_sweep.bucket import Bucket, BucketError, Listed
 from ssl_sweep.control import ASK
 from ssl_sweep.journal import JOURNAL, read
 from ssl_sweep.models.distributed import rank, world_size
@@ -60,8 +60,7 @@ class Carried:
         """Have the folder be what the bucket has of the trial, with the finished pretraining of this key if any."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        listed = self.bucket.listed(f"{self.key}/")
-        self._download(f"{self.key}/", self.folder)
+        listed = self._download(f"{self.key}/", self.folder)
         self._sent = {name: _stamp(self.folder / name) for name in self._names()}
         self._journal = listed[f"{self.key}/{JOURNAL}"].etag if f"{self.key}/{JOURNAL}" in listed else None
         if pretraining is None or self._has(pretraining):
@@ -99,9 +98,10 @@ class Carried:
         with suppress(BucketError):  # the thread that sends says so
             self.bucket.download(f"{self.key}/{ASK}", self.folder / ASK, waits=False)
 
-    def _download(self, under: str, folder: Path) -> None:
-        keys = self.bucket.listed(under)
-        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), keys)
+    def _download(self, under: str, folder: Path) -> dict[str, Listed]:
+        listed = self.bucket.listed(under)
+        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), listed)
+        return listed
 
     def _has(self, pretraining: str) -> bool:
         finished = Finished(self.folder / "stages.json").key("pretrain")

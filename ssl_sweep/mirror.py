@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,7 @@ OF_THE_SWEEP = r"/([^/]+|artifacts/[^/]+)"
 OF_A_TRIAL = rf"/trials/[^/]+/({re.escape(JOURNAL)}|config\.yaml|artifacts/.+)"
 WITH_ENCODER = rf"/trials/[^/]+/({re.escape(JOURNAL)}|config\.yaml|artifacts/.+|encoder\.pt)"
 LAST = {JOURNAL: 1, "recorded.json": 2}  # sent after what they name
-HOLLOW = {"stages.json", "key", JOURNAL, "recorded.json"}  # what housekeeping reads, and does not only count
+READ = {"stages.json", "key"}  # what housekeeping reads, and does not only count
 Index = dict[str, list[Any]]  # by key: the ETag there; time and size of the file here
 
 
@@ -146,11 +147,10 @@ def hollow(storage: Storage, name: str) -> Iterator[Storage]:
         for key, entry in listed.items():
             path = shape.root / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.name in HOLLOW:
-                path.write_bytes(storage.bucket.get(key) or b"")
-            else:
-                with path.open("wb") as file:
-                    file.truncate(entry.size)  # a file of nothing but a hole
+            with path.open("wb") as file:
+                file.truncate(entry.size)  # a file of nothing but a hole
+        small = [key for key in listed if Path(key).name in READ]
+        storage.bucket.each(partial(_download, storage.bucket, shape.root), small)
         yield shape
         storage.bucket.delete(key for key in listed if not (shape.root / key).exists())
 
@@ -172,6 +172,10 @@ def snapshot(storage: Storage, name: str) -> Iterator[Storage]:
         yield copy
 
 
+def _download(bucket: Bucket, root: Path, key: str) -> None:
+    bucket.download(key, root / key)
+
+
 def _pull(storage: Storage, name: str, under: str, wanted: str) -> None:
     """Make the files that are wanted here what they are in the bucket, journals last: they name the others."""
     bucket, ours = _bucket(storage), re.compile(re.escape(name) + wanted)
@@ -187,8 +191,8 @@ def _pull(storage: Storage, name: str, under: str, wanted: str) -> None:
             if path.suffix == ".pt":
                 bucket.download(key, path)
             elif (content := bucket.get(key)) is not None:
-                with replacing(path) as partial:  # a journal may have grown since, and name what is not here yet
-                    partial.write_bytes(content[: found[key].size] if path.name == JOURNAL else content)
+                with replacing(path) as copy:  # a journal may have grown since, and name what is not here yet
+                    copy.write_bytes(content[: found[key].size] if path.name == JOURNAL else content)
 
         journals = [key for key in stale if key.endswith(f"/{JOURNAL}")]
         for some in ([key for key in stale if key not in set(journals)], journals):
@@ -210,8 +214,8 @@ def _index(storage: Storage, name: str) -> Iterator[Index]:
             yield index
         finally:
             if index != before:
-                with replacing(path) as partial:
-                    partial.write_text(json.dumps(index))
+                with replacing(path) as copy:
+                    copy.write_text(json.dumps(index))
 
 
 def _lock(storage: Storage, path: Path) -> FileLock:
