@@ -141,11 +141,16 @@ class Carried:
 
     def _check_ours(self) -> None:
         """Not every store has conditional writes: between this look and the write there is a moment."""
-        if self.bucket.etag(f"{self.key}/{JOURNAL}") != self._journal:
+        etag = self.bucket.etag(f"{self.key}/{JOURNAL}")
+        if etag == self._journal:
+            return
+        there = self.bucket.get(f"{self.key}/{JOURNAL}") or b""
+        if not (self.folder / JOURNAL).read_bytes().startswith(there):  # else a write of ours whose answer was lost
             raise BucketError(
                 f"{self.bucket.url}/{self.key}: another attempt at this trial writes there; this one, of process "
                 f"{os.getpid()}, was taken for dead and ends"
             )
+        self._journal = etag
 
     def _publish(self) -> None:
         """Have pretrainings that are finished here be there for all trials; the first of each stays."""

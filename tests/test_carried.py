@@ -223,6 +223,15 @@ def test_an_attempt_that_was_taken_for_dead_ends(node: Callable[[str], Carried],
     assert [event["event"] for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "attempt", "end"]
 
 
+def test_a_write_whose_answer_was_lost_is_its_own(node: Callable[[str], Carried], lab: Path) -> None:
+    a = node("a")
+    Journal(a.folder).append("attempt", attempt=1)
+    a.bucket.put(f"{KEY}/journal.jsonl", (a.folder / "journal.jsonl").read_bytes())
+    Journal(a.folder).append("end", state="COMPLETE")
+    a.push()
+    assert [event["event"] for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "end"]
+
+
 def test_it_hears_what_it_is_asked(node: Callable[[str], Carried]) -> None:
     a = node("a")
     a.hear()
