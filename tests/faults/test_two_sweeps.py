@@ -27,8 +27,8 @@ def test_two_sweeps_do_not_mix(
     drivers = [start_driver(tmp_path, steps[name], name, RAY_ADDRESS=cluster.address) for name in steps]
     try:
         for driver in drivers:
-            _, errors = driver.communicate(timeout=240)
-            assert driver.returncode == 0, errors.decode()
+            said, _ = driver.communicate(timeout=240)
+            assert driver.returncode == 0, said.decode()
     finally:
         for driver in drivers:
             driver.kill()
