@@ -85,6 +85,7 @@ class Cluster:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.commands: list[list[str]] = []
+        self.environments: list[Mapping[str, str]] = []
         self.away = False
         self.kill: str | None = None
 
@@ -102,6 +103,7 @@ class Cluster:
         if name not in self.jobs:
             self.jobs[name] = Job("RUNNING", "", None)
             self.commands.append(list(command))
+            self.environments.append(environment)
         self.maybe_die("after submit")
 
     def maybe_die(self, where: str) -> None:

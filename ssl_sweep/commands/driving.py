@@ -54,7 +54,7 @@ def resume(
 ) -> None:
     """Go on with a sweep by its name, its failed and stopped trials included."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage, address=address):
             if retries is not None or max_concurrent is not None:
                 words = "the service resumes with the spec as submitted, and its queue gives trials at a time"
                 err.print(f"{words}: leave --retries and --max-concurrent out", style="red", markup=False)
@@ -78,7 +78,7 @@ def resume(
 def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> None:
     """Stop a sweep, or trials of it, that runs anywhere: at its next report a trial leaves a checkpoint and ends."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage):
             told = client.stop(name, trials or ())
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
@@ -93,7 +93,7 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
 def pause(name: Name, storage: StorageFolder = None) -> None:
     """Pause a sweep that runs anywhere; `run` and `resume` go on with it."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage):
             told = client.pause(name)
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
@@ -114,7 +114,7 @@ def extend(
 ) -> None:
     """Run more choices of a sweep in the same study; `--set search.space.X=...` may widen numeric ranges."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage, address=address):
             _queued(client.extend(name, trials, overrides or ()))
             return
         from ssl_sweep.extension import extended

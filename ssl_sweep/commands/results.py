@@ -45,7 +45,7 @@ def table(
         asked = {
             key: None if text is None else [part.strip() for part in text.split(",")] for key, text in listed.items()
         }
-        if client := remote():
+        if client := remote(storage=storage):
             sys.stdout.write(client.table(names, form, **asked, interval=interval, baseline=baseline, test=test))
             return
         from ssl_sweep.render import render
@@ -99,7 +99,7 @@ def report(
 ) -> None:
     """Write a sweep's page, from MLflow alone: table, plots, pictures, failures and cost in one HTML file."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage):
             page = client.report(name)
         else:
             from ssl_sweep.report.page import make_page

@@ -73,12 +73,18 @@ def choose(
     _chosen.set(server)
 
 
-def remote() -> "Client | None":
-    """The service that `--server` names."""
+def remote(**local: object) -> "Client | None":
+    """The service that `--server` names; `local`: options that say where a sweep lies or runs, and go without one."""
     from ssl_sweep.client import Client
 
     server = _chosen.get()
-    return Client(server) if server else None
+    if not server:
+        return None
+    for option in (name for name, value in local.items() if value is not None):
+        remedy = f"leave --{option} out, or --server (and unset SSL_SWEEP_SERVER)"
+        err.print(f"--{option} and --server {server} exclude each other: {remedy}", style="red", markup=False)
+        raise typer.Exit(USER_MISTAKE)
+    return Client(server)
 
 
 def storage_at(place: str | None) -> "Storage":

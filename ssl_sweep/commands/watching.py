@@ -36,7 +36,7 @@ def logs(
 ) -> None:
     """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
     with user_errors():
-        if client := remote():
+        if client := remote(storage=storage):
             read = client.followed if follow else client.logs
             _write(read(name, trial=trial, lines=lines))
             return
@@ -63,7 +63,7 @@ def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as
     with user_errors():
         from ssl_sweep.terminal import plan_table
 
-        if client := remote():
+        if client := remote(address=address):
             planned = client.plan(spec_file.read_text(), overrides or (), file=str(spec_file))
         else:
             planned = _planned(spec_file, overrides or (), address)
@@ -94,7 +94,7 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     with user_errors():
         from ssl_sweep.terminal import overview_table, submitted_table
 
-        if client := remote():
+        if client := remote(storage=storage):
             found, shown = client.sweeps(), submitted_table
         else:
             from ssl_sweep.status import overview
@@ -119,7 +119,7 @@ def status(
     with user_errors():
         from ssl_sweep.terminal import status_table, watched
 
-        if client := remote():
+        if client := remote(storage=storage):
             read = partial(client.status, name)
         else:
             from ssl_sweep.status import sweep_status

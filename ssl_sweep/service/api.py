@@ -5,7 +5,7 @@ import uuid
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Response
 
 from ssl_sweep.control import Ask
 from ssl_sweep.extension import extended
@@ -91,10 +91,10 @@ async def submit(
 
 
 @router.post("/sweeps/{name}/stop", responses=STEERED)
-def stop(name: Name, asked: Stop, user: Submitter, service: Service) -> Sweep:
+def stop(name: Name, asked: Stop, user: Submitter, service: Service, after: BackgroundTasks) -> Sweep:
     """Stop a sweep, or trials of it: at its next report a trial leaves a checkpoint and ends."""
     if not asked.trials:
-        return _end(service, name, user, "stop")
+        return _end(service, name, user, "stop", after)
     submission = own(service, name, user)
     if submission.state not in ACTIVE:
         raise Refused(409, f"{name} does not run: it is {submission.state}")
@@ -104,9 +104,9 @@ def stop(name: Name, asked: Stop, user: Submitter, service: Service) -> Sweep:
 
 
 @router.post("/sweeps/{name}/pause", responses=refusals(404, 409, 422))
-def pause(name: Name, user: Submitter, service: Service) -> Sweep:
+def pause(name: Name, user: Submitter, service: Service, after: BackgroundTasks) -> Sweep:
     """Pause a sweep, to go on with it later: as a stop."""
-    return _end(service, name, user, "pause")
+    return _end(service, name, user, "pause", after)
 
 
 @router.post("/sweeps/{name}/resume", responses=STEERED)
@@ -228,7 +228,7 @@ def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
     return spec
 
 
-def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"]) -> Sweep:
+def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"], after: BackgroundTasks) -> Sweep:
     for _ in range(TRIES):
         old = own(service, name, user)
         if old.state in ACTIVE:
@@ -240,7 +240,7 @@ def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"]) -
             raise Refused(409, f"{name} is {old.state}: there is nothing to {what}")
         if done:
             if old.state in WAITING and old.attempt:
-                _mark(service, name, what)
+                after.add_task(_mark, service, name, what)  # a dead driver's lease may be watched for 20 s
             return shown(found(service, name))
     raise _restless(name)
 

@@ -1,55 +1,19 @@
 """The service's one thread: launches what the queue lets go, follows what runs, and takes up what has died.
 
-It decides from what is written down, so that a service killed anywhere goes on where it stood. A launch is written
-down before it is made, with its attempt's number, and Ray takes a job of this name once: killed in between, the service
-finds the sweep LAUNCHING, and the job either there or not.
+It decides from what is written down, so that a service killed anywhere goes on where it stood.
 """
 
-import json
 import logging
-import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
 
-from ssl_sweep.checkpoint import write_text
-from ssl_sweep.control import Ask
-from ssl_sweep.ledger import read_ledger
-from ssl_sweep.ledger_entries import LedgerError
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.notify import END_S, news
-from ssl_sweep.orders import read_orders
-from ssl_sweep.service.jobs import GOING_ON, Job, RayAway, RayJobs
+from ssl_sweep.service.drivers import MAX_REASON, Drivers
+from ssl_sweep.service.jobs import RayAway, RayJobs
 from ssl_sweep.service.queue import Room, Running, Waiting, decide
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
-from ssl_sweep.status import counts
-from ssl_sweep.steering import ask_to_end, order_to_end
-from ssl_sweep.webhook import Outbox, Webhook
 
-MAX_DEATHS = 6  # of drivers in a row, none of which finished a trial
-MAX_WAIT_S = 900.0  # between them
-LOOK_SHARE = 10  # the ledger of a sweep is read for a tenth of the time at most
-MAX_REASON = 1_000
-DONE = ("complete", "pruned", "failed")
-SHOWN = (*DONE, "running", "stopped", "paused")
-ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
-USERS_MISTAKE, INTERRUPTED = 2, 130  # exit codes of a driver
-# mistakes of the moment: a lease that a dead driver holds, a node that went away after the launch
-PASSING = ("another driver is running", "cannot run here")
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Look:
-    """What was last seen of a sweep's ledger, and when it may be read again."""
-
-    states: dict[str, str]
-    next: float = 0.0
 
 
 class Loop:
@@ -60,10 +24,7 @@ class Loop:
         self.store, self.ray, self.settings = store, ray, settings
         self.room: Room | None = None  # as last heard of, or what the cluster grows to
         self.trouble = ""  # why nothing goes on, where nothing does
-        self._looks: dict[str, Look] = {}
-        webhook = Webhook.of_environment()
-        self._outbox = Outbox(webhook) if webhook is not None else None
-        self._sent: set[str] = set()  # news that the outbox has
+        self.drivers = Drivers(store, ray, settings)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="service loop", daemon=True)
 
@@ -74,8 +35,7 @@ class Loop:
         """End after the tick that runs; sweeps go on."""
         self._ended.set()
         self._thread.join()
-        if self._outbox is not None:
-            self._outbox.close(END_S)
+        self.drivers.close()
 
     def tick(self) -> None:
         """Look at everything once."""
@@ -84,26 +44,17 @@ class Loop:
         except RayAway as error:
             self.trouble = str(error)
             for held_up in self.store.find(states=(*WAITING, *ACTIVE)):
-                self._explain(held_up, self.trouble)
+                self.drivers.explain(held_up, self.trouble)
             return
         self.trouble = ""
         for submission in self.store.find(states=ACTIVE):
             self._guarded(submission)
         self._launch(self.room)
 
-    def _tell(self) -> None:
-        """Have the webhook told what it has not been told, also by a service before this one."""
-        if self._outbox is None:
-            return
-        for delivery, content in self.store.news():
-            if delivery not in self._sent:
-                self._sent.add(delivery)
-                self._outbox.put(content, delivery, partial(self.store.forget_news, delivery))
-
     def _run(self) -> None:
-        self._tell()
         while not self._ended.is_set():
             try:
+                self.drivers.tell()
                 self.tick()
             except Exception as error:  # the thread's edge: a database away for a moment ends no service
                 self.trouble = f"{type(error).__name__}: {error}"[:MAX_REASON]
@@ -112,12 +63,12 @@ class Loop:
 
     def _guarded(self, submission: Submission) -> None:
         try:
-            self._follow(submission)
+            self.drivers.follow(submission)
         except RayAway as error:
-            self._explain(submission, str(error))
+            self.drivers.explain(submission, str(error))
         except Exception as error:  # one sweep's broken files are not the others' business
             log.exception("sweep %s cannot be followed", submission.name)
-            self._explain(submission, f"cannot be followed: {type(error).__name__}: {error}")
+            self.drivers.explain(submission, f"cannot be followed: {type(error).__name__}: {error}")
 
     def _launch(self, room: Room) -> None:
         waiting = {each.name: each for each in self.store.find(states=WAITING)}
@@ -134,174 +85,11 @@ class Loop:
                 old, state="LAUNCHING", reason="", granted=slots, attempt=attempt, launched=now, ended=None
             )
             if launched:
-                self._guarded(self._again(old))
+                self._guarded(self.store.get(name) or old)
         for name, reason in decision.reasons.items():
             if waiting[name].not_before < time.time():  # else it says why its driver died
-                self._explain(waiting[name], reason)
-
-    def _follow(self, submission: Submission) -> None:
-        """Take note of how a sweep goes that has been launched."""
-        job = self.ray.find(job_name(submission))
-        if job is None and submission.state == "LAUNCHING":
-            self._submit(submission)
-        elif job is None:
-            self._died(submission, "Ray does not know its job any more: the cluster's head was started anew")
-        elif job.status in GOING_ON:
-            if submission.state == "LAUNCHING" or submission.reason:
-                self.store.change(submission, state="RUNNING", reason="")
-            self._look(self._again(submission))
-        else:
-            self._look(submission, now=True)
-            self._conclude(self._again(submission), job)
-
-    def _submit(self, submission: Submission) -> None:
-        folder = self.settings.storage.root / ".service"
-        folder.mkdir(parents=True, exist_ok=True)
-        spec = folder / f"{submission.name}.yaml"
-        write_text(spec, json.dumps({key: value for key, value in submission.spec.items() if key != "root"}))
-        command = [sys.executable, "-m", "ssl_sweep", *_words(submission, spec)]
-        command += ["--storage", str(self.settings.storage.root)]  # Ray tells a job's driver where the cluster is
-        self.ray.submit(job_name(submission), command, {"SSL_SWEEP_DATA": str(self.settings.data_roots[0])})
-
-    def _look(self, submission: Submission, *, now: bool = False) -> None:
-        """Hand on what is asked of the sweep, and write down what has changed in its ledger."""
-        look = self._looks.get(submission.id) or Look(self._told(submission))
-        self._looks[submission.id] = look
-        if not now and time.monotonic() < look.next:
-            return
-        began = time.monotonic()
-        try:
-            with read_ledger(self.settings.storage.ledger_url, submission.name) as ledger:
-                self._take_note(submission, look, ledger)
-        except LedgerError:  # its driver has not begun
-            return
-        look.next = time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
-
-    def _take_note(self, submission: Submission, look: Look, ledger: Ledger) -> None:
-        if submission.asked and read_orders(ledger.notes).sweep is None:
-            order_to_end(ledger, _ask(submission))
-        begun = [trial for trial in ledger.trials if trial.state != "CREATED"]
-        changed = [trial for trial in begun if look.states.get(trial.trial_id) != trial.state]
-        told = ({"trial_id": each.trial_id, "trial_state": each.state, "message": each.message} for each in changed)
-        if changed:
-            self.store.say(submission.id, "trial", told)
-        if (found := counts(ledger)) != submission.counts:
-            self.store.change(submission, counts=found)
-        look.states = {trial.trial_id: trial.state for trial in begun}
-
-    def _told(self, submission: Submission) -> dict[str, str]:
-        """The trials' states as their events say."""
-        return {each["trial_id"]: each["trial_state"] for each in self.store.events(submission.id, kind="trial")}
-
-    def _conclude(self, submission: Submission, job: Job) -> None:
-        """Write down how a driver ended."""
-        code, asked = job.exit_code, submission.asked
-        if asked is None and code == INTERRUPTED:
-            asked = self._ordered(submission)
-        tail = _tail(job.message)
-        if job.status == "SUCCEEDED":
-            self._end(submission, "COMPLETE", "")
-        elif asked is not None:
-            self._settle(submission, asked)
-        elif job.status == "STOPPED":
-            self._end(submission, "STOPPED", "its job was stopped in Ray")
-        elif code == USERS_MISTAKE and not any(words in job.message for words in PASSING):
-            self._give_up(submission, tail)
-        elif code == 1 and submission.counts.get("failed") and not submission.counts.get("running"):
-            failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"
-            self._end(submission, "FAILED", f"{failed}; ssl-sweep logs {submission.name}")
-        else:
-            self._died(submission, "its driver was interrupted" if code == INTERRUPTED else f"its driver ended: {tail}")
-
-    def _died(self, submission: Submission, why: str) -> None:
-        """Have a sweep without a driver launched again, later each time; or give it up."""
-        if submission.asked is not None:
-            self._settle(submission, submission.asked)
-            return
-        done = sum(submission.counts.get(state, 0) for state in DONE)
-        deaths = 1 if done > submission.done_before else submission.deaths + 1
-        if deaths > MAX_DEATHS:
-            reason = f"its driver died {deaths} times without finishing a trial, at last: {why}"
-            self._give_up(submission, reason)
-            return
-        wait = min(self.settings.back_off_s * 2 ** (deaths - 1), MAX_WAIT_S)
-        again = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "granted": 0}
-        again["command"] = self._command_again(submission)
-        self.store.change(submission, state="QUEUED", reason=f"{why[:MAX_REASON]}; goes on after {wait:.0f} s", **again)
-        self._looks.pop(submission.id, None)
-
-    def _command_again(self, submission: Submission) -> tuple[str, ...]:
-        """What goes on where a driver died: a resume that has begun is not made anew, for it undoes stops since."""
-        if submission.command != ("resume",) or submission.launched is None:
-            return submission.command
-        told = self.store.events(submission.id, kind="trial")
-        return ("run",) if any(each["time"] > submission.launched for each in told) else submission.command
-
-    def _settle(self, submission: Submission, asked: str) -> None:
-        """End a sweep as it was asked to; what its driver has left open is marked."""
-        try:
-            ask_to_end(self.settings.storage, submission.name, "stop" if asked == "stop" else "pause")
-        except LedgerError as error:  # it had not begun, or had just ended
-            log.info("sweep %s: %s", submission.name, error)
-        self._look(submission, now=True)
-        self._end(self._again(submission), ENDS[asked], "as it was asked")
-
-    def _ordered(self, submission: Submission) -> str | None:
-        """What somebody asks of the sweep beside the service."""
-        try:
-            with read_ledger(self.settings.storage.ledger_url, submission.name) as ledger:
-                asked = read_orders(ledger.notes).sweep
-        except LedgerError:
-            return None
-        return asked.ask if asked is not None and asked.ask in ENDS else None
-
-    def _give_up(self, submission: Submission, reason: str) -> None:
-        """End a sweep whose driver has told nobody why."""
-        found = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
-        counts = {state: count for state, count in found.items() if count}
-        uri = self.settings.storage.tracking_uri
-        told = None if self._outbox is None else news(submission.name, "failed", reason, counts, None, uri)
-        self._end(submission, "FAILED", reason, told)
-        self._tell()
-
-    def _end(self, submission: Submission, state: str, reason: str, told: Mapping[str, Any] | None = None) -> None:
-        ending = {"state": state, "reason": reason[:MAX_REASON], "ended": time.time()}
-        self.store.change(submission, news=told, **ending, asked=None, deaths=0, granted=0)
-        self._looks.pop(submission.id, None)
-
-    def _explain(self, submission: Submission, reason: str) -> None:
-        if reason[:MAX_REASON] != submission.reason:
-            self.store.change(submission, reason=reason[:MAX_REASON])
-
-    def _again(self, submission: Submission) -> Submission:
-        """The submission as it is now."""
-        return self.store.get(submission.name) or submission
-
-
-def job_name(submission: Submission) -> str:
-    """The Ray job of a submission's last launch."""
-    return f"ssl-sweep-{submission.id}-{submission.attempt}"
-
-
-def _words(submission: Submission, spec: Path) -> list[str]:
-    """The command that its driver is, with the trials at a time that it was granted."""
-    verb, *words = submission.command
-    if verb == "resume":
-        return [verb, submission.name, *words, f"--max-concurrent={submission.granted}"]
-    target = str(spec) if verb == "run" else submission.name
-    return [verb, target, *words, f"--set=resources.max_concurrent={submission.granted}"]
+                self.drivers.explain(waiting[name], reason)
 
 
 def _waiting(each: Submission) -> Waiting:
     return Waiting(each.name, each.owner, each.priority, each.queued, each.slots, each.cpus, each.gpus, each.not_before)
-
-
-def _ask(submission: Submission) -> Ask:
-    what: Literal["stop", "pause"] = "stop" if submission.asked == "stop" else "pause"
-    return Ask(what, f"ssl-sweep {what} through the service")
-
-
-def _tail(message: str) -> str:
-    """The last lines of what a driver printed, which Ray quotes."""
-    lines = [line for line in message.strip().splitlines() if line.strip()]
-    return "\n".join(lines[-5:])[-MAX_REASON:]

@@ -17,9 +17,10 @@ from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
 from ssl_sweep.service import examples
 from ssl_sweep.service.answers import Again
+from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.feed import BEAT_S, Feed
 from ssl_sweep.service.guard import Refused
-from ssl_sweep.service.loop import Loop, job_name
+from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, refusals, shown
 from ssl_sweep.service.store import Submission, User
 from ssl_sweep.status import trial_status

@@ -1,5 +1,6 @@
 """Runs a sweep on Ray: what the ledger asks for becomes Ray trials, what they report goes back to the ledger."""
 
+import json
 import logging
 import os
 import shutil
@@ -24,7 +25,7 @@ from ssl_sweep.control import Ask
 from ssl_sweep.lease import Lease
 from ssl_sweep.ledger_entries import LeaseLost
 from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.plan import make_plan
+from ssl_sweep.plan import GROWS_TO, make_plan
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.lookups import remembered_trainables
 from ssl_sweep.sweep.metrics import SweepMetrics
@@ -169,7 +170,9 @@ class _Attendant(tune.Callback):
 
 
 def _nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    grown = json.loads(os.environ.get(GROWS_TO, "null"))  # an autoscaler adds it once trials wait for it
+    return [*nodes, grown] if grown else nodes
 
 
 @contextmanager

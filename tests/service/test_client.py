@@ -246,6 +246,14 @@ def test_a_mistake_is_told_as_run_tells_it(spec: Path, service: Service) -> None
     assert " ".join(remote.split()) == " ".join(local.output.split())
 
 
+@pytest.mark.parametrize(("words", "option"), [(("status", "tiny"), "storage"), (("resume", "tiny"), "address")])
+def test_a_service_and_what_is_local_exclude_each_other(words: tuple[str, ...], option: str) -> None:
+    told = command(*words, f"--{option}", "here", code=2)
+    assert f"--{option} and --server {URL} exclude each other: leave --{option} out, or --server" in " ".join(
+        told.split()
+    )
+
+
 def test_what_is_local_says_so(spec: Path) -> None:
     assert "leave --server out" in command("run", spec, code=2)
     ran = CliRunner().invoke(app, ["submit", str(spec)])

@@ -13,8 +13,9 @@ from services import Cluster, Killed, make_loop, submit, submitted, sweep
 from ssl_sweep.control import Ask
 from ssl_sweep.ledger import open_ledger
 from ssl_sweep.orders import give_order, read_orders
+from ssl_sweep.service.drivers import MAX_DEATHS
 from ssl_sweep.service.jobs import Job
-from ssl_sweep.service.loop import MAX_DEATHS, Loop
+from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.store import Store
 from ssl_sweep.spec_file import load_spec
@@ -76,6 +77,19 @@ def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
     growing.tick()
     assert growing.room == Room(4, 8)
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 2)
+    assert json.loads(cluster.environments[0]["SSL_SWEEP_GROWS_TO"]) == {"CPU": 3, "GPU": 8}
+
+
+def test_a_cluster_without_a_worker_is_given_work_that_makes_it_grow(
+    store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "capacity", lambda: Room(0, 0))
+    submit(store, tmp_path, slots=9)
+    submit(store, tmp_path, "next", slots=9)
+    growing = make_loop(tmp_path, store, cluster, grows_to=Room(8, 2))
+    growing.tick()
+    assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)  # of half a GPU each
+    assert "0 GPUs of 8 CPUs and 2 GPUs are free" in submitted(store, "next").reason
 
 
 def test_a_driver_that_dies_is_started_again_and_at_last_given_up(
@@ -133,6 +147,40 @@ def test_a_resume_that_has_begun_is_not_made_anew(
     loop.tick()
     verb, target = cluster.commands[-1][3:5]
     assert (verb, Path(target).suffix) == (("run", ".yaml") if begun else ("resume", ""))
+
+
+@pytest.mark.parametrize("words", [("--failed",), ("--trial={0}", "--trial={1}")])
+def test_of_a_partial_resume_what_is_left_goes_on(
+    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
+    first, second = ledger.ask().trials
+    submit(store, tmp_path, command=("resume", *(each.format(first.trial_id, second.trial_id[:8]) for each in words)))
+    asked = submitted(store).command
+    store.say("tiny", "trial", [{"trial_id": each.trial_id, "trial_state": "FAILED"} for each in (first, second)])
+    end(ledger, first, "FAILED")
+    end(ledger, second, "FAILED")
+
+    def dies() -> None:
+        loop.tick()
+        cluster.ends("FAILED", None, "killed")
+        loop.tick()
+
+    dies()  # before it took anything up
+    assert submitted(store).command == asked
+    wait_out(store)
+    loop.tick()
+    again = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
+    again.retry(again.choices[0], [first.trial_id, second.trial_id])
+    end(again, first, "FAILED")  # once more: nobody asks for it again
+    dies()
+    assert submitted(store).command == ("resume", f"--trial={second.trial_id[:13]}")
+    wait_out(store)
+    loop.tick()
+    end(again, second, "COMPLETE")
+    dies()
+    assert (submitted(store).state, len(cluster.commands)) == ("FAILED", 3)
+    assert "what was resumed of it has ended; its driver ended: killed" in submitted(store).reason
 
 
 def test_a_head_that_forgot_its_jobs_gets_them_again(
@@ -389,13 +437,13 @@ def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) 
                     quiet.setattr(mortal, "left", 0)
                     store.change(submitted(store), not_before=0)
         except Killed:
-            loop._outbox.close(5)  # type: ignore[union-attr]
+            loop.drivers.close()
             died, store = True, Store(url)
             loop = make_loop(folder, store, cluster)
         if submitted(store).state == "FAILED":
             break
-    loop._tell()
-    loop._outbox.close(10)  # type: ignore[union-attr]
+    loop.drivers.tell()
+    loop.drivers.close()
     now = submitted(store)
     assert (now.state, now.reason, now.attempt) == ("FAILED", "a mistake", 2)
     assert list(cluster.jobs) == ["ssl-sweep-tiny-1", "ssl-sweep-tiny-2"]
