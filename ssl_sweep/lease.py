@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -67,10 +67,20 @@ def driver_of(notes: Notes) -> dict[str, Any] | None:
     return {"host": held["host"], "pid": held["pid"]} if held else None
 
 
+class Holder(Protocol):
+    """What keeps a lease: a sweep's `Notes`, or another place of small values that all see."""
+
+    def read(self) -> Mapping[str, Any]:
+        """All values by their names."""
+
+    def write(self, name: str, value: Any) -> None:
+        """Set one."""
+
+
 class Lease:
     """The right to drive a sweep, kept by a thread until it is given back."""
 
-    def __init__(self, notes: Notes) -> None:
+    def __init__(self, notes: "Holder") -> None:
         self._notes = notes
         self.owner = uuid.uuid4().hex
         self._held: dict[str, Any] | None = None  # as it was last written, here or by a holder that has died

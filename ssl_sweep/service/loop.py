@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+from ssl_sweep.lease import Driven, Lease
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayAway, RayJobs
 from ssl_sweep.service.queue import Room, Running, Waiting, decide
@@ -52,14 +53,31 @@ class Loop:
         self._launch(self.room)
 
     def _run(self) -> None:
+        lease: Lease | None = None
         while not self._ended.is_set():
             try:
-                self.drivers.tell()
-                self.tick()
+                lease = self._alone(lease)
+                if lease is not None:
+                    self.drivers.tell()
+                    self.tick()
             except Exception as error:  # the thread's edge: a database away for a moment ends no service
                 self.trouble = f"{type(error).__name__}: {error}"[:MAX_REASON]
                 log.exception("the service's loop goes on after an error")
             self._ended.wait(self.settings.tick_s)
+        if lease is not None:
+            lease.release()
+
+    def _alone(self, lease: Lease | None) -> Lease | None:
+        """The right to work on this database, which one service has at a time; None while another has it."""
+        if lease is not None and lease.taken_by is None:
+            return lease
+        lease = Lease(self.store)
+        try:
+            lease.acquire()
+        except Driven:
+            self.trouble = "another service works on this database: this one answers, and takes over when that one ends"
+            return None
+        return lease
 
     def _guarded(self, submission: Submission) -> None:
         try:

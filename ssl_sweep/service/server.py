@@ -52,3 +52,4 @@ def serve(
         )
     finally:
         ray.close()
+        store.close()

@@ -77,6 +77,10 @@ class Store:
         self.version = 0  # rises with every change of a submission by this process
         make_tables(lambda: tables.metadata.create_all(self._engine))
 
+    def close(self) -> None:
+        """Give its connections back."""
+        self._engine.dispose()
+
     # submissions
 
     def add(self, new: Submission) -> Submission:
@@ -139,12 +143,13 @@ class Store:
         return {row.state: row.number for row in counted}
 
     def change(self, old: Submission, *, news: Mapping[str, Any] | None = None, **values: Any) -> bool:
-        """Change a submission that is still in the state, and asked what, it was read with; whether it was.
+        """Change a submission whose state, attempt and what is asked of it are still as read; whether they were.
 
         news: what the webhook is to be told of the change.
         """
         table = tables.submissions
-        same = (table.c.id == old.id, table.c.state == old.state, table.c.asked.is_not_distinct_from(old.asked))
+        same = (table.c.id == old.id, table.c.state == old.state, table.c.attempt == old.attempt)
+        same += (table.c.asked.is_not_distinct_from(old.asked),)
         with self._engine.begin() as connection:
             if connection.execute(update(table).where(*same).values(_plain(values))).rowcount != 1:
                 return False
@@ -205,6 +210,19 @@ class Store:
         """It was taken, or will never be."""
         with self._engine.begin() as connection:
             connection.execute(delete(tables.news).where(tables.news.c.delivery == delivery))
+
+    # notes
+
+    def read(self) -> dict[str, Any]:
+        """All notes."""
+        return {row.name: row.value for row in self._rows(select(tables.notes)) if row.value is not None}
+
+    def write(self, name: str, value: Any) -> None:
+        """Set a note; None where there is nothing any more."""
+        table = tables.notes
+        with self._engine.begin() as connection:
+            if connection.execute(update(table).where(table.c.name == name).values(value=value)).rowcount == 0:
+                connection.execute(insert(table).values(name=name, value=value))
 
     # tokens
 

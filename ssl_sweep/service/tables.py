@@ -51,6 +51,12 @@ news = Table(  # for the webhook, until it has taken them
     Column("content", JSON, nullable=False),
     Column("time", Float, nullable=False),
 )
+notes = Table(  # single values: which service's loop works on this database
+    "notes",
+    metadata,
+    Column("name", String(50), primary_key=True),
+    Column("value", JSON, nullable=False),
+)
 tokens = Table(
     "tokens",
     metadata,
