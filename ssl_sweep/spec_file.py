@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ssl_sweep.problems import Loc, Problem, SpecError, key_text, nearest, spec_error
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.spec_parts import NAMED
-from ssl_sweep.spec_yaml import Document, Place, read_yaml
+from ssl_sweep.spec_yaml import MAX_DEPTH, Document, Place, read_yaml
 
 __all__ = ["SpecError", "load_spec", "parse_spec"]
 
@@ -129,6 +129,8 @@ def _apply(document: Document, override: str) -> list[Problem]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         return [Problem(*place, "", None, "is not `key=value`", "write, say, --set pretrain.epochs=2")]
+    if len(parts) > MAX_DEPTH:
+        return [Problem(*place, "", None, f"leads {len(parts)} levels down", f"a spec has at most {MAX_DEPTH}")]
     given = read_yaml(text, place.file, numbered=False)
     loc, section = _descend(document.data, parts)
     section[loc[-1]] = given.data

@@ -1,9 +1,12 @@
 """What the service's tests share; see tests/services.py."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 from services import Cluster, Service, make_loop
 from starlette.testclient import TestClient
 
@@ -28,6 +31,19 @@ def ann(service: Service) -> Iterator[TestClient]:
     """Somebody who may submit."""
     with service.client("ann") as client:
         yield client
+
+
+@pytest.fixture
+def url(service: Service) -> Iterator[str]:
+    """The service behind a real server."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(service.app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listener.close()
 
 
 @pytest.fixture

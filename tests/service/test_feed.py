@@ -1,15 +1,11 @@
 """Who follows a sweep sees every event once and in order: many at a time, and after each of their lost connections."""
 
 import random
-import socket
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
-import uvicorn
 from services import API, Service, body
 from sqlalchemy.exc import OperationalError
 
@@ -19,18 +15,9 @@ from ssl_sweep.service.store import Store
 CLIENTS, ROUNDS, A_ROUND = 20, 40, 5
 
 
-@pytest.fixture
-def url(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The service behind a real server."""
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "POLL_S", 0.05)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(service.app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 def followed(url: str, token: str, drops: random.Random | None) -> list[int]:
