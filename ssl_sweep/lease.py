@@ -73,8 +73,8 @@ class Holder(Protocol):
     def read(self) -> Mapping[str, Any]:
         """All values by their names."""
 
-    def write(self, name: str, value: Any) -> None:
-        """Set one."""
+    def swap(self, name: str, old: Any, new: Any) -> bool:
+        """Set one where it still is the old one, or None; whether it was."""
 
 
 class Lease:

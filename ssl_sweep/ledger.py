@@ -108,11 +108,13 @@ def read_ledger(url: str, name: str) -> Iterator[Ledger]:
 
 
 def _load(storage: Store, name: str) -> Ledger:
-    names = _begun(storage)
-    if name not in names:
-        raise LedgerError(f"no sweep named '{name}' here; there is {', '.join(names) or 'none'}")
-    study = optuna.load_study(storage=storage, study_name=name)
-    return Ledger(study, from_dump(study.user_attrs["spec"]), Notes(study, storage))
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+        spec = study.user_attrs["spec"]
+    except KeyError:
+        there = ", ".join(_begun(storage)) or "none"
+        raise LedgerError(f"no sweep named '{name}' here; there is {there}") from None
+    return Ledger(study, from_dump(spec), Notes(study, storage))
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:
@@ -128,7 +130,8 @@ def sweep_names(url: str) -> list[str]:
 
 def _begun(storage: Store) -> list[str]:
     """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
-    return sorted(each.study_name for each in optuna.get_all_study_summaries(storage) if "spec" in each.user_attrs)
+    # Optuna's own summaries of studies read every trial of each
+    return sorted(each.study_name for each in storage.get_all_studies() if "spec" in each.user_attrs)
 
 
 def _study_of(storage: Store, spec: SweepSpec) -> optuna.Study:

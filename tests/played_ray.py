@@ -30,7 +30,7 @@ from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.storage import Storage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-serve(Settings(Storage(folder), (folder,), tick_s=0.1, back_off_s=0.5), ray, "127.0.0.1", port)
+serve(Settings(Storage(folder), (folder,), tick_s=float(sys.argv[4]), back_off_s=0.5), ray, "127.0.0.1", port)
 """
 
 
@@ -116,10 +116,10 @@ class Ray:
 class Service:
     """The service's process, which may be killed and started again at the same address."""
 
-    def __init__(self, storage: Storage, ray: Ray) -> None:
+    def __init__(self, storage: Storage, ray: Ray, tick_s: float) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-c", SERVE, str(storage.root), ray.url, str(self.port)]
+        self._command = [sys.executable, "-c", SERVE, str(storage.root), ray.url, str(self.port), str(tick_s)]
         self._log = storage.root / "service.log"
 
     def start(self) -> None:

@@ -171,7 +171,7 @@ class Drivers:
         if command is None:
             self._end(submission, "FAILED" if submission.counts.get("failed") else "STOPPED", f"{NOT_MORE}; {why}")
             return
-        again = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "granted": 0}
+        again: dict[str, Any] = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "granted": 0}
         again["command"] = command
         self._store.change(
             submission, state="QUEUED", reason=f"{why[:MAX_REASON]}; goes on after {wait:.0f} s", **again
@@ -230,7 +230,7 @@ class Drivers:
         self.tell()
 
     def _end(self, submission: Submission, state: str, reason: str, told: Mapping[str, Any] | None = None) -> None:
-        ending = {"state": state, "reason": reason[:MAX_REASON], "ended": time.time()}
+        ending: dict[str, Any] = {"state": state, "reason": reason[:MAX_REASON], "ended": time.time()}
         self._store.change(submission, news=told, **ending, asked=None, deaths=0, granted=0)
         self._looks.pop(submission.id, None)
 

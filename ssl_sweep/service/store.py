@@ -5,6 +5,7 @@ another: whoever comes second changes nothing and is told so.
 """
 
 import hashlib
+import json
 import secrets
 import time
 import uuid
@@ -148,8 +149,8 @@ class Store:
         news: what the webhook is to be told of the change.
         """
         table = tables.submissions
-        same = (table.c.id == old.id, table.c.state == old.state, table.c.attempt == old.attempt)
-        same += (table.c.asked.is_not_distinct_from(old.asked),)
+        same = [table.c.id == old.id, table.c.state == old.state, table.c.attempt == old.attempt]
+        same.append(table.c.asked.is_not_distinct_from(old.asked))
         with self._engine.begin() as connection:
             if connection.execute(update(table).where(*same).values(_plain(values))).rowcount != 1:
                 return False
@@ -215,14 +216,22 @@ class Store:
 
     def read(self) -> dict[str, Any]:
         """All notes."""
-        return {row.name: row.value for row in self._rows(select(tables.notes)) if row.value is not None}
+        notes = {row.name: json.loads(row.value) for row in self._rows(select(tables.notes))}
+        return {name: value for name, value in notes.items() if value is not None}
 
-    def write(self, name: str, value: Any) -> None:
-        """Set a note; None where there is nothing any more."""
-        table = tables.notes
-        with self._engine.begin() as connection:
-            if connection.execute(update(table).where(table.c.name == name).values(value=value)).rowcount == 0:
-                connection.execute(insert(table).values(name=name, value=value))
+    def swap(self, name: str, old: Any, new: Any) -> bool:
+        """Set a note where it still is the old one, or None; whether it was. Of two at once, one is told so."""
+        table, told, wanted = tables.notes, json.dumps(old), json.dumps(new)
+        try:
+            with self._engine.begin() as connection:
+                swapped = update(table).where(table.c.name == name, table.c.value == told).values(value=wanted)
+                if connection.execute(swapped).rowcount == 0:
+                    if old is not None:
+                        return False
+                    connection.execute(insert(table).values(name=name, value=wanted))
+                return True
+        except IntegrityError:  # there is another by now
+            return False
 
     # tokens
 

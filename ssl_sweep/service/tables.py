@@ -55,7 +55,7 @@ notes = Table(  # single values: which service's loop works on this database
     "notes",
     metadata,
     Column("name", String(50), primary_key=True),
-    Column("value", JSON, nullable=False),
+    Column("value", Text, nullable=False),  # JSON, compared as text
 )
 tokens = Table(
     "tokens",

@@ -82,7 +82,7 @@ def load(folder: Path, clients: int, seconds: int) -> bool:
     """Run it, print what was measured, and say whether the promise was kept."""
     storage = Storage(folder)
     ray, store = Ray(storage), Store(storage.service_url)
-    service = Service(storage, ray)
+    service = Service(storage, ray, tick_s=2)
     service.start()
     process = psutil.Process(service.process.pid)
     tokens = [store.create_token(f"user{n}", "viewer")[0] for n in range(clients)]

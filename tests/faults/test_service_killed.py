@@ -36,7 +36,7 @@ def ray(tmp_path: Path) -> Iterator[Ray]:
 
 @pytest.fixture
 def service(ray: Ray) -> Iterator[Service]:
-    made = Service(ray.storage, ray)
+    made = Service(ray.storage, ray, tick_s=0.1)
     made.start()
     yield made
     made.end(signal.SIGTERM)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from servers import eventually
 from services import API, SPEC, Service, body, submit
 from starlette.testclient import TestClient
 
@@ -345,6 +346,7 @@ def test_tricks_with_a_token_do_what_one_request_does(ann: TestClient, service: 
         status, _ = raw(url, STOP + token + extra + b"Content-Length: 2\r\n\r\n{}")
         assert status == 401
     assert service.now().state == "QUEUED"
+    assert eventually(lambda: len(service.store.audited()) == 3, 10)  # each is noted once it is answered
     noted = {(each["action"], each["status"]) for each in service.store.audited()}
     assert noted == {("POST /api/v1/sweeps/tiny/stop", 401)}
     hidden = b"DELETE /api/v1/sweeps/tiny HTTP/1.1\r\nHost: x\r\n\r\n"
