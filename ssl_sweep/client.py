@@ -9,16 +9,18 @@ Where it is and the token come from a profile of `~/.config/ssl_sweep/config.tom
 
 import json
 import os
-import stat
 import time
-import tomllib
 import uuid
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
+
+from ssl_sweep.profiles import profile
+from ssl_sweep.service_errors import ServiceError, refusal
+
+__all__ = ["Client", "ServiceError"]
 
 WAIT_S = 60.0  # for an answer: a spec or a table takes the service seconds
 QUIET_S = 60.0  # without a sign of life a stream is taken up anew; the service gives one each 15 s
@@ -28,14 +30,6 @@ POLL_S = 1.0
 PASSING = (429, 502, 503, 504)  # answers while a service is busy, or its proxy waits for it to start
 
 Json = dict[str, Any]
-
-
-class ServiceError(ValueError):
-    """The service refused, with its status and what is wrong; or, with status 0, none answered."""
-
-    def __init__(self, message: str, status: int = 0, problems: Sequence[Json] = ()) -> None:
-        super().__init__(message)
-        self.status, self.problems = status, problems
 
 
 class Client:
@@ -216,7 +210,7 @@ class Client:
 
     def _check(self, answer: httpx2.Response, file: str) -> None:
         if answer.is_error:
-            raise _refusal(answer, file)
+            raise refusal(answer, file)
         if not answer.is_success:
             where = answer.headers.get("location", "elsewhere")
             raise ServiceError(f"{self.server} sends to {where}; give the service's own address", answer.status_code)
@@ -229,31 +223,6 @@ class Client:
         return ServiceError(f"no service answers at {self.server} ({error}); check the address, and that it is up")
 
 
-def profile(server: str) -> tuple[str, str | None]:
-    """The address and token of a profile, by its name or its address; an unknown address stands for itself.
-
-    Raises:
-        ServiceError: no profile has this name, or others can read its token.
-    """
-    path = Path(os.environ.get("SSL_SWEEP_CONFIG") or "~/.config/ssl_sweep/config.toml").expanduser()
-    try:
-        known: dict[str, Json] = tomllib.loads(path.read_text()).get("profiles", {}) if path.is_file() else {}
-    except tomllib.TOMLDecodeError as error:
-        raise ServiceError(f"{path}: {error}") from error
-    for name, each in known.items():
-        address = str(each.get("server", "")).rstrip("/")
-        if server == name and not address:
-            raise ServiceError(f'{path}: profile {name} has no `server`; add server = "https://..." to it')
-        if server == name or server.rstrip("/") == address:
-            if each.get("token") and stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise ServiceError(f"{path} holds a token and others can read it: chmod 600 {path}")
-            return address, each.get("token")
-    if not server.startswith(("http://", "https://")):
-        names = ", ".join(known) or "none"
-        raise ServiceError(f"--server {server}: neither an address nor a profile of {path}, which has {names}")
-    return server.rstrip("/"), None
-
-
 def _kind(answer: httpx2.Response) -> str:
     return str(answer.headers.get("content-type", ""))
 
@@ -264,23 +233,6 @@ def _again(method: str, has_key: bool, error: httpx2.TransportError) -> bool:
         return True
     # an answer that takes too long is still being made: to ask again makes it take longer
     return method == "GET" and not isinstance(error, httpx2.ReadTimeout)
-
-
-def _refusal(answer: httpx2.Response, file: str) -> ServiceError:
-    try:
-        told = answer.json()
-        problems = told.get("problems") or []
-        message = "\n".join(_line(each, file) for each in problems) or str(told["message"])
-    except (ValueError, KeyError, AttributeError):
-        message, problems = f"the service answers {answer.status_code}: {answer.text[:500]}", []
-    return ServiceError(message, answer.status_code, problems)
-
-
-def _line(problem: Json, file: str) -> str:
-    place = f"{file}:{problem['line']}" if problem.get("line") else file
-    value = "" if problem.get("value") is None else repr(problem["value"])
-    text = "; ".join(part for part in (problem["message"], problem.get("remedy")) if part)
-    return ": ".join(part for part in (place, problem["place"], value, text) if part)
 
 
 def _quoted(name: str) -> str:

@@ -1,0 +1,34 @@
+"""What a service answers where it refuses, as an error with a message for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+
+Json = dict[str, Any]
+
+
+class ServiceError(ValueError):
+    """The service refused, with its status and what is wrong; or, with status 0, none answered."""
+
+    def __init__(self, message: str, status: int = 0, problems: Sequence[Json] = ()) -> None:
+        super().__init__(message)
+        self.status, self.problems = status, problems
+
+
+def refusal(answer: httpx2.Response, file: str) -> ServiceError:
+    """The error that an answer is; `file`: the spec's name in messages."""
+    try:
+        told = answer.json()
+        problems = told.get("problems") or []
+        message = "\n".join(_line(each, file) for each in problems) or str(told["message"])
+    except (ValueError, KeyError, AttributeError):
+        message, problems = f"the service answers {answer.status_code}: {answer.text[:500]}", []
+    return ServiceError(message, answer.status_code, problems)
+
+
+def _line(problem: Json, file: str) -> str:
+    place = f"{file}:{problem['line']}" if problem.get("line") else file
+    value = "" if problem.get("value") is None else repr(problem["value"])
+    text = "; ".join(part for part in (problem["message"], problem.get("remedy")) if part)
+    return ": ".join(part for part in (place, problem["place"], value, text) if part)
