@@ -10,6 +10,16 @@ COSTS = ("cost/million_parameters", "cost/gmacs", "cost/pretrain_epochs", "cost/
 FRONT = "●"  # marks a row that no other beats in both objectives
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
+MARKS = {  # of a trial's states, told from one another without colour
+    "COMPLETE": "✓",
+    "RUNNING": "◐",
+    "PRUNED": "✂",
+    "FAILED": "✕",
+    "STOPPED": "■",
+    "INTERRUPTED": "▮",
+    "PAUSED": "‖",
+    "CREATED": "○",
+}
 Key = tuple[Any, ...]
 
 

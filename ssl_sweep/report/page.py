@@ -92,8 +92,10 @@ def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
     """The table, the knobs one by one, and all of them together."""
     knobs, metrics = sweep.knobs[:MAX_KNOBS], sweep.columns[:MAX_METRICS]
     parallel, shares = parallel_coordinates(sweep), importance(sweep)
-    table, by_knob = _shown_rows(sweep), knob_plots(sweep, knobs, metrics)
-    in_html = render(replace(table, notes=()), "html", caption=_caption(sweep))  # the page has room for notes elsewhere
+    table, by_knob = shown_rows(sweep), knob_plots(sweep, knobs, metrics)
+    in_html = render(
+        replace(table, notes=()), "html", caption=caption_of(sweep)
+    )  # the page has room for notes elsewhere
     left_out = [knob.name for knob in sweep.knobs[MAX_KNOBS:]]
     left_out += [display_name(name) for name in sweep.columns[MAX_METRICS:]]
     return {
@@ -125,7 +127,8 @@ def _courses(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
     }
 
 
-def _caption(sweep: Sweep) -> str:
+def caption_of(sweep: Sweep) -> str:
+    """What the table is of, and its unit."""
     rows = ", ".join(display_name(row, sweep.table.rows) for row in sweep.table.rows)
     shares = [display_name(name) for name in sweep.table.columns if in_percent(name)]
     units = f"; in %: {', '.join(shares)}" if shares else ""
@@ -133,7 +136,7 @@ def _caption(sweep: Sweep) -> str:
     return sweep.name + (f" by {rows}" if rows else "") + units
 
 
-def _shown_rows(sweep: Sweep) -> Table:
+def shown_rows(sweep: Sweep) -> Table:
     """The table; of a long one the rows that are best by the objective, in the table's order."""
     table = sweep.table
     if len(table.body) <= MAX_ROWS or list(table.rows) != sweep.rows:  # a table of groups is short
@@ -166,7 +169,9 @@ def _files() -> dict[str, str]:
     from plotly.offline.offline import get_plotlyjs
 
     plotly = str(get_plotlyjs())  # type: ignore[no-untyped-call]
-    script, style = (HERE / "page.js").read_text(), (HERE / "page.css").read_text()
+    script = "".join((HERE / name).read_text() for name in ("plots.js", "page.js"))
+    light, dark, rest = ((HERE / name).read_text() for name in ("light.css", "dark.css", "page.css"))
+    style = f"{light}@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n{rest}"
     policy = (
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src {_hash(plotly)} {_hash(script)}; base-uri 'none'; form-action 'none'"

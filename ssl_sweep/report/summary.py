@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep.labels import display_name, duration, in_percent
+from ssl_sweep.labels import MARKS, display_name, duration, in_percent
 from ssl_sweep.record import artifact
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
@@ -15,16 +15,6 @@ MAX_FAILURES = 10  # kinds of failure
 MAX_TRIALS = 3  # of a failure
 MAX_MESSAGE = 600  # characters
 MAX_USED = 4  # methods, encoders or data sources that are named
-MARKS = {
-    "COMPLETE": "✓",
-    "RUNNING": "◐",
-    "PRUNED": "✂",
-    "FAILED": "✕",
-    "STOPPED": "■",
-    "INTERRUPTED": "▮",
-    "PAUSED": "‖",
-    "CREATED": "○",
-}
 
 
 @dataclass(frozen=True)
