@@ -74,7 +74,7 @@ def _best(ledger: Ledger) -> float | None:
 def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
     """What is known of a trial, as plain JSON data."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
-    stage, epoch, age = _last_sign(folder)
+    stage, epoch, age = last_sign(folder)
     return {
         "trial_id": trial.trial_id,
         "choice": trial.choice,
@@ -95,7 +95,7 @@ def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, An
     }
 
 
-def _last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
+def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
     """Stage and epoch of the last report, and the seconds since the last event, step or batch."""
     events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
     reports = [event for event in events if event["event"] == "report"]

@@ -43,6 +43,14 @@ def serve(
     grows_to_gpus: Annotated[float, typer.Option(min=0, help="the same")] = 0,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, help="certificate, with --tls-key")] = None,
     tls_key: Annotated[Path | None, typer.Option(exists=True, help="private key of the certificate")] = None,
+    mlflow_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", envvar="SSL_SWEEP_MLFLOW_URL", help="MLflow's pages as a browser reaches them"),
+    ] = None,
+    ray_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", envvar="SSL_SWEEP_RAY_URL", help="Ray's dashboard as a browser reaches it"),
+    ] = None,
     trusted_proxy: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="proxy that is believed whom it speaks for")
     ] = None,
@@ -54,7 +62,7 @@ def serve(
         from ssl_sweep.service.queue import Limits, Room
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
-        from ssl_sweep.storage import NoFolder
+        from ssl_sweep.storage import NoFolder, redacted
 
         here = is_loopback(host) and trusted_proxy is None
         roots = tuple(folder.expanduser().resolve() for folder in data_root)
@@ -64,7 +72,9 @@ def serve(
             raise NoFolder(
                 f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
             )
-        settings = Settings(place, roots, limits, grows_to=most, open=here)
+        uri = place.tracking_uri if place.tracking_uri.startswith("http") else ""
+        pages = mlflow_url or redacted(uri)
+        settings = Settings(place, roots, limits, grows_to=most, open=here, mlflow_url=pages, ray_url=ray_url or ray)
         scheme = "https" if tls_cert else "http"
         err.print(
             f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on",

@@ -167,10 +167,15 @@ def cluster(_: Viewer, service: Service) -> Cluster:
     )
 
 
+def may_change(user: User, submission: Submission) -> bool:
+    """Whether a user may change a sweep: its owner may, and every admin."""
+    return user.role == "admin" or (user.role == "submitter" and user.name == submission.owner)
+
+
 def own(service: Loop, name: str, user: User) -> Submission:
     """A sweep that this user may change."""
     submission = found(service, name)
-    if user.role != "admin" and submission.owner != user.name:
+    if not may_change(user, submission):
         raise Refused(403, f"{name} is {submission.owner}'s: only they and admins may change it")
     return submission
 

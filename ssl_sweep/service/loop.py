@@ -10,7 +10,7 @@ import time
 from ssl_sweep.lease import Driven, Lease
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayAway, RayJobs
-from ssl_sweep.service.queue import Room, Running, Waiting, decide
+from ssl_sweep.service.queue import Room, Running, Waiting, decide, ordered
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
 
@@ -37,6 +37,11 @@ class Loop:
         self._ended.set()
         self._thread.join()
         self.drivers.close()
+
+    def places(self) -> dict[str, int]:
+        """The place in the queue, from 1 on, of each sweep that waits."""
+        queue = [_waiting(each) for each in self.store.find(states=WAITING)]
+        return {each.id: place for place, each in enumerate(ordered(queue, self._held(), time.time()), 1)}
 
     def tick(self) -> None:
         """Look at everything once."""
@@ -90,12 +95,8 @@ class Loop:
 
     def _launch(self, room: Room) -> None:
         waiting = {each.name: each for each in self.store.find(states=WAITING)}
-        running = [
-            Running(each.owner, each.cpus * each.granted, each.gpus * each.granted)
-            for each in self.store.find(states=ACTIVE)
-        ]
         queue = [_waiting(each) for each in waiting.values()]
-        decision = decide(queue, running, room, self.settings.limits, time.time())
+        decision = decide(queue, self._held(), room, self.settings.limits, time.time())
         for name, slots in decision.launch.items():
             old = waiting[name]
             attempt, now = old.attempt + 1, time.time()
@@ -107,6 +108,11 @@ class Loop:
         for name, reason in decision.reasons.items():
             if waiting[name].not_before < time.time():  # else it says why its driver died
                 self.drivers.explain(waiting[name], reason)
+
+    def _held(self) -> list[Running]:
+        """What running sweeps hold of the cluster."""
+        found = self.store.find(states=ACTIVE)
+        return [Running(each.owner, each.cpus * each.granted, each.gpus * each.granted) for each in found]
 
 
 def _waiting(each: Submission) -> Waiting:

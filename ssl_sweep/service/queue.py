@@ -74,7 +74,7 @@ def decide(
 ) -> Decision:
     """Who is launched now. `running` holds `capacity` and what it has of it is not given twice."""
     decision, held = Decision({}, {}), list(running)
-    queue = _ordered(waiting, held, now)
+    queue = ordered(waiting, held, now)
     kept: Waiting | None = None  # who everybody else waits for
     while queue:
         chosen = queue.pop(0)
@@ -86,7 +86,7 @@ def decide(
         if slots:
             decision.launch[chosen.id] = slots
             held.append(Running(chosen.owner, chosen.cpus * slots, chosen.gpus * slots))
-            queue = _ordered(queue, held, now)  # shares have changed
+            queue = ordered(queue, held, now)  # shares have changed
             continue
         room = f"waits for room: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
         decision.reasons[chosen.id] = why or room
@@ -95,7 +95,8 @@ def decide(
     return decision
 
 
-def _ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> list[Waiting]:
+def ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> list[Waiting]:
+    """The queue as it stands, who is next first."""
     used = {owner: _used(owner, held) for owner in {each.owner for each in waiting}}
 
     def rank(each: Waiting) -> tuple[float, float, float, float, str]:

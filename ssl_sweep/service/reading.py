@@ -19,11 +19,12 @@ from ssl_sweep.service import examples
 from ssl_sweep.service.answers import Again
 from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.feed import BEAT_S, Feed
-from ssl_sweep.service.guard import Refused
+from ssl_sweep.service.guard import AWAY_S, Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, refusals, shown
 from ssl_sweep.service.store import Submission, User
 from ssl_sweep.status import trial_status
+from ssl_sweep.storage import redacted
 
 MAX_STREAMS = 500
 MAX_LOG_CHARS = 200_000
@@ -95,7 +96,7 @@ async def heavy(work: Callable[..., T], *given: Any, **named: Any) -> T:
     return await anyio.to_thread.run_sync(lambda: work(*given, **named), limiter=_heavy)
 
 
-async def _from_mlflow(make: Callable[[], T]) -> T:
+async def from_mlflow(make: Callable[[], T]) -> T:
     """Make what is read from MLflow, two at a time."""
     return await anyio.to_thread.run_sync(lambda: _readable(make), limiter=_pages)
 
@@ -259,7 +260,7 @@ async def table(
         result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **asked, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
-    return PlainTextResponse(await _from_mlflow(made), media_type=FORMATS[form])
+    return PlainTextResponse(await from_mlflow(made), media_type=FORMATS[form])
 
 
 @router.get(
@@ -275,7 +276,7 @@ async def report(name: Name, _: Viewer, service: Service) -> Response:
 
         return make_page(found(service, name).name, service.settings.storage.tracking_uri)
 
-    page = await _from_mlflow(made)
+    page = await from_mlflow(made)
     # the page has a policy of its own, by the hashes of its scripts; it runs as no page of the service
     return HTMLResponse(page, headers={"Content-Security-Policy": "sandbox allow-scripts allow-downloads"})
 
@@ -287,4 +288,8 @@ def _readable(make: Callable[[], T]) -> T:
     except (ValueError, LookupError, FileNotFoundError) as error:
         if type(error).__module__.startswith("ssl_sweep") or isinstance(error, FileNotFoundError):
             raise Refused(409, str(error)) from None
+        raise
+    except Exception as error:
+        if type(error).__module__.startswith("mlflow."):
+            raise Refused(503, f"MLflow does not answer as it should: {redacted(str(error))[:500]}", AWAY_S) from error
         raise

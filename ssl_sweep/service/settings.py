@@ -16,5 +16,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     grows_to: Room = field(default_factory=lambda: Room(0, 0))  # what an autoscaler may make of the cluster
     open: bool = False  # bound to loopback: who has no token is this machine's admin, until there are tokens
+    mlflow_url: str = ""  # as a browser reaches it; empty: nothing leads there
+    ray_url: str = ""
     tick_s: float = 2.0
     back_off_s: float = 30.0  # before a sweep whose driver died is launched again; twice as long each time

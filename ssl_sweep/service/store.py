@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, select, update
+from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ssl_sweep.new_tables import make_tables
@@ -122,9 +122,10 @@ class Store:
         owner: str | None = None,
         client_key: str | None = None,
         before: float | None = None,
+        text: str = "",
         limit: int | None = None,
     ) -> list[Submission]:
-        """Submissions, newest first; `before`: only those made before this time."""
+        """Submissions, newest first; `before`: only those made before this time; `text`: in name or owner."""
         table = tables.submissions
         query = select(table).order_by(table.c.created.desc(), table.c.id).limit(limit)
         if states:
@@ -135,6 +136,9 @@ class Store:
             query = query.where(table.c.client_key == client_key)
         if before is not None:
             query = query.where(table.c.created < before)
+        if text:
+            found = [column.icontains(text, autoescape=True) for column in (table.c.name, table.c.owner)]
+            query = query.where(or_(*found))
         return [_submission(row) for row in self._rows(query)]
 
     def count_by_state(self) -> dict[str, int]:
