@@ -15,8 +15,10 @@ from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.problems import SpecError
 from ssl_sweep.service import api, reading
 from ssl_sweep.service.answers import Answers
+from ssl_sweep.service.board import assets, live, pages, session
+from ssl_sweep.service.board.snapshot import Snapshots
 from ssl_sweep.service.feed import Feed
-from ssl_sweep.service.guard import Guard, answered
+from ssl_sweep.service.guard import Guard
 from ssl_sweep.service.jobs import RayAway
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.metrics import exposition
@@ -45,12 +47,17 @@ def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True)
     app.include_router(reading.router)
     app.add_api_route("/healthz", _health, include_in_schema=False)
     app.add_api_route("/metrics", _metrics, include_in_schema=False)
-    app.add_middleware(Guard, store=store, open_here=settings.open)
-    app.add_exception_handler(SpecError, lambda _, error: _told(422, wrong(error)))
-    app.add_exception_handler(RequestValidationError, lambda _, error: _told(422, _unread(error)))
-    app.add_exception_handler(HTTPException, lambda _, error: answered(error))
+    app.state.snapshots = Snapshots()
+    for board in (assets, session, pages, live):
+        app.include_router(board.router)
+    app.add_middleware(Guard, store=store, open_here=settings.open, told=session.refused)
+    app.add_exception_handler(SpecError, lambda request, error: _told(request, 422, wrong(error)))
+    app.add_exception_handler(RequestValidationError, lambda request, error: _told(request, 422, _unread(error)))
+    app.add_exception_handler(HTTPException, lambda request, error: session.refused(request, error))
     for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404, LedgerAway: 503, RayAway: 503}.items():
         app.add_exception_handler(kind, _as(status))
+    mistake = Wrong(message="the service made a mistake; its log has more")
+    app.add_exception_handler(Exception, lambda request, _: _told(request, 500, mistake))
     return app
 
 
@@ -63,10 +70,13 @@ def _metrics(_: Viewer, service: Service) -> Response:
 
 
 def _as(status: int) -> Callable[[Request, Exception], Response]:
-    return lambda _, error: _told(status, Wrong(message=str(error)))
+    return lambda request, error: _told(request, status, Wrong(message=str(error)))
 
 
-def _told(status: int, content: Wrong) -> Response:
+def _told(request: Request, status: int, content: Wrong) -> Response:
+    if session.wants_page(request):
+        problems = [f"{each.place}: {each.message}" for each in content.problems]
+        return session.told(request, status, "; ".join([content.message, *problems]))
     # in ASCII: a value that is quoted may have been no text at all
     return Response(json.dumps(content.model_dump()), status, media_type="application/json")
 

@@ -5,20 +5,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssl_sweep.service.store import Store, User
 
 MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
-PUBLIC = ("/healthz", "/openapi.json")
+PUBLIC = ("/healthz", "/openapi.json", "/sign-in", "/sign-in/sent", "/sign-out")
+STATIC = "/static/"  # style sheets and scripts, the same for everybody
+COOKIE = "ssl_sweep_token"  # of who has signed in to the board
+BY_BOARD = "x-board"  # a header that a page of another site cannot send
+SAFE = ("GET", "HEAD")
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 PER_SECOND, BURST = 50.0, 200.0  # a user's requests
 AWAY_S = 10.0  # after which to ask a database again
@@ -67,8 +72,11 @@ class Refused(HTTPException):
 class Guard:
     """Stands before everything else of the service."""
 
-    def __init__(self, app: ASGIApp, store: Store, open_here: bool) -> None:
-        self.app, self.store, self.open_here = app, store, open_here
+    def __init__(
+        self, app: ASGIApp, store: Store, open_here: bool, told: Callable[[Request, HTTPException], Response]
+    ) -> None:
+        """told: the answer to who is refused."""
+        self.app, self.store, self.open_here, self.told = app, store, open_here, told
         self.requests = Rate(PER_SECOND, BURST)  # a user's
         self.notes = Rate(per_second=0.1, burst=20)  # of what strangers try, by address
         self.guesses = Rate(per_second=1 / 6, burst=10)  # wrong tokens of an address
@@ -91,20 +99,20 @@ class Guard:
 
         user = User("-", "viewer")
         try:
-            if scope["path"] not in PUBLIC:
+            if scope["path"] not in PUBLIC and not scope["path"].startswith(STATIC):
                 user = await run_in_threadpool(self._let_in, HTTPConnection(scope))
             scope.setdefault("state", {})["user"] = user
             await self.app(scope, _bounded(scope, receive), sending)
         except Refused as refused:
-            await answered(refused)(scope, receive, sending)
+            await self.told(Request(scope), refused)(scope, receive, sending)
         except OperationalError:
             log.exception("a database does not answer")
             if status:
                 raise
             away = Refused(503, "the service's database does not answer; try again in a while", AWAY_S)
-            await answered(away)(scope, receive, sending)
+            await self.told(Request(scope), away)(scope, receive, sending)
         finally:
-            changes = scope["method"] not in ("GET", "HEAD")
+            changes = scope["method"] not in SAFE
             told = user.name != "-" or not self.notes.wait(_address(scope))  # a flood must not fill the disk
             if told and (changes or status in (401, 403, 429)):
                 action = f"{scope['method']} {scope['path']}"
@@ -114,7 +122,8 @@ class Guard:
         headers = request.headers
         if (origin := headers.get("origin")) and urlsplit(origin).netloc != headers.get("host"):
             raise Refused(403, "a page of another site may not use the service")
-        user = self._known(headers, _address(request.scope)) or self._neighbour(request)
+        address = _address(request.scope)
+        user = self._known(headers, address) or self._neighbour(request) or self._signed_in(request, address)
         if user is None:
             raise Refused(401, "a token is needed: `Authorization: Bearer TOKEN`; an admin makes one with "
                           "`ssl-sweep token create`")  # fmt: skip
@@ -129,11 +138,22 @@ class Guard:
             return None
         scheme, _, token = given[0].partition(" ")
         user = self.store.user_of(token.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
-        if user is None:  # a right one is let in however many wrong ones came from its proxy's address
-            if wait := self.guesses.wait(address):
-                raise Refused(429, "too many wrong tokens came from this address", wait)
-            raise Refused(401, "this token is not known; an admin makes one with `ssl-sweep token create`")
-        return user
+        return user or self._guessed(address)
+
+    def _signed_in(self, request: HTTPConnection, address: str) -> User | None:
+        """Who has signed in to the board; its pages say so beside every change, which those of other sites cannot."""
+        token = request.cookies.get(COOKIE)
+        if token is None:
+            return None
+        if request.scope["method"] not in SAFE and BY_BOARD not in request.headers:
+            raise Refused(403, f"a change by cookie needs the header {BY_BOARD}, which the board's own pages send")
+        return self.store.user_of(token) or self._guessed(address)
+
+    def _guessed(self, address: str) -> NoReturn:
+        # a right one is let in however many wrong ones came from its proxy's address
+        if wait := self.guesses.wait(address):
+            raise Refused(429, "too many wrong tokens came from this address", wait)
+        raise Refused(401, "this token is not known; an admin makes one with `ssl-sweep token create`")
 
     def _neighbour(self, request: HTTPConnection) -> User | None:
         """Somebody of this machine, where that is enough: not through a proxy, nor by a name that leads here."""

@@ -1,0 +1,251 @@
+"""The board's pages, and the parts of them that are fetched again and again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ssl_sweep.journal import JournalError
+from ssl_sweep.service.api import cluster, may_change
+from ssl_sweep.service.board.assets import page, part
+from ssl_sweep.service.board.live import Compared, MetricNamed, looked, snapshot_of
+from ssl_sweep.service.board.trials import kinds, trial_table
+from ssl_sweep.service.loop import job_name
+from ssl_sweep.service.reading import Name, Service, Viewer, found
+from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission, User
+from ssl_sweep.status import last_sign
+from ssl_sweep.transcript import parameters
+
+PAGE = 50  # sweeps
+MAX_WAITING = 200  # that are shown at once, in the order of the queue
+GROUPS = {"active": (*ACTIVE, *WAITING), "running": ACTIVE, "waiting": WAITING, "ended": ENDED}
+STATES = {**{state.lower(): (state,) for state in ENDED}, **GROUPS}
+Filter = Literal["", "active", "running", "waiting", "ended", "complete", "failed", "stopped", "paused"]
+Short = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
+IGNORED = ("name", "description", "root", "tracking")  # of a spec, in a comparison
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button: what it says, asks first, and sends to which endpoint."""
+
+    label: str
+    question: str
+    endpoint: str
+    content: str  # JSON
+
+
+@router.get("/")
+def sweeps(_: Request, user: Viewer, service: Service) -> Response:
+    """All sweeps."""
+    return page("sweeps.html", user, states=get_args(Filter))
+
+
+@router.get("/list")
+def listed(
+    request: Request,
+    user: Viewer,
+    service: Service,
+    text: Short = "",
+    state: Filter = "",
+    owner: Short = "",
+    before: Annotated[float | None, Query()] = None,
+) -> Response:
+    """The table of sweeps, newest first, the waiting ones in the order of the queue; and what the cluster has."""
+    places = service.places()
+    limit = None if state == "waiting" else PAGE + 1
+    shown = service.store.find(states=STATES.get(state, ()), owner=owner or None, text=text, before=before, limit=limit)
+    if state == "waiting":
+        shown = sorted(shown, key=lambda each: places.get(each.name, 0))[:MAX_WAITING]
+    more = limit is not None and len(shown) > PAGE
+    shown = shown[:PAGE] if more else shown
+    return part(
+        request,
+        "list.html",
+        sweeps=[_seen(each, places) for each in shown],
+        cluster=cluster(user, service),
+        older=shown[-1].created if more else None,
+        is_first=before is None,
+        is_empty=not shown and not any(service.store.count_by_state().values()),
+        server=str(request.base_url).rstrip("/"),
+        user=user,
+    )
+
+
+@router.get("/sweeps/{name}")
+def sweep(name: Name, user: Viewer, service: Service) -> Response:
+    """One sweep; all that changes on its page is fetched by parts."""
+    return page("sweep.html", user, sweep=found(service, name))
+
+
+@router.get("/sweeps/{name}/head")
+def head(name: Name, request: Request, user: Viewer, service: Service) -> Response:
+    """How a sweep goes, and what may be done with it."""
+    submission = found(service, name)
+    settings = service.settings
+    job = job_name(submission) if submission.attempt else ""
+    return part(
+        request,
+        "head.html",
+        sweep=_seen(submission, service.places() if submission.state in WAITING else {}),
+        facts=_facts(submission),
+        actions=actions(user, submission),
+        mlflow=bool(settings.mlflow_url),
+        ray=f"{settings.ray_url.rstrip('/')}/#/jobs/{job}" if settings.ray_url and job else "",
+    )
+
+
+@router.get("/sweeps/{name}/trials")
+async def trials(
+    name: Name,
+    request: Request,
+    _: Viewer,
+    service: Service,
+    metric: MetricNamed = None,
+    sort: Annotated[str, Query(max_length=200)] = "choice",
+    text: Short = "",
+    state: Annotated[str, Query(pattern=r"^[A-Z]{0,20}$")] = "",
+    page: Annotated[int, Query(ge=1, le=10**6)] = 1,
+) -> Response:
+    """A page of a sweep's trials."""
+
+    def made() -> Response:
+        snapshot = snapshot_of(request, service, name)
+        shown = snapshot.metric(metric)
+        table = trial_table(snapshot, metric=shown, sort=sort, text=text, state=state, page=page)
+        storage = service.settings.storage
+        stages = {
+            row.trial.trial_id: _stage(storage.trial(name, row.trial.trial_id))
+            for row in table.rows
+            if row.trial.state == "RUNNING"
+        }
+        return part(
+            request, "trials.html", name=name, table=table, stages=stages, mlflow=bool(service.settings.mlflow_url)
+        )
+
+    return await looked(made)
+
+
+@router.get("/sweeps/{name}/failures")
+async def failures(name: Name, request: Request, _: Viewer, service: Service) -> Response:
+    """How trials failed or were pruned."""
+
+    def made() -> Response:
+        snapshot = snapshot_of(request, service, name)
+        return part(request, "failures.html", name=name, kinds=snapshot.once("kinds", lambda: kinds(snapshot)))
+
+    return await looked(made)
+
+
+@router.get("/compare")
+async def compare(user: Viewer, service: Service, sweep: Compared) -> Response:
+    """Several sweeps beside one another."""
+
+    def made() -> Response:
+        submissions = [found(service, each) for each in dict.fromkeys(sweep)]
+        return page(
+            "compare.html",
+            user,
+            sweeps=[_seen(each, {}) for each in submissions],
+            differing=_differing(submissions),
+        )
+
+    return await looked(made)
+
+
+def actions(user: User, submission: Submission) -> list[Action]:
+    """What this user may do with a sweep as it is now."""
+    name, state = submission.name, submission.state
+    if not may_change(user, submission) or submission.asked:
+        return []
+    base, offered = f"/api/v1/sweeps/{name}", []
+    kept = "Trials leave a checkpoint at their next report; nothing is lost."
+    if state in (*ACTIVE, *WAITING):
+        offered.append(Action("Pause", f"Pause {name}? {kept} Resume goes on with it.", f"{base}/pause", "{}"))
+    if state in (*ACTIVE, *WAITING, "PAUSED"):
+        offered.append(Action("Stop", f"Stop {name}? {kept} Resume would take it up again.", f"{base}/stop", "{}"))
+    if state in ENDED and state != "COMPLETE":
+        question = f"Resume {name}? It is queued, and goes on with every trial that was stopped or has failed."
+        offered.append(Action("Resume", question, f"{base}/resume", "{}"))
+        if failed := submission.counts.get("failed"):
+            question = f"Try the {failed} failed trials of {name} again? It is queued with these trials only."
+            offered.append(Action("Retry failed", question, f"{base}/resume", '{"failed": true}'))
+    return offered
+
+
+def _stage(folder: Path) -> str:
+    """Where a running trial stands; nothing where its journal cannot be read: the table is of all trials."""
+    try:
+        stage, epoch, _ = last_sign(folder)
+    except JournalError:
+        return ""
+    return f"{stage}, epoch {epoch}" if stage else ""
+
+
+def _seen(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
+    """A submission as the pages show it."""
+    counts = submission.counts
+    total = int(counts.get("total") or 0)
+    shares = [(state, int(counts.get(state) or 0)) for state in ("complete", "pruned", "failed", "running")]
+    objective = str(counts.get("objective") or "")
+    return {
+        "name": submission.name,
+        "description": submission.spec.get("description") or "",
+        "owner": submission.owner,
+        "state": submission.state,
+        "asked": submission.asked,
+        "reason": submission.reason,
+        "priority": submission.priority,
+        "place": places.get(submission.name),
+        "counts": counts,
+        "total": total,
+        "done": sum(count for state, count in shares if state != "running"),
+        "bars": [(state, count, 100 * count / total) for state, count in shares if count and total],
+        "metric": objective.partition(",")[0].rpartition(" ")[2],
+        "objective": objective,
+        "best": counts.get("best"),
+        "created": _time(submission.created),
+        "launched": _time(submission.launched),
+        "ended": _time(submission.ended),
+    }
+
+
+def _facts(submission: Submission) -> dict[str, Any]:
+    spec, search = submission.spec, submission.spec.get("search") or {}
+    said = {
+        "owner": submission.owner,
+        "objective": submission.counts.get("objective"),
+        "sampler": search.get("sampler"),
+        "method": _name(spec.get("method")),
+        "encoder": _name(spec.get("encoder")),
+        "data": _name(spec.get("data"), "source"),
+        "priority": submission.priority or None,
+        "at a time": f"{submission.granted} trials" if submission.granted else None,
+        "launches": submission.attempt if submission.attempt > 1 else None,
+    }
+    return {name: value for name, value in said.items() if value not in (None, "")}
+
+
+def _name(section: Any, key: str = "name") -> str:
+    """What a spec's section names; nothing where it is searched."""
+    found = section.get(key) if isinstance(section, Mapping) else section
+    return found if isinstance(found, str) else ""
+
+
+def _differing(submissions: list[Submission]) -> list[tuple[str, list[str]]]:
+    """The settings that are not the same for all, as `views.overlay_alpha`, and each sweep's."""
+    specs = [
+        parameters({"config": {key: value for key, value in each.spec.items() if key not in IGNORED}})
+        for each in submissions
+    ]
+    paths = dict.fromkeys(path for spec in specs for path in spec)
+    rows = {path: [spec.get(path, "") for spec in specs] for path in paths}
+    return [(path, values) for path, values in rows.items() if len(set(values)) > 1]
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,100 @@
+"""The best so far, over time or over trials, of one sweep or of several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ssl_sweep.labels import display_name, name_with_unit
+from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened, style, thinned
+from ssl_sweep.service.board.snapshot import Snapshot
+
+By = Literal["time", "trials"]
+MAX_DOTS = 1000  # single trials behind the line
+UNITS = ((2 * 86_400.0, 86_400.0, "days"), (7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+@dataclass(frozen=True)
+class Course:
+    """A metric of a sweep's complete trials in the order in which they ended.
+
+    points: seconds since the sweep's first trial began (0 where the service did not see it), the metric, the trial.
+    """
+
+    name: str
+    metric: str
+    lowest: bool
+    points: tuple[tuple[float, float, str], ...]
+
+    @property
+    def steps(self) -> list[tuple[int, float, float]]:
+        """Where the best changes, and the end: the trial's number from 1 on, seconds, the best."""
+        steps: list[tuple[int, float, float]] = []
+        for number, (seconds, value, _) in enumerate(self.points, 1):
+            best = steps[-1][2] if steps else None
+            if best is None or (value < best if self.lowest else value > best):
+                steps.append((number, seconds, value))
+        if steps and steps[-1][0] < len(self.points):
+            steps.append((len(self.points), self.points[-1][0], steps[-1][2]))
+        return steps
+
+
+def course(snapshot: Snapshot, metric: str, by: By) -> Course:
+    """The course of a metric; trials with fresh seeds, which confirm what was found, are not in it."""
+    rows = [row for row in snapshot.rows if not row.trial.confirms and metric in (row.trial.results or {})]
+    if by == "time":
+        rows = [row for row in rows if row.ended is not None]
+    times = [row.began or row.ended for row in snapshot.rows if row.began or row.ended]
+    began = min((time for time in times if time is not None), default=0.0)
+    points = [
+        ((row.ended or began) - began, float((row.trial.results or {})[metric]), f"{row.label}, seed {row.trial.seed}")
+        for row in rows
+    ]
+    points = [point for point in points if abs(point[1]) < float("inf")]
+    return Course(snapshot.name, metric, snapshot.lowest(metric), tuple(sorted(points, key=lambda point: point[0])))
+
+
+def best_so_far(courses: Sequence[Course], by: By) -> Plot | None:
+    """A step line a sweep; of a single sweep every trial beside it. None where no trial is complete."""
+    courses = [each for each in courses if each.points]
+    if not courses:
+        return None
+    _, unit, word = next(each for each in UNITS if max(one.points[-1][0] for one in courses) >= each[0])
+    data: list[Trace] = [_dots(courses[0], by, unit)] if len(courses) == 1 else []
+    data += [_line(each, index, by, unit) for index, each in enumerate(courses)]
+    metric = courses[0].metric
+    title = f"Best {display_name(metric)} so far"
+    across = f"{word} since the first trial began" if by == "time" else "complete trials"
+    said = "; ".join(f"{each.name}: {figure(each.steps[-1][2])} of {len(each.points)} trials" for each in courses)
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": across}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": escaped(name_with_unit(metric))}},
+        "showlegend": len(courses) > 1,
+    }
+    return Plot(title, f"{title}; {said}", data, layout)
+
+
+def _line(course: Course, index: int, by: By, unit: float) -> Trace:
+    look = style(index)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": escaped(shortened(course.name)),
+        "x": numbers(seconds / unit if by == "time" else number for number, seconds, _ in course.steps),
+        "y": numbers(best for *_, best in course.steps),
+        "hovertemplate": "%{fullData.name}: %{y}<extra></extra>",
+        "line": {"color": look.color, "dash": look.dash, "width": 2.4, "shape": "hv"},
+    }
+
+
+def _dots(course: Course, by: By, unit: float) -> Trace:
+    shown = [(index + 1, *course.points[index]) for index in thinned(len(course.points), MAX_DOTS)]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "trials",
+        "x": numbers(seconds / unit if by == "time" else number for number, seconds, *_ in shown),
+        "y": numbers(value for _, _, value, _ in shown),
+        "text": [escaped(shortened(label, 80)) for *_, label in shown],
+        "hovertemplate": "%{text}: %{y}<extra></extra>",
+        "marker": {"color": INK if len(shown) < 100 else COLORS[0], "size": 6, "opacity": 0.45},
+    }

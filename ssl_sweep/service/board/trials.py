@@ -1,0 +1,144 @@
+"""The table of a sweep's trials, a page at a time: found, sorted and cut here, so that the browser has few rows."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_sweep.labels import display_name, name_with_unit
+from ssl_sweep.service.board.snapshot import Snapshot, TrialRow
+
+PAGE = 50
+MAX_KNOBS = 10  # that have a column
+KNOB = "knob."
+FIXED = {"choice": "choice", "seed": "seed", "state": "state", "took": "took", "attempts": "tries"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the table is sorted by, and how the column is headed."""
+
+    key: str
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class TrialTable:
+    """A page of the trials that were asked for."""
+
+    columns: tuple[Column, ...]
+    knobs: tuple[str, ...]
+    metric: str
+    decimals: int  # of the metric
+    rows: tuple[TrialRow, ...]
+    first: int  # of the page, from 1 on; 0 where there is none
+    found: int
+    total: int
+    page: int
+    pages: int
+    sort: str
+    descending: bool
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Trials that ended alike: PRUNED at the same epoch, or FAILED with the same message."""
+
+    state: str
+    reason: str
+    message: str
+    count: int
+    example: TrialRow
+
+
+def trial_table(snapshot: Snapshot, *, metric: str, sort: str, text: str, state: str, page: int) -> TrialTable:
+    """Trials by a column's key, with a minus before it the other way round; what has no value is last."""
+    knobs = snapshot.knobs[:MAX_KNOBS]
+    columns = _columns(snapshot, knobs, metric)
+    key = sort.removeprefix("-")
+    if key not in {column.key for column in columns}:
+        sort = key = "choice"
+    words = text.lower().split()
+    rows = [row for row in snapshot.rows if state in ("", row.trial.state) and all(word in row.text for word in words)]
+    ordered = _ordered(rows, key, metric, descending=sort.startswith("-"))
+    pages = max(1, -(-len(rows) // PAGE))
+    page = min(max(page, 1), pages)
+    shown = tuple(ordered[(page - 1) * PAGE : page * PAGE])
+    first = (page - 1) * PAGE + 1 if rows else 0
+    return TrialTable(
+        columns,
+        knobs,
+        metric,
+        _decimals(rows, metric),
+        shown,
+        first,
+        len(rows),
+        len(snapshot.rows),
+        page,
+        pages,
+        key,
+        sort.startswith("-"),
+    )
+
+
+def best_rows(snapshot: Snapshot, metric: str, count: int) -> list[TrialRow]:
+    """The complete trials that are best by a metric."""
+    complete = [row for row in snapshot.rows if row.trial.state == "COMPLETE"]
+    return _ordered(complete, "metric", metric, descending=not snapshot.lowest(metric))[:count]
+
+
+def kinds(snapshot: Snapshot) -> list[Kind]:
+    """How trials that were pruned or failed have ended, the most frequent first."""
+    alike: dict[tuple[str, str, str], list[TrialRow]] = defaultdict(list)
+    for row in snapshot.rows:
+        trial = row.trial
+        if trial.state in ("FAILED", "PRUNED"):
+            message = (trial.message or "").strip()
+            said = message.partition(",")[0] if trial.state == "PRUNED" else message  # after it comes the figure
+            alike[trial.state, trial.reason or "", said].append(row)
+    most = sorted(alike.items(), key=lambda item: -len(item[1]))
+    return [Kind(*kind, len(rows), rows[0]) for kind, rows in most]
+
+
+def _columns(snapshot: Snapshot, knobs: Sequence[str], metric: str) -> tuple[Column, ...]:
+    searched = [
+        Column(KNOB + path, display_name(path, list(snapshot.knobs)), _is_numeric(snapshot, path)) for path in knobs
+    ]
+    measured = [Column("metric", name_with_unit(metric))] if metric else []
+    named = [Column(key, title, numeric=key != "state") for key, title in FIXED.items()]
+    return (*named[:3], *measured, *searched, *named[3:])
+
+
+def _is_numeric(snapshot: Snapshot, path: str) -> bool:
+    values = (row.knobs.get(path) for row in snapshot.rows)
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values if value is not None)
+
+
+def _decimals(rows: Sequence[TrialRow], metric: str) -> int:
+    """So many that the largest value has four digits."""
+    values = [abs(value) for row in rows if (value := (row.trial.results or {}).get(metric)) and math.isfinite(value)]
+    return min(max(3 - math.floor(math.log10(max(values))), 0), 6) if values else 0
+
+
+def _ordered(rows: Sequence[TrialRow], key: str, metric: str, *, descending: bool) -> list[TrialRow]:
+    values = {id(row): _value(row, key, metric) for row in rows}
+    known = [row for row in rows if values[id(row)] is not None]
+    known.sort(key=lambda row: values[id(row)], reverse=descending)
+    return [*known, *(row for row in rows if values[id(row)] is None)]
+
+
+def _value(row: TrialRow, key: str, metric: str) -> Any:
+    """Something that compares; None where there is nothing."""
+    trial = row.trial
+    if key.startswith(KNOB):
+        value = row.knobs.get(key.removeprefix(KNOB))
+        is_number = isinstance(value, int | float)
+        return None if value is None else (not is_number, value if is_number else str(value))
+    if key == "metric":
+        value = (trial.results or {}).get(metric)
+        return value if value == value else None  # nan compares with nothing
+    if key == "choice":
+        return (trial.choice, trial.confirms, trial.seed)
+    return row.seconds if key == "took" else getattr(trial, key)
