@@ -49,6 +49,7 @@ def submit(
         sweep = client.submit(text, overrides or (), priority=priority, file=str(spec_file))
         name = sweep["name"]
         out.print(f"{name} is {sweep['state']} at {client.server}", markup=False, soft_wrap=True)
+        out.print(f"  {client.server.rstrip('/')}/sweeps/{name}   its page on the board", markup=False, soft_wrap=True)
         for words, meaning in NEXT.items():
             out.print(f"  ssl-sweep --server {client.server} {words.format(name=name)}   {meaning}", markup=False)
         if follow:

@@ -210,6 +210,7 @@ def test_submit_shows_the_plan_asks_and_says_what_to_type_next(spec: Path, servi
     assert service.store.find() == []
     told = command("submit", spec, answer="y\n")
     assert "tiny is QUEUED" in told
+    assert f"{URL}/sweeps/tiny" in told
     assert f"ssl-sweep --server {URL} logs tiny -f" in told
     assert "was submitted before" in command("submit", spec, "-y", code=2)
 
