@@ -16,7 +16,8 @@ from ssl_sweep.labels import row_name
 from ssl_sweep.ledger import read_ledger
 from ssl_sweep.ledger_entries import LedgerError, Trial
 from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.service.loop import LOOK_SHARE, Loop
+from ssl_sweep.service.drivers import LOOK_SHARE
+from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.store import Submission
 
 if TYPE_CHECKING:
