@@ -189,7 +189,7 @@ def test_a_sweep_of_the_services_outlives_the_clusters_head(cluster: Cluster) ->
     token = cluster.run("ssl-sweep", "token", "create", "ann").stdout.strip()
     client = Client(f"http://127.0.0.1:{cluster.service}", token)
     alphas = {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}
-    pretrain = {**SPEC["pretrain"], "epochs": 60}
+    pretrain = {**SPEC["pretrain"], "epochs": 40}
     client.submit(yaml.safe_dump({**SPEC, "name": "shared", "pretrain": pretrain, "search": {"space": alphas}}))
     assert eventually(lambda: client.show("shared")["counts"]["complete"], 150), client.show("shared")
     done = {each["trial_id"] for each in client.trials("shared", state="COMPLETE")}
