@@ -9,6 +9,7 @@ import pytest
 from ssl_sweep import checkpoint, journal, mirror
 from ssl_sweep.bucket import Bucket
 from ssl_sweep.journal import Journal
+from ssl_sweep.spool import Spool
 from ssl_sweep.storage import Storage
 
 Machine = Callable[[str], Storage]
@@ -99,6 +100,25 @@ def test_another_machines_driver_takes_over(machine: Machine, lab: Path) -> None
     mirror.push(b, "demo")
     mirror.take_over(a, "demo")
     assert [event["event"] for event in journal.read(a.sweep("demo"))[0]] == ["attempt", "end"]
+
+
+def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket) -> None:
+    a = machine("a")
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
+    Journal(a.sweep("demo")).append("attempt")
+    checkpoint.write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
+    mirror.exchange(a, "demo")
+    spool = Spool(a.sweep("demo"))
+    for name in spool.grown():
+        spool.accept(name, spool.read(name)[1])
+    spool.save()
+    mirror.push(a, "demo")
+    with mirror.snapshot(machine("b"), "demo") as there:
+        assert Spool(there.sweep("demo")).pending() == 0
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(3))
+    with mirror.snapshot(machine("b"), "demo") as there:
+        assert Spool(there.sweep("demo")).pending() == 1
+    assert not machine("b").root.exists()
 
 
 def test_who_ends_a_dead_attempt_goes_on_from_the_buckets_journal(machine: Machine, bucket: Bucket) -> None:

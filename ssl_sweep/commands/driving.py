@@ -156,8 +156,9 @@ def clean(
         with nullcontext() if dry_run else no_driver(place.sweep(name), ledger.notes):
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
-            mirror.pull(place, name)
-            if keep and (count := undelivered(ledger, place)):
+            with mirror.snapshot(place, name) as there:
+                count = undelivered(ledger, there)
+            if keep and count:
                 out.print(f"MLflow lacks {count} events, so encoders stay: ssl-sweep sync {name}", style="yellow")
                 keep = None
             with mirror.hollow(place, name) as shape:
