@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from servers import S3, Mlflow, eventually
@@ -165,6 +165,7 @@ def kill_a_node_at_work(cluster: Cluster, disks: Path) -> str:
     assert eventually(lambda: any(steps_on(disks / name) > 25 for name in NODES[1:]), 120)
     doomed = next(name for name in NODES[1:] if steps_on(disks / name) > 25)
     node = next(each for each in cluster.worker_nodes if str(disks / doomed) in str(each._ray_params.env_vars))
-    for process in node.all_processes["raylet"]:
-        os.kill(process.process.pid, signal.SIGKILL)
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for process in (*raylet.children(recursive=True), raylet):  # its workers would outlive it by seconds
+        process.kill()
     return doomed
