@@ -1,8 +1,10 @@
 """What a spec from the network may be: all that `run` takes, but no folder or address that is not the service's."""
 
+import gc
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,18 @@ def submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) -> Swe
         raise _too_large("has too many or too long overrides", "write them into the spec")
     spec = parse_spec(text, FILE, overrides, roots[0])
     check(spec, roots)
+    _keep_imports()
     return spec
+
+
+@cache
+def _keep_imports() -> None:
+    """Have the garbage collector pass over what is there after the first check: torch, methods, evaluations.
+
+    It stays for good, and to walk through it takes half a second, in which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def check(spec: SweepSpec, roots: Sequence[Path]) -> None:

@@ -9,11 +9,13 @@ people, each of whom follows a sweep and asks for lists, sweeps and trials. The 
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -37,15 +39,17 @@ SWEEPS = ("s0", "s1", "s2")
 PROMISED_S, GROWTH, SLACK_MB = 0.3, 1.1, 8.0
 TRIAL_S = 0.55  # what a played trial takes, its writes included; about
 PAUSE_S = (1.0, 3.0)  # between one's questions
+ARRIVE_S = 10.0  # over which people come: what 200 of this process's clients do at once would be its own time
 Seen = dict[str, Any]
 
 
-async def person(url: str, token: str, number: int, until: float) -> Seen:
+async def person(url: str, token: str, number: int, until: float, tls: ssl.SSLContext) -> Seen:
     """Somebody who follows a sweep to its end, and asks until a time; the numbers seen, and each answer's seconds."""
     dice, name = random.Random(number), SWEEPS[number % len(SWEEPS)]
     headers = {"Authorization": f"Bearer {token}"}
     seconds: list[float] = []
-    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=600) as http:
+    await asyncio.sleep(dice.uniform(0, ARRIVE_S))
+    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=600, verify=tls) as http:
         following = asyncio.create_task(followed(http, name))
         tags: dict[str, str] = {}
         paths = [f"{API}/sweeps", f"{API}/sweeps/{name}", f"{API}/sweeps/{name}/trials?limit=50"]
@@ -75,7 +79,9 @@ async def followed(http: httpx2.AsyncClient, name: str) -> list[int]:
 
 
 async def people(url: str, tokens: list[str], until: float) -> list[Seen]:
-    return list(await asyncio.gather(*(person(url, token, n, until) for n, token in enumerate(tokens))))
+    gc.disable()  # the clients' own pauses are not the service's
+    tls = ssl.create_default_context()  # one for all: to make it takes a client longer than all else
+    return list(await asyncio.gather(*(person(url, token, n, until, tls) for n, token in enumerate(tokens))))
 
 
 def load(folder: Path, clients: int, seconds: int) -> bool:
