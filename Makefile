@@ -34,8 +34,8 @@ bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.first_step
 	$(BIN)/python -m tests.bench.table
 	$(BIN)/python -m tests.bench.stage_cache
-	$(BIN)/python -m tests.bench.service_load
 	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.service_load
 
 # the spec reference in the README is written from the models
 docs: .venv/installed
