@@ -1,5 +1,6 @@
 """What a spec from the network may be: all that `run` takes, but no folder or address that is not the service's."""
 
+import atexit
 import gc
 import json
 import re
@@ -45,6 +46,7 @@ def _keep_imports() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # at the end libraries complain of what nobody has collected
 
 
 def check(spec: SweepSpec, roots: Sequence[Path]) -> None:
