@@ -90,6 +90,8 @@ class Cluster:
             "ssl_sweep@postgres/": f"ssl@127.0.0.1:{self._postgres.port}/",
             "head:6379": f"127.0.0.1:{self.gcs}",
             "head:8265": f"127.0.0.1:{self.dashboard}",
+            # without the last, the default port may be another cluster's of this machine, and no job starts
+            "ray start": "ray start --dashboard-agent-listen-port=0",
             "--port=6379": f"--port={self.gcs} --node-ip-address=127.0.0.1",
             "--dashboard-port=8265": f"--dashboard-port={self.dashboard}",
             "0.0.0.0": "127.0.0.1",

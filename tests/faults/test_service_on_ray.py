@@ -73,6 +73,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
         command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"]
+        # jobs start by the agent, whose default port may be another cluster's of this machine
+        command += ["--dashboard-agent-listen-port=0"]
         with (tmp_path_factory.mktemp("head") / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
