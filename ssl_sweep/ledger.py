@@ -20,6 +20,8 @@ from ssl_sweep.warm_start import CMAES_NEEDS, FROM, lessons
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+_known: set[str] = set()  # databases whose tables this process has seen
+
 # what a sweep may change as it goes on
 FREE = (
     "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
@@ -100,7 +102,8 @@ def load_ledger(url: str, name: str) -> Ledger:
 @contextmanager
 def read_ledger(url: str, name: str) -> Iterator[Ledger]:
     """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
-    storage = open_storage(url)
+    storage = open_storage(url, known=url in _known)
+    _known.add(url)
     try:
         yield _load(storage, name)
     finally:

@@ -5,6 +5,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partialmethod
 from typing import Any, TypeVar
 
@@ -29,20 +30,19 @@ class LedgerAway(ValueError):  # noqa: N818 - says what happened
     """The ledger's database cannot be reached, or has been away for too long."""
 
 
-def open_storage(url: str) -> "Store":
+def open_storage(url: str, *, known: bool = False) -> "Store":
     """The database at a URL of SQLAlchemy's, its tables made when it is new.
+
+    Those of a `known` one were there: for Optuna to look at them again takes longer than to read a sweep.
 
     Raises:
         LedgerAway: it cannot be reached, its driver is not installed, or the URL is none.
     """
     try:
-        if make_url(url).get_backend_name() == "sqlite":
-            # two sweeps of one file wait for one another's writes rather than fail
-            return make_tables(lambda: Store(url, engine_kwargs={"connect_args": {"timeout": 60}}))
-        arguments = POSTGRESQL if make_url(url).get_backend_name() == "postgresql" else {}
-        return make_tables(
-            lambda: LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments})
-        )
+        if known:
+            with suppress(StorageInternalError):  # it is away, or another's: what follows finds out
+                return _store(url, skip_table_creation=True, skip_compatibility_check=True)
+        return make_tables(lambda: _store(url))
     except ImportError as error:
         remedy = "for PostgreSQL: pip install 'ssl-sweep[postgres]'"
         raise LedgerAway(f"the ledger at {redacted(url)} lacks its database driver ({error}); {remedy}") from error
@@ -52,6 +52,14 @@ def open_storage(url: str) -> "Store":
     except OperationalError as error:
         remedy = "check SSL_SWEEP_LEDGER, that the database is up, and the password (PGPASSWORD for PostgreSQL)"
         raise LedgerAway(f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}") from error
+
+
+def _store(url: str, **options: Any) -> "Store":
+    backend = make_url(url).get_backend_name()
+    if backend == "sqlite":  # two sweeps of one file wait for one another's writes rather than fail
+        return Store(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
+    arguments = POSTGRESQL if backend == "postgresql" else {}
+    return LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
 
 
 class Store(RDBStorage):
@@ -90,8 +98,8 @@ class LastingStorage(Store):
     An answer may be lost of a write that was done.
     """
 
-    def __init__(self, url: str, *, engine_kwargs: dict[str, Any]) -> None:
-        super().__init__(url, engine_kwargs)
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
         weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open behind
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:

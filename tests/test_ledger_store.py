@@ -14,8 +14,8 @@ from servers import Postgres, free_port
 
 from ssl_sweep import ledger as ledgers
 from ssl_sweep import ledger_store
-from ssl_sweep.ledger import load_ledger, open_ledger, open_notes
-from ssl_sweep.ledger_entries import LeaseLost
+from ssl_sweep.ledger import load_ledger, open_ledger, open_notes, read_ledger
+from ssl_sweep.ledger_entries import LeaseLost, LedgerError
 from ssl_sweep.ledger_store import LastingStorage, LedgerAway, open_storage
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
@@ -158,6 +158,45 @@ def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
     monkeypatch.setenv("PGPASSWORD", "wrong")
     with pytest.raises(LedgerAway, match=r"password authentication failed .*PGPASSWORD"):
         open_storage(there)
+
+
+def test_read_again_a_ledgers_tables_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    open_ledger(url, spec("grid")).ask()
+    with read_ledger(url, "sweep") as ledger:
+        assert len(ledger.trials) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_store, "make_tables", lambda _: pytest.fail("looked at again"))
+        with read_ledger(url, "sweep") as ledger:
+            assert len(ledger.trials) == 2
+
+
+def test_a_database_that_was_taken_away_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    url = f"sqlite:///{file}"
+    open_ledger(url, spec("grid"))
+    with read_ledger(url, "sweep"):
+        pass
+    file.unlink()
+    with pytest.raises(LedgerError, match="no sweep named 'sweep'"), read_ledger(url, "sweep"):
+        pass
+
+
+@pytest.mark.slow  # PostgreSQL makes its files first
+def test_a_ledger_that_is_read_again_and_gone_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Postgres()
+    monkeypatch.setenv("PGPASSWORD", server.password)
+    try:
+        server.start()
+        url = server.create("ledger")
+        open_ledger(url, spec("grid"))
+        with read_ledger(url, "sweep"):
+            pass
+        server.kill()
+        with pytest.raises(LedgerAway, match=r"cannot be reached .*that the database is up"), read_ledger(url, "sweep"):
+            pass
+    finally:
+        server.remove()
 
 
 def test_sweeps_that_begin_at_once_make_the_new_database_together(tmp_path: Path) -> None:
