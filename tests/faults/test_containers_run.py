@@ -187,7 +187,7 @@ def test_nobody_gets_in_without_being_known(cluster: Cluster) -> None:
 
 
 def test_a_sweep_of_the_services_outlives_the_clusters_head(cluster: Cluster) -> None:
-    """Compose starts what has ended; so does the test: the head at once, the workers when they have noticed."""
+    """Compose starts what has ended, and so does the test: a head that finds workers of its address here refuses."""
     token = cluster.run("ssl-sweep", "token", "create", "ann").stdout.strip()
     client = Client(f"http://127.0.0.1:{cluster.service}", token)
     alphas = {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}
@@ -200,11 +200,11 @@ def test_a_sweep_of_the_services_outlives_the_clusters_head(cluster: Cluster) ->
     parts = psutil.Process(cluster.head.process.pid)
     killed([parts, *parts.children(recursive=True)])
     cluster.head.kill()
-    cluster.head.start()
     for worker in cluster.workers:
         assert eventually(worker.ended, 150)
         worker.kill()
-        worker.start()
+    for each in (cluster.head, *cluster.workers):
+        each.start()
     assert eventually(lambda: client.show("shared")["state"] == "COMPLETE", 200), client.show("shared")
     assert client.show("shared")["attempts"] == 2
     trials = client.trials("shared")
