@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,8 +80,9 @@ class Holder(Protocol):
 class Lease:
     """The right to drive a sweep, kept by a thread until it is given back."""
 
-    def __init__(self, notes: "Holder") -> None:
-        self._notes = notes
+    def __init__(self, notes: "Holder", say: Callable[[str], object] = log.warning) -> None:
+        """`say` is told that a holder is watched for a sign of life, which takes seconds."""
+        self._notes, self._say = notes, say
         self.owner = uuid.uuid4().hex
         self._held: dict[str, Any] | None = None  # as it was last written, here or by a holder that has died
         self._count = 0
@@ -111,7 +112,7 @@ class Lease:
 
     def _moves(self, held: Mapping[str, Any]) -> bool:
         """Whether its holder gives a sign of life."""
-        log.warning("%s held this sweep; looking for a sign of life, for at most %g s", _who(held), WATCH_S)
+        self._say(f"{_who(held)} held this sweep; looking for a sign of life, for at most {WATCH_S:g} s")
         deadline = time.monotonic() + WATCH_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 5)

@@ -76,7 +76,7 @@ class Loop:
         """The right to work on this database, which one service has at a time; None while another has it."""
         if lease is not None and lease.taken_by is None:
             return lease
-        lease = Lease(self.store)
+        lease = Lease(self.store, log.debug)  # who waits beside a working service looks again and again
         try:
             lease.acquire()
         except Driven:

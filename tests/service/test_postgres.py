@@ -53,7 +53,7 @@ def test_a_sweeps_life_and_a_restart(stores: list[Store], cluster: Cluster, tmp_
 
 
 def test_of_two_services_one_works_and_the_other_takes_over(
-    stores: list[Store], cluster: Cluster, tmp_path: Path
+    stores: list[Store], cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(stores[0], tmp_path, gpus=0, slots=1)
     first, second = (make_loop(tmp_path, each, cluster, tick_s=0.05) for each in stores)
@@ -72,6 +72,7 @@ def test_of_two_services_one_works_and_the_other_takes_over(
     finally:
         second.stop()
     assert len(cluster.commands) == 2
+    assert not caplog.text  # who stands by for days does not say so every few seconds
 
 
 def test_a_stale_look_at_a_sweep_that_was_launched_again_changes_nothing(stores: list[Store], tmp_path: Path) -> None:
