@@ -24,6 +24,7 @@ from ssl_sweep import knobs
 from ssl_sweep.health import METRICS as HEALTH_METRICS
 from ssl_sweep.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
 from ssl_sweep.spec_choices import all_choices, num_settings, searched, to_construct
+from ssl_sweep.spec_domains import Branch, Choices, Range
 from ssl_sweep.spec_parts import (
     CASE,
     NAMED,
@@ -36,7 +37,7 @@ from ssl_sweep.spec_parts import (
     construct,
 )
 from ssl_sweep.spec_prune import pruning_findings
-from ssl_sweep.spec_search import Branch, Choices, Range, Search
+from ssl_sweep.spec_search import Search
 from ssl_sweep.spec_section import Resources, Section, Tracking
 from ssl_sweep.spec_space import read_search
 from ssl_sweep.spec_table import Table, read_table

@@ -5,8 +5,8 @@ from typing import Any
 
 from ssl_sweep import knobs
 from ssl_sweep.problems import Collector, Finding, Loc, nearest, refusal
+from ssl_sweep.spec_domains import Branch, Branches, Choices, Range
 from ssl_sweep.spec_parts import NAMED, Base, check_named, named_part
-from ssl_sweep.spec_search import Branch, Branches, Choices, Range
 from ssl_sweep.spec_values import read_values
 
 

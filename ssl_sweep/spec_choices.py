@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
+from ssl_sweep.spec_domains import Branches, Choices, Range
 from ssl_sweep.spec_parts import CASE, CONSTRUCTED, NAMED, Settings
-from ssl_sweep.spec_search import Branches, Choices, Range, Search
+from ssl_sweep.spec_search import Search
 
 MAX_COMBINED = 500  # of a section; a spec is read whenever its sweep is looked at
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from ssl_sweep import knobs
 from ssl_sweep.spec import SweepSpec
+from ssl_sweep.spec_domains import Range
 from ssl_sweep.spec_parts import FIXED, NAMED, SEARCHED
 from ssl_sweep.spec_prune import NONE, PRUNERS
-from ssl_sweep.spec_search import CONFIRM_SEEDS, Confirm, Range
+from ssl_sweep.spec_search import CONFIRM_SEEDS, Confirm
 
 Schema = dict[str, Any]
 

@@ -7,9 +7,10 @@ from ssl_sweep.cost import PREFIX as COST
 from ssl_sweep.labels import COSTS
 from ssl_sweep.problems import Collector, Finding, refusal
 from ssl_sweep.spec_branches import listed_entries, read_branches
+from ssl_sweep.spec_domains import Branches, Choices, Range
 from ssl_sweep.spec_parts import NAMED, Base, check_named, metric_remedy
 from ssl_sweep.spec_prune import NONE, PRUNE_ON, read_prune_on
-from ssl_sweep.spec_search import CONDITIONAL, Branches, Choices, Range, Sampler
+from ssl_sweep.spec_search import CONDITIONAL, Sampler
 from ssl_sweep.spec_values import read_values
 
 

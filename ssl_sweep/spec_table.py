@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from ssl_sweep.health import METRICS as HEALTH_METRICS
 from ssl_sweep.labels import COSTS, Key, row_key, row_label
 from ssl_sweep.problems import Collector, Loc, nearest
+from ssl_sweep.spec_domains import Choices, Range
 from ssl_sweep.spec_parts import NAMED, metric_remedy
-from ssl_sweep.spec_search import Choices, Range
 from ssl_sweep.spec_section import Section
 from ssl_sweep.transcript import parameters
 

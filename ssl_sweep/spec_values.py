@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from ssl_sweep.problems import Collector, Finding, refusal
+from ssl_sweep.spec_domains import Choices, Range
 from ssl_sweep.spec_parts import Part
-from ssl_sweep.spec_search import Choices, Range
 
 
 def read_values(entry: Any, part: Part, knob: str) -> Choices | Range:

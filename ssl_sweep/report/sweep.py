@@ -14,7 +14,7 @@ import pandas as pd
 from ssl_sweep import record
 from ssl_sweep import record_store as store
 from ssl_sweep.labels import display_name, value_text
-from ssl_sweep.spec_search import Range
+from ssl_sweep.spec_domains import Range
 from ssl_sweep.table_options import objectives_of, options
 from ssl_sweep.table_pivot import is_fresh, plain, values_of
 from ssl_sweep.tables import Table, ablation
