@@ -13,6 +13,7 @@ from ssl_sweep.ledger import load_ledger, sweep_names
 from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.orders import clear_orders
 from ssl_sweep.plan import Plan, make_plan
+from ssl_sweep.service.access import User
 from ssl_sweep.service.check import check, submitted
 from ssl_sweep.service.guard import Rate, Refused
 from ssl_sweep.service.loop import Loop
@@ -31,7 +32,7 @@ from ssl_sweep.service.models import (
     shown,
 )
 from ssl_sweep.service.reading import Name, Service, Viewer, found, heavy
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission, User
+from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.steering import ask_to_end, order_to_end
 

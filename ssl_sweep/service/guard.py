@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ssl_sweep.service.store import Store, User
+from ssl_sweep.service.access import Access, User
 
 MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
 PUBLIC = ("/healthz", "/openapi.json", "/sign-in", "/sign-in/sent", "/sign-out")
@@ -73,7 +73,7 @@ class Guard:
     """Stands before everything else of the service."""
 
     def __init__(
-        self, app: ASGIApp, store: Store, open_here: bool, told: Callable[[Request, HTTPException], Response]
+        self, app: ASGIApp, store: Access, open_here: bool, told: Callable[[Request, HTTPException], Response]
     ) -> None:
         """told: the answer to who is refused."""
         self.app, self.store, self.open_here, self.told = app, store, open_here, told

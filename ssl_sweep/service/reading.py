@@ -16,13 +16,14 @@ from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
 from ssl_sweep.service import examples
+from ssl_sweep.service.access import User
 from ssl_sweep.service.answers import Again
 from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.feed import BEAT_S, Feed
 from ssl_sweep.service.guard import AWAY_S, Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, refusals, shown
-from ssl_sweep.service.store import Submission, User
+from ssl_sweep.service.store import Submission
 from ssl_sweep.status import trial_status
 from ssl_sweep.storage import redacted
 

@@ -1,28 +1,25 @@
-"""What the service must not forget: submissions, their events, tokens and who did what; in SQLite or PostgreSQL.
+"""What the service must not forget: submissions and their events; in SQLite or PostgreSQL.
 
 Every change is one transaction that names the state it starts from, so that the loop and a request never undo one
 another: whoever comes second changes nothing and is told so.
 """
 
-import hashlib
 import json
-import secrets
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ssl_sweep.new_tables import make_tables
 from ssl_sweep.service import tables
+from ssl_sweep.service.access import Access
 from ssl_sweep.storage import POSTGRESQL
 
-Role = Literal["viewer", "submitter", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)
 ACTIVE = ("LAUNCHING", "RUNNING")
 WAITING = ("QUEUED",)
 ENDED = ("COMPLETE", "FAILED", "STOPPED", "PAUSED")
@@ -62,27 +59,17 @@ class Submission:
     ended: float | None = None
 
 
-@dataclass(frozen=True)
-class User:
-    """Who asks, and what they may do."""
-
-    name: str
-    role: Role
-
-
-class Store:
+class Store(Access):
     """The service's database."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+        super().__init__(_engine(url))
         self.version = 0  # rises with every change of a submission by this process
         make_tables(lambda: tables.metadata.create_all(self._engine))
 
     def close(self) -> None:
         """Give its connections back."""
         self._engine.dispose()
-
-    # submissions
 
     def add(self, new: Submission) -> Submission:
         """Take a submission; where its owner has used its client key before, that earlier one.
@@ -92,7 +79,7 @@ class Store:
         """
         try:
             with self._engine.begin() as connection:
-                connection.execute(insert(tables.submissions).values(_row(new)))
+                connection.execute(insert(tables.submissions).values(_plain(asdict(new))))
                 _say(connection, new.id, "state", {"state": new.state, "reason": new.reason})
             self.version += 1
             return new
@@ -178,8 +165,6 @@ class Store:
         self.version += 1
         return gone.rowcount == 1
 
-    # events
-
     def say(self, submission: str, kind: str, data: Iterable[Mapping[str, Any]]) -> None:
         """Write down events of one kind."""
         row = select(tables.submissions.c.id).where(tables.submissions.c.id == submission).with_for_update()
@@ -204,8 +189,6 @@ class Store:
         table = tables.events
         return int(self._rows(select(func.max(table.c.number)).where(table.c.submission == submission))[0][0] or 0)
 
-    # news
-
     def news(self) -> list[tuple[str, dict[str, Any]]]:
         """What the webhook has yet to take, oldest first, each with its delivery's id."""
         rows = self._rows(select(tables.news).order_by(tables.news.c.time, tables.news.c.delivery))
@@ -215,8 +198,6 @@ class Store:
         """It was taken, or will never be."""
         with self._engine.begin() as connection:
             connection.execute(delete(tables.news).where(tables.news.c.delivery == delivery))
-
-    # notes
 
     def read(self) -> dict[str, Any]:
         """All notes."""
@@ -236,54 +217,6 @@ class Store:
                 return True
         except IntegrityError:  # there is another by now
             return False
-
-    # tokens
-
-    def create_token(self, user: str, role: Role) -> tuple[str, str]:
-        """A new token of a user, and its id. Only its hash is kept: nobody can read it again."""
-        token, number = f"sslsweep_{secrets.token_urlsafe(32)}", secrets.token_hex(4)
-        row = {"digest": _digest(token), "id": number, "user": user, "role": role, "created": time.time()}
-        with self._engine.begin() as connection:
-            connection.execute(insert(tables.tokens).values(row))
-        return token, number
-
-    def revoke_token(self, number: str) -> bool:
-        """Make a token useless, by its id; whether there was one."""
-        with self._engine.begin() as connection:
-            return connection.execute(delete(tables.tokens).where(tables.tokens.c.id == number)).rowcount == 1
-
-    def tokens(self) -> list[dict[str, Any]]:
-        """All tokens: id, user, role and when they were made."""
-        table = tables.tokens
-        rows = self._rows(select(table.c.id, table.c.user, table.c.role, table.c.created).order_by(table.c.created))
-        return [dict(row._mapping) for row in rows]
-
-    def has_tokens(self) -> bool:
-        """Whether anybody has one."""
-        return bool(self._rows(select(tables.tokens.c.id).limit(1)))
-
-    def user_of(self, token: str) -> User | None:
-        """Whose token this is."""
-        table = tables.tokens
-        found = self._rows(select(table.c.user, table.c.role).where(table.c.digest == _digest(token)))
-        return User(found[0].user, found[0].role) if found else None
-
-    # audit
-
-    def note(self, user: str, address: str, action: str, status: int) -> None:
-        """Write down who did, or tried, what."""
-        row = {"time": time.time(), "user": user, "address": address, "action": action[:200], "status": status}
-        with self._engine.begin() as connection:
-            connection.execute(insert(tables.audit).values(row))
-
-    def audited(self, limit: int = 100) -> list[dict[str, Any]]:
-        """The newest notes."""
-        rows = self._rows(select(tables.audit).order_by(tables.audit.c.number.desc()).limit(limit))
-        return [dict(row._mapping) for row in rows]
-
-    def _rows(self, query: Any) -> list[Row[Any]]:
-        with self._engine.connect() as connection:
-            return list(connection.execute(query).all())
 
 
 def _engine(url: str) -> Engine:
@@ -306,18 +239,9 @@ def _say(connection: Any, submission: str, kind: str, data: Mapping[str, Any]) -
     connection.execute(insert(tables.events).values(row))
 
 
-def _row(submission: Submission) -> dict[str, Any]:
-    return _plain(asdict(submission))
-
-
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _submission(row: Row[Any]) -> Submission:
     return Submission(**{**row._mapping, "command": tuple(row.command)})
-
-
-def _digest(token: str) -> str:
-    # tokens are 256 random bits: there is no dictionary to try, so a slow hash would slow only us down
-    return hashlib.sha256(token.encode()).hexdigest()

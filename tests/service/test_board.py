@@ -18,13 +18,14 @@ from starlette.testclient import TestClient
 from ssl_sweep.ledger import load_ledger
 from ssl_sweep.ledger_store import LedgerAway
 from ssl_sweep.service import api
+from ssl_sweep.service.access import User
 from ssl_sweep.service.board import snapshot as snapshots
 from ssl_sweep.service.board.pages import actions
 from ssl_sweep.service.board.progress import course
 from ssl_sweep.service.board.snapshot import Snapshots
 from ssl_sweep.service.board.trials import kinds, trial_table
 from ssl_sweep.service.guard import COOKIE, Rate
-from ssl_sweep.service.store import ENDED, User
+from ssl_sweep.service.store import ENDED
 
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} \'"><img src=x onerror=alert(1)>'
 PARTS = ["/list", "/sweeps/alphas/head", "/sweeps/alphas/trials", "/sweeps/alphas/failures", "/sweeps/alphas/plots"]

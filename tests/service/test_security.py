@@ -15,8 +15,8 @@ from services import API, SPEC, Service, body, submit
 from starlette.testclient import TestClient
 
 from ssl_sweep.service import guard
+from ssl_sweep.service.access import Role
 from ssl_sweep.service.guard import MAX_BODY
-from ssl_sweep.service.store import Role
 
 # every operation: who may use it, and what to send; one without a line here fails the test
 LOOK, SUBMIT, OWN = "everybody with a token", "submitters", "its owner and admins"

@@ -12,7 +12,8 @@ from sqlalchemy import create_engine, event, text
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.service.store import Store, StoreError, Submission, User, _engine
+from ssl_sweep.service.access import User
+from ssl_sweep.service.store import Store, StoreError, Submission, _engine
 
 
 def submission(number: str = "1", **changes: Any) -> Submission:

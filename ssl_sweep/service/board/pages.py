@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal, get_args
 from fastapi import APIRouter, Query, Request, Response
 
 from ssl_sweep.journal import JournalError
+from ssl_sweep.service.access import User
 from ssl_sweep.service.api import cluster, may_change
 from ssl_sweep.service.board.assets import page, part
 from ssl_sweep.service.board.live import Compared, MetricNamed, looked, snapshot_of
 from ssl_sweep.service.board.trials import kinds, trial_table
 from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.reading import Name, Service, Viewer, found
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission, User
+from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.status import last_sign
 from ssl_sweep.transcript import parameters
 

@@ -3,10 +3,10 @@
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from ssl_sweep.service.access import User
 from ssl_sweep.service.board.assets import page
 from ssl_sweep.service.guard import BY_BOARD, COOKIE, STATIC, Refused, answered
 from ssl_sweep.service.reading import Viewer
-from ssl_sweep.service.store import User
 
 STAYS_S = 30 * 86_400
 HELP = {
