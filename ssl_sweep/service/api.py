@@ -15,6 +15,7 @@ from ssl_sweep.orders import clear_orders
 from ssl_sweep.plan import Plan, make_plan
 from ssl_sweep.service.access import User
 from ssl_sweep.service.check import check, submitted
+from ssl_sweep.service.endpoint import Name, Service, Viewer, found, heavy
 from ssl_sweep.service.guard import Rate, Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import (
@@ -31,7 +32,6 @@ from ssl_sweep.service.models import (
     refusals,
     shown,
 )
-from ssl_sweep.service.reading import Name, Service, Viewer, found, heavy
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.spec import SweepSpec, from_dump
 from ssl_sweep.steering import ask_to_end, order_to_end

@@ -17,13 +17,13 @@ from ssl_sweep.service import api, reading
 from ssl_sweep.service.answers import Answers
 from ssl_sweep.service.board import assets, live, pages, session
 from ssl_sweep.service.board.snapshot import Snapshots
+from ssl_sweep.service.endpoint import Service, Viewer
 from ssl_sweep.service.feed import Feed
 from ssl_sweep.service.guard import Guard
 from ssl_sweep.service.jobs import RayAway
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.metrics import exposition
 from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, refusals, wrong
-from ssl_sweep.service.reading import Service, Viewer
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, StoreError
 

@@ -1,13 +1,11 @@
 """The endpoints that only read: what there is, how it goes and what was found."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import anyio
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
-from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from ssl_sweep.best import NoSuchTrial
@@ -16,16 +14,14 @@ from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
 from ssl_sweep.service import examples
-from ssl_sweep.service.access import User
 from ssl_sweep.service.answers import Again
 from ssl_sweep.service.drivers import job_name
+from ssl_sweep.service.endpoint import Name, Named, Service, Viewer, found, from_mlflow, heavy
 from ssl_sweep.service.feed import BEAT_S, Feed
-from ssl_sweep.service.guard import AWAY_S, Refused
+from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.models import NAME, LogPart, Sweep, Sweeps, TrialPage, refusals, shown
-from ssl_sweep.service.store import Submission
+from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, refusals, shown
 from ssl_sweep.status import trial_status
-from ssl_sweep.storage import redacted
 
 MAX_STREAMS = 500
 MAX_LOG_CHARS = 200_000
@@ -52,54 +48,11 @@ EVENTS[200]["content"]["text/event-stream"]["schema"] = {  # of each of them
 }
 SAME: dict[int | str, dict[str, Any]] = {304: {"description": "the same as when it had the ETag in `If-None-Match`"}}
 router = APIRouter(prefix="/api/v1")
-_heavy = anyio.CapacityLimiter(2)
-_pages = anyio.CapacityLimiter(2)  # that MLflow is asked for: it may be away for minutes, and nobody else waits for it
-T = TypeVar("T")
-
-
-# for the document: it is the guard that looks at the token
-Token = Annotated[object, Depends(HTTPBearer(auto_error=False, description="made by `ssl-sweep token create`"))]
-
-
-def service_of(request: Request) -> Loop:
-    """The service that this application is the front of."""
-    loop: Loop = request.app.state.service
-    return loop
-
-
-def viewer(request: Request, _: Token) -> User:
-    """Anybody who was let in."""
-    user: User = request.state.user
-    return user
-
-
-Service = Annotated[Loop, Depends(service_of)]
-Viewer = Annotated[User, Depends(viewer)]
-Name = Annotated[str, Path(pattern=NAME, examples=["alphas"])]
-Named = Annotated[str, Query(pattern=NAME, examples=["alphas"])]
 TrialNamed = Annotated[
     str | None,
     Query(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or how it begins", examples=[examples.TRIAL_ID]),
 ]
 Lines = Annotated[int, Query(ge=1, le=10_000, description="of the end of a log", examples=[20])]
-
-
-def found(service: Loop, name: str) -> Submission:
-    """A sweep that was submitted."""
-    submission = service.store.get(name)
-    if submission is None:
-        raise Refused(404, f"no sweep named {name!r} was submitted here")
-    return submission
-
-
-async def heavy(work: Callable[..., T], *given: Any, **named: Any) -> T:
-    """Do what takes seconds, two at a time, and have the rest of the service answer meanwhile."""
-    return await anyio.to_thread.run_sync(lambda: work(*given, **named), limiter=_heavy)
-
-
-async def from_mlflow(make: Callable[[], T]) -> T:
-    """Make what is read from MLflow, two at a time."""
-    return await anyio.to_thread.run_sync(lambda: _readable(make), limiter=_pages)
 
 
 @contextmanager
@@ -280,17 +233,3 @@ async def report(name: Name, _: Viewer, service: Service) -> Response:
     page = await from_mlflow(made)
     # the page has a policy of its own, by the hashes of its scripts; it runs as no page of the service
     return HTMLResponse(page, headers={"Content-Security-Policy": "sandbox allow-scripts allow-downloads"})
-
-
-def _readable(make: Callable[[], T]) -> T:
-    """What is made from MLflow; what the package itself says against it is the answer."""
-    try:
-        return make()
-    except (ValueError, LookupError, FileNotFoundError) as error:
-        if type(error).__module__.startswith("ssl_sweep") or isinstance(error, FileNotFoundError):
-            raise Refused(409, str(error)) from None
-        raise
-    except Exception as error:
-        if type(error).__module__.startswith("mlflow."):
-            raise Refused(503, f"MLflow does not answer as it should: {redacted(str(error))[:500]}", AWAY_S) from error
-        raise

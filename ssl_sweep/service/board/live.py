@@ -15,9 +15,9 @@ from ssl_sweep.service.board.curves import MAX_TRIALS, courses
 from ssl_sweep.service.board.progress import By, best_so_far, course
 from ssl_sweep.service.board.snapshot import Snapshot, Snapshots
 from ssl_sweep.service.board.trials import best_rows
+from ssl_sweep.service.endpoint import Name, Named, Service, Viewer, found, from_mlflow
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.reading import Name, Named, Service, Viewer, found, from_mlflow
 
 MAX_COMPARED = 12  # sweeps
 BEST = 5  # trials whose curves are shown until others are chosen

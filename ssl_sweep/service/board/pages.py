@@ -15,7 +15,7 @@ from ssl_sweep.service.board.assets import page, part
 from ssl_sweep.service.board.live import Compared, MetricNamed, looked, snapshot_of
 from ssl_sweep.service.board.trials import kinds, trial_table
 from ssl_sweep.service.drivers import job_name
-from ssl_sweep.service.reading import Name, Service, Viewer, found
+from ssl_sweep.service.endpoint import Name, Service, Viewer, found
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.status import last_sign
 from ssl_sweep.transcript import parameters

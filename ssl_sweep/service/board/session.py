@@ -5,8 +5,8 @@ from starlette.exceptions import HTTPException
 
 from ssl_sweep.service.access import User
 from ssl_sweep.service.board.assets import page
+from ssl_sweep.service.endpoint import Viewer
 from ssl_sweep.service.guard import BY_BOARD, COOKIE, STATIC, Refused, answered
-from ssl_sweep.service.reading import Viewer
 
 STAYS_S = 30 * 86_400
 HELP = {
