@@ -27,8 +27,9 @@ from ssl_sweep.bucket import Bucket, BucketError, Listed
 from ssl_sweep.control import ASK
 from ssl_sweep.journal import JOURNAL, read
 from ssl_sweep.models.distributed import rank, world_size
+from ssl_sweep.stage_keys import resolve_precision, stage_key
 from ssl_sweep.stages import Finished
-from ssl_sweep.trial import encoder_path, resolve_precision, stage_key
+from ssl_sweep.trial import encoder_path
 from ssl_sweep.watchdog import ALIVE, DUMP
 
 EVERY_S = 2.0  # what a killed node loses at most, beside the work since its last checkpoint

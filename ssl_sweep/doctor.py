@@ -35,7 +35,7 @@ def _checked(what: str, check: Callable[[], str]) -> dict[str, Any]:
 def _devices() -> str:
     import torch
 
-    from ssl_sweep.trial import resolve_precision
+    from ssl_sweep.stage_keys import resolve_precision
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     device = torch.device("cuda" if gpus else "cpu")

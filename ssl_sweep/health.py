@@ -4,11 +4,11 @@ Every quantity is of frozen encoder features, in evaluation mode, on images that
 trial. Measuring leaves no trace in the training: not in its random numbers, its batch statistics or its modes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -73,6 +73,11 @@ class Health:
                 f"({self.collapse_below}): all images look nearly the same; lower pretrain.lr, strengthen what the "
                 "method has against collapse, or set health.on_collapse to tag"
             )
+
+
+def health_of(config: Mapping[str, Any]) -> Health:
+    """A trial config's; the defaults where the config is from before there was health."""
+    return Health(**config.get("health", {}))
 
 
 def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:

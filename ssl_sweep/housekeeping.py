@@ -21,9 +21,10 @@ from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.pareto import on_front
 from ssl_sweep.spec import SweepSpec, grid, resolve
 from ssl_sweep.spool import Spool
+from ssl_sweep.stage_keys import PRECISIONS, stage_key
 from ssl_sweep.stages import Finished
 from ssl_sweep.storage import Storage
-from ssl_sweep.trial import PRECISIONS, encoder_path, stage_key
+from ssl_sweep.trial import encoder_path
 
 FINAL = ("COMPLETE", "PRUNED")  # the states of trials that nobody goes on with
 CHECKPOINTS = "checkpoints of trials and stages that have ended"

@@ -10,7 +10,7 @@ from ssl_sweep import knobs
 from ssl_sweep.spec import SweepSpec, grid, resolve
 from ssl_sweep.spec_choices import num_settings
 from ssl_sweep.spec_section import Resources
-from ssl_sweep.trial import stage_key
+from ssl_sweep.stage_keys import stage_key
 
 GROWS_TO = "SSL_SWEEP_GROWS_TO"  # what an autoscaler may add to a cluster: {"CPU": 64, "GPU": 8}
 

@@ -7,8 +7,6 @@ differ only in an evaluation share (`stages.py`). To resume is to call `run` aga
 Of a trial with several workers rank 0 calls `run`, the others `assist`: they pretrain along and are then let go.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import time
@@ -25,19 +23,18 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.gallery import gallery
-from ssl_sweep.health import Collapsed, Health, measure, voting_projector
+from ssl_sweep.health import Collapsed, health_of, measure, voting_projector
 from ssl_sweep.journal import Journal
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
+from ssl_sweep.stage_keys import PRECISIONS, resolve_precision, stage_key
 from ssl_sweep.stages import Finished, Making, SharedPretraining, link
-from ssl_sweep.training import Diverged, Epoch, Precision, Report, Stage, derive_seed
+from ssl_sweep.training import Diverged, Epoch, Report, Stage, derive_seed
 
 Config = Mapping[str, Any]
-STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
 NUM_PICTURES = 8
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 # torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
 MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 log = logging.getLogger("ssl_sweep.trial")
@@ -198,7 +195,7 @@ class _Trial:
         """Pretrain, for every trial that shares it."""
         stage = self._begin("pretrain", making.folder, making.report)
         method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
-        recipe, health = Recipe(**self.config["pretrain"]), _health(self.config)
+        recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
         project = voting_projector(method, health)
         last: dict[str, float] = {}
 
@@ -264,34 +261,6 @@ class _Trial:
         self.report(metrics, step)
 
 
-def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware multiplies in it, else fp32."""
-    if wanted == "auto":
-        return "bf16" if _has_bf16(device) else "fp32"
-    return "bf16" if wanted == "bf16" else "fp32"
-
-
-def stage_key(config: Config, stage: str, precision: Precision, workers: int = 1) -> str:
-    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too.
-
-    The number of workers changes none, unless each normalises by statistics of its own images.
-
-    Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
-    """
-    used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
-    # what a knob for several workers can change is said below
-    used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
-    used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
-    if _health(config).on_collapse == "stop":  # else it only watches
-        used["health"] = config["health"]
-    if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
-        used["workers"] = workers
-    if stage != "pretrain":
-        used["evaluate"] = {stage: config["evaluate"][stage]}
-    text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def failure_reason(error: BaseException) -> str:
     """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data` or `crash`."""
     if disk.is_full(error):
@@ -307,11 +276,6 @@ def failure_reason(error: BaseException) -> str:
     return "oom" if kind == "crash" and full else kind
 
 
-def _health(config: Config) -> Health:
-    """The defaults where the config is from before there was health."""
-    return Health(**config.get("health", {}))
-
-
 @lru_cache(maxsize=2)
 def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
     """Open data once a process: a warm worker's next trial finds it mapped, its folders not listed again."""
@@ -320,13 +284,6 @@ def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
 
 def _ignore(metrics: dict[str, float], step: int) -> None:
     """Rank 0 alone reports."""
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _drop_stale_checkpoint(folder: Path, key: str) -> None:

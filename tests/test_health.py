@@ -16,6 +16,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.health import METRICS, Health, measure, voting_projector
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec import from_dump, resolve
+from ssl_sweep.stage_keys import stage_key
 from ssl_sweep.training import Diverged, Stage, Stop
 
 SPEC: dict[str, Any] = {
@@ -190,8 +191,8 @@ def test_an_untrained_encoder_is_not_collapsed(splits: Splits, stage: Stage) -> 
 
 
 def test_only_a_stop_is_part_of_what_can_change_a_result() -> None:
-    key = trial.stage_key(config(), "pretrain", "fp32")
-    assert key == trial.stage_key(config(health={"every": 2, "collapse_below": 0.5}), "pretrain", "fp32")
-    assert key != trial.stage_key(config(health={"on_collapse": "stop"}), "pretrain", "fp32")
+    key = stage_key(config(), "pretrain", "fp32")
+    assert key == stage_key(config(health={"every": 2, "collapse_below": 0.5}), "pretrain", "fp32")
+    assert key != stage_key(config(health={"on_collapse": "stop"}), "pretrain", "fp32")
     older = {name: value for name, value in config().items() if name != "health"}
-    assert key == trial.stage_key(older, "pretrain", "fp32")
+    assert key == stage_key(older, "pretrain", "fp32")

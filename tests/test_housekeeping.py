@@ -20,9 +20,10 @@ from ssl_sweep.ledger import load_ledger, open_ledger
 from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump, grid, resolve
+from ssl_sweep.stage_keys import stage_key
 from ssl_sweep.stages import Finished, link
 from ssl_sweep.storage import Storage
-from ssl_sweep.trial import encoder_path, stage_key
+from ssl_sweep.trial import encoder_path
 
 METRIC = "knn/top1_val"
 WEIGHTS = {"encoder": torch.zeros(1000, 1000)}  # 4 MB

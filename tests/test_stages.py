@@ -13,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ssl_sweep import attempt, journal, stages, training, trial
+from ssl_sweep import attempt, journal, stage_keys, stages, training, trial
 from ssl_sweep.spec import from_dump, resolve
 from ssl_sweep.training import Diverged, Stop
 
@@ -73,7 +73,7 @@ def tags(folder: Path) -> list[dict[str, str]]:
 
 
 def stage_of(sweep: Path, **changes: Any) -> Path:
-    return sweep / "stages" / trial.stage_key(config(**changes), "pretrain", "fp32")
+    return sweep / "stages" / stage_keys.stage_key(config(**changes), "pretrain", "fp32")
 
 
 def makers(sweep: Path, **changes: Any) -> list[str]:
@@ -282,7 +282,7 @@ def test_another_stage_version_is_another_pretraining(
     run(tmp_path, "first", cache)
     old = stage_of(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in old.rglob("*") if path.is_file()}
-    monkeypatch.setattr(trial, "STAGE_VERSION", trial.STAGE_VERSION + 1)
+    monkeypatch.setattr(stage_keys, "STAGE_VERSION", stage_keys.STAGE_VERSION + 1)
     run(tmp_path, "first", cache)
     run(tmp_path, "second", cache)
     assert stage_of(tmp_path) != old

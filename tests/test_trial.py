@@ -12,6 +12,7 @@ from PIL import Image
 from ssl_sweep import attempt, control, journal, trial
 from ssl_sweep.data.images import DataError
 from ssl_sweep.spec import from_dump, resolve
+from ssl_sweep.stage_keys import stage_key
 from ssl_sweep.training import Diverged, Stop
 
 SPEC: dict[str, Any] = {
@@ -147,22 +148,22 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
 
 def test_a_stage_key_covers_what_can_change_its_result() -> None:
     base = config()
-    assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(base, "pretrain", "bf16")
+    assert stage_key(base, "pretrain", "fp32") != stage_key(base, "pretrain", "bf16")
     for changed in (config(seed=1), config(views={"flip": 0.1}), config(encoder={"name": "resnet18", "width": 16})):
-        assert trial.stage_key(base, "pretrain", "fp32") != trial.stage_key(changed, "pretrain", "fp32")
+        assert stage_key(base, "pretrain", "fp32") != stage_key(changed, "pretrain", "fp32")
     moved = {**base, "data": {**base["data"], "root": "/elsewhere"}}
-    assert trial.stage_key(base, "linear", "fp32") == trial.stage_key(moved, "linear", "fp32")
+    assert stage_key(base, "linear", "fp32") == stage_key(moved, "linear", "fp32")
     other = config(evaluate={**SPEC["evaluate"], "linear": {"epochs": 3}})
-    assert trial.stage_key(base, "pretrain", "fp32") == trial.stage_key(other, "pretrain", "fp32")
-    assert trial.stage_key(base, "linear", "fp32") != trial.stage_key(other, "linear", "fp32")
-    assert trial.stage_key(base, "knn", "fp32") == trial.stage_key(other, "knn", "fp32")
+    assert stage_key(base, "pretrain", "fp32") == stage_key(other, "pretrain", "fp32")
+    assert stage_key(base, "linear", "fp32") != stage_key(other, "linear", "fp32")
+    assert stage_key(base, "knn", "fp32") == stage_key(other, "knn", "fp32")
 
 
 def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics() -> None:
     shared = config()
     own = {**shared, "pretrain": {**shared["pretrain"], "sync_batchnorm": False}}
-    assert trial.stage_key(shared, "knn", "fp32", 2) == trial.stage_key(shared, "knn", "fp32")
-    assert trial.stage_key(own, "knn", "fp32", 2) != trial.stage_key(own, "knn", "fp32")
+    assert stage_key(shared, "knn", "fp32", 2) == stage_key(shared, "knn", "fp32")
+    assert stage_key(own, "knn", "fp32", 2) != stage_key(own, "knn", "fp32")
 
 
 @pytest.mark.parametrize(
