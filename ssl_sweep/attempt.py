@@ -16,12 +16,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from ssl_sweep import disk, trial, watchdog
 from ssl_sweep.checkpoint import write_text
 from ssl_sweep.control import asked
 from ssl_sweep.cost import costs
+from ssl_sweep.data.images import DataError
+from ssl_sweep.health import Collapsed
 from ssl_sweep.journal import Journal
 from ssl_sweep.labels import COSTS
 from ssl_sweep.models.distributed import Dismissed, is_of_a_lost_rank, rank
@@ -29,6 +32,8 @@ from ssl_sweep.training import Diverged, Report, Stop
 
 ENDS = {"prune": "PRUNED", "stop": "STOPPED", "pause": "PAUSED"}  # the state of a trial that did as it was asked
 MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
+# torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
+MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 log = logging.getLogger("ssl_sweep.attempt")
 
 
@@ -163,7 +168,7 @@ def _run(
 def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcome:
     """The outcome of an attempt that an error ended; where it is a lost rank's, that rank tells more: it is raised."""
     log.error("failed", exc_info=error)
-    reason, message = trial.failure_reason(error), f"{type(error).__name__}: {error}"
+    reason, message = failure_reason(error), f"{type(error).__name__}: {error}"
     if reason != "oom" and is_of_a_lost_rank(error):
         raise error
     if reason == "oom":
@@ -171,6 +176,21 @@ def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcom
     if reason == "disk":
         message = disk.message(error, folder)
     return Outcome("FAILED", {}, reason, message, "".join(traceback.format_exception(error)))
+
+
+def failure_reason(error: BaseException) -> str:
+    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data` or `crash`."""
+    if disk.is_full(error):
+        return "disk"
+    kinds: dict[str, tuple[type[BaseException], ...]] = {
+        "oom": (torch.OutOfMemoryError, MemoryError),
+        "diverged": (Diverged,),
+        "collapsed": (Collapsed,),
+        "data": (DataError,),
+    }
+    kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    return "oom" if kind == "crash" and full else kind
 
 
 def _check_objective(results: Mapping[str, float], objective: str) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torchvision.utils import make_grid, save_image
 
-from ssl_sweep import checkpoint, disk, knobs, watchdog
-from ssl_sweep.data.images import DataError
+from ssl_sweep import checkpoint, knobs, watchdog
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.gallery import gallery
-from ssl_sweep.health import Collapsed, health_of, measure, voting_projector
+from ssl_sweep.health import health_of, measure, voting_projector
 from ssl_sweep.journal import Journal
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import ENCODERS, Encoder
@@ -31,12 +30,10 @@ from ssl_sweep.optimizers import Recipe
 from ssl_sweep.pretrain import Method, pictures, pretrain
 from ssl_sweep.stage_keys import PRECISIONS, resolve_precision, stage_key
 from ssl_sweep.stages import Finished, Making, SharedPretraining, link
-from ssl_sweep.training import Diverged, Epoch, Report, Stage, derive_seed
+from ssl_sweep.training import Epoch, Report, Stage, derive_seed
 
 Config = Mapping[str, Any]
 NUM_PICTURES = 8
-# torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
-MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
 log = logging.getLogger("ssl_sweep.trial")
 
 
@@ -259,21 +256,6 @@ class _Trial:
     def _tell(self, metrics: dict[str, float], step: int) -> None:
         self.journal.report(metrics, step)
         self.report(metrics, step)
-
-
-def failure_reason(error: BaseException) -> str:
-    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data` or `crash`."""
-    if disk.is_full(error):
-        return "disk"
-    kinds: dict[str, tuple[type[BaseException], ...]] = {
-        "oom": (torch.OutOfMemoryError, MemoryError),
-        "diverged": (Diverged,),
-        "collapsed": (Collapsed,),
-        "data": (DataError,),
-    }
-    kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
-    full = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
-    return "oom" if kind == "crash" and full else kind
 
 
 @lru_cache(maxsize=2)

@@ -177,7 +177,7 @@ def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics()
     ],
 )
 def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
-    assert trial.failure_reason(error) == reason
+    assert attempt.failure_reason(error) == reason
 
 
 def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> None:
