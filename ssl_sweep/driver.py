@@ -35,7 +35,7 @@ from ssl_sweep.spec import SweepSpec
 from ssl_sweep.steering import Again, check_not_stopped, take_up
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import Ending, run_sweep
-from ssl_sweep.sweep.search import Watchers
+from ssl_sweep.sweep.watchers import Watchers
 from ssl_sweep.table_options import options
 from ssl_sweep.tables import Table, ablation
 from ssl_sweep.trial import encoder_path

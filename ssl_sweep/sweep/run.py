@@ -29,8 +29,9 @@ from ssl_sweep.plan import GROWS_TO, make_plan
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.lookups import remembered_trainables
 from ssl_sweep.sweep.metrics import SweepMetrics
-from ssl_sweep.sweep.search import LedgerSearch, Watcher, Watchers
+from ssl_sweep.sweep.search import LedgerSearch
 from ssl_sweep.sweep.trainable import Work, trainable
+from ssl_sweep.sweep.watchers import Watcher, Watchers
 
 # Tune's snapshots are never read back: that one could not be written is no news, and a disk that is full is told once
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)

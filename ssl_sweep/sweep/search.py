@@ -4,11 +4,11 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from ray.tune.search import Searcher
@@ -25,35 +25,12 @@ from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import pretraining
 from ssl_sweep.spec import resolve
 from ssl_sweep.storage import Storage
+from ssl_sweep.sweep.watchers import Watcher
 
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
-
-
-class Watcher(Protocol):
-    """Who is told of a sweep's course: the progress display, the metrics, who notifies."""
-
-    def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
-    def ended(self, trial: Trial) -> None: ...
-
-
-class Watchers(tuple[Watcher, ...]):
-    """Several that are told, one after another."""
-
-    def started(self, trial: Trial) -> None:
-        for each in self:
-            each.started(trial)
-
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
-        for each in self:
-            each.reported(trial, metrics, step)
-
-    def ended(self, trial: Trial) -> None:
-        for each in self:
-            each.ended(trial)
 
 
 class LedgerSearch(Searcher):
