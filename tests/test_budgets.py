@@ -16,6 +16,7 @@ from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import SweepSpec, from_dump, resolve
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep import search as search_module
+from ssl_sweep.sweep import upcoming
 from ssl_sweep.sweep.search import LedgerSearch, Searcher
 
 CRASH = Outcome("FAILED", reason="crash", message="broken")
@@ -41,7 +42,8 @@ class Quiet:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(search_module, "time", clock)
+    for module in (search_module, upcoming):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

@@ -22,7 +22,8 @@ from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.spec import from_dump
 from ssl_sweep.storage import Storage
 from ssl_sweep.sweep.run import CannotRun, run_sweep
-from ssl_sweep.sweep.search import LOOK_AHEAD, LedgerSearch
+from ssl_sweep.sweep.search import LedgerSearch
+from ssl_sweep.sweep.upcoming import LOOK_AHEAD
 from ssl_sweep.training import Stop
 
 METRIC = "knn/top1_val"

@@ -3,8 +3,7 @@
 import json
 import math
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,9 @@ from ssl_sweep.orders import read_orders
 from ssl_sweep.plan import pretraining
 from ssl_sweep.spec import resolve
 from ssl_sweep.storage import Storage
+from ssl_sweep.sweep.upcoming import Upcoming
 from ssl_sweep.sweep.watchers import Watcher
 
-LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
 SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
@@ -55,23 +54,20 @@ class LedgerSearch(Searcher):
         self.deaths: dict[str, str] = {}  # what Ray says of processes that died, by Ray's ids of trials
         self._only, self._lease = only, lease
         self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
-        self._queue: deque[Trial] = deque()
-        self._resting: dict[str, float] = {}  # crashed trials, by id, and when they may be tried again
+        self._upcoming = Upcoming(lambda trial: pretraining(self._record(trial)["config"]))
         self._running: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
-        self._pretrainings: dict[str, str | None] = {}  # keys, by trial
-        self._pretrained: set[str | None] = {None}  # keys of those that are known to be finished
         for trial in ledger.condemned:  # the driver died before they could end themselves
             self._end(trial, Outcome("PRUNED", message=ledger.choice(trial.choice).pruned))
         for choice in ledger.choices:
-            self._queue.extend(self._due(choice))
+            self._upcoming.add(self._due(choice))
             self._show_unrun(choice.all_trials)
 
     @property
     def open(self) -> bool:
         """Whether anything is left to run."""
-        return bool(self._queue or self._running)
+        return bool(self._upcoming or self._running)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
@@ -86,7 +82,7 @@ class LedgerSearch(Searcher):
         with self.ledger.together():  # a choice is asked for and its first trial begun at once
             trial = self._begun()
         if trial is None:
-            waits = self._running or (self._queue and self.halted is None)  # Tune asks again within a second
+            waits = self._running or (self._upcoming and self.halted is None)  # Tune asks again within a second
             return None if waits else str(Searcher.FINISHED)
         clear(self._folder(trial))  # what an earlier attempt was asked
         mirror.drop(self.storage, self._folder(trial) / ASK)
@@ -101,20 +97,24 @@ class LedgerSearch(Searcher):
 
     def _begun(self) -> Trial | None:
         """The next trial, written down as running; None where none can begin now."""
-        under_way = {self._pretraining(trial) for trial in self._running.values()} - self._pretrained
-        while self.halted is None and self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
-            self._queue.extend(self._due(choice))
-        if self.halted is None and self._only is None and not self._queue:
-            self._queue.extend(self.ledger.confirm())
-        ready = self._ready() if self.halted is None else ()
-        if not ready:
+        if self.halted is not None:
             return None
-        trial = next((each for each in ready if self._pretraining(each) not in under_way), ready[0])
-        self._queue.remove(trial)
-        self._resting.pop(trial.trial_id, None)
+        under_way = self._upcoming.under_way(self._running.values())
+        while self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
+            self._upcoming.add(self._due(choice))
+        if self._only is None and not self._upcoming:
+            self._upcoming.add(self.ledger.confirm())
+        trial = self._upcoming.take(under_way)
+        if trial is None:
+            return None
         trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
         self.ledger.update(trial)
         return trial
+
+    def _wants_more(self, under_way: set[str | None]) -> bool:
+        """Whether to ask the ledger; early only of a grid, whose choices depend on no result."""
+        early = self.ledger.spec.search.sampler == "grid"
+        return self._only is None and self._upcoming.wants_more(under_way, early=early)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take a report: an epoch's metrics, or how the attempt ended."""
@@ -127,7 +127,7 @@ class LedgerSearch(Searcher):
         elif "step" in result:
             trial, metrics = self._running[trial_id], json.loads(result["metrics"])
             if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
-                self._pretrained.add(self._pretraining(trial))
+                self._upcoming.pretrained(trial)
             self.watcher.reported(trial, metrics, result["step"])
             if (why := self.ledger.report(trial, metrics, result["step"])) is not None:
                 self._ask(trial, Ask("prune", why))
@@ -183,10 +183,10 @@ class LedgerSearch(Searcher):
             if wanted is not None and trial.trial_id not in self._told:
                 self._ask(trial, wanted)
                 self._told.add(trial.trial_id)
-        for trial in list(self._queue):
+        for trial in list(self._upcoming):
             wanted = orders.of(trial.trial_id)
             if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
-                self._queue.remove(trial)
+                self._upcoming.remove(trial)
                 self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
 
     def _ask(self, trial: Trial, wanted: Ask) -> None:
@@ -208,38 +208,13 @@ class LedgerSearch(Searcher):
                     write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
                     Journal(folder).append("end", state=trial.state, message=trial.message)
 
-    def _wants_more(self, under_way: set[str | None]) -> bool:
-        """Whether to ask the ledger: nothing is queued, or what is would wait for a pretraining that is under way.
-
-        Early only of a grid, whose choices depend on no result.
-        """
-        if self._only is not None:
-            return False
-        ready = self._ready()
-        waits = all(self._pretraining(trial) in under_way for trial in ready)
-        early = self.ledger.spec.search.sampler == "grid" and len(self._queue) < LOOK_AHEAD
-        return waits and (early or not ready)
-
-    def _ready(self) -> Sequence[Trial]:
-        """The queue without the crashed trials that are left alone for a while."""
-        if not self._resting:
-            return self._queue
-        now = time.monotonic()
-        return [trial for trial in self._queue if self._resting.get(trial.trial_id, now) <= now]
-
-    def _pretraining(self, trial: Trial) -> str | None:
-        """The key of the pretraining that a trial shares with others."""
-        if trial.trial_id not in self._pretrainings:
-            self._pretrainings[trial.trial_id] = pretraining(self._record(trial)["config"])
-        return self._pretrainings[trial.trial_id]
-
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.state == "FAILED":
             self._fail(budgets.charged(trial, outcome))
             return
         self._first_failures = None
         if outcome.state == "COMPLETE":
-            self._pretrained.add(self._pretraining(trial))
+            self._upcoming.pretrained(trial)
         results = outcome.results if outcome.state == "COMPLETE" else None
         self._finish(
             replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
@@ -251,9 +226,9 @@ class LedgerSearch(Searcher):
         self._show_unrun(unrun)
         for ended in (trial, *unrun):
             self.watcher.ended(ended)
-        queued = {each.trial_id for each in self._queue}
+        queued = {each.trial_id for each in self._upcoming}
         due = self._due(self.ledger.choice(trial.choice))
-        self._queue.extend(each for each in due if each.state == "CREATED" and each.trial_id not in queued)
+        self._upcoming.add(each for each in due if each.state == "CREATED" and each.trial_id not in queued)
 
     def _due(self, choice: Choice) -> Iterator[Trial]:
         return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
@@ -271,8 +246,7 @@ class LedgerSearch(Searcher):
         if again and self.halted is None:
             trial = replace(trial, state="CREATED")
             self.ledger.update(trial)  # what its budgets have left outlives this driver
-            self._resting[trial.trial_id] = time.monotonic() + budgets.wait_s(trial)
-            self._queue.append(trial)
+            self._upcoming.rest(trial, budgets.wait_s(trial))
             return
         self._finish(replace(trial, state="FAILED") if again else budgets.given_up(trial, spec))
 
