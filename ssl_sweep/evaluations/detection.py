@@ -109,11 +109,7 @@ def evaluate(
     model = _Measured(detector).to(stage.device)
 
     def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        images, targets = on_device(*boxed.train.batch(indices), stage.device)
-        flips = torch.rand(len(images), generator=rng, device=stage.device) < 0.5
-        for row in flips.nonzero().flatten().tolist():
-            images[row], targets[row] = flipped(images[row], targets[row])
-        losses = detector.losses(images, targets)
+        losses = detector.losses(*some_flipped(*on_device(*boxed.train.batch(indices), stage.device), rng))
         return torch.stack(list(losses.values())).sum(), losses
 
     def score(epoch: Epoch) -> None:
@@ -196,6 +192,18 @@ def on_device(images: list[Tensor], targets: list[Target], device: torch.device)
         [image.to(device) / 255 for image in images],
         [{name: x.to(device) for name, x in target.items()} for target in targets],
     )
+
+
+def some_flipped(
+    images: list[Tensor], targets: list[Target], rng: torch.Generator
+) -> tuple[list[Tensor], list[Target]]:
+    """The batch with each image mirrored or not, by even chances."""
+    flips = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
+    pairs = [
+        flipped(image, target) if flip else (image, target)
+        for image, target, flip in zip(images, targets, flips.tolist(), strict=True)
+    ]
+    return [image for image, _ in pairs], [target for _, target in pairs]
 
 
 def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
