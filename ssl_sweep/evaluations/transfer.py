@@ -108,8 +108,7 @@ def evaluate(
 
         other, told = _open(splits, named[slug]), replace(part, report=report)
         if protocol == "knn":
-            voted = knn_top1(encoder, other, part, ks=(NEIGHBOURS,), temperature=TEMPERATURE)
-            return {f"top1_{split}": shares[0] for split, shares in voted.items()}
+            return _vote(encoder, other, part)
         if protocol == "linear":
             return probe(encoder, other, recipes, told, augment)
         return _finetune(encoder, other, recipes[number % len(recipes)], told, augment)
@@ -152,6 +151,11 @@ def _chosen(parts: Mapping[str, str], found: Mapping[str, dict[str, float]]) -> 
         results |= {f"top1_{slug}_{split}": best[f"top1_{split}"] for split in SPLITS}
     means = {f"top1_{split}": fmean(results[name] for name in results if name.endswith(split)) for split in SPLITS}
     return results | means
+
+
+def _vote(encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
+    voted = knn_top1(encoder, splits, stage, ks=(NEIGHBOURS,), temperature=TEMPERATURE)
+    return {f"top1_{split}": shares[0] for split, shares in voted.items()}
 
 
 def _finetune(
