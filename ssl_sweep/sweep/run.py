@@ -86,34 +86,14 @@ def run_sweep(
     search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
     # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
     stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
-    objectives = spec.search.metrics
+    work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
-        plan, limit = make_plan(spec, _nodes()), spec.resources.max_concurrent
+        plan = make_plan(spec, _nodes())
         if plan.problems:
             raise CannotRun(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
-        tuner = tune.Tuner(
-            trainable(
-                spec,
-                work or partial(attempt, stages=stages, objectives=objectives, timeout=spec.resources.timeout),
-                storage.place,
-                scratch,
-            ),
-            tune_config=tune.TuneConfig(
-                search_alg=search,
-                scheduler=_Queue(search),
-                num_samples=-1,
-                # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
-                max_concurrent_trials=max(1, plan.concurrent) if spec.resources.workers > 1 else limit,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=spec.name,
-                storage_path=str(scratch),
-                verbose=0,
-                callbacks=[_Attendant(search)],
-                failure_config=tune.FailureConfig(max_failures=0),  # attempts are counted in the ledger
-            ),
-        )
+        # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
+        at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
+        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)
         with remembered_trainables():
             tuner.fit()
     if search.broken is not None:
@@ -168,6 +148,27 @@ class _Attendant(tune.Callback):
         self._search.interrupted = True
         if callable(tunes):
             tunes(number, frame)
+
+
+def _tuner(function: Any, search: LedgerSearch, at_once: int | None, scratch: Path) -> tune.Tuner:
+    """Tune with all that decides left to the ledger: what runs next, and how often a trial is tried."""
+    return tune.Tuner(
+        function,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=_Queue(search),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=search.ledger.spec.name,
+            storage_path=str(scratch),
+            verbose=0,
+            callbacks=[_Attendant(search)],
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
 
 
 def _nodes() -> list[dict[str, float]]:
