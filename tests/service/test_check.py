@@ -6,18 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from services import SPEC
 
 from ssl_sweep.service.check import MAX_CHARS, submitted
 from ssl_sweep.spec_file import SpecError, load_spec
-
-SPEC: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": "resnet18",
-    "method": "autoencoder",
-    "evaluate": {"knn": {}},
-    "search": {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 2},
-}
 
 
 def refused(roots: list[Path], overrides: list[str] | None = None, **changes: Any) -> str:
