@@ -61,10 +61,6 @@ class RayJobs:
         found = _json(answer)
         return Job(found["status"], found.get("message") or "", found.get("driver_exit_code"))
 
-    def stop(self, name: str) -> None:
-        """End a job with SIGTERM, and soon after with SIGKILL. Raises RayAway."""
-        self._ask("POST", f"/api/jobs/{name}/stop")
-
     def logs(self, name: str) -> str:
         """What a job's driver has printed; empty where Ray knows nothing of it. Raises RayAway."""
         answer = self._ask("GET", f"/api/jobs/{name}/logs")

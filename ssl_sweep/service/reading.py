@@ -125,11 +125,7 @@ def trials(
     return again((now.id, now.state, now.attempt), made)
 
 
-@router.get(
-    "/sweeps/{name}/events",
-    response_class=Response,
-    responses=EVENTS | refusals(404, 422),
-)
+@router.get("/sweeps/{name}/events", response_class=Response, responses=EVENTS | refusals(404, 422))
 async def events(
     name: Name,
     request: Request,

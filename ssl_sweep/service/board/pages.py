@@ -41,7 +41,7 @@ class Action:
 
 
 @router.get("/")
-def sweeps(_: Request, user: Viewer, service: Service) -> Response:
+def sweeps(user: Viewer) -> Response:
     """All sweeps."""
     return page("sweeps.html", user, states=get_args(Filter))
 

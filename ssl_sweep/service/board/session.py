@@ -24,7 +24,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/sign-in")
 def sign_in(request: Request) -> Response:
     """A form for a token."""
-    return _form(request, 200, "")
+    return _form(request, 200)
 
 
 @router.get("/sign-in/sent")
@@ -60,7 +60,7 @@ def refused(request: Request, error: HTTPException) -> Response:
     if not wants_page(request):
         return answered(error)
     status, said = error.status_code, str(error.detail)
-    answer = _form(request, status, said) if status == 401 else told(request, status, said)
+    answer = _form(request, status) if status == 401 else told(request, status, said)
     answer.headers.update(error.headers or {})
     return answer
 
@@ -79,7 +79,7 @@ def told(request: Request, status: int, message: str) -> Response:
     return page("error.html", known, status, code=status, message=message, remedy=HELP.get(status, ""))
 
 
-def _form(request: Request, status: int, message: str) -> Response:
+def _form(request: Request, status: int) -> Response:
     sent = COOKIE in request.cookies
-    said = "You are signed out: the token is not valid any more." if sent and status == 401 else message
-    return page("sign_in.html", None, status, message=said if sent else "", sent=sent)
+    message = "You are signed out: the token is not valid any more." if sent and status == 401 else ""
+    return page("sign_in.html", None, status, message=message, sent=sent)
