@@ -164,12 +164,11 @@ class Guard:
             return None
         return User("local", "admin")
 
-    def _note(self, *what: str | int) -> None:
+    def _note(self, user: str, address: str, action: str, status: int) -> None:
         try:
-            note: Callable[..., None] = self.store.note
-            note(*what)
+            self.store.note(user, address, action, status)
         except Exception:  # what was done is done
-            log.exception("the audit log could not take %s", what)
+            log.exception("the audit log could not take %s", (user, address, action, status))
 
 
 def is_loopback(host: str) -> bool:
