@@ -78,8 +78,8 @@ async def submit(
     """Put a sweep into the queue."""
     _check_priority(user, asked.priority)
     new = await heavy(_new, service, user, asked, idempotency_key)
-    known = await heavy(service.store.find, owner=user.name, client_key=idempotency_key)
-    earlier = known[0] if idempotency_key and known else None
+    known = await heavy(service.store.find, owner=user.name, client_key=idempotency_key) if idempotency_key else []
+    earlier = known[0] if known else None
     if earlier is None:
         if await heavy(_has_begun, service, new.name):
             raise Refused(409, f"there are results of a sweep named {new.name!r}; give the new one another name")
