@@ -1,4 +1,7 @@
-"""What the commands print for a person: Rich tables and the words at the end of a sweep."""
+"""What the commands print for a person: Rich tables and the words at the end of a sweep.
+
+A service's client imports this: torch and pandas, which take seconds, only where a sweep ends here.
+"""
 
 import shutil
 import sys
@@ -13,16 +16,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ssl_sweep.budgets import HALTS
 from ssl_sweep.labels import duration
-from ssl_sweep.render import grid
-from ssl_sweep.spec import SweepSpec
 from ssl_sweep.storage import Storage
-from ssl_sweep.tables import Table as Ablation
 
 if TYPE_CHECKING:
     from ssl_sweep.driver import Summary
     from ssl_sweep.housekeeping import Surplus
+    from ssl_sweep.spec import SweepSpec
+    from ssl_sweep.tables import Table as Ablation
 
 STYLES = {
     "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
@@ -30,7 +31,7 @@ STYLES = {
 }  # fmt: skip
 
 
-def summary(spec: SweepSpec, storage: Storage, ended: "Summary") -> Group:
+def summary(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Group:
     """The end of a driver's work: the table, what failed, and what to type next."""
     parts: list[RenderableType] = []
     if ended.table is not None and ended.complete:
@@ -158,7 +159,9 @@ def watched(draw: Callable[[], RenderableType], console: Console) -> None:
             live.update(draw(), refresh=True)
 
 
-def _ablation(spec: SweepSpec, ablation: Ablation) -> Group:
+def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
+    from ssl_sweep.render import grid
+
     shown = grid(ablation)
     table = Table(title=spec.description or spec.name, title_justify="left", box=None, header_style="dim")
     for header, numeric in zip(shown.headers, shown.numeric, strict=True):
@@ -169,7 +172,9 @@ def _ablation(spec: SweepSpec, ablation: Ablation) -> Group:
     return Group(table, *(Text(note, "dim") for note in ablation.notes))
 
 
-def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
+def _verdict(spec: "SweepSpec", ended: "Summary") -> Text:
+    from ssl_sweep.budgets import HALTS
+
     done = f"{len(ended.complete)} of {ended.total} trials complete"
     done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
     if fresh := ended.confirming:
@@ -194,7 +199,7 @@ def _verdict(spec: SweepSpec, ended: "Summary") -> Text:
     return Text("\n".join([done, *lines]), "red" if failures else "")
 
 
-def _next_commands(spec: SweepSpec, storage: Storage, ended: "Summary") -> Table:
+def _next_commands(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Table:
     place = "" if storage == Storage.default() else f" --storage {storage.place}"
     left = len(ended.complete) + len(ended.pruned) < ended.total
     rows = Table.grid(padding=(0, 2))

@@ -1,6 +1,8 @@
 """The client and its commands against the service's application: the verbs work remote as they do local."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,11 @@ def test_ctrl_c_while_following_leaves_the_sweep(spec: Path, service: Service, m
     assert "tiny goes on without you" in command("submit", spec, "-y", "-f", code=130)
     read = service.now()
     assert (read.state, read.asked) == ("QUEUED", None)
+
+
+def test_a_service_is_asked_without_what_trains() -> None:
+    """torch and pandas take seconds to import, and a laptop that asks a service needs neither."""
+    code = "import sys, ssl_sweep.cli, ssl_sweep.client, ssl_sweep.terminal; "
+    code += "sys.exit(str({'torch', 'pandas', 'optuna', 'ray', 'mlflow'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == "set()"
