@@ -1,8 +1,9 @@
 """The service as an application: endpoints, door and loop put together, and how what goes wrong is told."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -81,10 +82,15 @@ def _told(request: Request, status: int, content: Wrong) -> Response:
     return Response(json.dumps(content.model_dump()), status, media_type="application/json")
 
 
+def _quoted(error: Mapping[str, Any]) -> str | None:
+    """What was sent in the wrong place; nothing of a text that is too long."""
+    return None if error["type"] == "string_too_long" else str(error.get("input"))[:200]
+
+
 def _unread(error: RequestValidationError) -> Wrong:
     """A request that is not as the OpenAPI document says."""
     found = [
-        Problem(place=".".join(map(str, each["loc"])), value=str(each.get("input"))[:200], message=each["msg"])
+        Problem(place=".".join(map(str, each["loc"])), value=_quoted(each), message=each["msg"])
         for each in error.errors()[:MAX_PROBLEMS]
     ]
     return Wrong(message="the request is not as the service's OpenAPI document says", problems=found)

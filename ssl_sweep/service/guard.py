@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ssl_sweep.service.access import Access, User
 
 MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
+TOO_LARGE = f"a request has at most {MAX_BODY:,} bytes; is it the right file?"
 PUBLIC = ("/healthz", "/openapi.json", "/sign-in", "/sign-in/sent", "/sign-out")
 STATIC = "/static/"  # style sheets and scripts, the same for everybody
 COOKIE = "ssl_sweep_token"  # of who has signed in to the board
@@ -187,7 +188,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     """The request's body, refused as soon as it is too long, whatever it says about its length."""
     length = Headers(scope=scope).get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY:
-        raise Refused(413, f"a request has at most {MAX_BODY:,} bytes")
+        raise Refused(413, TOO_LARGE)
     read = 0
 
     async def receiving() -> Message:
@@ -195,7 +196,7 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
         message = await receive()
         read += len(message.get("body", b""))
         if read > MAX_BODY:
-            raise Refused(413, f"a request has at most {MAX_BODY:,} bytes")
+            raise Refused(413, TOO_LARGE)
         return message
 
     return receiving
