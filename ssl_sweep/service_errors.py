@@ -24,6 +24,8 @@ def refusal(answer: httpx2.Response, file: str) -> ServiceError:
         message = "\n".join(_line(each, file) for each in problems) or str(told["message"])
     except (ValueError, KeyError, AttributeError):
         message, problems = f"the service answers {answer.status_code}: {answer.text[:500]}", []
+    if answer.status_code == 401:
+        message += "; give it in SSL_SWEEP_TOKEN, or as a profile's `token` in ~/.config/ssl_sweep/config.toml"
     return ServiceError(message, answer.status_code, problems)
 
 

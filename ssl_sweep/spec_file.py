@@ -8,15 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_sweep.problems import Loc, Problem, SpecError, key_text, nearest, spec_error
+from ssl_sweep.problems import Loc, Problem, SpecError, key_text, spec_error
 from ssl_sweep.spec import SweepSpec
 from ssl_sweep.spec_parts import NAMED
-from ssl_sweep.spec_yaml import MAX_DEPTH, Document, Place, read_yaml
+from ssl_sweep.spec_yaml import MAX_DEPTH, Document, Place, file_text, read_yaml
 
 __all__ = ["SpecError", "load_spec", "parse_spec"]
 
 DATA_VARIABLE = "SSL_SWEEP_DATA"
-MAX_BYTES = 1_000_000
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -29,7 +28,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         SpecError: with every problem of the file and the overrides, each at its line.
     """
     path = Path(path)
-    document = read_yaml(_text(path), str(path))
+    document = read_yaml(file_text(path), str(path))
     return _checked(document, str(path), overrides, lambda: _root(path, document))
 
 
@@ -73,30 +72,6 @@ def changed(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
     if problems:
         raise SpecError(problems)
     return made
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        others = [str(other) for other in path.parent.glob("*.y*ml")]
-        remedy = nearest(str(path), others, "check the path")
-        raise _file_error(path, "there is no such file", remedy) from None
-    except OSError as error:
-        raise _file_error(path, f"cannot be read: {error.strerror}", "name a YAML file that you may read") from None
-    if len(content) > MAX_BYTES:
-        raise _file_error(
-            path, f"has {len(content):,} bytes", f"a spec has at most {MAX_BYTES:,}; is it the right file?"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise _file_error(path, "is not UTF-8", "save the file as UTF-8", line) from None
-
-
-def _file_error(path: Path, message: str, remedy: str, line: int | None = None) -> SpecError:
-    return SpecError([Problem(str(path), line, "", None, message, remedy)])
 
 
 def _empty_problems(document: Document, file: str) -> list[Problem]:

@@ -6,12 +6,14 @@ PyYAML's own schema is YAML 1.1, where `1e-4` is a text and `no` a boolean; and 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from ssl_sweep.problems import Loc, Problem, key_text
+from ssl_sweep.problems import Loc, Problem, SpecError, key_text, nearest
 
+MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000  # after aliases are expanded: a few lines of YAML can stand for a billion values
 MAX_DEPTH = 30
 
@@ -34,6 +36,35 @@ class Document:
     def place(self, loc: Loc) -> Place:
         """The place of a key, or of the nearest one around it."""
         return next(self.places[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.places)
+
+
+def file_text(path: Path) -> str:
+    """A spec file as text.
+
+    Raises:
+        SpecError: it cannot be read, is too large or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        others = [str(other) for other in path.parent.glob("*.y*ml")]
+        remedy = nearest(str(path), others, "check the path")
+        raise _file_error(path, "there is no such file", remedy) from None
+    except OSError as error:
+        raise _file_error(path, f"cannot be read: {error.strerror}", "name a YAML file that you may read") from None
+    if len(content) > MAX_BYTES:
+        raise _file_error(
+            path, f"has {len(content):,} bytes", f"a spec has at most {MAX_BYTES:,}; is it the right file?"
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise _file_error(path, "is not UTF-8", "save the file as UTF-8", line) from None
+
+
+def _file_error(path: Path, message: str, remedy: str, line: int | None = None) -> SpecError:
+    return SpecError([Problem(str(path), line, "", None, message, remedy)])
 
 
 class _TooLargeError(Exception):

@@ -43,8 +43,8 @@ def summary(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Group:
     return Group(*parts)
 
 
-def plan_table(name: str, plan: Mapping[str, Any]) -> Group:
-    """A plan's numbers, and what stands in its way."""
+def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) -> Group:
+    """A plan's numbers, and what stands in its way, here or at a service."""
     upper = "at most " if plan["at_most"] else ""
     rows = Table.grid(padding=(0, 2))
     confirm = f", and {plan['confirming']} to confirm the best" if plan["confirming"] else ""
@@ -53,8 +53,11 @@ def plan_table(name: str, plan: Mapping[str, Any]) -> Group:
     rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
     for evaluation, epochs in plan["evaluation_epochs"].items():
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
-    rows.add_row("at once", f"{plan['concurrent']} here")
-    remedy = "lower it, or give a cluster's --address"
+    at_once = "not known: no cluster answers there" if plan["concurrent"] is None else plan["concurrent"]
+    rows.add_row("at once", str(at_once) if server else f"{at_once} here")
+    remedy = (
+        "lower it, or it waits until the cluster has grown" if server else "lower it, or give a cluster's --address"
+    )
     problems = [Text(f"does not fit: {each}; {remedy}", "red") for each in plan["problems"]]
     return Group(Text(name, "bold"), rows, *problems)
 

@@ -17,6 +17,7 @@ from ssl_sweep.commands.shared import (
     out,
     remote,
     storage_at,
+    to_type,
     user_errors,
 )
 
@@ -86,7 +87,7 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
 
             said = ask_to_end(storage_at(storage), name, "stop", trials or ())
         out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
+        out.print(f"go on with it: {to_type(f'resume {name}')}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -101,7 +102,7 @@ def pause(name: Name, storage: StorageFolder = None) -> None:
 
             said = ask_to_end(storage_at(storage), name, "pause")
         out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: ssl-sweep resume {name}", markup=False, soft_wrap=True)
+        out.print(f"go on with it: {to_type(f'resume {name}')}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -171,7 +172,8 @@ def clean(
 
 
 def _queued(sweep: "Mapping[str, Any]") -> None:
-    out.print(f"{sweep['name']} is in the queue: ssl-sweep status {sweep['name']}", markup=False, soft_wrap=True)
+    name = sweep["name"]
+    out.print(f"{name} is in the queue: {to_type(f'status {name}')}", markup=False, soft_wrap=True)
 
 
 def _drive(

@@ -1,6 +1,7 @@
 """What the commands share: the app, options, and how a user's mistake is shown."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def choose(
     ] = None,
 ) -> None:
     """Say whose sweeps the command is about: those of a storage folder, or of a service."""
-    if server and context.invoked_subcommand not in REMOTE:
+    if server and context.invoked_subcommand not in REMOTE | {"schema"}:  # which is the same everywhere
         remedy = "leave --server out, and unset SSL_SWEEP_SERVER"
         err.print(f"`{context.invoked_subcommand}` works on a storage folder: {remedy}", style="red", markup=False)
         raise typer.Exit(USER_MISTAKE)
@@ -85,6 +86,13 @@ def remote(**local: object) -> "Client | None":
         err.print(f"--{option} and --server {server} exclude each other: {remedy}", style="red", markup=False)
         raise typer.Exit(USER_MISTAKE)
     return Client(server)
+
+
+def to_type(words: str) -> str:
+    """A command to type next, about the same service."""
+    server = _chosen.get()
+    named = f"--server {server} " if server and server != os.environ.get("SSL_SWEEP_SERVER") else ""
+    return f"ssl-sweep {named}{words}"
 
 
 def storage_at(place: str | None) -> "Storage":

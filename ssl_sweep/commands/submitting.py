@@ -15,6 +15,7 @@ from ssl_sweep.commands.shared import (
     err,
     out,
     remote,
+    to_type,
     user_errors,
 )
 
@@ -33,32 +34,35 @@ NEXT = {
 def submit(
     spec_file: SpecFile,
     overrides: Set = None,
-    priority: Annotated[int, typer.Option(help="higher goes first; above 0 only an admin's")] = 0,
+    priority: Annotated[int, typer.Option(min=-10, max=10, help="higher goes first; above 0 only an admin's")] = 0,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="show what happens until it ends")] = False,
 ) -> None:
     """Show what a sweep would cost, and put it into the queue of the service that `--server` names."""
     with user_errors():
+        from ssl_sweep.spec_yaml import file_text
         from ssl_sweep.terminal import plan_table
 
-        client, text = _service(), spec_file.read_text(encoding="utf-8-sig")
+        client, text = _service(), file_text(spec_file)
         planned = client.plan(text, overrides or (), file=str(spec_file))
-        out.print(plan_table(planned["name"], planned))
-        if not yes and not typer.confirm(f"submit it to {client.server}?", default=True, err=True):
+        out.print(plan_table(planned["name"], planned, client.server))
+        if not yes and not _sure(client.server):
+            err.print("not submitted; -y submits without asking", style="yellow", markup=False)
             raise typer.Exit(INTERRUPTED)
         sweep = client.submit(text, overrides or (), priority=priority, file=str(spec_file))
         name = sweep["name"]
         out.print(f"{name} is {sweep['state']} at {client.server}", markup=False, soft_wrap=True)
         out.print(f"  {client.server.rstrip('/')}/sweeps/{name}   its page on the board", markup=False, soft_wrap=True)
         for words, meaning in NEXT.items():
-            out.print(f"  ssl-sweep --server {client.server} {words.format(name=name)}   {meaning}", markup=False)
+            out.print(f"  {to_type(words.format(name=name))}   {meaning}", markup=False, soft_wrap=True)
         if follow:
             raise typer.Exit(_follow(client, name))
 
 
 @app.command()
 def priority(
-    name: Name, value: Annotated[int, typer.Argument(metavar="N", help="-10 to 10; above 0 only an admin's")]
+    name: Name,
+    value: Annotated[int, typer.Argument(min=-10, max=10, metavar="N", help="-10 to 10; above 0 only an admin's")],
 ) -> None:
     """Change the priority of a sweep that waits in the service's queue."""
     with user_errors():
@@ -82,13 +86,22 @@ def _service() -> "Client":
     return client
 
 
+def _sure(server: str) -> bool:
+    try:
+        return typer.confirm(f"submit it to {server}?", default=True, err=True)
+    except typer.Abort:  # Ctrl-C, or nobody there to answer
+        err.print()
+        return False
+
+
 def _follow(client: "Client", name: str) -> int:
     """Tell what happens to a sweep until it ends; the exit code that `run` would have."""
     try:
         for event in client.events(name):
             out.print(_told(event), markup=False, soft_wrap=True)
     except KeyboardInterrupt:
-        out.print(f"{name} goes on without you: ssl-sweep --server {client.server} status {name}", markup=False)
+        told = f"{name} goes on without you: {to_type(f'status {name}')}"
+        out.print(told, markup=False, soft_wrap=True)
         return INTERRUPTED
     return {"COMPLETE": 0, "FAILED": 1}.get(client.show(name)["state"], INTERRUPTED)
 

@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +19,20 @@ from ssl_sweep.commands.shared import (
     SpecFile,
     StorageFolder,
     app,
+    err,
     out,
     print_json,
     remote,
     storage_at,
+    to_type,
     user_errors,
 )
+
+if TYPE_CHECKING:
+    from ssl_sweep.client import Client
+
+AHEAD = ("QUEUED", "LAUNCHING", "RUNNING")  # states of a sweep of a service whose trials run, or are to
+WAIT_S = 2.0
 
 
 @app.command()
@@ -37,8 +46,12 @@ def logs(
     """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
     with user_errors():
         if client := remote(storage=storage):
-            read = client.followed if follow else client.logs
-            _write(read(name, trial=trial, lines=lines))
+            if not follow:
+                _write([client.logs(name, trial=trial, lines=lines)])
+                return
+            if trial is None:
+                _await_trial(client, name)
+            _write(client.followed(name, trial=trial, lines=lines))
             return
         from ssl_sweep.ledger import load_ledger
         from ssl_sweep.logs import followed, log_path, sweep_logs, trial_log
@@ -51,6 +64,17 @@ def logs(
             sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
 
 
+def _await_trial(client: "Client", name: str) -> None:
+    """Say how a sweep stands until one of its trials runs, or it has ended."""
+    told = ""
+    while (sweep := client.show(name))["state"] in AHEAD and not sweep["counts"].get("running"):
+        now = ": ".join(part for part in (sweep["state"], sweep["reason"]) if part)
+        if now != told:
+            err.print(f"no trial of {name} runs yet, waiting for one; it is {now}", markup=False, soft_wrap=True)
+        told = now
+        time.sleep(WAIT_S)
+
+
 def _write(texts: Iterable[str]) -> None:
     for text in texts:
         sys.stdout.write(text)
@@ -61,16 +85,17 @@ def _write(texts: Iterable[str]) -> None:
 def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
     """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
     with user_errors():
+        from ssl_sweep.spec_yaml import file_text
         from ssl_sweep.terminal import plan_table
 
         if client := remote(address=address):
-            planned = client.plan(spec_file.read_text(), overrides or (), file=str(spec_file))
+            planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
         else:
             planned = _planned(spec_file, overrides or (), address)
         if as_json:
             print_json(planned)
         else:
-            out.print(plan_table(planned["name"], planned))
+            out.print(plan_table(planned["name"], planned, client.server if client else None))
 
 
 def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> dict[str, Any]:
@@ -105,7 +130,8 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
         elif found:
             out.print(shown(found))
         else:
-            out.print("no sweeps yet: ssl-sweep run experiments/quickstart.yaml")
+            first = to_type("submit SPEC.YAML") if client else "ssl-sweep run experiments/quickstart.yaml"
+            out.print(f"no sweeps yet: {first}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -57,7 +57,7 @@ Submitter = Annotated[User, Depends(submitter)]
 async def plan(asked: Spec, user: Submitter, service: Service) -> Planned:
     """Say what a sweep would cost, and whether its trials fit the cluster; runs nothing."""
     spec, size = await heavy(_checked, service, user, asked)
-    return planned(spec.name, size)
+    return planned(spec.name, size, fitted=service.room is not None)
 
 
 @router.post("/sweeps", status_code=201, responses=SUBMITTED | refusals(400, 409, 422))
@@ -119,7 +119,10 @@ def resume(name: Name, asked: Resume, user: Submitter, service: Service) -> Swee
     if old.state == "COMPLETE":
         raise Refused(409, f"{name} is complete: there is nothing to resume of it")
     words = (*(["--failed"] if asked.failed else []), *(f"--trial={each}" for each in asked.trials))
-    command = ("resume", *words) if _has_begun(service, name) else ("run",)
+    begun = _has_begun(service, name)
+    if words and not begun:
+        raise Refused(409, f"{name} has not begun: it has no trials to choose from; resume all of it")
+    command = ("resume", *words) if begun else ("run",)
     return _queued(service, old, command=command)
 
 

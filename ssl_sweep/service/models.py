@@ -162,7 +162,7 @@ class Planned(BaseModel):
     pretrains: int
     pretrain_epochs: int
     evaluation_epochs: dict[str, int]
-    concurrent: int
+    concurrent: Annotated[int | None, Field(description="trials at a time; null: no cluster answers")]
     problems: list[str]
     at_most: Annotated[bool, Field(description="counts are upper bounds: of a search, or with a pruner")]
 
@@ -212,10 +212,11 @@ def shown(each: Submission) -> Sweep:
     )  # fmt: skip
 
 
-def planned(name: str, plan: Plan) -> Planned:
-    """A plan as the API shows it."""
+def planned(name: str, plan: Plan, *, fitted: bool) -> Planned:
+    """A plan as the API shows it; `fitted`: to the cluster, not to the machine of a service that knows none."""
     numbers = {field: getattr(plan, field) for field in Planned.model_fields if hasattr(plan, field)}
-    return Planned(name=name, **{**numbers, "problems": list(plan.problems)})
+    fit = {"concurrent": plan.concurrent, "problems": list(plan.problems)}
+    return Planned(name=name, **{**numbers, **(fit if fitted else {"concurrent": None, "problems": []})})
 
 
 def wrong(error: SpecError) -> Wrong:

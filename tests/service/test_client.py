@@ -20,6 +20,7 @@ from ssl_sweep import client as clients
 from ssl_sweep import terminal
 from ssl_sweep.cli import app
 from ssl_sweep.client import Client, ServiceError
+from ssl_sweep.commands import watching
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
     assert client.submit(text, ["search.seeds=1"], key="k")["name"] == "tiny"
     assert [each["name"] for each in client.sweeps()] == ["tiny"]
     assert client.pause("tiny")["state"] == "PAUSED"
+    with pytest.raises(ServiceError, match="tiny has not begun: it has no trials to choose from"):
+        client.resume("tiny", failed=True)
     assert client.resume("tiny")["state"] == "QUEUED"
     assert client.priority("tiny", -1)["priority"] == -1
     ledger = service.begun()
@@ -174,7 +177,7 @@ def test_events_go_on_after_a_proxys_refusals(monkeypatch: pytest.MonkeyPatch) -
     assert [each["state"] for each in answering([*refusals, stream], []).events("tiny")] == ["COMPLETE"]
     with pytest.raises(ServiceError, match="answers 503"):
         list(answering([httpx2.Response(503, text="busy")] * 5, []).events("tiny"))
-    with pytest.raises(ServiceError, match="answers 401"):
+    with pytest.raises(ServiceError, match="answers 401: no; give it in SSL_SWEEP_TOKEN, or as a profile's `token`"):
         list(answering([httpx2.Response(401, text="no")], []).events("tiny"))
 
 
@@ -207,14 +210,65 @@ def test_profiles_give_address_and_token(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("_wired")
 def test_submit_shows_the_plan_asks_and_says_what_to_type_next(spec: Path, service: Service) -> None:
-    refused = command("submit", spec, answer="n\n", code=130)
-    assert "4  (2 choices x 2 seeds)" in refused
+    for answer in ("n\n", None):  # None: nobody is there to answer
+        refused = command("submit", spec, answer=answer, code=130)
+        assert "4  (2 choices x 2 seeds)" in refused
+        assert "not submitted; -y submits without asking" in refused
     assert service.store.find() == []
     told = command("submit", spec, answer="y\n")
     assert "tiny is QUEUED" in told
     assert f"{URL}/sweeps/tiny" in told
     assert f"ssl-sweep --server {URL} logs tiny -f" in told
     assert "was submitted before" in command("submit", spec, "-y", code=2)
+
+
+@pytest.mark.usefixtures("_wired")
+def test_what_to_type_next_is_about_the_same_service(
+    spec: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"no sweeps yet: ssl-sweep --server {URL} submit SPEC.YAML" in command("list")
+    command("submit", spec, "-y")
+    assert f"go on with it: ssl-sweep --server {URL} resume tiny" in command("pause", "tiny")
+    assert f"in the queue: ssl-sweep --server {URL} status tiny" in command("resume", "tiny")
+    monkeypatch.setenv("SSL_SWEEP_SERVER", URL)
+    ran = CliRunner().invoke(app, ["stop", "tiny"])
+    assert "go on with it: ssl-sweep resume tiny" in ran.output
+
+
+@pytest.mark.usefixtures("_wired")
+@pytest.mark.parametrize("verb", ["submit", "plan"])
+def test_a_file_that_is_no_spec_is_told_as_run_tells_it(verb: str, tmp_path: Path) -> None:
+    latin, absent = tmp_path / "latin.yaml", tmp_path / "absent.yaml"
+    latin.write_bytes(b"name: \xe9t\xe9\n")
+    for path, said in ((tmp_path, "cannot be read"), (absent, "no such file"), (latin, "is not UTF-8")):
+        told = " ".join(command(verb, path, code=2).split())
+        assert f"{path}" in told
+        assert said in told
+
+
+@pytest.mark.usefixtures("_wired")
+def test_a_plan_says_what_fits_the_services_cluster(spec: Path, service: Service) -> None:
+    assert command("plan", spec).split()[-3:] == ["at", "once", "4"]
+    wants_gpus = command("plan", spec, "--set", "resources.gpus=3")
+    assert "does not fit" in wants_gpus
+    assert "until the cluster has grown" in wants_gpus
+    service.loop.room = None
+    unknown = command("plan", spec, "--set", "resources.gpus=3")
+    assert "not known: no cluster answers there" in unknown
+    assert "does not fit" not in unknown
+
+
+@pytest.mark.usefixtures("_wired")
+def test_following_a_log_waits_for_a_trial(spec: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    command("submit", spec, "-y")
+
+    def driven(_: float) -> None:
+        read = service.now()
+        service.store.change(read, state="PAUSED", reason="as it was asked")
+
+    monkeypatch.setattr(watching.time, "sleep", driven)
+    told = " ".join(command("logs", "tiny", "-f", code=2).split())
+    assert "no trial of tiny runs yet, waiting for one; it is QUEUED tiny has no trials yet" in told
 
 
 @pytest.mark.usefixtures("_wired")
@@ -262,6 +316,15 @@ def test_what_is_local_says_so(spec: Path) -> None:
     ran = CliRunner().invoke(app, ["submit", str(spec)])
     assert ran.exit_code == 2
     assert "--server" in ran.output
+    assert json.loads(command("schema"))["title"]  # it is of both
+
+
+def test_a_service_is_asked_without_what_trains() -> None:
+    """torch and pandas take seconds to import, and a laptop that asks a service needs neither."""
+    code = "import sys, ssl_sweep.cli, ssl_sweep.client, ssl_sweep.terminal, ssl_sweep.spec_yaml; "
+    code += "sys.exit(str({'torch', 'pandas', 'optuna', 'ray', 'mlflow'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stderr.strip() == "set()"
 
 
 @pytest.mark.usefixtures("_wired")
@@ -274,11 +337,3 @@ def test_ctrl_c_while_following_leaves_the_sweep(spec: Path, service: Service, m
     assert "tiny goes on without you" in command("submit", spec, "-y", "-f", code=130)
     read = service.now()
     assert (read.state, read.asked) == ("QUEUED", None)
-
-
-def test_a_service_is_asked_without_what_trains() -> None:
-    """torch and pandas take seconds to import, and a laptop that asks a service needs neither."""
-    code = "import sys, ssl_sweep.cli, ssl_sweep.client, ssl_sweep.terminal; "
-    code += "sys.exit(str({'torch', 'pandas', 'optuna', 'ray', 'mlflow'} & set(sys.modules)))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.stderr.strip() == "set()"
