@@ -1,7 +1,10 @@
 """Commands of who runs the service for others."""
 
+import re
+import ssl
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +19,12 @@ from ssl_sweep.commands.shared import (
     storage_at,
     user_errors,
 )
+
+if TYPE_CHECKING:
+    from ssl_sweep.service.store import Store
+    from ssl_sweep.storage import Storage
+
+USER_NAME = r"[^\W_][\w.@+-]{0,99}"
 
 
 @app.command()
@@ -32,7 +41,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="address to listen at; elsewhere than on loopback everybody needs a token")
     ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(help="port to listen at")] = 8300,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8300,
     ray: Annotated[
         str,
         typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head"),
@@ -64,6 +73,7 @@ def serve(
         from ssl_sweep.service.settings import Settings
         from ssl_sweep.storage import NoFolder, redacted
 
+        _check_options(data_root, ray, tls_cert, tls_key)
         here = is_loopback(host) and trusted_proxy is None
         roots = tuple(folder.expanduser().resolve() for folder in data_root)
         limits, most = Limits(max_sweeps, max_gpus), Room(grows_to_cpus, grows_to_gpus)
@@ -72,6 +82,7 @@ def serve(
             raise NoFolder(
                 f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
             )
+        _store(place).close()  # what is wrong with its address is said here, not in a trace
         uri = place.tracking_uri if place.tracking_uri.startswith("http") else ""
         pages = mlflow_url or redacted(uri)
         settings = Settings(place, roots, limits, grows_to=most, open=here, mlflow_url=pages, ray_url=ray_url or ray)
@@ -86,6 +97,46 @@ def serve(
                 "tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False
             )
         run(settings, ray, host, port, certificate=tls_cert, key=tls_key, trusted_proxy=trusted_proxy)
+
+
+def _check_options(roots: Sequence[Path], ray: str, certificate: Path | None, key: Path | None) -> None:
+    for root in roots:
+        if not root.expanduser().is_dir():
+            raise typer.BadParameter(
+                f"{root} is no folder; make it, or name the one with images", param_hint="--data-root"
+            )
+    if not ray.startswith(("http://", "https://")):
+        raise typer.BadParameter(
+            f"{ray!r} is no address; give the head's dashboard, http://HOST:8265", param_hint="--ray"
+        )
+    if key is not None and certificate is None:
+        raise typer.BadParameter("goes with --tls-cert, the certificate's file", param_hint="--tls-key")
+    if certificate is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except ssl.SSLError as error:
+            told = f"{certificate} and {key or 'no --tls-key'} are no certificate with its key, both PEM ({error})"
+            raise typer.BadParameter(told, param_hint="--tls-cert") from None
+
+
+def _store(place: "Storage") -> "Store":
+    """The service's database. Raises StoreError."""
+    from sqlalchemy.exc import ArgumentError, OperationalError
+
+    from ssl_sweep.service.store import Store, StoreError
+    from ssl_sweep.storage import redacted
+
+    url = place.service_url
+    try:
+        return Store(url)
+    except ImportError as error:
+        why, remedy = f"lacks its driver ({error})", "for PostgreSQL: pip install 'ssl-sweep[postgres]'"
+    except ArgumentError as error:
+        why, remedy = f"is no database's URL ({error})", "give one such as postgresql://USER@HOST/DATABASE, or unset it"
+    except OperationalError as error:
+        told = str(error.orig).partition("\n")[0]
+        why, remedy = f"cannot be reached ({told})", "check that it is up, and PGPASSWORD for PostgreSQL"
+    raise StoreError(f"the service's database SSL_SWEEP_SERVICE_DB, {redacted(url)}, {redacted(why)}; {remedy}")
 
 
 token = typer.Typer(help="Tokens that let people use the service.", no_args_is_help=True)
@@ -103,9 +154,12 @@ def create(
 ) -> None:
     """Make a token of a user's and print it, once: only its hash is kept."""
     with user_errors():
-        from ssl_sweep.service.store import Store
-
-        made, number = Store(storage_at(storage).service_url).create_token(user, role)
+        if not re.fullmatch(USER_NAME, user):
+            told = (
+                f"{user!r} is no user's name; use letters, digits and . _ @ + -, a letter or digit first, at most 100"
+            )
+            raise typer.BadParameter(told, param_hint="USER")
+        made, number = _store(storage_at(storage)).create_token(user, role)
         err.print(f"token {number} of {user} ({role}); keep it, it cannot be shown again:", markup=False)
         typer.echo(made)
 
@@ -114,17 +168,18 @@ def create(
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     """List the tokens by their ids, not themselves."""
     with user_errors():
+        from datetime import datetime
+
         from rich.table import Table
 
-        from ssl_sweep.service.store import Store
-
-        found = Store(storage_at(storage).service_url).tokens()
+        found = _store(storage_at(storage)).tokens()
         if as_json:
             print_json(found)
             return
-        shown = Table("id", "user", "role", box=None, header_style="dim")
+        shown = Table("id", "user", "role", "made", box=None, header_style="dim")
         for each in found:
-            shown.add_row(each["id"], each["user"], each["role"])
+            made = datetime.fromtimestamp(each["created"]).astimezone()
+            shown.add_row(each["id"], each["user"], each["role"], f"{made:%Y-%m-%d %H:%M}")
         out.print(shown)
 
 
@@ -132,8 +187,6 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
 def revoke(number: Annotated[str, typer.Argument(metavar="ID")], storage: StorageFolder = None) -> None:
     """Make a token useless at once, by its id."""
     with user_errors():
-        from ssl_sweep.service.store import Store
-
-        if not Store(storage_at(storage).service_url).revoke_token(number):
+        if not _store(storage_at(storage)).revoke_token(number):
             err.print(f"there is no token {number}; `ssl-sweep token list` names them", style="red", markup=False)
             raise typer.Exit(USER_MISTAKE)

@@ -128,6 +128,46 @@ def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
     assert json.loads(run("list", "--json")) == []
 
 
+@pytest.mark.parametrize("user", ["", " ", "-", "a b", "<b>", "a" * 101])
+def test_a_token_is_of_somebody_with_a_name(tmp_path: Path, user: str) -> None:
+    ran = CliRunner().invoke(app, ["token", "create", "--storage", str(tmp_path), "--", user])
+    assert ran.exit_code == 2
+    assert "is no user's name" in " ".join(ran.output.split())
+    assert not (tmp_path / "service.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nothing", "SSL_SWEEP_SERVICE_DB, nothing, is no database's URL"),
+        ("postgresql://x:secret@127.0.0.1:1/y", "postgresql://x:***@127.0.0.1:1/y, cannot be reached"),
+    ],
+)
+def test_a_database_that_is_none_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, said: str
+) -> None:
+    monkeypatch.setenv("SSL_SWEEP_SERVICE_DB", url)
+    for words in (["token", "list"], ["serve", "--data-root", str(tmp_path)]):
+        ran = CliRunner().invoke(app, [*words, "--storage", str(tmp_path)], catch_exceptions=False)
+        assert ran.exit_code == 2
+        assert said in " ".join(ran.output.split())
+        assert "secret" not in ran.output
+
+
+def test_a_service_that_cannot_work_is_not_started(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("no certificate")
+    for words, said in (
+        (["--data-root", tmp_path / "none"], "none is no folder; make it"),
+        (["--data-root", tmp_path, "--ray", "head:8265"], "'head:8265' is no address"),
+        (["--data-root", tmp_path, "--port", 99999], "value for '--port'"),
+        (["--data-root", tmp_path, "--tls-key", tmp_path / "no.pem"], "goes with --tls-cert"),
+        (["--data-root", tmp_path, "--tls-cert", tmp_path / "no.pem"], "are no certificate with its key"),
+    ):
+        ran = CliRunner().invoke(app, ["serve", *map(str, words)], catch_exceptions=False, env={"COLUMNS": "400"})
+        assert ran.exit_code == 2, ran.output
+        assert said in " ".join(ran.output.split())
+
+
 def test_a_silent_postgresql_is_not_waited_for_by_the_hour() -> None:
     pytest.importorskip("psycopg")
     given: dict[str, Any] = {}
