@@ -46,8 +46,12 @@ def serve(
         str,
         typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head"),
     ] = "http://127.0.0.1:8265",
-    max_sweeps: Annotated[int | None, typer.Option(min=1, help="of one user at a time")] = None,
-    max_gpus: Annotated[float | None, typer.Option(min=0, help="of one user at a time")] = None,
+    max_sweeps: Annotated[
+        int | None, typer.Option(min=1, envvar="SSL_SWEEP_MAX_SWEEPS", help="of one user at a time")
+    ] = None,
+    max_gpus: Annotated[
+        float | None, typer.Option(min=0, envvar="SSL_SWEEP_MAX_GPUS", help="of one user at a time")
+    ] = None,
     grows_to_cpus: Annotated[float, typer.Option(min=0, help="of workers, where the cluster scales itself")] = 0,
     grows_to_gpus: Annotated[float, typer.Option(min=0, help="the same")] = 0,
     tls_cert: Annotated[Path | None, typer.Option(exists=True, help="certificate, with --tls-key")] = None,

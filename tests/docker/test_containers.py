@@ -191,6 +191,18 @@ def test_all_settings_of_compose_are_in_the_example() -> None:
     assert used == set(re.findall(r"^(?:# )?([A-Z_0-9]+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
 
 
+def test_a_users_limits_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose hands them to the service by their names, and what is empty sets none."""
+    serve = SERVICES["service"]
+    given = {"SSL_SWEEP_MAX_GPUS": ("max_gpus", "1.5", 1.5), "SSL_SWEEP_MAX_SWEEPS": ("max_sweeps", "2", 2)}
+    assert set(given) <= set(serve["environment"])
+    for variable, (option, text, value) in given.items():
+        for word, read in ((text, value), ("", None)):
+            monkeypatch.setenv(variable, word)
+            context = click_command("ssl-sweep").commands["serve"].make_context("serve", ["--data-root", "/data"])
+            assert context.params[option] == read
+
+
 def test_volumes_are_declared_and_what_is_mounted_is_there() -> None:
     mounted = [filled(volume).split(":")[0] for each in SERVICES.values() for volume in each.get("volumes", [])]
     named = {each for each in mounted if not each.startswith(".")}
