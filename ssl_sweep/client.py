@@ -220,7 +220,10 @@ class Client:
         return ServiceError(f"{found}; check the address, and whether a proxy asks for a login", answer.status_code)
 
     def _silent(self, error: Exception) -> ServiceError:
-        return ServiceError(f"no service answers at {self.server} ({error}); check the address, and that it is up")
+        remedy = "check the address, and that it is up"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            remedy = "have SSL_CERT_FILE name the certificate of who signed the service's, if it is your lab"
+        return ServiceError(f"no service answers at {self.server} ({error}); {remedy}")
 
 
 def _kind(answer: httpx2.Response) -> str:

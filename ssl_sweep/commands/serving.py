@@ -3,10 +3,12 @@
 import re
 import ssl
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from ssl_sweep.commands.shared import (
     USER_MISTAKE,
@@ -143,6 +145,32 @@ def _store(place: "Storage") -> "Store":
     raise StoreError(f"the service's database SSL_SWEEP_SERVICE_DB, {redacted(url)}, {redacted(why)}; {remedy}")
 
 
+@app.command()
+def audit(
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="how many, the newest")] = 50,
+    storage: StorageFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who changed what at the service, and what was refused: the newest last."""
+    with user_errors():
+        from rich.table import Table
+
+        found = _store(storage_at(storage)).audited(lines)[::-1]
+        if as_json:
+            print_json(found)
+            return
+        shown = Table("time", "user", "address", "status", "what", box=None, header_style="dim")
+        for each in found:
+            cells = (each["user"], each["address"], str(each["status"]), each["action"])
+            shown.add_row(_when(each["time"]), *(Text(cell) for cell in cells))
+        out.print(shown)
+
+
+def _when(seconds: float) -> str:
+    """A time on this machine's clock."""
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 token = typer.Typer(help="Tokens that let people use the service.", no_args_is_help=True)
 app.add_typer(token, name="token")
 
@@ -172,8 +200,6 @@ def create(
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     """List the tokens by their ids, not themselves."""
     with user_errors():
-        from datetime import datetime
-
         from rich.table import Table
 
         found = _store(storage_at(storage)).tokens()
@@ -182,8 +208,7 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
             return
         shown = Table("id", "user", "role", "made", box=None, header_style="dim")
         for each in found:
-            made = datetime.fromtimestamp(each["created"]).astimezone()
-            shown.add_row(each["id"], each["user"], each["role"], f"{made:%Y-%m-%d %H:%M}")
+            shown.add_row(each["id"], Text(each["user"]), each["role"], _when(each["created"]))
         out.print(shown)
 
 

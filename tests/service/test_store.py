@@ -128,6 +128,19 @@ def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
     assert json.loads(run("list", "--json")) == []
 
 
+def test_the_audit_log_is_shown_to_who_runs_the_service(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'service.db'}")
+    for number in range(3):
+        store.note("[b]ann", "10.0.0.1", f"POST /api/v1/sweeps/s{number}/stop", 200)
+    given = ["audit", "-n", "2", "--storage", str(tmp_path)]
+    told = CliRunner().invoke(app, given, catch_exceptions=False).stdout
+    assert told.index("s1/stop") < told.index("s2/stop")
+    assert "s0/stop" not in told
+    assert "[b]ann" in told
+    listed = json.loads(CliRunner().invoke(app, [*given, "--json"], catch_exceptions=False).stdout)
+    assert [each["action"][-7:] for each in listed] == ["s1/stop", "s2/stop"]
+
+
 @pytest.mark.parametrize("user", ["", " ", "-", "a b", "<b>", "a" * 101])
 def test_a_token_is_of_somebody_with_a_name(tmp_path: Path, user: str) -> None:
     ran = CliRunner().invoke(app, ["token", "create", "--storage", str(tmp_path), "--", user])
