@@ -110,7 +110,7 @@ def status_table(status: Mapping[str, Any]) -> Group:
     tried = Counter(
         f"after {trial['reason']}: {trial['message']}"
         for trial in status["trials"]
-        if trial["state"] in ("CREATED", "RUNNING") and trial["message"]
+        if trial["state"] in ("CREATED", "RUNNING") and trial["reason"]  # what was paused or stopped has none
     )
     messages += [Text(f"{count} tried again {message}", "yellow") for message, count in tried.items()]
     return Group(head, *_steered(status), table, *messages)

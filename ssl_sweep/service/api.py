@@ -120,7 +120,7 @@ def resume(name: Name, asked: Resume, user: Submitter, service: Service) -> Swee
         raise Refused(409, f"{name} is complete: there is nothing to resume of it")
     words = (*(["--failed"] if asked.failed else []), *(f"--trial={each}" for each in asked.trials))
     begun = _has_begun(service, name)
-    if words and not begun:
+    if asked.trials and not begun:
         raise Refused(409, f"{name} has not begun: it has no trials to choose from; resume all of it")
     command = ("resume", *words) if begun else ("run",)
     return _queued(service, old, command=command)

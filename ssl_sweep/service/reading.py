@@ -21,6 +21,7 @@ from ssl_sweep.service.feed import BEAT_S, Feed
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, refusals, shown
+from ssl_sweep.service.store import WAITING
 from ssl_sweep.status import trial_status
 
 MAX_STREAMS = 500
@@ -205,7 +206,7 @@ async def table(
         from ssl_sweep.render import render
         from ssl_sweep.table_options import table_of
 
-        names = [found(service, each).name for each in sweep]
+        names = [_launched(service, each) for each in sweep]
         asked = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}
         result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **asked, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
@@ -224,8 +225,17 @@ async def report(name: Name, _: Viewer, service: Service) -> Response:
     def made() -> str:
         from ssl_sweep.report.page import make_page
 
-        return make_page(found(service, name).name, service.settings.storage.tracking_uri)
+        return make_page(_launched(service, name), service.settings.storage.tracking_uri)
 
     page = await from_mlflow(made)
     # the page has a policy of its own, by the hashes of its scripts; it runs as no page of the service
     return HTMLResponse(page, headers={"Content-Security-Policy": "sandbox allow-scripts allow-downloads"})
+
+
+def _launched(service: Loop, name: str) -> str:
+    """A sweep's name, if there can be anything of it in MLflow."""
+    submission = found(service, name)
+    if submission.launched is None and submission.state in WAITING:
+        why = f": {submission.reason}" if submission.reason else ""
+        raise Refused(409, f"{name} has no results yet; it is {submission.state}{why}")
+    return submission.name

@@ -191,9 +191,15 @@ def test_a_stopped_sweep_is_extended_by_what_its_ledger_has_and_goes_on(ann: Tes
     assert again.command == ("extend", "--trials=5")
 
 
-def test_what_mlflow_does_not_have_is_said(ann: TestClient) -> None:
+def test_what_mlflow_does_not_have_is_said(ann: TestClient, service: Service) -> None:
     ann.post(f"{API}/sweeps", json=body())
-    for path in ("table?sweep=tiny", "sweeps/tiny/report"):
+    paths = ("table?sweep=tiny", "sweeps/tiny/report")
+    for path in paths:
+        answer = ann.get(f"{API}/{path}")
+        assert answer.status_code == 409
+        assert answer.json()["message"] == "tiny has no results yet; it is QUEUED"
+    service.begun()
+    for path in paths:
         answer = ann.get(f"{API}/{path}")
         assert answer.status_code == 409
         assert "MLflow" in answer.json()["message"]
@@ -205,6 +211,7 @@ def test_who_waits_for_mlflow_holds_up_no_submission(
     from ssl_sweep.report import page
 
     ann.post(f"{API}/sweeps", json=body())
+    service.begun()
     back, asked = threading.Event(), threading.Semaphore(0)
 
     def made(*_: Any) -> str:

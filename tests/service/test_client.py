@@ -55,7 +55,7 @@ def test_the_verbs_of_the_client(client: Client, service: Service) -> None:
     assert [each["name"] for each in client.sweeps()] == ["tiny"]
     assert client.pause("tiny")["state"] == "PAUSED"
     with pytest.raises(ServiceError, match="tiny has not begun: it has no trials to choose from"):
-        client.resume("tiny", failed=True)
+        client.resume("tiny", trials=["ab"])
     assert client.resume("tiny")["state"] == "QUEUED"
     assert client.priority("tiny", -1)["priority"] == -1
     ledger = service.begun()
@@ -92,6 +92,11 @@ def test_what_a_service_answers_is_shown_as_what_is_local(client: Client, servic
     table = shown(terminal.status_table(client.status("tiny")))
     assert first.trial_id[:8] in table
     assert second.trial_id[:8] in table
+    status = client.status("tiny")
+    status["trials"][0] |= {"state": "RUNNING", "attempts": 2, "message": "ssl-sweep pause by ann"}
+    assert "tried again" not in shown(terminal.status_table(status))  # it was resumed
+    status["trials"][0]["reason"] = "crash"
+    assert "1 tried again after crash: ssl-sweep pause by ann" in shown(terminal.status_table(status))
 
 
 def test_pages_are_put_together(client: Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +190,13 @@ def test_nobody_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients.time, "sleep", lambda _: None)
     with pytest.raises(ServiceError, match=r"no service answers at http://127\.0\.0\.1:9"):
         Client("http://127.0.0.1:9").cluster()
+
+
+def test_a_certificate_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients.time, "sleep", lambda _: None)
+    error = httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+    with pytest.raises(ServiceError, match=r"no service answers at .* have SSL_CERT_FILE name"):
+        answering([error] * 4, []).cluster()
 
 
 def test_profiles_give_address_and_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +301,7 @@ def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> No
     assert "concurrent out" in command("resume", "tiny", "--max-concurrent", 3, code=2)
     assert "is in the queue" in command("resume", "tiny", "--failed")
     assert "priority -2" in command("priority", "tiny", "--", -2)
-    assert "MLflow" in command("table", "tiny", code=2)
+    assert "tiny has no results yet; it is QUEUED" in command("table", "tiny", code=2)
     assert "is deleted" in command("delete", "tiny")
     assert "no sweep named" in command("status", "tiny", code=2)
 
