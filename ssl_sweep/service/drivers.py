@@ -6,6 +6,7 @@ between, the service finds the sweep LAUNCHING, and the job either there or not.
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
 USERS_MISTAKE, INTERRUPTED = 2, 130  # exit codes of a driver
 # mistakes of the moment: a lease that a dead driver holds, a node that went away after the launch
 PASSING = ("another driver is running", "cannot run here")
+RAYS_OWN = re.compile(r"Job entrypoint command failed|Running entrypoint for job|.* job_manager\.py:\d+ -- ")
 log = logging.getLogger(__name__)
 
 
@@ -263,6 +265,7 @@ def _ask(submission: Submission) -> Ask:
 
 
 def _tail(message: str) -> str:
-    """The last lines of what a driver printed, which Ray quotes."""
+    """The last lines of what a driver printed, which Ray quotes among its own."""
     lines = [line for line in message.strip().splitlines() if line.strip()]
+    lines = [line for line in lines if not RAYS_OWN.match(line)] or lines
     return "\n".join(lines[-5:])[-MAX_REASON:]

@@ -226,6 +226,25 @@ def test_a_drivers_exit_code_says_what_follows(
     assert reason in submitted(store).reason
 
 
+def test_the_reason_is_the_drivers_words_not_rays(
+    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    submit(store, tmp_path)
+    loop.tick()
+    said = "data.source: 'imagefolder:x' is no folder"
+    header = "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):"
+    setting_up = "2026-11-22 17:08:22,396\tINFO job_manager.py:581 -- Runtime env is setting up."
+    running = "Running entrypoint for job ssl-sweep-1: python -m ssl_sweep run tiny.yaml"
+    cluster.ends("FAILED", 2, "\n".join([header, setting_up, running, said]))
+    loop.tick()
+    assert submitted(store).reason == said
+    submit(store, tmp_path, "silent")
+    loop.tick()
+    cluster.ends("FAILED", 1, header)
+    loop.tick()
+    assert header in submitted(store, "silent").reason  # better than nothing
+
+
 def test_the_webhook_is_told_of_what_the_service_gives_up(
     store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
