@@ -427,6 +427,8 @@ def test_narrow_screens_scroll_one_way_only(board: Any, served: Served) -> None:
         if path != "/":
             drawn(tab)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        heights = tab.evaluate("[...document.querySelectorAll('.brand, #theme')].map((each) => each.offsetHeight)")
+        assert max(heights) < 40  # no word is broken in two
 
 
 def test_what_is_away_is_said_and_comes_back(board: Any, served: Served) -> None:

@@ -226,9 +226,7 @@ def test_a_drivers_exit_code_says_what_follows(
     assert reason in submitted(store).reason
 
 
-def test_the_reason_is_the_drivers_words_not_rays(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
-) -> None:
+def test_the_reason_is_the_drivers_words_not_rays(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
     submit(store, tmp_path)
     loop.tick()
     said = "data.source: 'imagefolder:x' is no folder"
