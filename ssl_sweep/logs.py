@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssl_sweep import mirror
 from ssl_sweep.best import NoSuchTrial, find_trial
-from ssl_sweep.journal import JOURNAL, read
+from ssl_sweep.journal import JOURNAL, Event, read
 from ssl_sweep.ledger_entries import Trial
 from ssl_sweep.ledger_study import Ledger
 from ssl_sweep.storage import Storage
@@ -40,12 +40,12 @@ def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
     )
 
 
-def followed(storage: Storage, path: Path, lines: int) -> Iterator[str]:
-    """A log's last lines, then what is written to it, until its trial's journal says that the attempt has ended."""
-    text, offset, _ = log_part(path)
+def followed(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator[str]:
+    """A trial's last lines, then what is written to its log, until its journal says that the attempt has ended."""
+    text, offset, _ = log_part(trial, path)
     yield _last(text, lines)
     while True:
-        text, offset, ended = log_part(path, offset)
+        text, offset, ended = log_part(trial, path, offset)
         if text:
             yield text
         if ended:
@@ -54,21 +54,27 @@ def followed(storage: Storage, path: Path, lines: int) -> Iterator[str]:
         mirror.fetch(storage, path, path.with_name(JOURNAL))
 
 
-def log_part(path: Path, start: int = 0) -> tuple[str, int, bool]:
+def log_part(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
     """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
     events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
     text, offset = _read_end(path, start)
-    return text, offset, bool(events) and events[-1]["event"] == "end"
+    return text, offset, bool(events) and events[-1]["event"] == "end" and not _begins(trial, events)
 
 
-def log_path(ledger: Ledger, storage: Storage, named: str | None) -> Path:
-    """Where the log lies of a trial, or of the only one that runs. Raises NoSuchTrial."""
+def _begins(trial: Trial, events: list[Event]) -> bool:
+    """Whether a trial runs again of which the journal has only the attempts before."""
+    begun = [event["attempt"] for event in events if event["event"] == "attempt"]
+    return trial.state == "RUNNING" and bool(begun) and begun[-1] < trial.attempts
+
+
+def log_of(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
+    """A trial, or the only one that runs, and where its log lies. Raises NoSuchTrial."""
     running = [trial for trial in ledger.trials if trial.state == "RUNNING"]
     if named is None and len(running) != 1:
         listed = ", ".join(trial.trial_id[:8] for trial in running) or "none"
         raise NoSuchTrial(f"{len(running)} trials run ({listed}); name the one to follow with --trial")
     trial = running[0] if named is None else find_trial(ledger.trials, named)
-    return _folder(ledger, storage, trial) / "log.txt"
+    return trial, _folder(ledger, storage, trial) / "log.txt"
 
 
 def tail(path: Path, lines: int) -> str:

@@ -12,7 +12,7 @@ from ssl_sweep.best import NoSuchTrial
 from ssl_sweep.ledger import read_ledger
 from ssl_sweep.ledger_entries import LedgerError
 from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.logs import log_part, log_path, sweep_logs, trial_log
+from ssl_sweep.logs import log_of, log_part, sweep_logs, trial_log
 from ssl_sweep.service import examples
 from ssl_sweep.service.answers import Again
 from ssl_sweep.service.drivers import job_name
@@ -179,8 +179,8 @@ def follow(
     with ledger_of(service, name) as ledger:
         if ledger is None:
             raise NoSuchTrial(f"{name} has no trials yet")
-        path = log_path(ledger, service.settings.storage, trial)
-    text, end, ended = log_part(path, offset)
+        asked, path = log_of(ledger, service.settings.storage, trial)
+    text, end, ended = log_part(asked, path, offset)
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
 
