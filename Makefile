@@ -14,8 +14,8 @@ install: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# the driver killed twenty times in one sweep; a full disk, all memory taken, Ctrl-C and SIGTERM; PostgreSQL, MLflow, a
-# node and a worker of a gang killed; two sweeps at once
+# the driver killed twenty times in one sweep, the service twenty times; a full disk, all memory taken, Ctrl-C and SIGTERM;
+# PostgreSQL, MLflow, S3, a node, a worker of a gang and the head killed; two sweeps at once
 test-faults: .venv/installed-test
 	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
 
