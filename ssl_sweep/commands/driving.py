@@ -87,7 +87,7 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
 
             said = ask_to_end(storage_at(storage), name, "stop", trials or ())
         out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: {to_type(f'resume {name}')}", markup=False, soft_wrap=True)
+        out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -102,7 +102,7 @@ def pause(name: Name, storage: StorageFolder = None) -> None:
 
             said = ask_to_end(storage_at(storage), name, "pause")
         out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: {to_type(f'resume {name}')}", markup=False, soft_wrap=True)
+        out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
 
 @app.command()

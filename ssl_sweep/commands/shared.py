@@ -88,11 +88,11 @@ def remote(**local: object) -> "Client | None":
     return Client(server)
 
 
-def to_type(words: str) -> str:
-    """A command to type next, about the same service."""
+def to_type(words: str, storage: str | None = None) -> str:
+    """A command to type next, about the same service or storage."""
     server = _chosen.get()
     named = f"--server {server} " if server and server != os.environ.get("SSL_SWEEP_SERVER") else ""
-    return f"ssl-sweep {named}{words}"
+    return f"ssl-sweep {named}{words}" + (f" --storage {storage}" if storage else "")
 
 
 def storage_at(place: str | None) -> "Storage":
