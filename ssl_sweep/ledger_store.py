@@ -33,7 +33,7 @@ class LedgerAway(ValueError):  # noqa: N818 - says what happened
 def open_storage(url: str, *, known: bool = False) -> "Store":
     """The database at a URL of SQLAlchemy's, its tables made when it is new.
 
-    Those of a `known` one were there: for Optuna to look at them again takes longer than to read a sweep.
+    Those of a `known` one were there: to look at them again Optuna loads all its migrations, 30 ms.
 
     Raises:
         LedgerAway: it cannot be reached, its driver is not installed, or the URL is none.
