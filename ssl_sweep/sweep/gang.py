@@ -46,7 +46,7 @@ def run_gang(
     scratch: Path,
     report: Report,
 ) -> Outcome:
-    """Run a trial on several workers and say how it ended; every process of theirs is gone then.
+    """Run a trial on several workers and say how it ended; its workers are gone then.
 
     Args:
         work: what each worker runs: an attempt at the trial, which tells of its epochs by the report it is given.
