@@ -23,6 +23,7 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python .ci/check_links.py
 
 format: .venv/installed-test
@@ -39,7 +40,7 @@ bench: .venv/installed-test
 
 # the spec reference in the README is written from the models
 docs: .venv/installed
-	$(BIN)/python -m ssl_sweep.spec_reference README.md
+	$(BIN)/python -m ssl_sweep.spec.reference README.md
 
 clean:
 	rm -rf .venv

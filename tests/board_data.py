@@ -18,13 +18,13 @@ from optuna.trial import create_trial
 from services import Service
 from sqlalchemy import Engine, event
 
-from ssl_sweep.ledger import load_ledger, open_ledger
-from ssl_sweep.ledger_entries import Trial
-from ssl_sweep.recorder import Recorder
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.store import Submission
-from ssl_sweep.spec import from_dump
-from ssl_sweep.status import counts
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.sweep.status import counts
+from ssl_sweep.tracking.recorder import Recorder
 
 METRIC = "knn/top1_val"
 EPOCHS = 20

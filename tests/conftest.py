@@ -20,10 +20,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow store without runs: to create its tables takes MLflow seconds."""
-    from ssl_sweep import record_store  # MLflow, which most tests do without
+    from ssl_sweep.tracking import store  # MLflow, which most tests do without
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    record_store.MlflowClient(f"sqlite:///{path}")
+    store.MlflowClient(f"sqlite:///{path}")
     return path
 
 

@@ -17,18 +17,18 @@ from typing import Any
 import httpx2
 from servers import eventually, free_port
 
-from ssl_sweep.journal import Journal
-from ssl_sweep.lease import sole_driver
-from ssl_sweep.ledger import open_ledger, open_notes
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
+from ssl_sweep.ledger.lease import sole_driver
+from ssl_sweep.ledger.open import open_ledger, open_notes
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trialdir.journal import Journal
 
 SERVE = """
 import sys
 from pathlib import Path
 from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 serve(Settings(Storage(folder), (folder,), tick_s=float(sys.argv[4]), back_off_s=0.5), ray, "127.0.0.1", port)
 """

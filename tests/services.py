@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from starlette.testclient import TestClient
 
-from ssl_sweep.ledger import Ledger, open_ledger
+from ssl_sweep.ledger.open import Ledger, open_ledger
 from ssl_sweep.service.access import Role
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import Job, RayAway
@@ -16,8 +16,8 @@ from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.spec import SweepSpec, from_dump
-from ssl_sweep.storage import Storage
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.storage.layout import Storage
 
 API = "/api/v1"
 URL = "http://sweeps.lab"

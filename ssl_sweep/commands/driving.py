@@ -24,17 +24,17 @@ from ssl_sweep.commands.shared import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ssl_sweep.driver import Summary
-    from ssl_sweep.spec import SweepSpec
-    from ssl_sweep.steering import Again
-    from ssl_sweep.storage import Storage
+    from ssl_sweep.spec.sweep import SweepSpec
+    from ssl_sweep.storage.layout import Storage
+    from ssl_sweep.sweep.drive import Summary
+    from ssl_sweep.sweep.steering import Again
 
 
 @app.command()
 def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
     """Run a sweep, or go on with it: what is done stays done."""
     with user_errors():
-        from ssl_sweep.spec_file import load_spec
+        from ssl_sweep.spec.file import load_spec
 
         _drive(load_spec(spec_file, overrides or []), storage_at(storage), address)
 
@@ -62,8 +62,8 @@ def resume(
                 raise typer.Exit(USER_MISTAKE)
             _queued(client.resume(name, failed=failed, trials=trials or ()))
             return
-        from ssl_sweep.ledger import load_ledger
-        from ssl_sweep.steering import Again
+        from ssl_sweep.ledger.open import load_ledger
+        from ssl_sweep.sweep.steering import Again
 
         place = storage_at(storage)
         spec = load_ledger(place.ledger_url, name).spec
@@ -83,7 +83,7 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
             told = client.stop(name, trials or ())
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
-            from ssl_sweep.steering import ask_to_end
+            from ssl_sweep.sweep.steering import ask_to_end
 
             said = ask_to_end(storage_at(storage), name, "stop", trials or ())
         out.print(said, markup=False, soft_wrap=True)
@@ -98,7 +98,7 @@ def pause(name: Name, storage: StorageFolder = None) -> None:
             told = client.pause(name)
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
-            from ssl_sweep.steering import ask_to_end
+            from ssl_sweep.sweep.steering import ask_to_end
 
             said = ask_to_end(storage_at(storage), name, "pause")
         out.print(said, markup=False, soft_wrap=True)
@@ -118,9 +118,9 @@ def extend(
         if client := remote(storage=storage, address=address):
             _queued(client.extend(name, trials, overrides or ()))
             return
-        from ssl_sweep.extension import extended
-        from ssl_sweep.ledger import load_ledger
-        from ssl_sweep.sweep.run import CannotRun
+        from ssl_sweep.cluster.run import CannotRun
+        from ssl_sweep.ledger.open import load_ledger
+        from ssl_sweep.sweep.extension import extended
 
         place = storage_at(storage)
         spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
@@ -146,11 +146,11 @@ def clean(
     with user_errors():
         from contextlib import nullcontext
 
-        from ssl_sweep import mirror
-        from ssl_sweep.housekeeping import freed_bytes, remove, surplus, undelivered
-        from ssl_sweep.lease import no_driver
-        from ssl_sweep.ledger import load_ledger
-        from ssl_sweep.terminal import surplus_table
+        from ssl_sweep.commands.terminal import surplus_table
+        from ssl_sweep.ledger.lease import no_driver
+        from ssl_sweep.ledger.open import load_ledger
+        from ssl_sweep.storage import mirror
+        from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
@@ -184,8 +184,8 @@ def _drive(
     again: "Again | None" = None,
     extends: bool = False,
 ) -> None:
-    from ssl_sweep.driver import drive
-    from ssl_sweep.terminal import summary
+    from ssl_sweep.commands.terminal import summary
+    from ssl_sweep.sweep.drive import drive
 
     ended: Summary = drive(spec, storage, err, address=address, again=again, extends=extends)
     out.print(summary(spec, storage, ended))

@@ -48,8 +48,8 @@ def table(
         if client := remote(storage=storage):
             sys.stdout.write(client.table(names, form, **asked, interval=interval, baseline=baseline, test=test))
             return
-        from ssl_sweep.render import render
-        from ssl_sweep.table_options import table_of
+        from ssl_sweep.tables.options import table_of
+        from ssl_sweep.tables.render import render
 
         stores = {name: tracking_uri or tracking_uri_of(storage_at(storage), name) for name in names}
         made = table_of(stores, **asked, interval=interval, baseline=baseline, test=test)
@@ -68,10 +68,10 @@ def export(
 ) -> None:
     """Write a trial's encoder to a file, its weights under torchvision's names."""
     with user_errors():
-        from ssl_sweep import mirror
-        from ssl_sweep.best import chosen_trial
-        from ssl_sweep.export import check_target, read_trial, write
-        from ssl_sweep.ledger import load_ledger
+        from ssl_sweep.ledger.open import load_ledger
+        from ssl_sweep.storage import mirror
+        from ssl_sweep.sweep.best import chosen_trial
+        from ssl_sweep.trial.export import check_target, read_trial, write
 
         check_target(output, force=force)
         place = storage_at(storage)
@@ -115,8 +115,8 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send a sweep's events to MLflow again, all of them; what is there already stays as it is."""
     with user_errors():
-        from ssl_sweep import mirror
-        from ssl_sweep.recorder import sync as deliver
+        from ssl_sweep.storage import mirror
+        from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
         with mirror.snapshot(place, name) as there:
@@ -133,7 +133,7 @@ def ui(
     with user_errors():
         import subprocess
 
-        from ssl_sweep.storage import redacted
+        from ssl_sweep.storage.layout import redacted
 
         place = storage_at(storage)
         out.print(

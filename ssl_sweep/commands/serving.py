@@ -24,7 +24,7 @@ from ssl_sweep.commands.shared import (
 
 if TYPE_CHECKING:
     from ssl_sweep.service.store import Store
-    from ssl_sweep.storage import Storage
+    from ssl_sweep.storage.layout import Storage
 
 USER_NAME = r"[^\W_][\w.@+-]{0,99}"
 
@@ -77,7 +77,7 @@ def serve(
         from ssl_sweep.service.queue import Limits, Room
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
-        from ssl_sweep.storage import NoFolder, redacted
+        from ssl_sweep.storage.layout import NoFolder, redacted
 
         _check_options(data_root, ray, tls_cert, tls_key)
         here = is_loopback(host) and trusted_proxy is None
@@ -130,7 +130,7 @@ def _store(place: "Storage") -> "Store":
     from sqlalchemy.exc import ArgumentError, OperationalError
 
     from ssl_sweep.service.store import Store, StoreError
-    from ssl_sweep.storage import redacted
+    from ssl_sweep.storage.layout import redacted
 
     url = place.service_url
     try:

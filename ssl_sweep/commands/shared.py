@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from ssl_sweep.client import Client
-    from ssl_sweep.storage import Storage
+    from ssl_sweep.client.client import Client
+    from ssl_sweep.storage.layout import Storage
 
 app = typer.Typer(
     help="Hyperparameter sweeps for self-supervised image learning.",
@@ -76,7 +76,7 @@ def choose(
 
 def remote(**local: object) -> "Client | None":
     """The service that `--server` names; `local`: options that say where a sweep lies or runs, and go without one."""
-    from ssl_sweep.client import Client
+    from ssl_sweep.client.client import Client
 
     server = _chosen.get()
     if not server:
@@ -96,7 +96,7 @@ def to_type(words: str, storage: str | None = None) -> str:
 
 
 def storage_at(place: str | None) -> "Storage":
-    from ssl_sweep.storage import Storage
+    from ssl_sweep.storage.layout import Storage
 
     return Storage.at(place) if place else Storage.default()
 
@@ -105,7 +105,7 @@ def tracking_uri_of(storage: "Storage", name: str) -> str:
     """The sweep's own MLflow store where its folder is here, else the storage's."""
     import yaml
 
-    from ssl_sweep import mirror
+    from ssl_sweep.storage import mirror
 
     stored = storage.sweep(name) / "spec.yaml"
     mirror.fetch(storage, stored)

@@ -20,7 +20,7 @@ from ssl_sweep.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from ssl_sweep.client import Client
+    from ssl_sweep.client.client import Client
 
 NEXT = {
     "status {name} --watch": "every trial",
@@ -40,8 +40,8 @@ def submit(
 ) -> None:
     """Show what a sweep would cost, and put it into the queue of the service that `--server` names."""
     with user_errors():
-        from ssl_sweep.spec_yaml import file_text
-        from ssl_sweep.terminal import plan_table
+        from ssl_sweep.commands.terminal import plan_table
+        from ssl_sweep.spec.document import file_text
 
         client, text = _service(), file_text(spec_file)
         planned = client.plan(text, overrides or (), file=str(spec_file))

@@ -29,7 +29,7 @@ from ssl_sweep.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from ssl_sweep.client import Client
+    from ssl_sweep.client.client import Client
 
 AHEAD = ("QUEUED", "LAUNCHING", "RUNNING")  # states of a sweep of a service whose trials run, or are to
 WAIT_S = 2.0
@@ -53,8 +53,8 @@ def logs(
                 _await_trial(client, name)
             _write(client.followed(name, trial=trial, lines=lines))
             return
-        from ssl_sweep.ledger import load_ledger
-        from ssl_sweep.logs import followed, log_of, sweep_logs, trial_log
+        from ssl_sweep.ledger.open import load_ledger
+        from ssl_sweep.sweep.logs import followed, log_of, sweep_logs, trial_log
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
@@ -85,8 +85,8 @@ def _write(texts: Iterable[str]) -> None:
 def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
     """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
     with user_errors():
-        from ssl_sweep.spec_yaml import file_text
-        from ssl_sweep.terminal import plan_table
+        from ssl_sweep.commands.terminal import plan_table
+        from ssl_sweep.spec.document import file_text
 
         if client := remote(address=address):
             planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
@@ -101,13 +101,13 @@ def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as
 def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from ssl_sweep.plan import make_plan
-    from ssl_sweep.spec_file import load_spec
+    from ssl_sweep.spec.file import load_spec
+    from ssl_sweep.spec.plan import make_plan
 
     spec = load_spec(spec_file, overrides)
     nodes = None
     if address or os.environ.get("RAY_ADDRESS"):
-        from ssl_sweep.sweep.run import cluster_nodes
+        from ssl_sweep.cluster.run import cluster_nodes
 
         nodes = cluster_nodes(address)
     return {"name": spec.name, **asdict(make_plan(spec, nodes))}
@@ -117,12 +117,12 @@ def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> 
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     """List the sweeps of a storage folder."""
     with user_errors():
-        from ssl_sweep.terminal import overview_table, submitted_table
+        from ssl_sweep.commands.terminal import overview_table, submitted_table
 
         if client := remote(storage=storage):
             found, shown = client.sweeps(), submitted_table
         else:
-            from ssl_sweep.status import overview
+            from ssl_sweep.sweep.status import overview
 
             found, shown = overview(storage_at(storage)), overview_table
         if as_json:
@@ -143,12 +143,12 @@ def status(
 ) -> None:
     """Show a sweep's trials: state, stage, epoch, attempts, and what failed."""
     with user_errors():
-        from ssl_sweep.terminal import status_table, watched
+        from ssl_sweep.commands.terminal import status_table, watched
 
         if client := remote(storage=storage):
             read = partial(client.status, name)
         else:
-            from ssl_sweep.status import sweep_status
+            from ssl_sweep.sweep.status import sweep_status
 
             read = partial(sweep_status, storage_at(storage), name)
         if as_json:
@@ -165,7 +165,7 @@ def schema(
 ) -> None:
     """Write the JSON schema of spec files, with which editors complete and check them."""
     with user_errors():
-        from ssl_sweep.spec_schema import json_schema
+        from ssl_sweep.spec.schema import json_schema
 
         text = json.dumps(json_schema(), indent=2) + "\n"
         if output is None:
@@ -179,8 +179,8 @@ def schema(
 def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     """Check this installation: versions, devices, and whether the stores can be reached."""
     with user_errors():
-        from ssl_sweep.doctor import examine
-        from ssl_sweep.terminal import checks_table
+        from ssl_sweep.commands.doctor import examine
+        from ssl_sweep.commands.terminal import checks_table
 
         checks = examine(storage_at(storage))
         if as_json:

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_sweep import watchdog
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source
 from ssl_sweep.data.packing import OnError, sync_folder, write_packs
-from ssl_sweep.disk import room_in
+from ssl_sweep.trialdir import watchdog
+from ssl_sweep.trialdir.disk import room_in
 
 FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels
 MAX_NAMED = 20  # classes in a message

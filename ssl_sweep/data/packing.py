@@ -13,10 +13,10 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_sweep import watchdog
 from ssl_sweep.data.decode import UNREADABLE, decode
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import ImageList, Source
+from ssl_sweep.trialdir import watchdog
 
 THREADS = min(16, os.cpu_count() or 1)
 PROGRESS_SECONDS = 5.0

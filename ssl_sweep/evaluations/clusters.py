@@ -8,10 +8,10 @@ from torch import nn
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.features import extract
 from ssl_sweep.models.losses import unit
-from ssl_sweep.training import Stage
-from ssl_sweep.view_features import some
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.view_features import some
 
 METRICS = ("nmi_val", "nmi_test", "ari_val", "ari_test")
 

@@ -13,8 +13,8 @@ from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.voc_sets import BoxedPack, Target, load_voc, read_voc
 from ssl_sweep.models.detector import Detector
 from ssl_sweep.models.resnet import ResNetEncoder
-from ssl_sweep.optimizers import Recipe
-from ssl_sweep.training import Epoch, Stage, fit
+from ssl_sweep.training.loop import Epoch, Stage, fit
+from ssl_sweep.training.optimizers import Recipe
 
 METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test")
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps

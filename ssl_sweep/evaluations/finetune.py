@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ssl_sweep.classifier import METRICS, Classifier, TrainingCrop, measure, train
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
-from ssl_sweep.training import Epoch, Stage
+from ssl_sweep.training.classifier import METRICS, Classifier, TrainingCrop, measure, train
+from ssl_sweep.training.loop import Epoch, Stage
+from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
 
 __all__ = ["METRICS", "evaluate"]
 

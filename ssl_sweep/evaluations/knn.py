@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from ssl_sweep import classifier
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.neighbours import knn_top1
-from ssl_sweep.training import Stage
+from ssl_sweep.training import classifier
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.neighbours import knn_top1
 
 Neighbours = Annotated[int, Field(ge=1)]
 

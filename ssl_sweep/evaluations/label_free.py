@@ -8,10 +8,10 @@ from torch import nn
 
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.features import extract
 from ssl_sweep.models.representation import alignment, effective_rank, lidar, spectral_decay, uniformity
-from ssl_sweep.training import Stage
-from ssl_sweep.view_features import some, view_features
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.view_features import some, view_features
 
 NAMES = ("rankme", "alpha", "alpha_r2", "uniformity", "lidar", "alignment")
 METRICS = tuple(f"{name}_{split}" for split in ("val", "test") for name in NAMES)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from ssl_sweep.classifier import METRICS, TrainingCrop
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule
-from ssl_sweep.probe import CHOSEN, probe
-from ssl_sweep.training import Stage
+from ssl_sweep.training.classifier import METRICS, TrainingCrop
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule
+from ssl_sweep.training.probe import CHOSEN, probe
 
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]

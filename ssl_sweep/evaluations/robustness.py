@@ -9,16 +9,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ssl_sweep.classifier import top1
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.resample import Window, resample
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.features import EVAL_BATCH
-from ssl_sweep.optimizers import BatchSize, Recipe, WeightDecay
-from ssl_sweep.probe import Heads
-from ssl_sweep.training import Epoch, Stage, fit
-from ssl_sweep.view_features import View, view_features
+from ssl_sweep.training.classifier import top1
+from ssl_sweep.training.features import EVAL_BATCH
+from ssl_sweep.training.loop import Epoch, Stage, fit
+from ssl_sweep.training.optimizers import BatchSize, Recipe, WeightDecay
+from ssl_sweep.training.probe import Heads
+from ssl_sweep.training.view_features import View, view_features
 
 Change = Literal["crop", "resized_crop", "flip", "gray", "jitter", "blur", "solarize", "mask"]
 

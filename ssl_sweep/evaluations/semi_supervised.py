@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ssl_sweep.classifier import Classifier, TrainingCrop, measure, train
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.stratify import nested_subset
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
-from ssl_sweep.parts import run_parts
-from ssl_sweep.training import Epoch, Stage
+from ssl_sweep.training.classifier import Classifier, TrainingCrop, measure, train
+from ssl_sweep.training.loop import Epoch, Stage
+from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
+from ssl_sweep.training.parts import run_parts
 
 Percent = Literal[1, 2, 5, 10, 20, 50, 100]
 

@@ -11,15 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ssl_sweep.classifier import Classifier, TrainingCrop, measure, train
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.neighbours import knn_top1
-from ssl_sweep.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
-from ssl_sweep.parts import run_parts
-from ssl_sweep.probe import probe
-from ssl_sweep.training import Epoch, Stage
+from ssl_sweep.training.classifier import Classifier, TrainingCrop, measure, train
+from ssl_sweep.training.loop import Epoch, Stage
+from ssl_sweep.training.neighbours import knn_top1
+from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
+from ssl_sweep.training.parts import run_parts
+from ssl_sweep.training.probe import probe
 
 SPLITS = ("val", "test")
 NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the knn protocol, as the k-NN evaluation's defaults

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep import record_store as store
-from ssl_sweep.labels import display_name, name_with_unit
 from ssl_sweep.report.figures import INK, SCALE, Plot, Style, Trace, escaped, figure, numbers, style, thinned
 from ssl_sweep.report.sweep import Sweep
-from ssl_sweep.transcript import PREFIX
+from ssl_sweep.tables.labels import display_name, name_with_unit
+from ssl_sweep.tracking import store
+from ssl_sweep.tracking.transcript import PREFIX
 
 MAX_TRIALS = 60  # whose curves are shown
 MAX_STEPS = 200  # of a curve

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from ssl_sweep.labels import display_name, name_with_unit
-from ssl_sweep.pareto import on_front
 from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened
 from ssl_sweep.report.sweep import Sweep
-from ssl_sweep.table_pivot import is_fresh
+from ssl_sweep.tables.labels import display_name, name_with_unit
+from ssl_sweep.tables.pareto import on_front
+from ssl_sweep.tables.pivot import is_fresh
 
 MAX_NAMED = 12  # choices in the plot's description
 

@@ -13,8 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ssl_sweep import __version__
-from ssl_sweep.labels import display_name, duration, in_percent
-from ssl_sweep.render import render
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
@@ -23,7 +21,9 @@ from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, interval_of, 
 from ssl_sweep.report.pictures import Gallery, read_gallery
 from ssl_sweep.report.relations import importance, parallel_coordinates
 from ssl_sweep.report.sweep import Sweep, read_sweep
-from ssl_sweep.tables import Table, ablation
+from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.labels import display_name, duration, in_percent
+from ssl_sweep.tables.render import render
 
 HERE = Path(__file__).parent
 MAX_ROWS = 60  # of the table

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from ssl_sweep.labels import Key
-from ssl_sweep.record import artifact
 from ssl_sweep.report.figures import Plot, Trace, escaped, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Sweep, label_of, trial_label
-from ssl_sweep.table_pivot import values_of
+from ssl_sweep.tables.labels import Key
+from ssl_sweep.tables.pivot import values_of
+from ssl_sweep.tracking.reader import artifact
 
 MAX_BYTES = 300_000  # of a picture as it is; a larger one is shrunk
 MAX_SIDE = 1200  # pixels, of a shrunk picture

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.labels import display_name, name_with_unit, value_text
 from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, figure, shortened, thinned
 from ssl_sweep.report.sweep import Choice, Knob, Sweep
+from ssl_sweep.tables.labels import display_name, name_with_unit, value_text
 
 MAX_CHOICES = 300  # in parallel coordinates: the best half, the rest evenly from the others
 ENOUGH, TOO_FEW = 20, 4  # choices: below, an importance is uncertain, or nothing
@@ -58,7 +58,9 @@ def importance(sweep: Sweep) -> Importance:
         return Importance(None, "One knob alone explains everything that is explained: there is nothing to divide.")
     if len(scored) < TOO_FEW:
         return Importance(None, f"{len(scored)} choices with an objective are too few to tell knobs apart.")
-    from ssl_sweep.importance import importances  # with Optuna, and torch by the spec: only where there is use for it
+    from ssl_sweep.ledger.importance import (
+        importances,  # with Optuna, and torch by the spec: only where there is use for it
+    )
 
     by_number = sorted(scored, key=lambda choice: choice.number)
     used = [by_number[i] for i in thinned(len(scored), MAX_LEAVES)]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep.labels import MARKS, display_name, duration, in_percent
-from ssl_sweep.record import artifact
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
+from ssl_sweep.tables.labels import MARKS, display_name, duration, in_percent
+from ssl_sweep.tracking.reader import artifact
 
 MAX_FAILURES = 10  # kinds of failure
 MAX_TRIALS = 3  # of a failure

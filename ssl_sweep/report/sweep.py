@@ -11,14 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from ssl_sweep import record
-from ssl_sweep import record_store as store
-from ssl_sweep.labels import display_name, value_text
-from ssl_sweep.spec_domains import Range
-from ssl_sweep.table_options import objectives_of, options
-from ssl_sweep.table_pivot import is_fresh, plain, values_of
-from ssl_sweep.tables import Table, ablation
-from ssl_sweep.transcript import PREFIX
+from ssl_sweep.spec.domains import Range
+from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.labels import display_name, value_text
+from ssl_sweep.tables.options import objectives_of, options
+from ssl_sweep.tables.pivot import is_fresh, plain, values_of
+from ssl_sweep.tracking import reader, store
+from ssl_sweep.tracking.transcript import PREFIX
 
 CASE = "case"
 ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
@@ -164,7 +163,7 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]
     commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
     collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
-    spec, runs = record.spec_of(name, tracking_uri), record.runs([name], tracking_uri)
+    spec, runs = reader.spec_of(name, tracking_uri), reader.runs([name], tracking_uri)
     searched = _planned(spec)
     return Sweep(
         name=name,

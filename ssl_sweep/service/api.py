@@ -7,12 +7,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Response
 
-from ssl_sweep.control import Ask
-from ssl_sweep.extension import extended
-from ssl_sweep.ledger import load_ledger, sweep_names
-from ssl_sweep.ledger_entries import LedgerError
-from ssl_sweep.orders import clear_orders
-from ssl_sweep.plan import Plan, make_plan
+from ssl_sweep.ledger.entries import LedgerError
+from ssl_sweep.ledger.open import load_ledger, sweep_names
+from ssl_sweep.ledger.orders import clear_orders
 from ssl_sweep.service.access import User
 from ssl_sweep.service.check import check, submitted
 from ssl_sweep.service.endpoint import Name, Service, Viewer, found, heavy
@@ -33,8 +30,11 @@ from ssl_sweep.service.models import (
     shown,
 )
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
-from ssl_sweep.spec import SweepSpec, from_dump
-from ssl_sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.spec.plan import Plan, make_plan
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.sweep.extension import extended
+from ssl_sweep.sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.trialdir.requests import Ask
 
 STEERED = refusals(400, 404, 409, 422)
 SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"model": Sweep, "description": "submitted before, with this key"}}

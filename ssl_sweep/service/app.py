@@ -10,10 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ssl_sweep import __version__
-from ssl_sweep.best import NoSuchTrial
-from ssl_sweep.ledger_entries import LedgerError
-from ssl_sweep.ledger_store import LedgerAway
-from ssl_sweep.problems import SpecError
+from ssl_sweep.knobs.problems import SpecError
+from ssl_sweep.ledger.database import LedgerAway
+from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.service import api, reading
 from ssl_sweep.service.answers import Answers
 from ssl_sweep.service.board import assets, live, pages, session
@@ -27,6 +26,7 @@ from ssl_sweep.service.metrics import exposition
 from ssl_sweep.service.models import MAX_PROBLEMS, Problem, Wrong, refusals, wrong
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, StoreError
+from ssl_sweep.sweep.best import NoSuchTrial
 
 
 def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True) -> FastAPI:

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep.plan import count_trials
-from ssl_sweep.problems import Loc, Problem, SpecError, key_text
-from ssl_sweep.spec import SweepSpec
-from ssl_sweep.spec_file import parse_spec
+from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text
+from ssl_sweep.spec.file import parse_spec
+from ssl_sweep.spec.plan import count_trials
+from ssl_sweep.spec.sweep import SweepSpec
 
 MAX_CHARS = 100_000  # of a spec; a long one has some 5,000
 MAX_OVERRIDES, MAX_OVERRIDE_CHARS = 100, 5_000

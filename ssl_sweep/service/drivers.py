@@ -15,21 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ssl_sweep.checkpoint import write_text
-from ssl_sweep.control import Ask
-from ssl_sweep.ledger import read_ledger
-from ssl_sweep.ledger_entries import LedgerError
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.notify import END_S, news
-from ssl_sweep.orders import read_orders
-from ssl_sweep.plan import GROWS_TO
+from ssl_sweep.ledger.entries import LedgerError
+from ssl_sweep.ledger.open import read_ledger
+from ssl_sweep.ledger.orders import read_orders
+from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.service.jobs import GOING_ON, Job, RayJobs
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.status import counts
-from ssl_sweep.steering import ask_to_end, order_to_end
-from ssl_sweep.webhook import Outbox, Webhook
+from ssl_sweep.spec.plan import GROWS_TO
+from ssl_sweep.sweep.notify import END_S, news
+from ssl_sweep.sweep.status import counts
+from ssl_sweep.sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.sweep.webhook import Outbox, Webhook
+from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.requests import Ask
 
 MAX_DEATHS = 6  # of drivers in a row, none of which finished a trial
 MAX_WAIT_S = 900.0  # between them

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from ssl_sweep.lease import Driven, Lease
+from ssl_sweep.ledger.lease import Driven, Lease
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayAway, RayJobs
 from ssl_sweep.service.queue import Room, Running, Waiting, decide, ordered

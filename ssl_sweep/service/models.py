@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ssl_sweep.plan import Plan
-from ssl_sweep.problems import SpecError
+from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.service import examples
 from ssl_sweep.service.check import MAX_CHARS, MAX_OVERRIDE_CHARS, MAX_OVERRIDES
 from ssl_sweep.service.store import Submission
+from ssl_sweep.spec.plan import Plan
 
 MAX_PRIORITY = 10
 MAX_PROBLEMS = 100

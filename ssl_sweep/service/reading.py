@@ -8,11 +8,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from ssl_sweep.best import NoSuchTrial
-from ssl_sweep.ledger import read_ledger
-from ssl_sweep.ledger_entries import LedgerError
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.logs import log_of, log_part, sweep_logs, trial_log
+from ssl_sweep.ledger.entries import LedgerError
+from ssl_sweep.ledger.open import read_ledger
+from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.service import examples
 from ssl_sweep.service.answers import Again
 from ssl_sweep.service.drivers import job_name
@@ -22,7 +20,9 @@ from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, refusals, shown
 from ssl_sweep.service.store import WAITING
-from ssl_sweep.status import trial_status
+from ssl_sweep.sweep.best import NoSuchTrial
+from ssl_sweep.sweep.logs import log_of, log_part, sweep_logs, trial_log
+from ssl_sweep.sweep.status import trial_status
 
 MAX_STREAMS = 500
 MAX_LOG_CHARS = 200_000
@@ -203,8 +203,8 @@ async def table(
     """The ablation table, from MLflow; options rule over the spec's."""
 
     def made() -> str:
-        from ssl_sweep.render import render
-        from ssl_sweep.table_options import table_of
+        from ssl_sweep.tables.options import table_of
+        from ssl_sweep.tables.render import render
 
         names = [_launched(service, each) for each in sweep]
         asked = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ssl_sweep.service.queue import Limits, Room
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 
 
 @dataclass(frozen=True)

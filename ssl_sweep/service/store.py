@@ -15,10 +15,10 @@ from typing import Any
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ssl_sweep.new_tables import make_tables
+from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.service import tables
 from ssl_sweep.service.access import Access
-from ssl_sweep.storage import POSTGRESQL
+from ssl_sweep.storage.layout import POSTGRESQL
 
 ACTIVE = ("LAUNCHING", "RUNNING")
 WAITING = ("QUEUED",)

@@ -1,10 +1,5 @@
-"""Running a sweep on Ray. Only this package and `cluster` import Ray."""
+"""What is done to a sweep: drive, steer, extend, clean; its status, logs, progress and notices.
 
-import os
-
-# read by Ray when it is imported; what they would print hides the progress display
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # its snapshots hold every trial, and are never read back
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+Owns what a command or the service asks of a sweep. May import `cluster` and everything below it.
+Start with `drive.py`, then `steering.py`.
+"""

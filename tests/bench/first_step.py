@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ssl_sweep import journal
-from ssl_sweep.driver import drive
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.drive import drive
+from ssl_sweep.trialdir import journal
 
 TRAIN_IMAGES = 1_293  # of the digits, without validation and test
 

@@ -22,11 +22,11 @@ from ray import cloudpickle, tune
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ssl_sweep.attempt import Outcome
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.run import run_sweep
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial.attempt import Outcome
 
 METRIC = "knn/top1_val"
 

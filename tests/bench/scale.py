@@ -89,10 +89,10 @@ class Meter:
 @contextmanager
 def driven(folder: Path, trials: int, sampler: str, meter: Meter) -> Iterator[tuple[Any, Any, Any]]:
     """A new sweep's ledger, its time taken, its storage and its lease."""
-    from ssl_sweep.lease import sole_driver
-    from ssl_sweep.ledger import open_ledger, open_notes
-    from ssl_sweep.spec import from_dump
-    from ssl_sweep.storage import Storage
+    from ssl_sweep.ledger.lease import sole_driver
+    from ssl_sweep.ledger.open import open_ledger, open_notes
+    from ssl_sweep.spec.sweep import from_dump
+    from ssl_sweep.storage.layout import Storage
 
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     search = {"space": SPACE, "sampler": sampler, "trials": trials}
@@ -108,8 +108,8 @@ def driven(folder: Path, trials: int, sampler: str, meter: Meter) -> Iterator[tu
 def ours(folder: Path, trials: int) -> Meter:
     import ray
 
-    from ssl_sweep.attempt import Outcome
-    from ssl_sweep.sweep.run import run_sweep
+    from ssl_sweep.cluster.run import run_sweep
+    from ssl_sweep.trial.attempt import Outcome
 
     def fake(record: Any, number: int, report: Any, *_: Any) -> Outcome:
         report({METRIC: 50.0}, 1)
@@ -123,7 +123,7 @@ def ours(folder: Path, trials: int) -> Meter:
 
 
 def bare(folder: Path, trials: int) -> Meter:
-    import ssl_sweep.sweep  # noqa: F401 - turns Tune's logs and snapshots off, as for ours
+    import ssl_sweep.cluster  # noqa: F401 - turns Tune's logs and snapshots off, as for ours
 
     return plain(folder, trials)
 

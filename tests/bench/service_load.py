@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # what the tests share
 from played_ray import Ray, Service
 from services import API, SPEC
 
-from ssl_sweep.client import Client
+from ssl_sweep.client.client import Client
 from ssl_sweep.service.store import Store
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 
 SWEEPS = ("s0", "s1", "s2")
 PROMISED_S, GROWTH, SLACK_MB = 0.3, 1.1, 8.0

@@ -22,14 +22,14 @@ import ray
 import torch
 from ray import cloudpickle
 
-from ssl_sweep.attempt import Outcome, attempt
-from ssl_sweep.journal import read
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.plan import make_plan
-from ssl_sweep.spec import SweepSpec, from_dump
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.run import run_sweep
-from ssl_sweep.training import Report
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.spec.plan import make_plan
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.training.loop import Report
+from ssl_sweep.trial.attempt import Outcome, attempt
+from ssl_sweep.trialdir.journal import read
 
 
 class Quiet:

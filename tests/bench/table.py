@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep.journal import Journal
-from ssl_sweep.recorder import Recorder
-from ssl_sweep.render import render
-from ssl_sweep.spec import SweepSpec, from_dump, grid, resolve
-from ssl_sweep.storage import Storage
-from ssl_sweep.table_options import table_of
-from ssl_sweep.transcript import text
+from ssl_sweep.spec.sweep import SweepSpec, from_dump, grid, resolve
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.tables.options import table_of
+from ssl_sweep.tables.render import render
+from ssl_sweep.tracking.recorder import Recorder
+from ssl_sweep.tracking.transcript import text
+from ssl_sweep.trialdir.journal import Journal
 
 NAME, SEEDS, EPOCHS = "bench", 5, 20
 ALPHA, MASK, LR = "views.overlay_alpha", "views.mask_ratio", "pretrain.lr"
@@ -135,7 +135,7 @@ def main() -> None:
                 taken.append(time.monotonic() - started)
             print(f"{name:22}  {shown.count('|'):5} cells  {taken[0]:.2f}  {min(taken):.2f}")
         whole = seconds([sys.executable, "-m", "ssl_sweep", "table", NAME, "--storage", folder])
-        imports = seconds([sys.executable, "-c", "import ssl_sweep.record"])
+        imports = seconds([sys.executable, "-c", "import ssl_sweep.tracking.reader"])
         print(f"ssl-sweep table        {whole:.2f}, of which {imports:.2f} to import MLflow and pandas")
 
 

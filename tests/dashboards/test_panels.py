@@ -20,17 +20,17 @@ import uvicorn
 import yaml
 from ray import cloudpickle
 
-from ssl_sweep.attempt import Outcome
-from ssl_sweep.ledger import open_ledger
+from ssl_sweep.cluster import metrics
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep import metrics
-from ssl_sweep.sweep.run import run_sweep
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial.attempt import Outcome
 
 FOLDER = Path(__file__).parents[2] / "dashboards"
 OF_REAL_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used"}

@@ -310,7 +310,7 @@ def test_the_cluster_survives_its_head_and_works_on_spot_machines() -> None:
 
 
 def test_the_job_runs_a_spec_that_is_valid() -> None:
-    from ssl_sweep.spec import from_dump
+    from ssl_sweep.spec.sweep import from_dump
 
     job = manifests("job.yaml")[0]["spec"]
     spec = yaml.safe_load(job["runtimeEnvYAML"])["env_vars"]["SPEC"]

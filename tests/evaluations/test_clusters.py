@@ -12,7 +12,7 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.evaluations.clusters import METRICS, evaluate
-from ssl_sweep.training import Stage
+from ssl_sweep.training.loop import Stage
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [120, 120, 120]])
 

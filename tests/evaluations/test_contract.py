@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_sweep import knobs
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.training import Stage, Stop
+from ssl_sweep.knobs import knobs
+from ssl_sweep.training.loop import Stage, Stop
 
 CLASSES = 4
 BRIEF = {"epochs": 12, "batch_size": 32}

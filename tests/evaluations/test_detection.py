@@ -13,12 +13,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from ssl_sweep import knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.detection import METRICS, average_precision, average_precision_metric, evaluate, flipped
+from ssl_sweep.knobs import knobs
 from ssl_sweep.models.encoders import ENCODERS
-from ssl_sweep.training import Stage, Stop
+from ssl_sweep.training.loop import Stage, Stop
 
 Found = dict[str, Tensor]
 SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 4, "lr": 0.02, "image_side": 48, "proposals": 40}

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_sweep import knobs
-from ssl_sweep.classifier import training_inputs
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment, center
 from ssl_sweep.evaluations.finetune import evaluate
-from ssl_sweep.training import Stage
+from ssl_sweep.knobs import knobs
+from ssl_sweep.training.classifier import training_inputs
+from ssl_sweep.training.loop import Stage
 
 CPU = torch.device("cpu")
 

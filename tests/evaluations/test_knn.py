@@ -10,11 +10,11 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from ssl_sweep import knobs
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.knn import evaluate
-from ssl_sweep.features import extract
-from ssl_sweep.training import Stage
+from ssl_sweep.knobs import knobs
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
 
 KS = (200, 1, 40)
 

@@ -12,10 +12,10 @@ from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.evaluations.label_free import METRICS, evaluate
-from ssl_sweep.features import extract
 from ssl_sweep.models import representation
-from ssl_sweep.training import Stage
-from ssl_sweep.view_features import some, view_features
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.view_features import some, view_features
 
 
 class Collapsed(nn.Module):

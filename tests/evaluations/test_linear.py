@@ -10,12 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_sweep import knobs
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.linear import evaluate, metrics
-from ssl_sweep.features import extract
-from ssl_sweep.problems import findings_of
-from ssl_sweep.training import Stage
+from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.problems import findings_of
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from ssl_sweep import knobs
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.evaluations.robustness import KNOBS, crop, evaluate, view_of
-from ssl_sweep.training import Stage, Stop
+from ssl_sweep.knobs import knobs
+from ssl_sweep.training.loop import Stage, Stop
 
 SIZE = 28  # of a view; the short side is resized to 32
 SIDES = ((40, 60), (60, 40), (32, 32), (20, 31))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_sweep import training
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.semi_supervised import EPOCHS, evaluate, metrics
-from ssl_sweep.training import Stage, Stop
+from ssl_sweep.training import loop
+from ssl_sweep.training.loop import Stage, Stop
 
 SHORT: dict[str, Any] = {"fractions": (5, 20), "epochs_per_fraction": 3, "batch_size": 32}
 
@@ -109,7 +109,7 @@ def test_killed_inside_the_second_fraction_it_goes_on_to_the_bit(
 ) -> None:
     expected: list[tuple[dict[str, float], int]] = []
     evaluate(encoder(), digits, stage(tmp_path / "a", lambda *report: expected.append(report)), **SHORT)
-    saved, saves = training._Run.save, 0
+    saved, saves = loop._Run.save, 0
 
     def save(run: Any) -> None:
         nonlocal saves
@@ -119,8 +119,8 @@ def test_killed_inside_the_second_fraction_it_goes_on_to_the_bit(
             raise KeyboardInterrupt
 
     # saved after every step: killed at the second step of the 20 %
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
-    monkeypatch.setattr(training._Run, "save", save)
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(loop._Run, "save", save)
     with pytest.raises(KeyboardInterrupt):
         evaluate(encoder(), digits, stage(tmp_path / "b"), **SHORT)
     torch.manual_seed(99)

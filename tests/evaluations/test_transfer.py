@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssl_sweep import knobs
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.transfer import data_sources, evaluate, slugs
-from ssl_sweep.training import Stage, Stop
+from ssl_sweep.knobs import knobs
+from ssl_sweep.training.loop import Stage, Stop
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 SOURCES = ("imagefolder:hues", "imagefolder:pair")

@@ -12,8 +12,8 @@ import mlflow
 import pytest
 import torch
 
-from ssl_sweep.ledger import load_ledger
-from ssl_sweep.storage import Storage
+from ssl_sweep.ledger.open import load_ledger
+from ssl_sweep.storage.layout import Storage
 
 DRIVER = Path(__file__).with_name("driver.py")
 METRIC = "knn/top1_val"

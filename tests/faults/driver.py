@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import typer
 
-from ssl_sweep import attempt as attempts
-from ssl_sweep import checkpoint, driver
 from ssl_sweep.commands.driving import _drive as run_and_exit
 from ssl_sweep.commands.shared import user_errors
-from ssl_sweep.journal import Journal
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep import drive
+from ssl_sweep.trial import attempt as attempts
+from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.journal import Journal
 
 STEP_S = 0.1
 METRIC = "knn/top1_val"
@@ -56,8 +57,8 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
         attempts.trial.run = fake
         return attempts.attempt(record, number, report, folder, cache)
 
-    run_sweep = driver.run_sweep
-    driver.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
+    run_sweep = drive.run_sweep
+    drive.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
     try:
         with user_errors():
             run_and_exit(from_dump({**SPEC, "name": name}), Storage.at(storage), None)

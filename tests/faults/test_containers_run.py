@@ -22,7 +22,7 @@ import pytest
 import yaml
 from servers import S3, Postgres, Server, eventually, free_port
 
-from ssl_sweep.client import Client
+from ssl_sweep.client.client import Client
 
 pytestmark = pytest.mark.skipif("SSL_SWEEP_FAULTS" not in os.environ, reason="make test-faults starts this cluster")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_sweep import attempt as attempts
-from ssl_sweep import checkpoint, disk, journal
 from ssl_sweep.data import pack
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.trial import attempt as attempts
+from ssl_sweep.trialdir import checkpoint, disk, journal
 
 STEPS = 20
 

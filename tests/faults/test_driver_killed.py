@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_sweep.journal import read
+from ssl_sweep.trialdir.journal import read
 
 KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "1"))
 STEPS = 10 + 3 * KILLS  # the sweep must outlast the kills

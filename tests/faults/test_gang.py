@@ -14,14 +14,14 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from ssl_sweep import trial
-from ssl_sweep.control import ask
-from ssl_sweep.journal import read
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.spec import SweepSpec, from_dump, resolve
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.run import CannotRun, run_sweep
+from ssl_sweep.cluster.run import CannotRun, run_sweep
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial import run as trial
+from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.requests import ask
 
 FREED_WITHIN_S = 10
 ACTORS = tuple(

@@ -16,13 +16,13 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from servers import eventually
 
-from ssl_sweep.attempt import Outcome, attempt
-from ssl_sweep.journal import read
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage, cache_folder
-from ssl_sweep.sweep.run import run_sweep
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage, cache_folder
+from ssl_sweep.trial.attempt import Outcome, attempt
+from ssl_sweep.trialdir.journal import read
 
 METRIC = "knn/top1_val"
 NODES = ["node0", "node1", "node2"]

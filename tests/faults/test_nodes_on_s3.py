@@ -16,7 +16,7 @@ from servers import S3, Mlflow, eventually
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.journal import read
+from ssl_sweep.trialdir.journal import read
 
 STEPS = 60
 NODES = ["node0", "node1", "node2"]

@@ -11,13 +11,13 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from ssl_sweep import attempt as attempts
-from ssl_sweep.attempt import Outcome
-from ssl_sweep.journal import read
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.spec import from_dump
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.run import run_sweep
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial import attempt as attempts
+from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.journal import read
 
 STEP_BYTES, STEPS = 50_000_000, 80
 ROOM_BYTES = 1_500_000_000  # between what is in use and what the monitor allows

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from servers import Mlflow, Postgres, eventually
 
-from ssl_sweep.journal import read
+from ssl_sweep.trialdir.journal import read
 
 STEPS = 25  # 8 trials, two at a time, a tenth of a second each: the sweep outlasts the faults
 Driver = subprocess.Popen[bytes]

@@ -18,9 +18,9 @@ import yaml
 from played_ray import Ray, Service
 from services import SPEC
 
-from ssl_sweep.client import PASSING, Client, ServiceError
+from ssl_sweep.client.client import PASSING, Client, ServiceError
 from ssl_sweep.service.store import Store
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 
 KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "0"))
 TRIALS = 4

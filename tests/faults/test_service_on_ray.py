@@ -15,12 +15,12 @@ import httpx2
 import pytest
 import yaml
 
-from ssl_sweep.client import Client, ServiceError
-from ssl_sweep.lease import driver_of
-from ssl_sweep.ledger import load_ledger
+from ssl_sweep.client.client import Client, ServiceError
+from ssl_sweep.ledger.lease import driver_of
+from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.store import Store
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 
 TOKEN = "a-token-of-the-tests-cluster"
 SPEC: dict[str, Any] = {
@@ -39,7 +39,7 @@ import sys
 from pathlib import Path
 from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 serve(Settings(Storage(folder), (folder,), tick_s=0.2, back_off_s=1), ray, "127.0.0.1", port)
 """

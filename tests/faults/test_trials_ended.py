@@ -17,18 +17,18 @@ import ray
 from PIL import Image
 from ray import cloudpickle
 
-from ssl_sweep import attempt as attempts
-from ssl_sweep import budgets
-from ssl_sweep import trial as trials
-from ssl_sweep.attempt import Outcome
-from ssl_sweep.journal import read
-from ssl_sweep.lease import sole_driver
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.ledger_study import Ledger
-from ssl_sweep.spec import from_dump, resolve
-from ssl_sweep.steering import Again, ask_to_end, take_up
-from ssl_sweep.storage import Storage
-from ssl_sweep.sweep.run import run_sweep
+from ssl_sweep.cluster.run import run_sweep
+from ssl_sweep.ledger import budgets
+from ssl_sweep.ledger.lease import sole_driver
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.sweep import from_dump, resolve
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.steering import Again, ask_to_end, take_up
+from ssl_sweep.trial import attempt as attempts
+from ssl_sweep.trial import run as trials
+from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.journal import read
 
 METRIC = "knn/top1_val"
 

@@ -13,15 +13,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 import ssl_sweep.methods
-from ssl_sweep import training
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
-from ssl_sweep.optimizers import Recipe
-from ssl_sweep.pretrain import pretrain
-from ssl_sweep.training import Stage
+from ssl_sweep.training import loop
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.training.optimizers import Recipe
+from ssl_sweep.training.pretrain import pretrain
 
 IMAGE_SIZE = 16
 AUGMENT = Augment(IMAGE_SIZE, overlay_alpha=0.3, brightness=0.4)
@@ -211,7 +211,7 @@ def pretrained(name: str, folder: Path, seed: int = 0, breaks_at: int | None = N
 @pytest.mark.parametrize("name", PRETRAINING)
 def test_broken_off_and_resumed_equals_unbroken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unbroken = pretrained(name, tmp_path / "unbroken")
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", -1.0)  # after every step
     with pytest.raises(KeyboardInterrupt):
         pretrained(name, tmp_path / "broken", breaks_at=4)
     resumed = pretrained(name, tmp_path / "broken", seed=1)

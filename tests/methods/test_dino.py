@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from ssl_sweep import training
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.methods.dino import Method, relative_entropy
 from ssl_sweep.models.encoders import ENCODERS, Encoder
-from ssl_sweep.optimizers import Recipe
-from ssl_sweep.training import Stage, fit
+from ssl_sweep.training import loop
+from ssl_sweep.training.loop import Stage, fit
+from ssl_sweep.training.optimizers import Recipe
 
 SMALL = {"hidden_dim": 16, "prototypes": 5}
 
@@ -139,12 +139,12 @@ def trained(folder: Path, images: Images, epochs: int, seed: int = 0) -> dict[st
         some = Images(images.pixels[indices], images.sizes[indices])
         return method.loss(method.views(some, Augment(16), rng))
 
-    def after_epoch(epoch: training.Epoch) -> None:
+    def after_epoch(epoch: loop.Epoch) -> None:
         if epoch.number == epochs:
-            raise training.Stop
+            raise loop.Stop
 
     stage = Stage(folder, lambda metrics, step: None, 3, torch.device("cpu"))
-    with pytest.raises(training.Stop):
+    with pytest.raises(loop.Stop):
         fit(method, loss, 8, Recipe(epochs=2, batch_size=4, lr=0.1), stage, after_epoch)
     return method.state_dict()
 

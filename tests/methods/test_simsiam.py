@@ -8,7 +8,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.methods.simsiam import Method
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.optimizers import Recipe, build, set_lr
+from ssl_sweep.training.optimizers import Recipe, build, set_lr
 
 SMALL = {"dim": 16, "predictor_dim": 4}
 

@@ -14,8 +14,8 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
-from ssl_sweep.journal import Journal
-from ssl_sweep.recorder import Recorder
+from ssl_sweep.tracking.recorder import Recorder
+from ssl_sweep.trialdir.journal import Journal
 
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} $x$ "quoted" é 漢'
 

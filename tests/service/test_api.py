@@ -12,11 +12,11 @@ from services import API, SPEC, Service, body
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from ssl_sweep.control import Ask
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.orders import give_order, read_orders
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.orders import give_order, read_orders
 from ssl_sweep.service.jobs import RayAway
-from ssl_sweep.spec import from_dump
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.trialdir.requests import Ask
 
 
 def test_a_sweep_is_planned_submitted_listed_and_shown(ann: TestClient, service: Service) -> None:

@@ -15,8 +15,8 @@ from board_data import METRIC, SPEC, Filled
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from ssl_sweep.ledger import load_ledger
-from ssl_sweep.ledger_store import LedgerAway
+from ssl_sweep.ledger.database import LedgerAway
+from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.service import api
 from ssl_sweep.service.access import User
 from ssl_sweep.service.board import snapshot as snapshots
@@ -391,7 +391,7 @@ def test_curves_are_of_the_best_trials_until_others_are_chosen(filled: Filled, a
 
 
 def test_links_lead_to_the_right_experiment_run_and_job(filled: Filled, as_user: Any) -> None:
-    from ssl_sweep.record_store import connect, parent_of, trial_run
+    from ssl_sweep.tracking.store import connect, parent_of, trial_run
 
     vic, uri = as_user("vic", "viewer"), filled.storage.tracking_uri
     client = connect(uri)

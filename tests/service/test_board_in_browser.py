@@ -13,7 +13,7 @@ import uvicorn
 from board_data import METRIC, Filled
 from servers import eventually, free_port
 
-from ssl_sweep.ledger import load_ledger
+from ssl_sweep.ledger.open import load_ledger
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,7 +9,7 @@ import yaml
 from services import SPEC
 
 from ssl_sweep.service.check import MAX_CHARS, submitted
-from ssl_sweep.spec_file import SpecError, load_spec
+from ssl_sweep.spec.file import SpecError, load_spec
 
 
 def refused(roots: list[Path], overrides: list[str] | None = None, **changes: Any) -> str:
@@ -88,7 +88,7 @@ def test_addresses_roots_and_file_names_are_the_services(roots: list[Path]) -> N
     assert "rename it" in refused(roots, name="../up")
 
 
-@pytest.mark.parametrize("name", ["os", "..health", "__init__", "ssl_sweep.attempt", "/tmp/x"])
+@pytest.mark.parametrize("name", ["os", "..health", "__init__", "ssl_sweep.trial.attempt", "/tmp/x"])
 def test_names_of_code_are_only_those_of_the_package(roots: list[Path], name: str) -> None:
     assert refused(roots, method=name)
     assert refused(roots, encoder=name)

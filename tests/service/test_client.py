@@ -16,11 +16,10 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import ssl_sweep
-from ssl_sweep import client as clients
-from ssl_sweep import terminal
 from ssl_sweep.cli import app
-from ssl_sweep.client import Client, ServiceError
-from ssl_sweep.commands import watching
+from ssl_sweep.client import client as clients
+from ssl_sweep.client.client import Client, ServiceError
+from ssl_sweep.commands import terminal, watching
 
 
 @pytest.fixture
@@ -333,7 +332,7 @@ def test_what_is_local_says_so(spec: Path) -> None:
 
 def test_a_service_is_asked_without_what_trains() -> None:
     """torch and pandas take seconds to import, and a laptop that asks a service needs neither."""
-    code = "import sys, ssl_sweep.cli, ssl_sweep.client, ssl_sweep.terminal, ssl_sweep.spec_yaml; "
+    code = "import sys, ssl_sweep.cli, ssl_sweep.client.client, ssl_sweep.commands.terminal, ssl_sweep.spec.document; "
     code += "sys.exit(str({'torch', 'pandas', 'optuna', 'ray', 'mlflow'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stderr.strip() == "set()"

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from services import Cluster, Killed, make_loop, submit, submitted, sweep
 
-from ssl_sweep.control import Ask
-from ssl_sweep.ledger import open_ledger
-from ssl_sweep.orders import give_order, read_orders
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.orders import give_order, read_orders
 from ssl_sweep.service.drivers import MAX_DEATHS
 from ssl_sweep.service.jobs import Job
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.store import Store
-from ssl_sweep.spec_file import load_spec
-from ssl_sweep.webhook import Webhook
+from ssl_sweep.spec.file import load_spec
+from ssl_sweep.sweep.webhook import Webhook
+from ssl_sweep.trialdir.requests import Ask
 
 
 def wait_out(store: Store) -> None:

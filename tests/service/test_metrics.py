@@ -12,7 +12,7 @@ from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.storage import Storage
+from ssl_sweep.storage.layout import Storage
 
 
 def submission(name: str, state: str, queued: float) -> Submission:

@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 
 from ssl_sweep.service import guard
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
-from ssl_sweep.spec_file import parse_spec
+from ssl_sweep.spec.file import parse_spec
 
 ALL = list(HealthCheck)
 EXAMPLES = 150 if "SSL_SWEEP_FAULTS" in os.environ else 5  # an operation, a mode

@@ -13,10 +13,10 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ssl_sweep import __version__, report
-from ssl_sweep.labels import MARKS, NOTHING, display_name, duration, in_percent, value_text
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.service.access import User
 from ssl_sweep.service.guard import STATIC, Refused
+from ssl_sweep.tables.labels import MARKS, NOTHING, display_name, duration, in_percent, value_text
 
 HERE, REPORT = Path(__file__).parent, Path(str(report.__file__)).parent
 FILES = {

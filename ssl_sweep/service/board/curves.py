@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_sweep import journal
-from ssl_sweep.labels import display_name, name_with_unit
 from ssl_sweep.report.figures import Plot, Trace, escaped, figure, numbers, shortened, style, thinned
 from ssl_sweep.service.board.snapshot import TrialRow
+from ssl_sweep.tables.labels import display_name, name_with_unit
+from ssl_sweep.trialdir import journal
 
 MAX_TRIALS = 20  # at a time
 MAX_STEPS = 400  # of a curve

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.service.board.snapshot import Snapshot
-from ssl_sweep.transcript import text
+from ssl_sweep.tracking.transcript import text
 
 
 def as_sweep(snapshot: Snapshot) -> Sweep:

@@ -8,7 +8,6 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from ssl_sweep.journal import JournalError
 from ssl_sweep.report.figures import Plot
 from ssl_sweep.service.board.assets import if_new
 from ssl_sweep.service.board.curves import MAX_TRIALS, courses
@@ -18,6 +17,7 @@ from ssl_sweep.service.board.trials import best_rows
 from ssl_sweep.service.endpoint import Name, Named, Service, Viewer, found, from_mlflow
 from ssl_sweep.service.guard import Refused
 from ssl_sweep.service.loop import Loop
+from ssl_sweep.trialdir.journal import JournalError
 
 MAX_COMPARED = 12  # sweeps
 BEST = 5  # trials whose curves are shown until others are chosen
@@ -100,9 +100,9 @@ async def table(name: Name, request: Request, _: Viewer, service: Service) -> Re
     """The ablation table in HTML, of a long one the best rows; from MLflow."""
 
     def made() -> str:
-        from ssl_sweep.render import render
         from ssl_sweep.report.page import caption_of, shown_rows
         from ssl_sweep.report.sweep import read_sweep
+        from ssl_sweep.tables.render import render
 
         sweep = read_sweep(found(service, name).name, service.settings.storage.tracking_uri)
         return render(shown_rows(sweep), "html", caption=caption_of(sweep))
@@ -120,7 +120,7 @@ async def mlflow(
         raise Refused(404, f"the service knows no address of MLflow's pages; {remedy}")
 
     def place() -> str:
-        from ssl_sweep import record_store as store
+        from ssl_sweep.tracking import store
 
         uri = service.settings.storage.tracking_uri
         client = store.connect(uri)

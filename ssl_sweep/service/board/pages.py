@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 
-from ssl_sweep.journal import JournalError
 from ssl_sweep.service.access import User
 from ssl_sweep.service.api import cluster, may_change
 from ssl_sweep.service.board.assets import page, part
@@ -17,8 +16,9 @@ from ssl_sweep.service.board.trials import kinds, trial_table
 from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.endpoint import Name, Service, Viewer, found
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
-from ssl_sweep.status import last_sign
-from ssl_sweep.transcript import parameters
+from ssl_sweep.sweep.status import last_sign
+from ssl_sweep.tracking.transcript import parameters
+from ssl_sweep.trialdir.journal import JournalError
 
 PAGE = 50  # sweeps
 MAX_WAITING = 200  # that are shown at once, in the order of the queue

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ssl_sweep.labels import display_name, name_with_unit
 from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened, style, thinned
 from ssl_sweep.service.board.snapshot import Snapshot
+from ssl_sweep.tables.labels import display_name, name_with_unit
 
 By = Literal["time", "trials"]
 MAX_DOTS = 1000  # single trials behind the line

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ssl_sweep.labels import row_name
-from ssl_sweep.ledger import read_ledger
-from ssl_sweep.ledger_entries import LedgerError, Trial
-from ssl_sweep.ledger_study import Ledger
+from ssl_sweep.ledger.entries import LedgerError, Trial
+from ssl_sweep.ledger.open import read_ledger
+from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.service.drivers import LOOK_SHARE
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.store import Submission
+from ssl_sweep.tables.labels import row_name
 
 if TYPE_CHECKING:
     from ssl_sweep.report.sweep import Sweep
@@ -87,7 +87,7 @@ class Snapshot:
 
     def lowest(self, metric: str) -> bool:
         """Whether less of a metric is better."""
-        from ssl_sweep.table_pivot import lower_is_better  # with pandas
+        from ssl_sweep.tables.pivot import lower_is_better  # with pandas
 
         return lower_is_better(metric, *self.objectives)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.labels import display_name, name_with_unit
 from ssl_sweep.service.board.snapshot import Snapshot, TrialRow
+from ssl_sweep.tables.labels import display_name, name_with_unit
 
 PAGE = 50
 MAX_KNOBS = 10  # that have a column

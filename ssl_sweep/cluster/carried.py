@@ -1,0 +1,235 @@
+"""A trial's folder during an attempt, where sweeps lie in a bucket: brought to the node, and what is written sent back.
+
+A thread sends what has changed every few seconds. What it sends holds together whenever the process dies: an object
+is whole or not there, and each is sent after what it relies on. A checkpoint relies on the journal (the epochs that it
+is past are reported there), the journal on artifacts and encoders, the list of finished stages on all of these, and
+the mark of a stage's settings on no other settings' checkpoint being there. The files are opened in the opposite
+order: a trial writes them in this one, so that what is opened later is at least as new.
+
+Pretrainings are shared when they are finished: the first is there for every trial that begins later. Trials that need
+one at once each make it, as they would hold their devices while they waited; on equal hardware it is the same to the
+bit.
+"""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ssl_sweep.models.distributed import rank, world_size
+from ssl_sweep.storage.bucket import Bucket, BucketError, Listed
+from ssl_sweep.trial.run import encoder_path
+from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
+from ssl_sweep.trial.stages import Finished
+from ssl_sweep.trialdir.journal import JOURNAL, read
+from ssl_sweep.trialdir.requests import ASK
+from ssl_sweep.trialdir.watchdog import ALIVE, DUMP
+
+EVERY_S = 2.0  # what a killed node loses at most, beside the work since its last checkpoint
+RANKS = {
+    "config.yaml": 0,
+    "log.txt": 0,
+    "encoder.pt": 0,
+    JOURNAL: 1,
+    "stages.json": 3,
+    "key": 4,
+}  # artifacts 0, others 2
+HERE = {ALIVE, DUMP, ASK, "lock"}  # names of files that stay on the node, or that the driver writes
+Stamp = tuple[int, int, int]
+log = logging.getLogger(__name__)
+
+
+class Carried:
+    """A trial's folder on this node, and the objects that it is a copy of; nobody else writes them meanwhile."""
+
+    def __init__(self, bucket: Bucket, key: str, folder: Path) -> None:
+        """key: the trial's, SWEEP/trials/ID. folder: what is there goes: the bucket has the truth."""
+        self.bucket, self.key, self.folder = bucket, key, folder
+        self._stages = f"{key.split('/')[0]}/stages"
+        self._sent: dict[str, Stamp] = {}
+        self._journal: str | None = None  # the ETag that the trial's journal must have while it is ours to write
+        self._published: set[str] = set()
+
+    def fetch(self, pretraining: str | None = None) -> None:
+        """Have the folder be what the bucket has of the trial, with the finished pretraining of this key if any."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        listed = self._download(f"{self.key}/", self.folder)
+        self._sent = {name: _stamp(self.folder / name) for name in self._names()}
+        self._journal = listed[f"{self.key}/{JOURNAL}"].etag if f"{self.key}/{JOURNAL}" in listed else None
+        if pretraining is None or self._has(pretraining):
+            return
+        if self.bucket.etag(f"{self._stages}/{pretraining}/{JOURNAL}") is not None:
+            shutil.rmtree(self.folder / "stages" / pretraining, ignore_errors=True)
+            self._download(f"{self._stages}/{pretraining}/", self.folder / "stages" / pretraining)
+            self._published.add(pretraining)
+
+    def push(self) -> None:
+        """Send what has changed.
+
+        Raises:
+            BucketError: it cannot be sent, or another attempt at this trial writes to the bucket.
+        """
+        with ExitStack() as stack:
+            names = sorted(self._names(), key=_rank, reverse=True)
+            changed = {name: file for name in names if (file := self._open(name, stack)) is not None}
+            if not changed and not self._gone():
+                return
+            self._check_ours()
+            for name in [name for name in reversed(changed) if _rank(name) == 0]:
+                self._send(name, *changed[name])
+            self._publish()
+            for name in [name for name in reversed(changed) if 0 < _rank(name) < 4 and self._is_wanted(name)]:
+                self._send(name, *changed[name])
+            gone = self._gone()
+            self.bucket.delete(f"{self.key}/{name}" for name in gone)
+            self._sent = {name: stamp for name, stamp in self._sent.items() if name not in gone}
+            for name in [name for name in changed if _rank(name) == 4]:
+                self._send(name, *changed[name])
+
+    def hear(self) -> None:
+        """Bring what the driver asks of the trial; from a bucket that is away, at the next report."""
+        with suppress(BucketError):  # the thread that sends says so
+            self.bucket.download(f"{self.key}/{ASK}", self.folder / ASK, waits=False)
+
+    def _download(self, under: str, folder: Path) -> dict[str, Listed]:
+        listed = self.bucket.listed(under)
+        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), listed)
+        return listed
+
+    def _has(self, pretraining: str) -> bool:
+        finished = Finished(self.folder / "stages.json").key("pretrain")
+        return finished == pretraining and encoder_path(self.folder).exists()
+
+    def _names(self) -> list[str]:
+        """The files to be sent, of which some may go at any moment."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        return [name for path in files if self._is_wanted(name := path.relative_to(self.folder).as_posix())]
+
+    def _gone(self) -> set[str]:
+        """The files that the bucket has, and the folder has no more."""
+        return {name for name in self._sent if not (self.folder / name).exists() or not self._is_wanted(name)}
+
+    def _is_wanted(self, name: str) -> bool:
+        parts = name.split("/")
+        if parts[0] == "stages":  # the encoder is published instead, and then all of it is there
+            return parts[-1] not in {*HERE, "encoder.pt"} and parts[1] not in self._published and _is_whole(name)
+        return parts[-1] not in HERE and _is_whole(name)
+
+    def _open(self, name: str, stack: ExitStack) -> tuple[BinaryIO | bytes, Stamp] | None:
+        """A file that has changed, as it is now: a journal grows, the others are replaced."""
+        try:
+            file = stack.enter_context((self.folder / name).open("rb"))
+        except FileNotFoundError:
+            return None
+        stamp = _stamp(file.fileno())
+        if self._sent.get(name) == stamp:
+            return None
+        return (file if name.endswith(".pt") else file.read()), stamp
+
+    def _send(self, name: str, content: BinaryIO | bytes, stamp: Stamp) -> None:
+        etag = self.bucket.put(f"{self.key}/{name}", content)
+        self._sent[name] = stamp
+        if name == JOURNAL:
+            self._journal = etag
+
+    def _check_ours(self) -> None:
+        """Not every store has conditional writes: between this look and the write there is a moment."""
+        etag = self.bucket.etag(f"{self.key}/{JOURNAL}")
+        if etag == self._journal:
+            return
+        there = self.bucket.get(f"{self.key}/{JOURNAL}") or b""
+        if not (self.folder / JOURNAL).read_bytes().startswith(there):  # else a write of ours whose answer was lost
+            raise BucketError(
+                f"{self.bucket.url}/{self.key}: another attempt at this trial writes there; this one, of process "
+                f"{os.getpid()}, was taken for dead and ends"
+            )
+        self._journal = etag
+
+    def _publish(self) -> None:
+        """Have pretrainings that are finished here be there for all trials; the first of each stays."""
+        for folder in (self.folder / "stages").glob("*"):
+            key, encoder = f"{self._stages}/{folder.name}", encoder_path(folder)
+            if folder.name in self._published or not encoder.exists() or not _is_finished(folder):
+                continue
+            if self.bucket.etag(f"{key}/{JOURNAL}") is None:
+                for path in (*(folder / "artifacts").glob("*"), encoder, folder / JOURNAL):  # in this order
+                    with path.open("rb") as file:
+                        self.bucket.put(f"{key}/{path.relative_to(folder).as_posix()}", file)
+            self._published.add(folder.name)
+
+
+@contextmanager
+def carried(bucket: Bucket, folder: Path, record: Mapping[str, Any]) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Have a trial's folder here while the block runs, and what is written to it in the bucket when it ends.
+
+    Gives the folder, and what brings the driver's wishes into it.
+
+    Args:
+        bucket: where the sweeps lie.
+        folder: of this node, where trials may have their folders.
+        record: see `attempt`.
+
+    Raises:
+        BucketError: the bucket was away for too long, or another attempt has taken the trial over.
+    """
+    key = f"{record['sweep']}/trials/{record['trial_id']}"
+    copy = Carried(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
+    if rank() > 0:  # who only reads the checkpoint that rank 0 goes on from
+        copy.fetch()
+        yield copy.folder, lambda: None
+        shutil.rmtree(copy.folder, ignore_errors=True)
+        return
+    copy.fetch(_pretraining(record["config"]))
+    ended = threading.Event()
+    sender = threading.Thread(target=_send_on, args=(copy, ended), name="sender", daemon=True)
+    sender.start()
+    try:
+        yield copy.folder, copy.hear
+    finally:
+        ended.set()
+        sender.join()
+        copy.push()
+    shutil.rmtree(copy.folder, ignore_errors=True)  # a node's disk is small beside all trials' encoders
+
+
+def _pretraining(config: Mapping[str, Any]) -> str:
+    """The key under which a trial's pretraining is shared, run on this node."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return stage_key(config, "pretrain", resolve_precision(config["precision"], device), world_size())
+
+
+def _send_on(copy: Carried, ended: threading.Event) -> None:
+    pause_s = EVERY_S
+    while not ended.wait(pause_s):
+        started = time.monotonic()
+        try:
+            copy.push()
+        except Exception as error:  # the thread's edge: the last push, at the end, tells the driver
+            log.warning("the trial's files wait on this node (%s)", error)
+        pause_s = max(EVERY_S, time.monotonic() - started)
+
+
+def _rank(name: str) -> int:
+    parts = name.split("/")
+    return 0 if "artifacts" in parts[:-1] else RANKS.get(parts[-1], 2)
+
+
+def _is_whole(name: str) -> bool:
+    return not any(part.endswith(".partial") for part in name.split("/"))
+
+
+def _is_finished(pretraining: Path) -> bool:
+    return any(event["event"] == "stage" for event in read(pretraining)[0])
+
+
+def _stamp(file: Path | int) -> Stamp:
+    status = os.stat(file)
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,133 @@
+"""What Prometheus is told of a running sweep, through Ray: the agent of a node serves it as `ray_ssl_sweep_...`."""
+
+import logging
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+
+from ray.util import metrics
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.plan import count_trials
+
+EVERY_S = 10.0  # as often as Ray's processes hand values on to the agent of their node
+STATES = ("WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "STOPPED", "PAUSED")
+log = logging.getLogger(__name__)
+
+
+class SweepMetrics:
+    """A sweep's numbers, told by a thread that nobody waits for, and whose errors stay with it. A `Watcher`.
+
+    The label `sweep` is the only one that grows. Trials have none: their ids would make a series each.
+    """
+
+    def __init__(self, ledger: Ledger, backlog: Callable[[], int]) -> None:
+        """backlog: counts the events that MLflow does not have yet."""
+        self._ledger, self._backlog = ledger, backlog
+        self._total, self._sweep = count_trials(ledger.spec), ledger.spec.name
+        self._heard_at = time.monotonic()
+        self._signs: dict[str, float] = {}  # when each running trial was heard of
+        self._rates: dict[str, float] = {}  # images/s that it reported then
+        self._seconds, self._told = defaultdict[str, float](float), defaultdict[str, float](float)  # by stage
+        self._instruments: _Instruments | None = None
+        self._closing, self._telling = threading.Event(), threading.Lock()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Have Prometheus told while the block runs."""
+        threading.Thread(target=self._keep_telling, name="metrics", daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._telling:  # what is told of a Ray that has shut down ends the process
+                self._closing.set()
+
+    def started(self, trial: Trial) -> None:
+        self._heard_at = self._signs[trial.trial_id] = time.monotonic()
+        self._rates.pop(trial.trial_id, None)  # an earlier attempt's
+
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        now, stage = time.monotonic(), next(iter(metrics)).split("/")[0]
+        self._seconds[stage] += now - self._signs.get(trial.trial_id, now)
+        rate = next((value for name, value in metrics.items() if name.endswith("/images_per_second")), 0.0)
+        self._rates[trial.trial_id] = rate
+        self._heard_at = self._signs[trial.trial_id] = now
+
+    def ended(self, trial: Trial) -> None:
+        self._heard_at = time.monotonic()
+        self._signs.pop(trial.trial_id, None)
+        self._rates.pop(trial.trial_id, None)
+
+    def _keep_telling(self) -> None:
+        warned = False
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                self._tell(self._backlog())
+            except Exception:  # the thread's edge: a sweep must not end for want of a graph
+                log.log(logging.DEBUG if warned else logging.WARNING, "no metrics of this sweep", exc_info=True)
+                warned = True
+            # to count the backlog of an outage reads it: that takes at most a twentieth of the time
+            self._closing.wait(max(EVERY_S, 20 * (time.monotonic() - began)))
+
+    def _tell(self, backlog: int) -> None:
+        trials = [trial for choice in self._ledger.choices for trial in choice.trials]
+        with self._telling:
+            if self._closing.is_set():
+                return
+            self._instruments = tell = self._instruments or _Instruments()
+            sweep = {"sweep": self._sweep}
+            for state, number in self._count(trials).items():
+                tell.trials.set(number, {**sweep, "state": state})
+            tell.images_per_second.set(self._images_per_second(trials), sweep)
+            tell.seconds_since_report.set(time.monotonic() - self._heard_at, sweep)
+            for stage, seconds in dict(self._seconds).items():
+                if seconds > self._told[stage]:
+                    tell.stage_seconds.inc(seconds - self._told[stage], {**sweep, "stage": stage})
+                    self._told[stage] = seconds
+            tell.spool_events.set(backlog, sweep)
+
+    def _images_per_second(self, trials: Collection[Trial]) -> float:
+        # a trial that waits for another's pretraining repeats the very number that the other reports
+        return sum({self._rates.get(trial.trial_id, 0.0) for trial in trials if trial.state == "RUNNING"})
+
+    def _count(self, trials: Collection[Trial]) -> dict[str, int]:
+        """Trials by state, also of states that none is in."""
+        known = Counter(trial.state for trial in trials)
+        waiting = max(0, self._total - len(trials)) + known["CREATED"]
+        return {state: waiting if state == "WAITING" else known[state] for state in STATES}
+
+
+class _Instruments:
+    def __init__(self) -> None:
+        self.trials = metrics.Gauge("ssl_sweep_trials", "Trials of a running sweep by state.", ("sweep", "state"))
+        self.images_per_second = metrics.Gauge(
+            "ssl_sweep_images_per_second", "Images a second that running trials last reported, summed.", ("sweep",)
+        )
+        self.seconds_since_report = metrics.Gauge(
+            "ssl_sweep_seconds_since_report", "Seconds since any trial of a running sweep was heard of.", ("sweep",)
+        )
+        self.stage_seconds = metrics.Counter(
+            "ssl_sweep_stage_seconds", "Seconds that trials spent up to a report, by its stage.", ("sweep", "stage")
+        )
+        self.spool_events = metrics.Gauge(
+            "ssl_sweep_spool_events", "Events of a running sweep that MLflow has not taken yet.", ("sweep",)
+        )
+
+
+def tell_gpu_memory(sweep: str) -> None:
+    """Tell how much memory this process, a trial's, holds on its GPU, if it has one."""
+    import torch
+
+    if torch.cuda.is_available():
+        with suppress(Exception):  # a trial must not fail for want of a graph
+            _gpu_memory().set(torch.cuda.memory_reserved(), {"sweep": sweep})
+
+
+@cache
+def _gpu_memory() -> metrics.Gauge:
+    return metrics.Gauge("ssl_sweep_gpu_memory_bytes", "GPU memory that a trial's process holds.", ("sweep",))

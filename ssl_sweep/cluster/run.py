@@ -1,0 +1,215 @@
+"""Runs a sweep on Ray: what the ledger asks for becomes Ray trials, what they report goes back to the ledger."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from ssl_sweep.cluster.lookups import remembered_trainables
+from ssl_sweep.cluster.metrics import SweepMetrics
+from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.trainable import Work, trainable
+from ssl_sweep.cluster.watchers import Watcher, Watchers
+from ssl_sweep.ledger.entries import LeaseLost
+from ssl_sweep.ledger.lease import Lease
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.plan import GROWS_TO, make_plan
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial.attempt import attempt
+from ssl_sweep.trialdir.requests import Ask
+
+# Tune's snapshots are never read back: that one could not be written is no news, and a disk that is full is told once
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+# Ray 2.60's Tune does not expect that the memory monitor ends a trial's process: all of its run would end with that one
+for _module in (actor_manager, tune_controller):
+    vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
+
+
+class CannotRun(ValueError):  # noqa: N818 - says what it means
+    """The cluster can never place this sweep's trials."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a driver's work on a sweep ended."""
+
+    interrupted: bool
+    halted: str | None  # the error that all first attempts shared, or that the others would run into: a full disk
+    asked: Ask | None = None  # to stop or to pause, from another terminal
+
+
+def run_sweep(
+    ledger: Ledger,
+    storage: Storage,
+    watcher: Watcher,
+    *,
+    address: str | None = None,
+    work: Work | None = None,
+    only: Collection[str] | None = None,
+    lease: Lease | None = None,
+    backlog: Callable[[], int] = int,
+) -> Ending:
+    """Run a sweep's open trials on Ray until none is left, the user interrupts, or somebody asks it to stop.
+
+    Args:
+        ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
+        storage: where trial folders lie: a folder that every node sees under the same path, or a bucket.
+        watcher: told of every start, report and end.
+        address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
+        work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
+            in its place.
+        only: ids of the trials to run; None runs all, and asks for new ones.
+        lease: the driver's; where somebody takes it, nothing more is done.
+        backlog: counts the events that MLflow does not have yet, for the metrics; by default there are none.
+
+    Raises:
+        LeaseLost: somebody has taken it.
+        LedgerAway: the ledger's database has been away for too long.
+    """
+    spec = ledger.spec
+    metrics = SweepMetrics(ledger, backlog)
+    search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
+    # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
+    stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
+    work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
+    with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
+        plan = make_plan(spec, _nodes())
+        if plan.problems:
+            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
+        # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
+        at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
+        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)
+        with remembered_trainables():
+            tuner.fit()
+    if search.broken is not None:
+        raise search.broken
+    if lease is not None and lease.taken_by is not None:
+        raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
+    return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
+
+
+def cluster_nodes(address: str | None) -> list[dict[str, float]]:
+    """What each node of a Ray cluster has: {"CPU": 64, "GPU": 8, ...}."""
+    with _ray(address):
+        return _nodes()
+
+
+class _Queue(FIFOScheduler):
+    """Tune's own order of trials, found without a look through every trial that there ever was."""
+
+    def __init__(self, search: LedgerSearch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._search = search
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The oldest that waits."""
+        waiting = [each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING]
+        return min(waiting, key=lambda trial: trial.trial_id, default=None)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Hand on what Ray says of a process that died: Tune tells only its scheduler, before the searcher."""
+        with suppress(OSError):
+            self._search.deaths[trial.trial_id] = Path(trial.error_file).read_text()
+
+
+class _Attendant(tune.Callback):
+    """What the driver does between Ray's events."""
+
+    def __init__(self, search: LedgerSearch) -> None:
+        self._search = search
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Hear of interrupts too: Tune does not look at its own flag while it waits for a trial, with none running."""
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, partial(self._interrupt, signal.getsignal(number)))
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """About ten times a second."""
+        self._search.attend()
+        if (self._search.disowned or self._search.broken) and not self._search.interrupted:
+            os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
+
+    def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:
+        self._search.interrupted = True
+        if callable(tunes):
+            tunes(number, frame)
+
+
+def _tuner(function: Any, search: LedgerSearch, at_once: int | None, scratch: Path) -> tune.Tuner:
+    """Tune with all that decides left to the ledger: what runs next, and how often a trial is tried."""
+    return tune.Tuner(
+        function,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=_Queue(search),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=search.ledger.spec.name,
+            storage_path=str(scratch),
+            verbose=0,
+            callbacks=[_Attendant(search)],
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+
+
+def _nodes() -> list[dict[str, float]]:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    grown = json.loads(os.environ.get(GROWS_TO, "null"))  # an autoscaler adds it once trials wait for it
+    return [*nodes, grown] if grown else nodes
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():  # the caller's cluster stays the caller's
+        yield
+        return
+    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    except ConnectionError as error:
+        remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
+        raise CannotRun(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for Tune's own snapshots, which are never read back."""
+    scratch = folder / ".ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    yield scratch
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM (a job's stop) end the sweep as Ctrl-C does. Ray catches SIGUSR1 alike."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

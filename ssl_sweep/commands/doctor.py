@@ -1,0 +1,67 @@
+"""Whether this installation can do its work, each check with its remedy."""
+
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from ssl_sweep.storage.layout import Storage, cache_folder, redacted
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
+
+
+def examine(storage: Storage) -> list[dict[str, Any]]:
+    """One entry a check: what, whether it is well, what was found or what to do."""
+    checks: dict[str, Callable[[], str]] = {
+        "python": lambda: f"{platform.python_version()} at {sys.executable}",
+        **{package: lambda package=package: version(package) for package in PACKAGES},  # type: ignore[misc]
+        "devices": _devices,
+        "storage": lambda: _writable(storage),
+        "data cache": lambda: str(cache_folder()),
+        "ledger": lambda: _ledger(storage),
+        "mlflow store": lambda: _mlflow(storage),
+    }
+    return [_checked(what, check) for what, check in checks.items()]
+
+
+def _checked(what: str, check: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": what, "ok": True, "found": check()}
+    except Exception as error:  # whatever is wrong with an installation is what the user asked for
+        return {"check": what, "ok": False, "found": redacted(f"{type(error).__name__}: {error}")}
+
+
+def _devices() -> str:
+    import torch
+
+    from ssl_sweep.trial.stage_keys import resolve_precision
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    device = torch.device("cuda" if gpus else "cpu")
+    return (
+        f"{', '.join(gpus) or 'no GPU: trials run on the CPU'}; precision auto is {resolve_precision('auto', device)}"
+    )
+
+
+def _writable(storage: Storage) -> str:
+    if storage.bucket is not None:
+        storage.bucket.check()
+        return storage.place
+    storage.root.mkdir(parents=True, exist_ok=True)
+    probe = storage.root / ".doctor"
+    probe.write_text("")
+    probe.unlink()
+    return str(storage.root)
+
+
+def _ledger(storage: Storage) -> str:
+    from ssl_sweep.ledger.open import sweep_names
+
+    return f"{redacted(storage.ledger_url)}: {len(sweep_names(storage.ledger_url))} sweeps"
+
+
+def _mlflow(storage: Storage) -> str:
+    from ssl_sweep.tracking.reader import list_sweeps
+
+    return f"{redacted(storage.tracking_uri)}: {len(list_sweeps(storage.tracking_uri))} sweeps"

@@ -1,0 +1,229 @@
+"""What the commands print for a person: Rich tables and the words at the end of a sweep.
+
+A service's client imports this: torch and pandas, which take seconds, only where a sweep ends here.
+"""
+
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.tables.labels import duration
+
+if TYPE_CHECKING:
+    from ssl_sweep.spec.sweep import SweepSpec
+    from ssl_sweep.sweep.drive import Summary
+    from ssl_sweep.sweep.housekeeping import Surplus
+    from ssl_sweep.tables.ablation import Table as Ablation
+
+STYLES = {
+    "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
+    "QUEUED": "dim", "LAUNCHING": "cyan",
+}  # fmt: skip
+
+
+def summary(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Group:
+    """The end of a driver's work: the table, what failed, and what to type next."""
+    parts: list[RenderableType] = []
+    if ended.table is not None and ended.complete:
+        parts += [_ablation(spec, ended.table), Text()]
+    parts.append(_verdict(spec, ended))
+    if ended.unrecorded:
+        parts.append(Text(f"MLflow has not taken {ended.unrecorded} events yet: ssl-sweep sync {spec.name}", "yellow"))
+    parts += [Text(), _next_commands(spec, storage, ended)]
+    return Group(*parts)
+
+
+def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) -> Group:
+    """A plan's numbers, and what stands in its way, here or at a service."""
+    upper = "at most " if plan["at_most"] else ""
+    rows = Table.grid(padding=(0, 2))
+    confirm = f", and {plan['confirming']} to confirm the best" if plan["confirming"] else ""
+    choices = f"({plan['choices']} choices x {plan['seeds']} seeds{confirm})"
+    rows.add_row("trials", f"{upper}{plan['trials']}  {choices}")
+    rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
+    for evaluation, epochs in plan["evaluation_epochs"].items():
+        rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
+    at_once = "not known: no cluster answers there" if plan["concurrent"] is None else plan["concurrent"]
+    rows.add_row("at once", str(at_once) if server else f"{at_once} here")
+    remedy = (
+        "lower it, or it waits until the cluster has grown" if server else "lower it, or give a cluster's --address"
+    )
+    problems = [Text(f"does not fit: {each}; {remedy}", "red") for each in plan["problems"]]
+    return Group(Text(name, "bold"), rows, *problems)
+
+
+def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a sweep of a service."""
+    table = Table("name", "owner", "state", "done", "failed", "best", "why", box=None, header_style="dim")
+    for sweep in sweeps:
+        counts = sweep["counts"]
+        done = f"{counts['complete'] + counts['pruned']}/{counts['total']}"
+        state = Text(sweep["state"], STYLES.get(sweep["state"], ""))
+        cells = (done, _cell(counts["failed"]), _cell(counts["best"]))
+        table.add_row(sweep["name"], sweep["owner"], state, *cells, Text(sweep["reason"].partition("\n")[0]))
+    return table
+
+
+def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a sweep."""
+    columns = ("name", "total", "complete", "running", "failed", "pruned", "objective", "best")
+    table = Table(*columns, box=None, header_style="dim")
+    for sweep in sweeps:
+        table.add_row(*(_cell(sweep[column]) for column in columns))
+    return table
+
+
+def status_table(status: Mapping[str, Any]) -> Group:
+    """One line a trial under the counts, and each failure's message once."""
+    table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
+    metric = status["objective"].partition(",")[0].split()[-1]
+    table.add_column(metric, justify="right")
+    table.columns[1].overflow = "fold"
+    for trial in status["trials"]:
+        table.add_row(
+            trial["trial_id"][:8],
+            " ".join(f"{knob.split('.')[-1]}={_cell(value)}" for knob, value in trial["knobs"].items()),
+            f"{trial['seed']} fresh" if trial["confirms"] else str(trial["seed"]),
+            Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], "")),
+            _cell(trial["stage"]),
+            _cell(trial["epoch"]),
+            _attempts(trial),
+            f"{duration(trial['last_sign_seconds'])} ago" if trial["last_sign_seconds"] is not None else "-",
+            _cell((trial["results"] or {}).get(metric)),
+        )
+    shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
+    counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))
+    phase = "  confirming" if status["phase"] == "confirming" else ""
+    head = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
+    failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
+    messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
+    tried = Counter(
+        f"after {trial['reason']}: {trial['message']}"
+        for trial in status["trials"]
+        if trial["state"] in ("CREATED", "RUNNING") and trial["reason"]  # what was paused or stopped has none
+    )
+    messages += [Text(f"{count} tried again {message}", "yellow") for message, count in tried.items()]
+    return Group(head, *_steered(status), table, *messages)
+
+
+def _attempts(trial: Mapping[str, Any]) -> str:
+    """`4 (2 crashed, 1 lost)`"""
+    spent = [f"{trial[budget]} {budget}" for budget in ("crashed", "lost") if trial[budget]]
+    return f"{trial['attempts']} ({', '.join(spent)})" if spent else str(trial["attempts"])
+
+
+def _steered(status: Mapping[str, Any]) -> list[Text]:
+    """Who drives the sweep, and what is asked of it."""
+    driver, asked = status["driver"], status["asked"]
+    if "owner" in status:  # of a service
+        why = f": {status['reason']}" if status["reason"] else ""
+        return [Text(f"{status['owner']}'s, {status['state']}{why}" + (f"; asked to {asked['ask']}" if asked else ""))]
+    lines = [Text(f"driver: process {driver['pid']} on {driver['host']}", "dim")] if driver else []
+    if asked:
+        lines.append(Text(f"{asked['ask']} ({asked['why']}); go on: ssl-sweep resume {status['name']}", "yellow"))
+    return lines
+
+
+def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a check of the doctor's."""
+    table = Table.grid(padding=(0, 2))
+    for check in checks:
+        mark = Text("ok", "green") if check["ok"] else Text("failed", "red")
+        table.add_row(mark, check["check"], Text(check["found"]))
+    return table
+
+
+def surplus_table(found: Sequence["Surplus"], freed: Mapping[str, int]) -> Table:
+    """One line a kind of what can go, and their sum."""
+    table = Table("what can go", "files", "MB", box=None, header_style="dim")
+    lines = [(each.kind, len(each.files), freed[each.kind]) for each in found]
+    for kind, files, room in [*lines, ("in all", sum(line[1] for line in lines), sum(freed.values()))]:
+        table.add_row(kind, str(files), f"{room / 1e6:,.1f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def watched(draw: Callable[[], RenderableType], console: Console) -> None:
+    """Draw again every two seconds until Ctrl-C."""
+    with Live(draw(), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(2)
+            live.update(draw(), refresh=True)
+
+
+def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
+    from ssl_sweep.tables.render import grid
+
+    shown = grid(ablation)
+    table = Table(title=spec.description or spec.name, title_justify="left", box=None, header_style="dim")
+    for header, numeric in zip(shown.headers, shown.numeric, strict=True):
+        table.add_column(header, justify="right" if numeric else "left")
+    for line, cells in enumerate(shown.lines):
+        styles = ("bold" if (line, column) in shown.best else "" for column in range(len(cells)))
+        table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+    return Group(table, *(Text(note, "dim") for note in ablation.notes))
+
+
+def _verdict(spec: "SweepSpec", ended: "Summary") -> Text:
+    from ssl_sweep.ledger.budgets import HALTS
+
+    done = f"{len(ended.complete)} of {ended.total} trials complete"
+    done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
+    if fresh := ended.confirming:
+        complete = sum(trial.state == "COMPLETE" for trial in fresh)
+        words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
+        choices = len({trial.choice for trial in fresh})
+        done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"
+    if ended.ending.halted is not None:
+        full = any(trial.reason in HALTS and not trial.ended for trial in ended.trials)
+        why = "" if full else ", since the first trials all failed alike"
+        return Text(f"{done}; stopped{why}:\n{ended.ending.halted}", "red")
+    failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
+    lines = [f"{count} failed, {message}" for message, count in failures.items()]
+    asked = ended.ending.asked
+    if asked is not None:
+        words = "stopped" if asked.ask == "stop" else "paused"
+        lines.append(
+            f"{words} ({asked.why}); what ran left a checkpoint: ssl-sweep resume {spec.name} goes on from there"
+        )
+    elif ended.ending.interrupted:
+        lines.append("interrupted; what ran goes on from its last checkpoint")
+    return Text("\n".join([done, *lines]), "red" if failures else "")
+
+
+def _next_commands(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Table:
+    place = "" if storage == Storage.default() else f" --storage {storage.place}"
+    left = len(ended.complete) + len(ended.pruned) < ended.total
+    rows = Table.grid(padding=(0, 2))
+    for words, meaning in (
+        ("ui", "browse the trials in MLflow"),
+        (f"table {spec.name} --format tex", "the table for the paper"),
+        (f"status {spec.name}", "every trial"),
+        (
+            f"resume {spec.name}",
+            "go on, failed trials included" if left else "go on after a failure or an interruption",
+        ),
+    ):
+        rows.add_row(Text(f"{_program()} {words}{place}", "bold"), meaning)
+    return rows
+
+
+def _program() -> str:
+    """The command as this shell finds it: its name where that is on the PATH, else how it was called."""
+    called = Path(sys.argv[0])
+    return "ssl-sweep" if called.name != "ssl-sweep" or shutil.which("ssl-sweep") else str(called)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,220 @@
+"""A sweep's study in its driver's memory, and each change of it in the database before anybody acts on it.
+
+Optuna's own storages read a trial again before and after each write. Nobody but the driver writes its sweep's choices:
+what it has read once is true for as long as it drives.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages import InMemoryStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Table, Update, and_, bindparam, select
+
+from ssl_sweep.ledger.database import NOTES, Store
+from ssl_sweep.ledger.entries import LEASE, LeaseLost
+
+TRIALS, VALUES, STEPS = (
+    model.__table__ for model in (models.TrialModel, models.TrialValueModel, models.TrialIntermediateValueModel)
+)
+PARAMS, USER, SYSTEM = (
+    model.__table__
+    for model in (models.TrialParamModel, models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
+)
+_FIND = select(TRIALS.c.trial_id).where(
+    TRIALS.c.study_id == bindparam("study_id"), TRIALS.c.number == bindparam("number")
+)
+_READ_NOTE = (
+    select(NOTES.c.value_json)
+    .where(NOTES.c.study_id == bindparam("study_id"), NOTES.c.key == bindparam("key"))
+    .with_for_update(read=True)
+)
+STATE = "state"  # stands for a trial's own row, where other rows have their key
+
+
+class Mirror(InMemoryStorage):
+    """One study; a trial's id is its number here, and another one in the database.
+
+    Raises LeaseLost when something is to be written and the sweep's lease is another driver's.
+    """
+
+    def __init__(self, store: Store, name: str, owner: str | None = None) -> None:
+        """owner: of the lease; None where a test writes without one."""
+        super().__init__()
+        self._store, self._study_row, self._owner = store, store.get_study_id_from_name(name), owner
+        study = self.create_new_study(store.get_study_directions(self._study_row), name)
+        for key, value in store.get_study_system_attrs(self._study_row).items():
+            super().set_study_system_attr(study, key, value)
+        self._rows: list[int] = []  # the trials' ids in the database
+        for trial in store.get_all_trials(self._study_row, deepcopy=False):
+            super().create_new_trial(study, trial)
+            self._rows.append(trial._trial_id)
+        # what is yet to be written: a trial, a table and a key there -> whether the database may have that row
+        self._changes: dict[tuple[int, Table, Any], bool] = {}
+        self._holding, self._unsure = False, False  # unsure: a write has failed, and may have been done all the same
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of what the block changes; nothing of it is written where the block does not end."""
+        if self._holding:
+            yield
+            return
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+        self._write()
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """The notes, which others write too."""
+        return self._store.get_study_user_attrs(self._study_row)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        where, values = {"study_id": self._study_row, "key": key}, {"value_json": json.dumps(value)}
+
+        def put(connection: Connection, again: bool) -> None:
+            if not _update(connection, NOTES, where, values):
+                connection.execute(NOTES.insert(), {**where, **values})
+            self._check_lease(connection)
+
+        self._store.transact(put)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._store.set_study_system_attr(self._study_row, key, value)
+        super().set_study_system_attr(study_id, key, value)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        number = super().create_new_trial(study_id, template_trial)
+        self._changes[number, TRIALS, STATE] = False
+        trial = self.get_trial(number)
+        keys: dict[Table, Mapping[Any, Any] | range] = {
+            PARAMS: trial.params,
+            USER: trial.user_attrs,
+            SYSTEM: trial.system_attrs,
+            VALUES: range(len(trial.values or ())),
+            STEPS: trial.intermediate_values,
+        }
+        self._changes.update({(number, table, key): False for table, of_it in keys.items() for key in of_it})
+        self._changed()
+        return number
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        self._changed((trial_id, PARAMS, param_name), known=False)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if not super().set_trial_state_values(trial_id, state, values):
+            return False
+        for objective in range(len(values or ())):
+            self._changes[trial_id, VALUES, objective] = False
+        self._changed((trial_id, TRIALS, STATE), known=True)
+        return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        known = step in self.get_trial(trial_id).intermediate_values
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._changed((trial_id, STEPS, step), known)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        known = key in self.get_trial(trial_id).user_attrs
+        super().set_trial_user_attr(trial_id, key, value)
+        self._changed((trial_id, USER, key), known)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        known = key in self.get_trial(trial_id).system_attrs
+        super().set_trial_system_attr(trial_id, key, value)
+        self._changed((trial_id, SYSTEM, key), known)
+
+    def _changed(self, change: tuple[int, Table, Any] | None = None, known: bool = False) -> None:
+        if change is not None:
+            self._changes.setdefault(change, known)
+        if not self._holding:
+            self._write()
+
+    def _write(self) -> None:
+        """What could not be written is written with what follows, if anything does."""
+        if self._changes:
+            unsure, self._unsure = self._unsure, True
+            self._store.transact(lambda connection, again: self._put_all(connection, again or unsure))
+            self._changes.clear()
+            self._unsure = False
+
+    def _put_all(self, connection: Connection, again: bool) -> None:
+        """again: the database may have any of this already."""
+        new: dict[Table, list[dict[str, Any]]] = {}
+        for (number, table, key), known in self._changes.items():
+            if table is TRIALS:
+                self._put_trial(connection, number, known, again)
+                continue
+            names, values = _row(self.get_trial(number), table, key)
+            where = {"trial_id": self._rows[number], **names}
+            if not (known or again) or not _update(connection, table, where, values):
+                new.setdefault(table, []).append({**where, **values})
+        for table, rows in new.items():
+            connection.execute(table.insert(), rows)
+        self._check_lease(connection)
+
+    def _check_lease(self, connection: Connection) -> None:
+        """The last of a transaction: from here to its end nobody can take the sweep over."""
+        if self._owner is None:
+            return
+        said = connection.execute(_READ_NOTE, {"study_id": self._study_row, "key": LEASE}).scalar()
+        held = json.loads(said) if said else None
+        if held is None or held["owner"] != self._owner:
+            who = f"process {held['pid']} on {held['host']}" if held else "somebody"
+            raise LeaseLost(f"{who} has taken this sweep over; this driver writes nothing more of it")
+
+    def _put_trial(self, connection: Connection, number: int, known: bool, again: bool) -> None:
+        trial = self.get_trial(number)
+        began, ended = _utc(trial.datetime_start), _utc(trial.datetime_complete)
+        values = {"state": trial.state, "datetime_start": began, "datetime_complete": ended}
+        if not known:
+            where = {"study_id": self._study_row, "number": number}
+            row = connection.execute(_FIND, where).scalar() if again else None
+            if row is None:
+                row = next(iter(connection.execute(TRIALS.insert(), {**where, **values}).inserted_primary_key or ()))
+            self._rows[number:] = [row]
+        if known or again:
+            _update(connection, TRIALS, {"trial_id": self._rows[number]}, values)
+
+
+def _row(trial: FrozenTrial, table: Table, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a row that belongs to a trial: what it is found by, and what it says."""
+    if table is PARAMS:
+        distribution, value = trial.distributions[key], trial.params[key]
+        internal, text = distribution.to_internal_repr(value), distribution_to_json(distribution)
+        return {"param_name": key}, {"param_value": internal, "distribution_json": text}
+    if table is VALUES:
+        number, kind = models.TrialValueModel.value_to_stored_repr(trial.values[key])
+        return {"objective": key}, {"value": number, "value_type": kind}
+    if table is STEPS:
+        stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(trial.intermediate_values[key])
+        return {"step": key}, dict(zip(("intermediate_value", "intermediate_value_type"), stored, strict=True))
+    attrs = trial.user_attrs if table is USER else trial.system_attrs
+    return {"key": key}, {"value_json": json.dumps(attrs[key])}
+
+
+def _update(connection: Connection, table: Table, where: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether there was such a row."""
+    found = {f"found_{name}": value for name, value in where.items()}
+    return connection.execute(_update_of(table, tuple(where), tuple(values)), {**found, **values}).rowcount > 0
+
+
+@cache
+def _update_of(table: Table, names: tuple[str, ...], values: tuple[str, ...]) -> Update:
+    found = and_(*(table.c[name] == bindparam(f"found_{name}") for name in names))
+    return table.update().where(found).values({name: bindparam(name) for name in values})
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """As Optuna's tables have it: naive."""
+    return time and time.astimezone(UTC).replace(tzinfo=None)

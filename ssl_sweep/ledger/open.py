@@ -1,0 +1,161 @@
+"""The ledger: an Optuna study that decides which choices exist and remembers each choice's trials by seed.
+
+Here it is opened: by the one driver of its sweep, or by whoever wants to read it.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from ssl_sweep.ledger.database import Store, open_storage
+from ssl_sweep.ledger.entries import LedgerError, Notes
+from ssl_sweep.ledger.in_memory import Mirror
+from ssl_sweep.ledger.sampling import Knobs
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
+from ssl_sweep.spec.sweep import SweepSpec, differences, from_dump
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_known: set[str] = set()  # databases whose tables this process has seen
+
+# what a sweep may change as it goes on
+FREE = (
+    "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
+    "search.confirm",
+)  # fmt: skip
+
+
+def open_ledger(
+    url: str,
+    spec: SweepSpec,
+    say: Callable[[str], object] = lambda _: None,
+    *,
+    extends: bool = False,
+    owner: str | None = None,
+) -> Ledger:
+    """Open a sweep's ledger to drive it, making it when it is new.
+
+    Args:
+        url: of the database.
+        spec: the sweep's.
+        say: is told what a new sweep learns from earlier ones.
+        extends: whether the spec is known to be the stored one's extension.
+        owner: of the sweep's lease: nothing is written once it is another's.
+
+    Raises:
+        LedgerError: there is a sweep of this name with another spec, and the message names what differs; or an earlier
+            sweep to learn from is not there, or has too little to learn.
+    """
+    taught = _lessons(url, spec, say)
+    storage = open_storage(url)
+    _study_of(storage, spec)
+    mirror = Mirror(storage, spec.name, owner)
+    study = optuna.load_study(storage=mirror, study_name=spec.name)
+    if "uuid" not in study.user_attrs:
+        study.set_user_attr("uuid", str(uuid.uuid4()))
+    if not extends:
+        _check_same(study, spec)
+    if taught:
+        known = {each.user_attrs.get(FROM) for each in study.get_trials(deepcopy=False)}
+        with mirror.together():
+            study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
+        study.set_user_attr("taught", True)  # by who was killed before this, the rest is added
+    study.set_user_attr("spec", spec.model_dump(mode="json"))
+    return Ledger(study, spec, Notes(study, storage), mirror)
+
+
+def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
+    """What a sweep has yet to learn from earlier ones, once for all its days: these may go on."""
+    storage = open_storage(url)
+    if not spec.search.earlier or _is_taught(storage, spec.name):
+        return []
+    try:
+        earlier = {name: load_ledger(url, name).choices for name in spec.search.earlier}
+    except LedgerError as error:
+        raise LedgerError(f"search.from: {error}") from None
+    taught, said = lessons(earlier, spec, Knobs(spec))
+    if spec.search.sampler == "cmaes" and len(taught) < CMAES_NEEDS:
+        raise LedgerError(f"{said}; sampler cmaes begins with their best tenth and needs {CMAES_NEEDS}: use tpe or gp")
+    say(said)
+    return taught
+
+
+def _is_taught(storage: Store, name: str) -> bool:
+    if name not in optuna.get_all_study_names(storage):
+        return False
+    return "taught" in optuna.load_study(storage=storage, study_name=name).user_attrs
+
+
+def load_ledger(url: str, name: str) -> Ledger:
+    """Open the ledger of a sweep that exists to read it, with the spec it was last run with.
+
+    Raises:
+        LedgerError: there is no such sweep; the message names those there are.
+    """
+    return _load(open_storage(url), name)
+
+
+@contextmanager
+def read_ledger(url: str, name: str) -> Iterator[Ledger]:
+    """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
+    storage = open_storage(url, known=url in _known)
+    _known.add(url)
+    try:
+        yield _load(storage, name)
+    finally:
+        storage.engine.dispose()
+
+
+def _load(storage: Store, name: str) -> Ledger:
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+        spec = study.user_attrs["spec"]
+    except KeyError:
+        there = ", ".join(_begun(storage)) or "none"
+        raise LedgerError(f"no sweep named '{name}' here; there is {there}") from None
+    return Ledger(study, from_dump(spec), Notes(study, storage))
+
+
+def open_notes(url: str, spec: SweepSpec) -> Notes:
+    """The notes of a sweep that may be new, to be read before its ledger is opened."""
+    storage = open_storage(url)
+    return Notes(_study_of(storage, spec), storage)
+
+
+def sweep_names(url: str) -> list[str]:
+    """The sweeps of a ledger's database, in alphabetical order."""
+    return _begun(open_storage(url))
+
+
+def _begun(storage: Store) -> list[str]:
+    """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
+    # Optuna's own summaries of studies read every trial of each
+    return sorted(each.study_name for each in storage.get_all_studies() if "spec" in each.user_attrs)
+
+
+def _study_of(storage: Store, spec: SweepSpec) -> optuna.Study:
+    directions = spec.search.directions
+    if spec.name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(storage=storage, study_name=spec.name)
+        if "spec" in study.user_attrs or tuple(each.name.lower() for each in study.directions) == directions:
+            return study
+        optuna.delete_study(storage=storage, study_name=spec.name)  # of a driver that was refused before it began
+    return optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
+
+
+def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
+    stored = study.user_attrs.get("spec")
+    if stored is None:
+        return
+    differing = [line for line in differences(from_dump(stored), spec) if not line.startswith(FREE)]
+    if differing:
+        listed = "\n  ".join(differing)
+        raise LedgerError(
+            f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
+            "give the new one another name, or undo the change to go on with the old one; "
+            f"for more choices of the same: ssl-sweep extend {spec.name} --trials +N"
+        )

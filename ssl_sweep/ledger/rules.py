@@ -1,0 +1,63 @@
+"""What follows from how a choice's trials stand, and which choices are best: a search's rules, without a study."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from ssl_sweep.ledger.entries import Choice, Trial
+from ssl_sweep.spec.search import Search
+from ssl_sweep.tables.pareto import on_front
+
+
+def due(search: Search, choice: Choice) -> list[Trial]:
+    """The trials of a choice that may run: with a pruner, only what it is to judge next."""
+    fresh = [trial for trial in choice.confirming if not trial.ended]
+    left = [trial for trial in choice.trials if not trial.ended]
+    by, first = search.prunes_by, choice.trials[0]
+    if by is None or (by == "epoch" and first.state == "COMPLETE"):
+        return left + fresh
+    return (left[:1] if choice.pruned is None else []) + fresh
+
+
+def unrun(search: Search, choice: Choice) -> list[Trial]:
+    """The trials that are not to run any more, with their ends."""
+    by, first = search.prunes_by, choice.trials[0]
+    left = [trial for trial in choice.trials if not trial.ended]
+    if by == "seed" and choice.pruned is not None:
+        return [replace(trial, state="PRUNED", message=f"not run: {choice.pruned}") for trial in left]
+    if by != "epoch" or not first.ended or first.state == "COMPLETE":
+        return []
+    state = "PRUNED" if first.state == "PRUNED" else "STOPPED"
+    message = f"not run: seed {first.seed} {first.message if state == 'PRUNED' else f'is {first.state}'}"
+    return [replace(trial, state=state, message=message) for trial in left]
+
+
+def taken_up_again(search: Search, choice: Choice, chosen: Collection[str]) -> list[Trial]:
+    """A choice's trials with those anew that are chosen by their ids, or ended only because the first seed did."""
+    follow = {each.trial_id for each in choice.trials if each.state == "STOPPED" and each.attempts == 0}
+    again = {*chosen, *(follow if search.prunes_by == "epoch" else ())}
+    return [trial.anew if trial.trial_id in again else trial for trial in choice.trials]
+
+
+def fresh_seeds(search: Search, choices: Mapping[int, Choice]) -> dict[int, list[int]]:
+    """The seeds with which the best choices have yet to be confirmed, by their number."""
+    if search.confirm is None:
+        return {}
+    lacking: dict[int, list[int]] = {}
+    for number in _best_first(search, choices)[: search.confirm.top]:
+        known = {trial.seed for trial in choices[number].confirming}
+        lacking[number] = [seed for seed in search.confirm.seeds if seed not in known]
+    return lacking
+
+
+def _best_first(search: Search, choices: Mapping[int, Choice]) -> list[int]:
+    """The numbers of the complete choices by the first objective; of two objectives, first those on the front."""
+    means = {number: choice.means(search.metrics) for number, choice in choices.items()}
+    scored = {
+        number: tuple(sign * value for sign, value in zip(search.signs, values, strict=True))
+        for number, values in means.items()
+        if values is not None
+    }
+    front = on_front([(first, rest[0] if rest else 0.0) for first, *rest in scored.values()])
+    ranked = zip(front, scored.items(), strict=True)
+    order = sorted((not best, -values[0], number) for best, (number, values) in ranked)
+    return [number for *_, number in order]

@@ -1,0 +1,96 @@
+"""The values that a searched knob can take: a list, a range, or the knobs of one section among several."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_serializer, model_validator
+
+from ssl_sweep.knobs.problems import Finding, refusal
+from ssl_sweep.spec.section import Section
+
+MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
+
+
+class Choices(Section):
+    """A searched knob takes one of these values."""
+
+    values: tuple[Any, ...]
+
+    def listed(self) -> tuple[Any, ...]:
+        """Every value."""
+        return self.values
+
+    @model_serializer
+    def _as_list(self) -> list[Any]:
+        return list(self.values)
+
+
+class Range(Section):
+    """A searched knob takes a value between these; a whole number when both ends are, as they are where the knob is."""
+
+    called: ClassVar[str] = "a range"
+
+    low: Annotated[int | float, Field(description="smallest value")]
+    high: Annotated[int | float, Field(description="largest value, included")]
+    log: Annotated[bool, Field(description="search the logarithm")] = False
+    step: Annotated[int | float | None, Field(gt=0, description="only low, low + step, ..., high")] = None
+
+    @property
+    def is_int(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def listed(self) -> tuple[int | float, ...]:
+        """Every value, by decimal arithmetic (0.3 and not 0.30000000000000004); empty where there is no step."""
+        if self.step is None:
+            return ()
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        count = int((Decimal(str(self.high)) - low) / step) + 1
+        number = int if self.is_int else float
+        return tuple(number(low + index * step) for index in range(count))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if found := list(self._findings()):
+            raise refusal(found)
+        return self
+
+    def _findings(self) -> Iterator[Finding]:
+        if self.low >= self.high:
+            yield Finding(("low",), self.low, f"must be below high, {self.high}", "exchange them, or fix the knob")
+        if self.log and self.low <= 0:
+            yield Finding(("log",), True, f"a logarithm needs a low above 0, not {self.low}", "raise low, or drop log")
+        if self.step is None or self.low >= self.high:
+            return
+        if self.log:
+            yield Finding(("step",), self.step, "cannot be joined with log", "drop one of them, or list the values")
+        if self.is_int and not isinstance(self.step, int):
+            yield Finding(("step",), self.step, "must be a whole number, as the knob is", "use 1 or more")
+        elif (self.high - self.low) / self.step > MAX_STEPS:
+            yield Finding(("step",), self.step, f"makes more than {MAX_STEPS:,} values", "make it larger, or drop it")
+        elif self.listed()[-1] != self.high:
+            yield Finding(("step",), self.step, f"does not lead to high, {self.high}", f"use high: {self.listed()[-1]}")
+
+
+class Branch(Section):
+    """One method or encoder of several: its own knobs, fixed and searched, by their names."""
+
+    name: str
+    fixed: dict[str, Any]
+    space: dict[str, Choices | Range]
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        # a list is a list of choices, so that a value that is a list stands in one
+        fixed = {knob: [value] if isinstance(value, list | tuple) else value for knob, value in self.fixed.items()}
+        return {"name": self.name, **fixed, **{knob: values.model_dump() for knob, values in self.space.items()}}
+
+
+class Branches(Section):
+    """A searched section is one of these, each with knobs that are searched only where it is chosen."""
+
+    choices: tuple[Branch, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(branch.name for branch in self.choices)

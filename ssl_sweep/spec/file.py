@@ -1,0 +1,139 @@
+"""Read a spec file: YAML with line numbers, `--set` overrides, and every problem at its place."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text, spec_error
+from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_yaml
+from ssl_sweep.spec.sections import NAMED
+from ssl_sweep.spec.sweep import SweepSpec
+
+__all__ = ["SpecError", "load_spec", "parse_spec"]
+
+DATA_VARIABLE = "SSL_SWEEP_DATA"
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep of a YAML file, with `a.b.c=value` overrides (the value is YAML; the last of a key wins).
+
+    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the spec file's folder;
+    but one that comes from an override starts from the current folder, as it was typed there.
+
+    Raises:
+        SpecError: with every problem of the file and the overrides, each at its line.
+    """
+    path = Path(path)
+    document = read_yaml(file_text(path), str(path))
+    return _checked(document, str(path), overrides, lambda: _root(path, document))
+
+
+def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> SweepSpec:
+    """The same of a text that came from elsewhere: `file` is its name in messages, `root` where its data starts.
+
+    Raises:
+        SpecError: as `load_spec`.
+    """
+    return _checked(read_yaml(text, file), file, overrides, lambda: root)
+
+
+def _checked(document: Document, file: str, overrides: Sequence[str], root: Callable[[], Path]) -> SweepSpec:
+    problems = document.problems or _empty_problems(document, file)
+    if isinstance(document.data, dict):
+        for override in overrides:
+            problems += _apply(document, override)
+        problems += _take_root(document)
+        try:
+            spec = SweepSpec.model_validate({**document.data, "root": str(root())})
+        except ValidationError as error:
+            unread = {problem.key for problem in problems if problem.value is not None}
+            problems += [each for each in spec_error(error, document.place).problems if each.key not in unread]
+    if problems:
+        raise SpecError(sorted(problems, key=lambda problem: (problem.file != file, problem.line or 0)))
+    return spec
+
+
+def changed(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
+    """A sweep's spec with `a.b.c=value` overrides.
+
+    Raises:
+        SpecError: with every problem of the overrides.
+    """
+    document = Document(spec.model_dump(mode="json"), {(): Place(spec.name, None)})
+    problems = [problem for override in overrides for problem in _apply(document, override)]
+    try:
+        made = SweepSpec.model_validate(document.data)
+    except ValidationError as error:
+        problems += spec_error(error, document.place).problems
+    if problems:
+        raise SpecError(problems)
+    return made
+
+
+def _empty_problems(document: Document, file: str) -> list[Problem]:
+    if document.data is None:
+        return [Problem(file, 1, "", None, "is empty", "begin with a line `name: my-sweep`")]
+    if not isinstance(document.data, dict):
+        return [Problem(file, 1, "", None, "must be a mapping", "write `key: value` lines, `name: my-sweep` first")]
+    return []
+
+
+def _take_root(document: Document) -> list[Problem]:
+    # `root` is a field of SweepSpec, for its dumps, but not a key of the file
+    if document.data.pop("root", None) is None:
+        return []
+    remedy = f"set {DATA_VARIABLE} to the folder that data sources start from"
+    return [Problem(*document.place(("root",)), "root", None, "is not a key of the spec", remedy)]
+
+
+def _root(path: Path, document: Document) -> Path:
+    if os.environ.get(DATA_VARIABLE):
+        return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
+    typed_here = document.place(("data", "source")).line is None
+    return Path.cwd() if typed_here else path.resolve().parent
+
+
+def _apply(document: Document, override: str) -> list[Problem]:
+    """Set one key of the document; gives what is wrong with the override itself."""
+    place = Place(f"--set {override}", None)
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        return [Problem(*place, "", None, "is not `key=value`", "write, say, --set pretrain.epochs=2")]
+    if len(parts) > MAX_DEPTH:
+        return [Problem(*place, "", None, f"leads {len(parts)} levels down", f"a spec has at most {MAX_DEPTH}")]
+    given = read_yaml(text, place.file, numbered=False)
+    loc, section = _descend(document.data, parts)
+    section[loc[-1]] = given.data
+    stale = [each for each in document.places if each[: len(loc)] == loc]
+    for each in stale:
+        del document.places[each]
+    document.places |= {(*loc, *below): place for below in given.places}
+    return [replace(each, key=key_text(loc) + (f".{each.key}" if each.key else "")) for each in given.problems]
+
+
+def _descend(data: dict[str, Any], parts: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The path that a dotted key means, and the mapping that its last part is in; sections on the way are made.
+
+    The keys of `search.space` and of a case have dots themselves, and so may those of `published`.
+    """
+    loc: tuple[str, ...] = ()
+    section = data
+    while True:
+        rest = ".".join(parts)
+        if len(parts) == 1 or rest in section or _has_dotted_keys(loc):
+            return (*loc, rest), section
+        head = parts.pop(0)
+        below = section.get(head)
+        if isinstance(below, str) and not loc and head in NAMED:
+            below = {"name": below}  # `method: moco` and --set method.temperature=0.1
+        section[head] = section = below if isinstance(below, dict) else {}
+        loc += (head,)
+
+
+def _has_dotted_keys(loc: Loc) -> bool:
+    return loc == ("search", "space") or (loc[:2] == ("search", "cases") and len(loc) == 3)

@@ -1,0 +1,148 @@
+"""What a spec will cost, before anything runs: trials, pretrainings, epochs, images, and whether a trial fits."""
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_sweep.knobs import knobs
+from ssl_sweep.spec.choices import num_settings
+from ssl_sweep.spec.section import Resources
+from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.trial.stage_keys import stage_key
+
+GROWS_TO = "SSL_SWEEP_GROWS_TO"  # what an autoscaler may add to a cluster: {"CPU": 64, "GPU": 8}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a sweep. Counts of a sampler that is not a grid, with a pruner or with `confirm` are upper bounds."""
+
+    choices: int
+    seeds: int
+    confirming: int  # of the trials, those with fresh seeds
+    trials: int
+    pretrains: int
+    pretrain_epochs: int
+    evaluation_epochs: Mapping[str, int]
+    concurrent: int
+    problems: tuple[str, ...]
+    at_most: bool
+
+
+def count_trials(spec: SweepSpec) -> int:
+    """Choices times seeds, and those that are to confirm the best: at most."""
+    return _count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
+
+
+def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = None) -> Plan:
+    """Size a sweep; `nodes` is what each of a cluster's has, [{"CPU": 8, "GPU": 2}], by default this machine alone."""
+    nodes = nodes or [this_machine()]
+    is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
+    choices, trials = _count_choices(spec), count_trials(spec)
+    pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
+    if confirm is not None:
+        more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
+        pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
+        evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
+    problems, fits = _fit(spec.resources, nodes)
+    return Plan(
+        choices=choices,
+        seeds=seeds,
+        confirming=_count_confirming(spec),
+        trials=trials,
+        pretrains=pretrains,
+        pretrain_epochs=pretrain_epochs,
+        evaluation_epochs=evaluation_epochs,
+        concurrent=min(fits, trials),
+        problems=problems,
+        at_most=not is_grid or spec.search.prunes_by is not None or confirm is not None,
+    )
+
+
+def this_machine() -> dict[str, float]:
+    """CPUs and GPUs of this machine."""
+    import torch
+
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _count_choices(spec: SweepSpec) -> int:
+    return len(grid(spec)) if spec.search.sampler == "grid" else spec.search.trials or 0
+
+
+def _count_confirming(spec: SweepSpec) -> int:
+    confirm = spec.search.confirm
+    return 0 if confirm is None else min(confirm.top, _count_choices(spec)) * len(confirm.seeds)
+
+
+def pretraining(config: Mapping[str, Any]) -> str | None:
+    """What trials that share a pretraining have in common; None where there is no pretraining."""
+    return stage_key(config, "pretrain", "fp32") if _pretrains(config["method"]) else None
+
+
+def _pretrains(method: Mapping[str, Any]) -> bool:
+    return bool(getattr(knobs.load("methods", method["name"]), "pretrains", True))
+
+
+def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
+    """The number of different pretrainings, their epochs together, and each evaluation's."""
+    seeds = spec.search.seeds
+    pretrain: dict[str, int] = {}
+    evaluations: dict[str, int] = {}
+    for choice in grid(spec):
+        config = resolve(spec, choice, seeds[0])
+        for seed in seeds:
+            if (key := pretraining({**config, "seed": seed})) is not None:
+                pretrain[key] = config["pretrain"]["epochs"]
+        for name, settings in config["evaluate"].items():
+            if epochs := knobs.planned_epochs(name, settings):
+                evaluations[name] = evaluations.get(name, 0) + epochs * len(seeds)
+    return len(pretrain), sum(pretrain.values()), evaluations
+
+
+def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[str, int]]:
+    """The same of choices that are not known yet: as many different pretrainings as can be, of the most epochs."""
+    decide = [values for path, values in spec.search.space.items() if not path.startswith("evaluate.")]
+    listed = [num_settings(values) or math.inf for values in decide]
+    pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
+    if not (spec.search.cases or spec.search.branches) and not _pretrains(spec.method):
+        pretrains = 0
+    planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
+    epochs = {name: each * choices * seeds for name, each in planned.items() if each}
+    return pretrains, spec.search.highest("pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
+
+
+def _longest(spec: SweepSpec, evaluation: str) -> dict[str, Any]:
+    """An evaluation's settings with as many epochs as the search can give it."""
+    settings = spec.evaluate[evaluation]
+    paths = {knob: f"evaluate.{evaluation}.{knob}" for knob in settings if knob.startswith("epochs")}
+    return settings | {knob: spec.search.highest(path, settings[knob] or 0) or None for knob, path in paths.items()}
+
+
+def _fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:
+    """What a trial lacks here, and how many run at once."""
+    workers = resources.workers
+    each = {name: amount for name, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
+    there = {name: sum(node.get(name, 0) for node in nodes) for name in each}
+    keys = " x resources.workers" if workers > 1 else ""
+    problems = tuple(
+        f"a trial wants {workers * amount:g} {name} (resources.{name.lower()}s{keys}), there are {there[name]:g}"
+        for name, amount in each.items()
+        if workers * amount > there[name]
+    )
+    # a worker is on one node; of ten times 0.1 of a GPU none is to be lost to rounding
+    room = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in each.items()) for node in nodes)
+    if not problems and room < workers:
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+        problems = (
+            f"a trial wants {workers} x {wanted} (resources), each on one node, there is room for {room}: nodes have "
+            + ", ".join(_listed(node, each) for node in nodes),
+        )
+    limit = resources.max_concurrent
+    return problems, min([room // workers, *([limit] if limit else [])])
+
+
+def _listed(node: Mapping[str, float], names: Iterable[str]) -> str:
+    return " and ".join(f"{node.get(name, 0):g} {name}" for name in names)

@@ -1,0 +1,141 @@
+"""The pruners of a spec's `search`, and checks of what they judge by against the rest of the spec."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.problems import Finding, nearest, refusal
+from ssl_sweep.spec.section import Section
+from ssl_sweep.training.health import METRICS as HEALTH_METRICS
+
+if TYPE_CHECKING:
+    from ssl_sweep.spec.search import Search
+
+NONE = "none"
+BY_EPOCH = ("median", "asha", "hyperband")
+PRUNE_ON = "maximize pretrain/knn_top1_val"  # wants no evaluation, and no labels in training
+EPOCH_METRICS = ("top1_val", "ap_val", "ap50_val", "ap75_val")  # which an evaluation that has epochs reports after each
+
+MinEpochs = Annotated[int, Field(ge=1, description="no choice is pruned before this epoch")]
+
+
+class Median(Section):
+    """Prunes what is below the median of the complete choices at the same epoch."""
+
+    called: ClassVar[str] = "pruner median"
+
+    name: Literal["median"]
+    min_epochs: MinEpochs = 1
+    min_choices: Annotated[int, Field(ge=1, description="no choice is pruned before so many are complete")] = 5
+
+
+class Halving(Section):
+    """Lets one in so many go on at each rung, which are so many times further apart; hyperband varies the first."""
+
+    called: ClassVar[str] = "pruners asha and hyperband"
+
+    name: Literal["asha", "hyperband"]
+    min_epochs: MinEpochs = 1
+    reduction_factor: Annotated[
+        int, Field(ge=2, description="one in so many goes on at a rung, and the next is so many times further")
+    ] = 3
+
+
+class Wilcoxon(Section):
+    """Prunes, between seeds, what is worse than the best choice by a signed-rank test."""
+
+    called: ClassVar[str] = "pruner wilcoxon"
+
+    name: Literal["wilcoxon"]
+    p_threshold: Annotated[float, Field(gt=0, lt=1, description="worse than the best choice by this p")] = 0.1
+    min_seeds: Annotated[int, Field(ge=2, description="no choice is pruned before so many seeds are complete")] = 2
+
+
+Pruner = Median | Halving | Wilcoxon
+PRUNERS: dict[str, type[Pruner]] = {"median": Median, "asha": Halving, "hyperband": Halving, "wilcoxon": Wilcoxon}
+
+
+def read_pruner(value: Any) -> Any:
+    """`asha`, or `{name: asha, min_epochs: 3}`, as its section; `none` as it is. Raises a refusal."""
+    if value == NONE or isinstance(value, Section):
+        return value
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, dict) or settings.get("name") not in PRUNERS:
+        options = [NONE, *PRUNERS]
+        given = settings.get("name") if isinstance(settings, dict) else None
+        remedy = nearest(given, options) if isinstance(given, str) and given != NONE else ""
+        written = f"write one of {', '.join(options)}, or {{name: ..., settings}}"
+        raise refusal([Finding((), value, "names no pruner", remedy or written)])
+    return PRUNERS[settings["name"]].model_validate(settings)
+
+
+def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The metric that an epoch pruner judges by, with its direction: the objective where that is known in time.
+
+    raw: the `search` section as it is in the file. evaluate: the evaluations with their settings. Raises a refusal.
+    """
+    given, pruner = raw.get("prune_on", ""), raw.get("pruner", NONE)
+    name = pruner.get("name") if isinstance(pruner, dict) else pruner
+    if not isinstance(given, str):
+        return given
+    if name not in BY_EPOCH:
+        if given.strip():
+            message = f"is what an epoch pruner judges by, and the pruner is {name}"
+            raise refusal([Finding((), given, message, f"leave it out, or use one of {', '.join(BY_EPOCH)}")])
+        return ""
+    known = [metric for stage, settings in evaluate.items() for metric in _by_epoch(stage, settings)]
+    if not given.strip():
+        metric = objective.split()[1]
+        return objective if metric in known or metric.startswith("pretrain/") else PRUNE_ON
+    words = given.split()
+    options = ["pretrain/loss", *(f"pretrain/{metric}" for metric in HEALTH_METRICS), *known]
+    if len(words) != 2 or words[0] not in ("maximize", "minimize"):
+        raise refusal([Finding((), given, "must be `maximize METRIC` or `minimize METRIC`", f"write `{PRUNE_ON}`")])
+    if words[1] not in options:
+        raise refusal([Finding((), given, "is not reported while a trial trains", nearest(words[1], options))])
+    return " ".join(words)
+
+
+def _by_epoch(stage: str, settings: Mapping[str, Any]) -> list[str]:
+    measured = knobs.metrics(stage, settings) if "epochs" in settings else ()
+    return [metric for metric in measured if metric.partition("/")[2] in EPOCH_METRICS]
+
+
+def max_epochs(search: "Search", pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
+    """The epochs, at most, of the stage that an epoch pruner watches."""
+    stage = search.prune_metric.partition("/")[0]
+    if stage == "pretrain":
+        return search.highest("pretrain.epochs", pretrain["epochs"])
+    return search.highest(f"evaluate.{stage}.epochs", evaluate[stage]["epochs"])
+
+
+def pruning_findings(
+    search: "Search",
+    method: Mapping[str, Any],
+    pretrain: Mapping[str, Any],
+    evaluate: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Finding]:
+    """Why a pruner would never prune anything."""
+    pruner = search.pruner
+    if isinstance(pruner, Wilcoxon):
+        yield from _too_few_seeds(pruner, len(search.seeds))
+    elif not isinstance(pruner, str):
+        varied = bool(search.cases or search.branches)
+        pretrains = varied or getattr(knobs.load("methods", method["name"]), "pretrains", True)
+        if search.prune_metric.startswith("pretrain/") and not pretrains:
+            message = f"is never reported, as method {method['name']} does not pretrain"
+            remedy = "use `pruner: none`, or `maximize finetune/top1_val` with `finetune:` in evaluate"
+            yield Finding(("prune_on",), search.prune_on, message, remedy)
+        elif pruner.min_epochs > (most := max_epochs(search, pretrain, evaluate)):
+            message = f"is more than the {most} epochs of {search.prune_metric.partition('/')[0]}"
+            yield Finding(("pruner", "min_epochs"), pruner.min_epochs, message, "lower it")
+
+
+def _too_few_seeds(pruner: Wilcoxon, seeds: int) -> Iterator[Finding]:
+    """The smallest p of the one-sided signed-rank test over n pairs is 1 / 2^n, and a seed must be left to save."""
+    least = next(n for n in range(pruner.min_seeds, 1001) if 0.5**n < pruner.p_threshold)
+    if seeds <= least:
+        message = f"can prune nothing of {seeds} seeds: p is below {pruner.p_threshold:g} from {least} seeds on"
+        yield Finding(("pruner",), pruner.name, message, f"use `seeds: {least + 1}` or more, or raise p_threshold")

@@ -1,0 +1,120 @@
+"""The JSON Schema (2020-12) of a spec file, made from the models and the knobs: editors complete and check with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ssl_sweep.knobs import knobs
+from ssl_sweep.spec.domains import Range
+from ssl_sweep.spec.pruners import NONE, PRUNERS
+from ssl_sweep.spec.search import CONFIRM_SEEDS, Confirm
+from ssl_sweep.spec.sections import FIXED, NAMED, SEARCHED
+from ssl_sweep.spec.sweep import SweepSpec
+
+Schema = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema() -> Schema:
+    """The schema of every spec, with every method, encoder and evaluation there is, and their knobs."""
+    schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
+    schema["title"] = "ssl-sweep spec"
+    sections, definitions = schema["properties"], schema["$defs"]
+    del sections["root"]
+    for name in ("Choices", "Branch", "Branches"):
+        del definitions[name]
+    for section, target in FIXED.items():
+        sections[section] = knob_schema(target) | _described(sections[section])
+    for section, kind in NAMED.items():
+        sections[section] = _named(kind) | _described(sections[section])
+    sections["evaluate"] = _evaluations() | _described(sections["evaluate"])
+    _complete_search(definitions["Search"]["properties"])
+    fresh = definitions[Confirm.__name__]["properties"]["seeds"]
+    _number_or_list(fresh)
+    fresh["default"] = CONFIRM_SEEDS
+    for key in ("rows", "columns"):
+        column = definitions["Table"]["properties"][key]
+        column["anyOf"] = [{"type": "string"}, {"type": column.pop("type"), "items": column.pop("items")}]
+    return schema
+
+
+def knob_schema(target: Callable[..., Any]) -> Schema:
+    """The schema of a mapping of the target's knobs."""
+    return knobs.knobs_of(target).model_json_schema()
+
+
+def searched_schemas() -> dict[str, Schema]:
+    """The schema of one value of every knob that can be searched, by path; one of several where methods differ."""
+    found: dict[str, list[Schema]] = {}
+    for section, target in _searched_targets():
+        for name, value in knob_schema(target)["properties"].items():
+            value = {key: text for key, text in value.items() if key not in ("default", "title")}
+            schemas = found.setdefault(f"{section}.{name}", [])
+            if value not in schemas:
+                schemas.append(value)
+    return {path: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for path, schemas in found.items()}
+
+
+def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
+    fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED]
+    named = [(section, knobs.load(kind, name)) for section, kind in NAMED.items() for name in knobs.names(kind)]
+    evaluations = [(f"evaluate.{name}", knobs.load("evaluations", name)) for name in knobs.names("evaluations")]
+    return [*fixed, *named, *evaluations]
+
+
+def _described(schema: Schema) -> Schema:
+    return {"description": schema["description"]} if "description" in schema else {}
+
+
+def _named(kind: knobs.Kind) -> Schema:
+    """A name alone, where no knob is required, or a mapping with the name and the knobs of its owner."""
+    mappings, alone = [], []
+    for name in knobs.names(kind):
+        schema = knob_schema(knobs.load(kind, name))
+        if not schema.get("required"):
+            alone.append(name)
+        properties = {"name": {"const": name}, **schema["properties"]}
+        mappings.append({**schema, "properties": properties, "required": ["name", *schema.get("required", [])]})
+    return {"anyOf": [{"enum": alone}, *mappings]}
+
+
+def _evaluations() -> Schema:
+    schemas = {name: knob_schema(knobs.load("evaluations", name)) for name in knobs.names("evaluations")}
+    properties = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in schemas.items()}
+    return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": properties}
+
+
+def _complete_search(search: Schema) -> None:
+    values = searched_schemas()
+    spaces = {path: _space(value) for path, value in values.items()}
+    spaces |= {section: _branches(kind) for section, kind in NAMED.items()}
+    search["space"] |= {"additionalProperties": False, "properties": spaces}
+    settings = {**values, **{section: _named(kind) for section, kind in NAMED.items()}}
+    case = {"type": "object", "additionalProperties": False, "properties": settings}
+    search["cases"] |= {"additionalProperties": {"anyOf": [case, {"type": "null"}]}}
+    search["pruner"]["anyOf"] = [{"enum": [NONE, *PRUNERS]}, *search["pruner"]["anyOf"][1:]]
+    _number_or_list(search["seeds"])
+
+
+def _branches(kind: knobs.Kind) -> Schema:
+    """Names, or mappings with the name and knobs that are fixed or searched."""
+    choices: list[Schema] = [{"enum": knobs.names(kind)}]
+    for name in knobs.names(kind):
+        own = knob_schema(knobs.load(kind, name))["properties"]
+        properties = {knob: {"anyOf": [value, _space(value)]} for knob, value in own.items()}
+        named = {"name": {"const": name}, **properties}
+        choices.append({"type": "object", "additionalProperties": False, "properties": named, "required": ["name"]})
+    listed = {"type": "array", "items": {"anyOf": choices}, "minItems": 1}
+    return {"type": "object", "additionalProperties": False, "properties": {"choices": listed}, "required": ["choices"]}
+
+
+def _number_or_list(seeds: Schema) -> None:
+    listed = {key: seeds.pop(key) for key in ("type", "items", "minItems")}
+    seeds["anyOf"] = [{"type": "integer", "minimum": 1}, {**listed, "uniqueItems": True}]
+
+
+def _space(value: Schema) -> Schema:
+    choices = {"type": "array", "items": value, "minItems": 1, "uniqueItems": True}
+    types = {each.get("type") for each in (value, *value.get("anyOf", []))}
+    ranges = [{"$ref": f"#/$defs/{Range.__name__}"}] if types & {"number", "integer"} else []
+    return {"anyOf": [choices, *ranges]}

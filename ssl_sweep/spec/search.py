@@ -1,0 +1,230 @@
+"""The `search` section of a spec."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from ssl_sweep.knobs.problems import Collector, Finding, refusal
+from ssl_sweep.spec.domains import Branches, Choices, Range
+from ssl_sweep.spec.pruners import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
+from ssl_sweep.spec.section import Section
+
+Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
+LEARNING = ("tpe", "gp", "cmaes")
+CONDITIONAL = ("grid", "random", "tpe")  # samplers that take knobs which only some choices have
+Direction = Literal["maximize", "minimize"]
+
+MAX_SEEDS = 1000
+CONFIRM_SEEDS = 5
+
+
+def _seed_list(value: Any) -> Any:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= MAX_SEEDS:
+        raise refusal(
+            [Finding((), value, "is no number of seeds", f"use a whole number in [1, {MAX_SEEDS}], or a list")]
+        )
+    return list(range(value))
+
+
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(seeds) > MAX_SEEDS:
+        raise refusal([Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}")])
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
+    return seeds
+
+
+class Confirm(Section):
+    """The best choices once more, with seeds that have not helped to find them."""
+
+    called: ClassVar[str] = "search.confirm"
+
+    top: Annotated[int, Field(ge=1, description="so many choices, those with the best means of the search")] = 3
+    seeds: Annotated[
+        Seeds,
+        Field(
+            strict=False,
+            min_length=1,
+            description="each runs once a seed; a number n is the n seeds after the last of search.seeds",
+        ),
+        AfterValidator(_each_once),
+    ] = tuple(range(1, 1 + CONFIRM_SEEDS))
+
+
+class Search(Section):
+    """Which choices are tried, with which seeds, and what is best."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    called: ClassVar[str] = "search"
+
+    space: dict[str, Choices | Range | Branches] = Field(
+        default_factory=dict,
+        description="{knob path: values}: a path is `views.X`, `method.X`, `encoder.X`, `pretrain.X` or "
+        "`evaluate.NAME.X`; values are a list of choices or a range {low, high, log, step}. `method` and "
+        "`encoder` take {choices: [NAME, {name: NAME, knob: value, list or range}]}, with knobs of their own",
+        json_schema_extra={"default": {}},
+    )
+    cases: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="{case name: {knob path: value}}: settings compared by name, as values of a knob `case`; "
+        "`method: NAME` or `encoder: NAME` in a case replaces that whole section",
+        json_schema_extra={"default": {}},
+    )
+    seeds: Annotated[
+        Seeds,
+        Field(strict=False, min_length=1, description="every choice runs once a seed; a number n is 0 to n - 1"),
+        BeforeValidator(_seed_list),
+    ] = (0,)
+    sampler: Annotated[
+        Sampler,
+        Field(
+            description="who proposes choices: all there are (grid), by chance (random), evenly spread (qmc), or by "
+            "what results taught: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many choices; "
+            "nsga2 any knobs, many choices, for two objectives"
+        ),
+    ] = "grid"
+    pruner: Annotated[
+        Literal["none"] | Median | Halving | Wilcoxon,
+        BeforeValidator(read_pruner),
+        Field(
+            description="who stops choices early, a name or {name: ..., settings}: by epoch of the first seed (median, "
+            "asha, hyperband), the others run once it is complete; or between seeds (wilcoxon)"
+        ),
+    ] = "none"
+    prune_on: Annotated[
+        str,
+        Field(
+            description="`maximize METRIC` or `minimize METRIC` that is reported by epoch; empty: the objective, or "
+            "else `maximize pretrain/knn_top1_val`"
+        ),
+    ] = ""
+    objective: Annotated[
+        str | Annotated[tuple[str, str], Field(strict=False)],
+        Field(
+            description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`; or "
+            "a list of two, as with a cost: `minimize cost/million_parameters` (of the encoder), `cost/gmacs` (billion "
+            "multiply-adds of the encoder, an image), `cost/pretrain_epochs`, `cost/pretrain_gmacs` (epochs x gmacs)"
+        ),
+    ] = ""
+    trials: Annotated[
+        int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
+    ] = None
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="the sampler's own seed")] = 0
+    earlier: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            alias="from",
+            description="earlier sweeps with the same knobs, in the same ledger, whose choices tpe, gp or cmaes knows "
+            "from the start",
+        ),
+    ] = ()
+    confirm: Annotated[
+        Confirm | None,
+        Field(
+            description="after the search, {top, seeds}: its best choices run again with fresh seeds, and these means "
+            "are reported beside the search's; null: none does"
+        ),
+    ] = None
+
+    @property
+    def prunes_by(self) -> Literal["epoch", "seed"] | None:
+        """What a pruner looks at, if there is one."""
+        return None if isinstance(self.pruner, str) else "epoch" if self.pruner.name in BY_EPOCH else "seed"
+
+    @property
+    def prune_metric(self) -> str:
+        """What an epoch pruner judges by."""
+        return self.prune_on.split()[1]
+
+    @property
+    def prune_sign(self) -> int:
+        """-1 where that is better in the other direction than the objective."""
+        return 1 if self.prune_on.split()[0] == self.directions[0] else -1
+
+    def highest(self, path: str, fixed: int) -> int:
+        """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
+        searched = self.space.get(path)
+        if isinstance(searched, Choices | Range):
+            return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
+        return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
+
+    @property
+    def branches(self) -> dict[str, Branches]:
+        """The searched sections, `method` or `encoder`, by name."""
+        return {section: each for section, each in self.space.items() if isinstance(each, Branches)}
+
+    @property
+    def branch_knobs(self) -> dict[str, list[Choices | Range]]:
+        """The knobs that only some choices have, by path, with the values of each branch that has them."""
+        found: dict[str, list[Choices | Range]] = {}
+        for section, branches in self.branches.items():
+            for branch in branches.choices:
+                for knob, values in branch.space.items():
+                    found.setdefault(f"{section}.{knob}", []).append(values)
+        return found
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """One or two, of which the first decides wherever one has to."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return tuple("minimize" if each.startswith("minimize") else "maximize" for each in self.objectives)
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """With which an objective is better the higher it is."""
+        return tuple(1 if direction == "maximize" else -1 for direction in self.directions)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The objectives' metrics."""
+        return tuple(each.split()[1] for each in self.objectives)
+
+    @property
+    def objective_metric(self) -> str:
+        return self.metrics[0]
+
+    @field_validator("earlier")
+    @classmethod
+    def _learns(cls, earlier: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        sampler = info.data.get("sampler")
+        if earlier and sampler is not None and sampler not in LEARNING:
+            message = f"has no effect, as sampler {sampler!r} does not learn"
+            remedy = f"leave it out, or use one of {', '.join(LEARNING)}"
+            raise refusal([Finding((), list(earlier), message, remedy)])
+        return earlier
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _each_once(seeds)
+
+    @field_validator("confirm", mode="before")
+    @classmethod
+    def _after_the_searchs(cls, confirm: Any, info: ValidationInfo) -> Any:
+        """A number of seeds as the list that follows the search's own, which may be in error."""
+        if not isinstance(confirm, dict):
+            return confirm
+        found, given = Collector(), confirm.get("seeds", CONFIRM_SEEDS)
+        listed = found.run(("seeds",), _seed_list, given)
+        found.done()
+        if listed is not None and listed is not given:
+            first = max(info.data.get("seeds", (0,))) + 1
+            listed = [first + seed for seed in listed]
+        return {**confirm, "seeds": listed}
+
+    @field_validator("confirm")
+    @classmethod
+    def _fresh(cls, confirm: Confirm | None, info: ValidationInfo) -> Confirm | None:
+        if confirm is not None and (used := sorted(set(confirm.seeds) & set(info.data.get("seeds", ())))):
+            message = f"are to be fresh, and the search has used {', '.join(map(str, used))}"
+            raise refusal([Finding(("seeds",), list(confirm.seeds), message, "use a number of seeds, or other ones")])
+        return confirm

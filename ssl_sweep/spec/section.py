@@ -1,0 +1,91 @@
+"""The base of a spec's sections, and the sections that are the same whatever is trained."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ssl_sweep.knobs.problems import Finding, explained, refusal
+from ssl_sweep.storage.layout import redacted
+
+
+class Section(BaseModel):
+    """A mapping of the spec file with fixed keys; nothing at all means the defaults.
+
+    Values are not converted: `"1"` is no number, `true` neither.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+    called: ClassVar[str] = "the spec"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler({} if value is None else value)
+        except ValidationError as error:
+            raise explained(error, cls, value, f"a key of {cls.called}") from None
+
+
+class Resources(Section):
+    """What one trial gets, and how many trials run at a time."""
+
+    called: ClassVar[str] = "resources"
+
+    workers: Annotated[int, Field(ge=1, description="processes a trial; above 1 the batch is split over them")] = 1
+    cpus: Annotated[float, Field(gt=0, description="CPU cores a worker")] = 1
+    gpus: Annotated[float, Field(ge=0, description="GPUs a worker; a fraction shares one between trials")] = 0
+    max_concurrent: Annotated[
+        int | None, Field(ge=1, description="trials at a time at most; null: as many as the cluster holds")
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="seconds without a sign of life (a step, a batch, a report) after which a trial has hung: its "
+            "process is ended, and it is tried again; null: never",
+        ),
+    ] = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _placeable(cls, gpus: float, info: ValidationInfo) -> float:
+        if gpus == int(gpus):
+            return gpus
+        if gpus > 1:
+            raise refusal([Finding((), gpus, "must be a whole number above 1", f"use {int(gpus)} or {int(gpus) + 1}")])
+        if info.data.get("workers", 1) > 1:
+            message = "must be a whole number with several workers (NCCL refuses two ranks on one device)"
+            raise refusal([Finding((), gpus, message, "use `gpus: 1`, or `workers: 1`")])
+        return gpus
+
+
+class Tracking(Section):
+    """Where the runs are shown."""
+
+    called: ClassVar[str] = "tracking"
+
+    uri: Annotated[
+        str | None, Field(min_length=1, description="MLflow tracking URI; null: SQLite under the storage folder")
+    ] = None
+    models: Annotated[
+        Literal["none", "best", "all"],
+        Field(description="whose encoders MLflow gets as models, which give features: no trial's, the best's, all's"),
+    ] = "best"
+
+    @field_validator("uri")
+    @classmethod
+    def _without_secrets(cls, uri: str | None) -> str | None:
+        """The spec is stored with the sweep and shown in MLflow, where a password must not be read."""
+        if uri is not None and redacted(uri) != uri:
+            remedy = "put it into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            raise refusal([Finding((), redacted(uri), "has a password in it, and specs are shown in MLflow", remedy)])
+        return uri

@@ -1,0 +1,203 @@
+"""The sections of a spec that have knobs: each checked by itself, and where a searched knob is to be found in them."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from ssl_sweep.data.splits import Data
+from ssl_sweep.data.views import Augment
+from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.problems import Collector, Finding, findings_of, nearest, refusal
+from ssl_sweep.models.encoders import Encoder
+from ssl_sweep.training.health import Health
+from ssl_sweep.training.optimizers import Recipe
+
+Settings = dict[str, Any]
+
+FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
+NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections that begin with a name
+SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
+CONSTRUCTED = ("views", "pretrain", "encoder")  # what is cheap to build of a trial, see `construct`
+CASE = "case"  # the knob whose values are the names of `search.cases`
+
+_REFUSED = {
+    "data": ("cannot be searched: the trials of a sweep share one data set", "write one spec for each data set"),
+    "health": ("cannot be searched: it watches, and changes nothing", "set it in the `health` section"),
+    "seed": ("is not a knob of the space", "use `search.seeds`"),
+    CASE: ("is not a knob of the space", "name the cases in `search.cases`"),
+}
+
+
+class Part(NamedTuple):
+    """A section with knobs: whose knobs they are, the file's values, and the owner's name for errors."""
+
+    target: Callable[..., Any]
+    values: Mapping[str, Any]
+    owner: str
+
+    def typed(self, knob: str, value: Any) -> Any:
+        """The value as the knob's type reads it: 0 is 0.0 where the knob is a float. Raises a refusal."""
+        try:
+            return knobs.check(self.target, {**self.values, knob: value}, self.owner)[knob]
+        except ValidationError as error:
+            findings = [found._replace(loc=found.loc[1:]) for found in findings_of(error) if found.loc[0] == knob]
+            if findings:
+                raise refusal(findings) from None
+            return value  # only the section's own values are wrong, which is said of them
+
+
+class Base(NamedTuple):
+    """What the search varies: the sections by path (`views`, `evaluate.knn`), and the names of those in error."""
+
+    parts: Mapping[str, Part]
+    broken: frozenset[str]
+
+    def replaced(self, sections: Mapping[str, dict[str, Any] | None]) -> "Base":
+        """With other encoders or methods in place; None stands for one in error."""
+        parts = {name: named_part(NAMED[name], values) for name, values in sections.items() if values is not None}
+        broken = {name for name, values in sections.items() if values is None}
+        return Base({**self.parts, **parts}, (self.broken - parts.keys()) | broken)
+
+    def locate(self, path: str, value: Any) -> tuple[Part, str] | None:
+        """A knob's part and name; None where its section is in error. Raises a refusal where there is no such knob."""
+        section, _, knob = path.rpartition(".")
+        head = path.partition(".")[0]
+        if head in self.broken:
+            return None
+        part = self.parts.get(section)
+        if part is not None and knob in knobs.knobs_of(part.target).model_fields:
+            return part, knob
+        if head in _REFUSED:
+            raise refusal([Finding((), value, *_REFUSED[head])])
+        if part is not None:
+            options = [f"{section}.{name}" for name in knobs.knobs_of(part.target).model_fields]
+            raise refusal([Finding((), value, f"is not a knob of {part.owner}", nearest(path, options))])
+        raise refusal([Finding((), value, "is not a knob of this spec", self._nearest(path))])
+
+    def _nearest(self, path: str) -> str:
+        paths = [
+            f"{name}.{knob}" for name, part in self.parts.items() for knob in knobs.knobs_of(part.target).model_fields
+        ]
+        same_end = [each for each in paths if each.endswith(f".{path}")]
+        otherwise = "write views.X, method.X, encoder.X, pretrain.X, or evaluate.NAME.X with an evaluation of this spec"
+        return f"did you mean {same_end[0]!r}?" if same_end else nearest(path, paths, otherwise)
+
+
+def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
+    """`moco`, or `{name: moco, temperature: 0.2}`, as a dict with the name and every knob. Raises a refusal."""
+    if isinstance(value, str):
+        value = {"name": value}
+        loc: tuple[str, ...] = ()
+    else:
+        loc = ("name",)
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        message = f"must name one of the {kind}"
+        raise refusal(
+            [Finding((), value, message, f"write one of {', '.join(knobs.names(kind))}, or {{name: ..., knobs}}")]
+        )
+    settings = dict(value)
+    name = settings.pop("name")
+    try:
+        target = knobs.load(kind, name)
+    except knobs.UnknownNameError as error:
+        raise refusal([Finding(loc, name, error.message, error.remedy)]) from None
+    return {"name": name, **knobs.check(target, settings, name)}
+
+
+def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
+    """The part of a checked encoder or method."""
+    settings = {knob: value for knob, value in values.items() if knob != "name"}
+    return Part(knobs.load(kind, values["name"]), settings, values["name"])
+
+
+def check_fixed(section: str, value: Any) -> Settings:
+    """Every knob of `data`, `views`, `pretrain` or `health`; nothing at all means the defaults. Raises a refusal."""
+    return knobs.check(FIXED[section], {} if value is None else value, section)
+
+
+def check_evaluations(value: Any) -> Any:
+    """Every knob of every evaluation; a value of the wrong structure is left for pydantic. Raises a refusal."""
+    if not isinstance(value, dict):
+        return value
+    found = Collector()
+    checked = {name: found.run((name,), _check_evaluation, name, settings) for name, settings in value.items()}
+    found.done()
+    return checked
+
+
+def _check_evaluation(name: str, settings: Any) -> Settings:
+    try:
+        target = knobs.load("evaluations", name)
+    except knobs.UnknownNameError as error:
+        raise refusal([Finding((), settings, error.message, error.remedy)]) from None
+    return knobs.check(target, {} if settings is None else settings, name)
+
+
+def metric_remedy(metric: str, options: Sequence[str]) -> str:
+    """What to do about a metric that the spec's evaluations do not have."""
+    evaluation = metric.partition("/")[0]
+    measured = {option.partition("/")[0] for option in options}
+    if evaluation in knobs.names("evaluations") and evaluation not in measured:
+        return f"add `{evaluation}:` to evaluate, or use one of {', '.join(options)}"
+    return nearest(metric, options)
+
+
+def base_of(sections: Mapping[str, Any]) -> Base:
+    """What a search can vary, of the checked sections; one that is missing was in error."""
+    parts = {name: Part(target, sections.get(name, {}), name) for name, target in FIXED.items() if name in SEARCHED}
+    parts |= {name: named_part(kind, sections[name]) for name, kind in NAMED.items() if name in sections}
+    for name, settings in sections.get("evaluate", {}).items():
+        parts[f"evaluate.{name}"] = Part(knobs.load("evaluations", name), settings, name)
+    return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys())
+
+
+def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Sequence[str]) -> None:
+    """Build what is cheap to build of a trial's config, since knobs that are fine one by one may not fit together.
+
+    Args:
+        config: the trial's.
+        choice: what it has of the search.
+        sections: of `CONSTRUCTED`.
+
+    Raises a refusal at the section's key, with the choice as its value.
+    """
+    made: dict[str, Callable[[], Any]] = {
+        "views": lambda: Augment(config["data"]["image_size"], **config["views"]),
+        "pretrain": lambda: Recipe(**config["pretrain"]),
+        "encoder": lambda: _check_fit(config["encoder"]["name"], config["method"]["name"]),
+    }
+    found = Collector()
+    for section in sections:
+        found.run((section,), _build, made[section], choice)
+    found.done()
+
+
+def _check_fit(encoder: str, method: str) -> None:
+    """Refuse an encoder that the method cannot use: of a kind that its annotation excludes, or without weights."""
+    method_class = knobs.load("methods", method)
+    wanted = inspect.signature(method_class).parameters["encoder"].annotation
+    kind = Encoder if wanted is inspect.Parameter.empty else wanted
+    learns = getattr(method_class, "pretrains", True)
+    classes = {name: _encoder_class(name) for name in knobs.names("encoders")}
+    fitting = [name for name, found in classes.items() if issubclass(found, kind) and (found.trainable or not learns)]
+    if encoder not in fitting:
+        raise ValueError(f"method {method} cannot use {encoder}; use one of {', '.join(fitting)}")
+
+
+def _encoder_class(name: str) -> type[Encoder]:
+    found = knobs.load("encoders", name)
+    assert isinstance(found, type)  # noqa: S101 - every encoder is a class
+    assert issubclass(found, Encoder)  # noqa: S101
+    return found
+
+
+def _build(make: Callable[[], Any], choice: Mapping[str, Any]) -> None:
+    try:
+        make()
+    except ValueError as error:
+        message = (
+            error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
+        )
+        raise refusal([Finding((), dict(choice) or None, str(message), "")]) from None

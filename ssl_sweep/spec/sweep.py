@@ -1,0 +1,277 @@
+"""What a sweep is: the frozen `SweepSpec` of a spec file, and the choices and trial configs that follow from it.
+
+`spec_file.load_spec` reads one from YAML. Every mistake is found at once: each section is checked by itself, the search
+and the table against the sections that they name.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
+from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
+from ssl_sweep.spec.domains import Branch, Choices, Range
+from ssl_sweep.spec.pruners import pruning_findings
+from ssl_sweep.spec.search import Search
+from ssl_sweep.spec.section import Resources, Section, Tracking
+from ssl_sweep.spec.sections import (
+    CASE,
+    NAMED,
+    SEARCHED,
+    Settings,
+    base_of,
+    check_evaluations,
+    check_fixed,
+    check_named,
+    construct,
+)
+from ssl_sweep.spec.space import read_search
+from ssl_sweep.spec.table import Table, read_table
+from ssl_sweep.training.health import METRICS as HEALTH_METRICS
+
+__all__ = [
+    "Choices", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
+]  # fmt: skip
+
+MAX_GRID = 10_000
+
+
+def _fixed(section: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_fixed(section, value))
+
+
+def _named(section: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_named(NAMED[section], value))
+
+
+class SweepSpec(Section):
+    """One sweep. The sections are plain JSON data with every knob filled in; treat them as frozen too."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+            description="the sweep's study, runs and folder have it: letters, digits, `.`, `_`, `-`, at most 100",
+        ),
+    ]
+    description: Annotated[str | None, Field(description="shown with the sweep")] = None
+    data: Annotated[Settings, _fixed("data"), Field(description="which images")]
+    encoder: Annotated[Settings, _named("encoder"), Field(description="a name, or {name: ..., knobs}")]
+    method: Annotated[Settings, _named("method"), Field(description="a name, or {name: ..., knobs}")]
+    views: Annotated[Settings, _fixed("views")] = Field(
+        default_factory=dict, description="fixed values; the search overrides those that it names"
+    )
+    pretrain: Annotated[Settings, _fixed("pretrain")] = Field(
+        default_factory=dict, description="how the method is trained"
+    )
+    health: Annotated[Settings, _fixed("health")] = Field(
+        default_factory=dict, description="what is measured between the epochs of pretraining, and the collapse alarm"
+    )
+    evaluate: Annotated[
+        dict[str, Settings],
+        BeforeValidator(check_evaluations),
+        Field(min_length=1, description="{evaluation: {knobs}}: what is measured after pretraining"),
+    ]
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 where the hardware multiplies in it, else fp32")
+    ] = "auto"
+    resources: Annotated[Resources, Field(description="what a trial gets")] = Resources()
+    retries: Annotated[
+        int, Field(ge=0, description="how often a crashed trial is tried again, after 1, 2, 4, ... at most 60 s")
+    ] = 2
+    lost_retries: Annotated[
+        int, Field(ge=0, description="how often a trial that lost its process or node, or hung, is tried again")
+    ] = 5
+    keep_encoders: Annotated[
+        int | None,
+        Field(
+            ge=1, description="how many of the best choices keep their encoders when the sweep has ended; null: all do"
+        ),
+    ] = None
+    tracking: Annotated[Tracking, Field(description="where the runs are shown")] = Tracking()
+    search: Annotated[Search, Field(description="what is searched, and how")] = Search()
+    table: Annotated[Table, Field(description="what the ablation table shows")] = Table()
+    root: Annotated[Path, Field(strict=False, description="the folder that a relative data source starts from")] = (
+        Path()
+    )
+
+    @field_validator("search", mode="wrap")
+    @classmethod
+    def _read_search(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Search) else raw
+        found = Collector()
+        read = read_search(raw, base_of(info.data), _metrics(info.data), found) if isinstance(raw, dict) else raw
+        search = found.run((), handler, read)
+        found.done()
+        return search
+
+    @field_validator("table", mode="wrap")
+    @classmethod
+    def _read_table(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
+        found, search = Collector(), info.data.get("search")
+        knobs_searched = searched(search) if search is not None else None
+        read = read_table(raw, knobs_searched, _metrics(info.data), info.data, found) if isinstance(raw, dict) else raw
+        table = found.run((), handler, read)
+        found.done()
+        return table
+
+    @model_validator(mode="after")
+    def _search_fits(self) -> Self:
+        """What a search decides by is measured, and in time: of pretraining, its loss and what health measures."""
+        found = Collector()
+        measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
+        message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
+        texts = [("objective", text) for text in self.search.objectives]
+        for key, text in (*texts, ("prune_on", self.search.prune_on)):
+            metric = text.partition(" ")[2]
+            if metric.startswith("pretrain/") and metric not in measured:
+                found.add(("search", key), text, message, nearest(metric, measured))
+        if self.name in self.search.earlier:
+            found.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
+        for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
+            found.findings.append(finding.under("search"))
+        found.done()
+        return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> Self:
+        """Workers have equal shares of every batch."""
+        found, workers = Collector(), self.resources.workers
+        searched = self.search.space.get("pretrain.batch_size")
+        loc: tuple[str, ...] = ("pretrain", "batch_size")
+        sizes: Iterable[Any] = (self.pretrain["batch_size"],)
+        if isinstance(searched, Choices | Range):
+            loc, sizes = ("search", "space", "pretrain.batch_size"), searched.listed()
+        for size in sizes:
+            if size % workers:
+                nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
+                message = f"cannot be shared evenly by {workers} workers (resources.workers)"
+                found.add(loc, size, message, f"use {nearest_sizes}")
+        groups = self.method.get("bn_splits", 1) if self.method.get("key_batch_norm", "plain") != "plain" else 1
+        if groups > 1 and groups % workers:
+            message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
+            found.add(("method", "bn_splits"), groups, message, f"make it a multiple of {workers}")
+        found.done()
+        return self
+
+    @model_validator(mode="after")
+    def _constructible(self) -> Self:
+        """Knobs that are fine one by one may not fit together: build what is cheap to build."""
+        size = math.prod(num_settings(values) or 0 for values in self.search.space.values())
+        size *= len(self.search.cases) or 1
+        if self.search.sampler == "grid" and size > MAX_GRID:
+            message = f"is a grid of {size:,} choices"
+            raise refusal([Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")])
+        found = Collector()
+        for choice, shown, sections in to_construct(self.search):
+            loc = ("search", "space") if choice else ()
+            found.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
+        found.done()
+        return self
+
+
+def space(spec: SweepSpec) -> dict[str, Choices | Range]:
+    """The searched knobs that every choice has, by path, in the file's order; `case` first, where there are cases.
+
+    A section of which there are several, `method` or `encoder`, is one of them; the rest is in `search.branches`.
+    """
+    return searched(spec.search)
+
+
+def grid(spec: SweepSpec) -> list[Settings]:
+    """Every choice of a spec whose knobs can all be listed; the first knob changes slowest."""
+    return all_choices(spec.search)
+
+
+def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
+    """The config of one trial, plain JSON data with every knob: what `trial.run` takes.
+
+    Args:
+        spec: the sweep.
+        choice: a value for each searched knob, by path, and for `case`.
+        seed: the trial's.
+
+    Raises:
+        ValueError: a searched knob has no value; SpecError, one too: a knob does not exist or does not take its value.
+    """
+    sections = {section: _branch(spec.search, section, choice[section]) for section in spec.search.branches}
+    wanted = [*space(spec), *(f"{section}.{knob}" for section, each in sections.items() for knob in each.space)]
+    if missing := sorted(set(wanted) - choice.keys()):
+        raise ValueError(f"a choice of {spec.name} has no value for {', '.join(missing)}; give every knob one")
+    settings = {path: value for path, value in choice.items() if path not in sections}
+    settings |= {section: {"name": each.name, **each.fixed} for section, each in sections.items()}
+    if spec.search.cases:
+        settings = {**spec.search.cases[settings.pop(CASE)], **settings}
+    dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
+    config = {**dumped, **{name: dict(settings.pop(name)) for name in NAMED if name in settings}}
+    base, found = base_of(config), Collector()
+    for path, value in settings.items():
+        if (located := found.run((path,), base.locate, path, value)) is not None:
+            part, knob = located
+            _section(config, path)[knob] = found.run((path,), part.typed, knob, value)
+    if found.findings:
+        raise spec_error(refusal(found.findings), lambda _: (f"a choice of {spec.name}", None))
+    data = {**spec.data, "root": str(spec.root)}
+    return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
+
+
+def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
+    """The spec again, from what `model_dump(mode="json")` gave. Keep the order of its keys: it is the grid's.
+
+    Raises:
+        SpecError: it is from another version of the package, which knew other knobs.
+    """
+    try:
+        return SweepSpec.model_validate(dict(dump))
+    except ValidationError as error:
+        raise spec_error(error, lambda _: ("the stored spec", None)) from None
+
+
+def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
+    """Every key in which two specs differ, with both values: `search.seeds: [0, 1] became [0, 1, 2]`."""
+    before, after = (dict(_leaves((), spec.model_dump(mode="json"))) for spec in (old, new))
+    return [
+        f"{'.'.join(key)}: {before.get(key, 'nothing')} became {after.get(key, 'nothing')}"
+        for key in before | after
+        if before.get(key) != after.get(key) or (key in before) != (key in after)
+    ]
+
+
+def _branch(search: Search, section: str, name: Any) -> Branch:
+    return next(branch for branch in search.branches[section].choices if branch.name == name)
+
+
+def _metrics(sections: Mapping[str, Any]) -> list[str] | None:
+    evaluations = sections.get("evaluate")
+    if evaluations is None:
+        return None
+    return [metric for name, settings in evaluations.items() for metric in knobs.metrics(name, settings)]
+
+
+def _section(config: Settings, path: str) -> Settings:
+    section: Settings = config
+    for key in path.split(".")[:-1]:
+        section = section[key]
+    return section
+
+
+def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _leaves((*path, key), below)
+    else:
+        yield path, value

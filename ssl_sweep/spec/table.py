@@ -1,0 +1,199 @@
+"""The `table` section of a spec: what the sweep's ablation table shows."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from ssl_sweep.knobs.objective import COSTS
+from ssl_sweep.knobs.problems import Collector, Loc, nearest
+from ssl_sweep.spec.domains import Choices, Range
+from ssl_sweep.spec.section import Section
+from ssl_sweep.spec.sections import NAMED, metric_remedy
+from ssl_sweep.tables.labels import Key, row_key, row_label
+from ssl_sweep.tracking.transcript import parameters
+from ssl_sweep.training.health import METRICS as HEALTH_METRICS
+
+_Texts = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+_AsLabel = BeforeValidator(lambda value: row_label([value]) if isinstance(value, int | float) else value)
+_Label = Annotated[str, _AsLabel]
+_TEXT = {"type": "string"}
+_SCALARS = [{"type": kind} for kind in ("string", "number", "boolean")]
+_ROWS = {"anyOf": [*_SCALARS, {"type": "array", "items": {"anyOf": _SCALARS}}]}
+
+CONFIG = ("data", "views", "encoder", "method", "pretrain", "health", "evaluate")  # the sections that trials record
+OF_ALL = ("precision", "seed", "sweep")  # recorded of every trial
+
+
+class Table(Section):
+    """Rows, columns and published figures of the table; what is missing is derived."""
+
+    called: ClassVar[str] = "table"
+
+    rows: Annotated[
+        tuple[str, ...],
+        _Texts,
+        Field(strict=False, description="searched knobs, `case`, or any other parameter; empty: every searched knob"),
+    ] = ()
+    columns: Annotated[
+        tuple[str, ...], _Texts, Field(strict=False, description="metrics; empty: every evaluation's `top1_test`")
+    ] = ()
+    published: dict[str, dict[str, int | float]] = Field(
+        default_factory=dict,
+        description="{column: {row value: number}}: published figures to show beside; several rows join by `, `",
+        json_schema_extra={"default": {}},
+    )
+    interval: Annotated[
+        Literal["std", "t", "bootstrap"],
+        Field(description="beside a mean: ± standard deviation, or its 95 % interval by Student's t or bootstrap"),
+    ] = "std"
+    baseline: Annotated[
+        _Label | None,
+        WithJsonSchema({"anyOf": [*_SCALARS, {"type": "null"}]}),
+        Field(description="row value of the row that the others are tested against, seed by seed; null: no tests"),
+    ] = None
+    test: Annotated[
+        Literal["t", "wilcoxon"], Field(description="paired t-test, or Wilcoxon's, which needs six seeds or more")
+    ] = "t"
+    group_by: Annotated[
+        Annotated[tuple[str, ...], _Texts, Field(strict=False)]
+        | dict[str, Annotated[tuple[_Label, ...], Field(strict=False)]],
+        WithJsonSchema(
+            {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _ROWS}]}
+        ),
+        Field(
+            description="show only the best row of each group, by the objective: parameters such as `method.name`, "
+            "or {group: [row values]}"
+        ),
+    ] = ()
+
+
+def read_table(
+    raw: Mapping[str, Any],
+    searched: Mapping[str, Choices | Range] | None,
+    metrics: list[str] | None,
+    sections: Mapping[str, Any],
+    found: Collector,
+) -> dict[str, Any]:
+    """The section with what is derived filled in; what is wrong goes to `found`.
+
+    What has the wrong structure is left as it is, for `Table` to refuse. `searched` and `metrics` are None where the
+    spec's search or evaluations are in error; `sections` are those of the spec that are not.
+    """
+    read = dict(raw)
+    if metrics is not None:
+        search = sections.get("search")
+        costs = [metric for metric in search.metrics if metric in COSTS] if search is not None else []
+        derived = ([metric for metric in metrics if metric.endswith("/top1_test")] or metrics) + costs
+        options = [*metrics, *_other_metrics(metrics), *(COSTS if costs else ())]
+        message = "is no metric of this spec's evaluations"
+        read["columns"] = _names("columns", raw, derived, options, message, found, metric_remedy)
+    search = sections.get("search")
+    if searched is None:
+        return read
+    recorded, message = _recorded(sections, searched), "is no parameter of this spec's trials"
+    conditional = list(search.branch_knobs) if search is not None else []
+    recorded += [path for path in conditional if path not in recorded]
+    read["rows"] = _names("rows", raw, [*searched, *conditional], recorded, message, found)
+    labels = _labels(read["rows"], searched)
+    if isinstance(raw.get("group_by"), dict):
+        read["group_by"] = _groups(raw["group_by"], labels, found)
+        groups: dict[Key, str] | None = {row_key(name): name for name in raw["group_by"]}
+    else:
+        read["group_by"] = _names("group_by", raw, [], recorded, message, found)
+        groups = _labels(read["group_by"], searched)
+    labels = None if labels is None or groups is None else {**groups, **labels}
+    if metrics is not None and isinstance(raw.get("published"), dict):
+        read["published"] = {
+            column: _published(column, figures, read["columns"], labels, found)
+            for column, figures in raw["published"].items()
+        }
+    if isinstance(raw.get("baseline"), str | int | float):
+        read["baseline"] = _row(("baseline",), raw["baseline"], labels, found)
+    return read
+
+
+def _names(
+    key: str,
+    raw: Mapping[str, Any],
+    derived: list[str],
+    options: list[str],
+    message: str,
+    found: Collector,
+    remedy: Callable[[str, Sequence[str]], str] = nearest,
+) -> Any:
+    """The names under `key`, each one of the options; the derived ones where there are none."""
+    given = raw.get(key) or derived
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple):
+        return names
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name not in options:
+            found.add((key,) if isinstance(given, str) else (key, index), name, message, remedy(name, options))
+    return names
+
+
+def _other_metrics(metrics: Sequence[str]) -> list[str]:
+    """What trials report beside their evaluations' results."""
+    stages = dict.fromkeys(["pretrain", *(metric.partition("/")[0] for metric in metrics)])
+    return [*(f"pretrain/{name}" for name in ("loss", *HEALTH_METRICS)), *(f"{stage}/seconds" for stage in stages)]
+
+
+def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]:
+    """Every parameter that a trial of these sections may have in its record."""
+    config = {name: sections[name] for name in CONFIG if name in sections}
+    cases = sections["search"].cases.values()
+    configs = [config, *({name: case[name] for name in NAMED if name in case} for case in cases)]
+    for section, branches in sections["search"].branches.items():
+        configs += [{section: {"name": branch.name, **branch.fixed}} for branch in branches.choices]
+    return list(
+        dict.fromkeys([*searched, *(path for each in configs for path in parameters({"config": each})), *OF_ALL])
+    )
+
+
+def _labels(rows: Any, searched: Mapping[str, Choices | Range]) -> dict[Key, str] | None:
+    """Every row's label by value; None where the spec alone does not tell which rows there will be."""
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, str) and row in searched for row in rows):
+        return None
+    values = [searched[row].listed() for row in rows]
+    if not all(values):
+        return None
+    return {row_key(label): label for label in map(row_label, product(*values))}
+
+
+def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, found: Collector) -> str:
+    """A row's label as the table writes it."""
+    key = row_key(label)
+    if labels is not None and key not in labels:
+        found.add(loc, label, "is not a row of the table", nearest(str(label), labels.values()))
+    return (labels or {}).get(key, label if isinstance(label, str) else row_label([label]))
+
+
+def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, found: Collector) -> dict[str, Any]:
+    """The groups with their rows' labels, each row in one of them."""
+    read: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for name, rows in groups.items():
+        listed = [rows] if isinstance(rows, str | int | float) else rows
+        if not isinstance(listed, list | tuple) or not all(isinstance(row, str | int | float) for row in listed):
+            read[name] = rows
+            continue
+        read[name] = [_row(("group_by", name, index), row, labels, found) for index, row in enumerate(listed)]
+        for index, label in enumerate(read[name]):
+            if label in owners:
+                message = f"is in group {owners[label]!r} too"
+                found.add(("group_by", name, index), listed[index], message, "put it into one of them")
+            owners[label] = name
+    return read
+
+
+def _published(column: str, figures: Any, columns: Any, labels: Mapping[Key, str] | None, found: Collector) -> Any:
+    """A column's figures, under the labels of their rows."""
+    if column not in columns:
+        found.add(("published", column), None, "is not a column of the table", nearest(column, columns))
+    if not isinstance(figures, dict):
+        return figures
+    named = {row: _row(("published", column, row), row, labels, found) for row in figures}
+    # a figure that is none is refused under the key that the file has
+    return {named[row] if isinstance(figure, int | float) else row: figure for row, figure in figures.items()}

@@ -1,0 +1,244 @@
+"""Objects in a bucket of S3's protocol: the one place that speaks it, names its errors, and tries again.
+
+Credentials, region and endpoint are boto3's own: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION,
+AWS_ENDPOINT_URL, or its files. A PUT is whole or not there, also one in parts: no reader ever sees half an object.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from ssl_sweep.storage.layout import redacted
+
+PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
+CONNECTIONS = 16
+IN_PARTS = 16 << 20  # bytes, from which on an object is sent in parts
+DELETED_AT_ONCE = 1000  # objects, what S3 takes
+PROBE = ".probe"
+NOBODY = {"404", "NoSuchKey", "NotFound"}
+REFUSED = {  # what a server answers that will never answer otherwise, and what to do
+    "NoSuchBucket": "make the bucket, or name another",
+    "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID, or AWS_PROFILE",
+    "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
+    "InvalidToken": "check AWS_SESSION_TOKEN",
+    "ExpiredToken": "renew AWS_SESSION_TOKEN",
+    "AccessDenied": "let these credentials list, get, put and delete objects there",
+    "403": "let these credentials list, get, put and delete objects there",
+    "InvalidBucketName": "a bucket's name has 3 to 63 lower case letters, digits, dots and hyphens",
+}
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+
+class BucketError(ValueError):
+    """A bucket cannot be reached, refuses, or has been away for too long."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a listing says of an object: its ETag, another with each write of other bytes, and its bytes."""
+
+    etag: str
+    size: int
+
+
+class Bucket:
+    """The objects under s3://BUCKET/PREFIX, by their keys relative to that."""
+
+    def __init__(self, url: str) -> None:
+        """Raises BucketError: no bucket is named, or boto3 is not installed."""
+        found = re.fullmatch(r"s3:/+([^/@:]+)(?:/(.*))?", url)
+        if found is None:
+            remedy = "write s3://BUCKET/PREFIX, and keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            raise BucketError(f"--storage, SSL_SWEEP_STORAGE: {redacted(url)} names no bucket; {remedy}")
+        self.url = url
+        self.name, prefix = found[1], (found[2] or "").strip("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.patience_s = 0.0  # until it has once been reached: before that it is the address that is wrong
+        self._client = _client(url)
+
+    def check(self) -> None:
+        """See whether objects can be written and removed here, and from then on wait for it when it is away.
+
+        Raises:
+            BucketError: they cannot.
+        """
+        self.put(PROBE, b"ssl_sweep")
+        self.listed(PROBE)
+        self.delete([PROBE])
+        self.patience_s = PATIENCE_S
+
+    def listed(self, under: str) -> dict[str, Listed]:
+        """The objects whose keys begin so."""
+
+        def all_pages() -> dict[str, Listed]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + under)
+            found = [entry for page in pages for entry in page.get("Contents", ())]
+            return {each["Key"].removeprefix(self.prefix): Listed(_plain(each["ETag"]), each["Size"]) for each in found}
+
+        return self._insisted(all_pages)
+
+    def etag(self, key: str) -> str | None:
+        """An object's ETag, None where there is none."""
+        answer = self._insisted(lambda: self._client.head_object(Bucket=self.name, Key=self.prefix + key))
+        return _plain(answer["ETag"]) if answer else None
+
+    def get(self, key: str) -> bytes | None:
+        """An object's bytes, None where there is none."""
+
+        def whole() -> bytes:
+            content: bytes = self._client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"].read()
+            return content
+
+        return self._insisted(whole)
+
+    def download(self, key: str, path: Path, *, waits: bool = True) -> bool:
+        """Write an object to a file, whole or not at all; whether there is one. `waits`: for a bucket that is away."""
+
+        def into_file() -> bool:
+            with replacing(path) as partial:
+                self._client.download_file(self.name, self.prefix + key, str(partial), Config=_transfer())
+            return True
+
+        return bool(self._insisted(into_file, self.patience_s if waits else 0.0))
+
+    def put(self, key: str, content: bytes | BinaryIO) -> str:
+        """Write an object from bytes, or from an open file; its ETag."""
+
+        def write() -> str | None:
+            if not isinstance(content, bytes) and os.fstat(content.fileno()).st_size >= IN_PARTS:
+                with os.fdopen(os.dup(content.fileno()), "rb") as file:  # boto3 closes what it has sent
+                    file.seek(0)
+                    self._client.upload_fileobj(file, self.name, self.prefix + key, Config=_transfer())
+                return self.etag(key)
+            if not isinstance(content, bytes):
+                content.seek(0)
+            body = content if isinstance(content, bytes) else content.read()
+            return _plain(self._client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body)["ETag"])
+
+        return self._insisted(write) or ""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are not there are none."""
+        doomed = [{"Key": self.prefix + key} for key in keys]
+        for start in range(0, len(doomed), DELETED_AT_ONCE):
+            some = {"Objects": doomed[start : start + DELETED_AT_ONCE], "Quiet": True}
+            answer = self._insisted(partial(self._client.delete_objects, Bucket=self.name, Delete=some))
+            for error in (answer or {}).get("Errors", ()):
+                raise BucketError(f"{self.url}: {error.get('Key')} cannot be removed ({error.get('Message')})")
+
+    def each(self, work: Callable[[str], Answer], keys: Iterable[str]) -> list[Answer]:
+        """What `work` gives for each key, several at a time."""
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            return list(pool.map(work, keys))
+
+    def _insisted(self, call: Callable[[], Answer], patience_s: float | None = None) -> Answer | Any:
+        """What a call answers, None where there is no such object; while the bucket is away it is made again."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        patience_s = self.patience_s if patience_s is None else patience_s
+        deadline, delay_s, away = time.monotonic() + patience_s, FIRST_DELAY_S, False
+        while True:
+            try:
+                answer = call()
+            except (BotoCoreError, ClientError, Boto3Error) as error:
+                code = _code(error)
+                if code in NOBODY:
+                    return None
+                if code in REFUSED or not _is_away(error, code):
+                    raise BucketError(_refusal(self.url, error, code)) from error
+                if time.monotonic() + delay_s > deadline:
+                    raise BucketError(self._given_up(error)) from error
+                if not away:
+                    log.warning("the storage %s is away (%s); trying on", self.url, _reason(error))
+            else:
+                if away:
+                    log.warning("the storage %s is back", self.url)
+                return answer
+            time.sleep(delay_s)
+            away, delay_s = True, min(2 * delay_s, LONGEST_DELAY_S)
+
+    def _given_up(self, error: Exception) -> str:
+        if not self.patience_s:
+            remedy = "check AWS_ENDPOINT_URL, and that the store is up"
+            return f"the storage {self.url} cannot be reached ({_reason(error)}); {remedy}"
+        return (
+            f"the storage {self.url} has been away for {self.patience_s:g} s ({_reason(error)}); when it is back, "
+            "`ssl-sweep resume` goes on with the sweep"
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a copy under, which at the block's end becomes the file; a copy is never worth an fsync."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f".{path.name}.partial")
+    try:
+        yield written
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _client(url: str) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise BucketError(f"the storage {url} needs boto3 ({error}); pip install 'ssl-sweep[s3]'") from error
+    settings = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # many of the other stores that speak S3 do not know its newer checksums
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=settings)  # boto3's own session keeps the first credentials
+
+
+def _transfer() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=IN_PARTS, multipart_chunksize=IN_PARTS, max_concurrency=4)
+
+
+def _plain(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _code(error: Exception) -> str | None:
+    code = getattr(error, "response", {}).get("Error", {}).get("Code")
+    return str(code) if code is not None else None
+
+
+def _is_away(error: Exception, code: str | None) -> bool:
+    """Whether it was the way there, or the server's state, that failed, rather than what was asked."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import ConnectionError as Unreached
+    from botocore.exceptions import HTTPClientError
+
+    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return isinstance(error, Unreached | HTTPClientError | Boto3Error) or status >= 500 or code == "SlowDown"
+
+
+def _refusal(url: str, error: Exception, code: str | None) -> str:
+    remedy = REFUSED.get(code or "", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION")
+    return f"the storage {url} refuses ({_reason(error)}); {remedy}"
+
+
+def _reason(error: Exception) -> str:
+    """What a server said, without what it was asked: that may carry a signature."""
+    said = getattr(error, "response", {}).get("Error", {})
+    return f"{said['Code']}: {said.get('Message', '')}" if said.get("Code") else str(error).splitlines()[0]

@@ -1,0 +1,127 @@
+"""What trials have written of themselves: the tracebacks of those that failed, the newest lines of those that run."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.storage import mirror
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.best import NoSuchTrial, find_trial
+from ssl_sweep.tracking.transcript import run_name
+from ssl_sweep.trialdir.journal import JOURNAL, Event, read
+
+POLL_S = 0.5
+MAX_BYTES = 1_000_000  # of a log's end, to look for its last lines in
+MAX_NAMED = 5  # trials of one error
+
+
+def trial_log(ledger: Ledger, storage: Storage, named: str, lines: int) -> str:
+    """The last lines of a trial's log, and its traceback where it failed. Raises NoSuchTrial."""
+    trial = find_trial(ledger.trials, named)
+    folder = _folder(ledger, storage, trial)
+    text = tail(folder / "log.txt", lines) or f"trial {trial.trial_id} ({trial.state}) has written nothing yet\n"
+    failure = _traceback(folder) if trial.state == "FAILED" else None
+    return text if failure is None or failure.strip() in text else f"{text}\n{failure}"
+
+
+def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
+    """Each error of the failed trials once, with those that had it; else the newest lines of the running ones."""
+    failed = [trial for trial in ledger.trials if trial.state == "FAILED"]
+    if failed:
+        return _errors(ledger, storage, failed)
+    running = [trial for trial in ledger.trials if trial.state == "RUNNING"]
+    if not running:
+        return f"no trial of {ledger.spec.name} runs, and none has failed; one trial's log: --trial ID\n"
+    return "\n".join(
+        f"{_title(ledger, trial)}\n{tail(_folder(ledger, storage, trial) / 'log.txt', lines)}" for trial in running
+    )
+
+
+def followed(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator[str]:
+    """A trial's last lines, then what is written to its log, until its journal says that the attempt has ended."""
+    text, offset, _ = log_part(trial, path)
+    yield _last(text, lines)
+    while True:
+        text, offset, ended = log_part(trial, path, offset)
+        if text:
+            yield text
+        if ended:
+            return
+        time.sleep(POLL_S)
+        mirror.fetch(storage, path, path.with_name(JOURNAL))
+
+
+def log_part(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
+    """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
+    events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
+    text, offset = _read_end(path, start)
+    return text, offset, bool(events) and events[-1]["event"] == "end" and not _begins(trial, events)
+
+
+def _begins(trial: Trial, events: list[Event]) -> bool:
+    """Whether a trial runs again of which the journal has only the attempts before."""
+    begun = [event["attempt"] for event in events if event["event"] == "attempt"]
+    return trial.state == "RUNNING" and bool(begun) and begun[-1] < trial.attempts
+
+
+def log_of(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
+    """A trial, or the only one that runs, and where its log lies. Raises NoSuchTrial."""
+    running = [trial for trial in ledger.trials if trial.state == "RUNNING"]
+    if named is None and len(running) != 1:
+        listed = ", ".join(trial.trial_id[:8] for trial in running) or "none"
+        raise NoSuchTrial(f"{len(running)} trials run ({listed}); name the one to follow with --trial")
+    trial = running[0] if named is None else find_trial(ledger.trials, named)
+    return trial, _folder(ledger, storage, trial) / "log.txt"
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a file; empty where there is none."""
+    return _last(_read_end(path)[0], lines)
+
+
+def _last(text: str, lines: int) -> str:
+    return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+def _read_end(path: Path, start: int = 0) -> tuple[str, int]:
+    """The text from a byte on, of a long one its end, and how far that goes."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, path.stat().st_size - MAX_BYTES))
+            return file.read().decode(errors="replace"), file.tell()
+    except FileNotFoundError:
+        return "", start
+
+
+def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
+    alike: dict[str, list[Trial]] = defaultdict(list)
+    for trial in failed:
+        alike[_traceback(_folder(ledger, storage, trial)) or f"{trial.message}\n"].append(trial)
+    parts = []
+    for traceback, trials in alike.items():
+        titles = [_title(ledger, trial) for trial in trials[:MAX_NAMED]]
+        titles += [f"and {len(trials) - MAX_NAMED} more"] if len(trials) > MAX_NAMED else []
+        parts.append("\n".join(titles) + f"\n{traceback}")
+    return "\n".join(parts)
+
+
+def _traceback(folder: Path) -> str | None:
+    """Of the last attempt that failed."""
+    ends = [event for event in read(folder)[0] if event["event"] == "end" and event.get("state") == "FAILED"]
+    return (ends[-1].get("traceback") or None) if ends else None
+
+
+def _title(ledger: Ledger, trial: Trial) -> str:
+    name = run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})
+    reason = f", {trial.reason}" if trial.reason else ""
+    return f"trial {trial.trial_id} ({name}): {trial.state}{reason}, attempts {trial.attempts}"
+
+
+def _folder(ledger: Ledger, storage: Storage, trial: Trial) -> Path:
+    """A trial's folder, with its newest log and journal."""
+    folder = storage.trial(ledger.spec.name, trial.trial_id)
+    mirror.fetch(storage, folder / "log.txt", folder / JOURNAL)
+    return folder

@@ -1,0 +1,113 @@
+"""Watches a sweep for those who do not: tells the webhook when it is done, has failed, or is stuck."""
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.storage.layout import redacted
+from ssl_sweep.sweep.webhook import Outbox, Webhook, WebhookError
+
+State = Literal["done", "failed", "stuck"]
+WORDS: dict[State, str] = {"done": "is done", "failed": "has failed", "stuck": "is stuck"}
+STUCK_S = 3600.0  # without a start, a report or an end of any trial; SSL_SWEEP_STUCK_SECONDS
+END_S = 5.0  # how long the end of a sweep waits for the webhook, at most
+
+
+class Notifier:
+    """Tells the webhook of one sweep; nobody where there is none. A `Watcher`."""
+
+    def __init__(self, ledger: Ledger, tracking_uri: str) -> None:
+        """Raises WebhookError."""
+        self._ledger, self._tracking_uri = ledger, tracking_uri
+        self._heard_at, self._said_stuck = time.monotonic(), False
+        self._stuck_s = _stuck_seconds()
+        self._closing = threading.Event()
+        webhook = Webhook.of_environment()
+        self._outbox = Outbox(webhook) if webhook is not None else None
+        if self._outbox is not None:
+            threading.Thread(target=self._watch, name="stuck", daemon=True).start()
+
+    def started(self, trial: Trial) -> None:
+        self._hear()
+
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        self._hear()
+
+    def ended(self, trial: Trial) -> None:
+        self._hear()
+
+    def tell(self, state: State, why: str | None = None) -> None:
+        """Have the webhook told, soon."""
+        if self._outbox is not None:
+            self._outbox.put(self._payload(state, why))
+
+    def close(self) -> None:
+        """Wait a few seconds for the webhook to take what it has not taken yet."""
+        self._closing.set()
+        if self._outbox is not None:
+            self._outbox.close(END_S)
+
+    def _hear(self) -> None:
+        self._heard_at, self._said_stuck = time.monotonic(), False
+
+    def _watch(self) -> None:
+        while not self._closing.wait(min(30.0, self._stuck_s / 4)):
+            silent = time.monotonic() - self._heard_at
+            if silent >= self._stuck_s and not self._said_stuck:
+                self._said_stuck = True
+                self.tell("stuck", f"no trial was heard of for {silent / 60:.0f} min; `ssl-sweep logs` shows why")
+
+    def _payload(self, state: State, why: str | None) -> dict[str, Any]:
+        name = self._ledger.spec.name
+        trials = [trial for choice in self._ledger.choices for trial in choice.trials]
+        counts = Counter(trial.state for trial in trials)
+        best = self._best(trials)
+        return news(name, state, why, counts, best, self._tracking_uri)
+
+    def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
+        """The trial with the best objective."""
+        search = self._ledger.spec.search
+        searched = [trial for trial in trials if not trial.confirms]
+        scores = [(trial.results[search.objective_metric], trial) for trial in searched if trial.results]
+        if not scores:
+            return None
+        choose = max if search.signs[0] > 0 else min
+        value, trial = choose(scores, key=lambda scored: scored[0])
+        knobs = dict(self._ledger.choice(trial.choice).knobs)
+        return {"metric": search.objective_metric, "value": value, "knobs": knobs, "seed": trial.seed}
+
+
+def news(
+    name: str, state: State, why: str | None, counts: Mapping[str, int], best: Mapping[str, Any] | None, uri: str
+) -> dict[str, Any]:
+    """What the webhook is told of a sweep: `counts` of trials by state, the `best` one, and MLflow's `uri`."""
+    why = redacted(why) if why else None
+    words = [f"sweep {name} {WORDS[state]}"]
+    words += [", ".join(f"{counts[each]} {each.lower()}" for each in sorted(counts))] if counts else []
+    words += [f"best {best['metric']} {best['value']:.4g}"] if best else []
+    words += [why] if why else []
+    return {
+        "text": "; ".join(words),
+        "sweep": name,
+        "state": state,
+        "why": why,
+        "counts": dict(counts),
+        "best": best,
+        "mlflow": {"uri": redacted(uri), "experiment": f"ssl_sweep/{name}"},
+    }
+
+
+def _stuck_seconds() -> float:
+    text = os.environ.get("SSL_SWEEP_STUCK_SECONDS", str(STUCK_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise WebhookError(f"SSL_SWEEP_STUCK_SECONDS is {text!r}, not a number of seconds above 0; correct or unset it")
+    return seconds

@@ -1,0 +1,113 @@
+"""What a person sees while a sweep runs: counts, best so far, time left, and where each running trial stands."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.tables.labels import display_name, duration
+
+MAX_ROWS = 12
+LINE_EVERY_S = 60.0  # where nothing can be drawn, a report is worth a line only so often
+
+
+class Progress:
+    """Counts of one driver's work on a sweep.
+
+    Draws itself on a terminal, else prints a line as each trial ends and, in long trials, about once a minute.
+    """
+
+    def __init__(self, spec: SweepSpec, known: list[Trial], total: Callable[[], int], console: Console) -> None:
+        """total: how many trials there will be, as far as is known when it is called."""
+        self._spec, self._total, self._console = spec, total, console
+        self._ended = {trial.trial_id: trial for trial in known if trial.ended}
+        self._before = len(self._ended)
+        self._running: dict[str, tuple[Trial, str]] = {}
+        self._started = self._last_line = time.monotonic()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the display up to date while the block runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True):
+            yield
+
+    def started(self, trial: Trial) -> None:
+        self._running[trial.trial_id] = (trial, "starting")
+
+    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        stage = next(iter(metrics)).split("/")[0]
+        shown = next((name for name in (f"{stage}/top1_val", f"{stage}/loss") if name in metrics), None)
+        value = f"  {shown} {metrics[shown]:.4g}" if shown else ""
+        where = f"{stage} epoch {step}{value}"
+        self._running[trial.trial_id] = (trial, where)
+        if time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._print(trial, where)
+
+    def ended(self, trial: Trial) -> None:
+        self._running.pop(trial.trial_id, None)
+        if trial.ended:  # and not paused
+            self._ended[trial.trial_id] = trial
+        self._print(trial, self._end_of(trial))
+
+    def _print(self, trial: Trial, text: str) -> None:
+        """A line, where the display is not drawn."""
+        if self._console.is_terminal:
+            return
+        seed = f"{'fresh ' if trial.confirms else ''}seed {trial.seed}"
+        line = f"[{len(self._ended)}/{self._total()}] choice {trial.choice} {seed}: {text}"
+        self._console.print(Text(line), highlight=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def _end_of(self, trial: Trial) -> str:
+        value = (trial.results or {}).get(self._spec.search.objective_metric)
+        end = (
+            f"{self._spec.search.objective_metric} {value:.4g}"
+            if value is not None
+            else ": ".join(filter(None, (trial.reason, trial.message)))
+        )
+        return f"{trial.state}, {end}; about {self._left()} left"
+
+    def _render(self) -> Group:
+        rows = Table.grid(padding=(0, 2))
+        for trial, where in list(self._running.values())[:MAX_ROWS]:
+            rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
+        return Group(self._header(), ProgressBar(self._total(), len(self._ended), width=60), rows)
+
+    def _header(self) -> Text:
+        states = Counter(trial.state for trial in self._ended.values())
+        failed, pruned = states["FAILED"], states["PRUNED"]
+        elapsed = duration(time.monotonic() - self._started)
+        return Text.assemble(
+            (self._spec.name, "bold"),
+            "  confirming" if any(trial.confirms for trial, _ in self._running.values()) else "",
+            f"  done {len(self._ended) - failed}/{self._total()}  running {len(self._running)}  ",
+            (f"failed {failed}", "red" if failed else "dim"),
+            f"  pruned {pruned}" if pruned else "",
+            f"  best {self._best()}  {elapsed} gone, about {self._left()} left",
+        )
+
+    def _best(self) -> str:
+        metric = self._spec.search.objective_metric
+        scored = [trial for trial in self._ended.values() if trial.results and metric in trial.results]
+        if not scored:
+            return "-"
+        sign = self._spec.search.signs[0]
+        best = max(scored, key=lambda trial: sign * (trial.results or {})[metric])
+        return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
+
+    def _left(self) -> str:
+        done = len(self._ended) - self._before
+        if done == 0:
+            return "?"
+        return duration((time.monotonic() - self._started) / done * (self._total() - len(self._ended)))

@@ -1,0 +1,109 @@
+"""Where a sweep stands: the ledger's states, and what each trial's journal said last."""
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.lease import driver_of
+from ssl_sweep.ledger.open import load_ledger, sweep_names
+from ssl_sweep.ledger.orders import read_orders
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.storage import mirror
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trialdir import journal, watchdog
+
+
+def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
+    """Counts and trials of one sweep, as plain JSON data."""
+    ledger = load_ledger(storage.ledger_url, name)
+    mirror.pull(storage, name)
+    asked = read_orders(ledger.notes).sweep
+    return {
+        **counts(ledger),
+        "driver": driver_of(ledger.notes),
+        "asked": asdict(asked) if asked else None,
+        "trials": [trial_status(trial, ledger, storage) for trial in ledger.trials],
+    }
+
+
+def overview(storage: Storage) -> list[dict[str, Any]]:
+    """Counts of every sweep of a storage."""
+    return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+
+
+def counts(ledger: Ledger) -> dict[str, Any]:
+    """How many trials of a sweep are in which state, and the best so far."""
+    states = Counter(trial.state for trial in ledger.trials)
+    return {
+        "name": ledger.spec.name,
+        "phase": _phase(ledger),
+        "total": ledger.total,
+        "complete": states["COMPLETE"],
+        "running": states["RUNNING"],
+        "failed": states["FAILED"],
+        "stopped": states["STOPPED"],
+        "paused": states["PAUSED"],
+        "pruned": states["PRUNED"],
+        "waiting": ledger.total - sum(states.values()) + states["CREATED"],
+        "objective": ", ".join(ledger.spec.search.objectives),
+        "best": _best(ledger),
+    }
+
+
+def _phase(ledger: Ledger) -> str:
+    """`searching`, `confirming` the best choices with fresh seeds, or `over`."""
+    if not ledger.searched:
+        return "searching"
+    over = len(ledger.trials) == ledger.total and all(trial.ended for trial in ledger.trials)
+    return "over" if over else "confirming"
+
+
+def _best(ledger: Ledger) -> float | None:
+    """The best trial's objective, or, where choices were confirmed, the best of their means over fresh seeds."""
+    search = ledger.spec.search
+    means = [choice.confirmed(search.objective_metric) for choice in ledger.choices]
+    scored = [mean for mean in means if mean is not None] or [
+        trial.results[search.objective_metric] for trial in ledger.trials if trial.results and not trial.confirms
+    ]
+    return (max if search.signs[0] > 0 else min)(scored, default=None)
+
+
+def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
+    """What is known of a trial, as plain JSON data."""
+    folder = storage.trial(ledger.spec.name, trial.trial_id)
+    stage, epoch, age = last_sign(folder)
+    return {
+        "trial_id": trial.trial_id,
+        "choice": trial.choice,
+        "knobs": dict(ledger.choice(trial.choice).knobs),
+        "seed": trial.seed,
+        "confirms": trial.confirms,
+        "state": trial.state,
+        "stage": stage,
+        "epoch": epoch,
+        "attempts": trial.attempts,
+        "crashed": trial.failures,
+        "lost": trial.lost,
+        "reason": trial.reason,
+        "message": trial.message,
+        "last_sign_seconds": age,
+        "results": dict(trial.results) if trial.results else None,
+        "folder": str(folder),
+    }
+
+
+def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
+    """Stage and epoch of the last report, and the seconds since the last event, step or batch."""
+    events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
+    reports = [event for event in events if event["event"] == "report"]
+    signs = [event["time"] for event in events[-1:]]
+    with suppress(FileNotFoundError):
+        signs.append((folder / watchdog.ALIVE).stat().st_mtime)
+    age = time.time() - max(signs) if signs else None
+    if not reports:
+        return None, None, age
+    return next(iter(reports[-1]["metrics"])).split("/")[0], reports[-1]["step"], age

@@ -1,0 +1,74 @@
+"""An ablation table as a grid of texts, whatever the format that they are written in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ssl_sweep.tables.ablation import Cell, Table
+from ssl_sweep.tables.labels import FRONT, NOTHING, display_name, value_text
+
+CellText = Callable[[Cell, int], str]  # a cell that has a mean, and its decimals
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as texts; `best` has the (line, column) of the best figures, `numeric` says which columns stand right."""
+
+    headers: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]]
+    numeric: tuple[bool, ...]
+
+
+def grid(table: Table) -> Grid:
+    """The table for the console: `37.1 ± 0.4* (3)`."""
+    return make_grid(table, str, lambda cell, decimals: f"{figure(cell, decimals)}{cell.mark} ({cell.n})")
+
+
+def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) -> Grid:
+    """The table with texts escaped and cells written as a format wants them."""
+    headers = [escaped(display_name(name, table.rows)) for name in table.rows]
+    numeric = [all(isinstance(row.key[i], int | float | None) for row in table.body) for i in range(len(table.rows))]
+    for name, confirmed, published in zip(table.columns, table.has_confirmed, table.has_published, strict=True):
+        headers += [escaped(display_name(name)), *(["confirmed", "change"] if confirmed else [])]
+        headers += ["published", "difference"] if published else []
+    lines: list[tuple[str, ...]] = []
+    best: set[tuple[int, int]] = set()
+    for row in table.body:
+        line = [escaped(value_text(part)) for part in row.key]
+        shown = zip(row.cells, table.decimals, table.has_confirmed, table.has_published, strict=True)
+        for cell, decimals, confirmed, published in shown:
+            for each in (cell, cell.confirmed) if confirmed else (cell,):
+                if each is not None and each.best:
+                    best.add((len(lines), len(line)))
+                line.append(escaped(NOTHING) if each is None or each.mean is None else cell_text(each, decimals))
+            line += [escaped(_signed(cell.change, decimals))] if confirmed else []
+            figures = (_published(cell, decimals), _signed(cell.difference, decimals))
+            line += map(escaped, figures) if published else []
+        if table.front is not None:
+            line.append(escaped(FRONT) if row.key in table.front else "")
+        lines.append(tuple(line))
+    numeric += [True] * (len(headers) - len(numeric))
+    if table.front is not None:
+        headers, numeric = [*headers, "front"], [*numeric, False]
+    return Grid(tuple(headers), tuple(lines), frozenset(best), tuple(numeric))
+
+
+def figure(cell: Cell, decimals: int, *, bold: str = "{}", plus_minus: str = " ± ", gap: str = " ") -> str:
+    """`37.1 ± 0.4`, or `37.1 [36.1, 38.1]` where the table has intervals; what `bold` embraces is the bold part."""
+    mean = f"{cell.mean:.{decimals}f}"
+    if cell.low is not None and cell.high is not None:
+        return f"{bold.format(mean)}{gap}[{cell.low:.{decimals}f}, {cell.high:.{decimals}f}]"
+    return bold.format(mean if cell.std is None else f"{mean}{plus_minus}{cell.std:.{decimals}f}")
+
+
+def _published(cell: Cell, decimals: int) -> str:
+    if cell.published is None:
+        return NOTHING
+    given = len(repr(float(cell.published)).partition(".")[2])  # others' figures are not rounded
+    return f"{cell.published:.{max(decimals, given)}f}"
+
+
+def _signed(difference: float | None, decimals: int) -> str:
+    if difference is None:
+        return NOTHING
+    return f"{round(difference, decimals) + 0.0:+.{decimals}f}"  # -0.0 + 0.0 is 0.0

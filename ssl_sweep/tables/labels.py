@@ -1,0 +1,86 @@
+"""What a table calls things: knobs and metrics in its head, values in its cells, rows by their knobs' values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ssl_sweep.tracking.transcript import text, value_of
+
+NOTHING = "–"
+FRONT = "●"  # marks a row that no other beats in both objectives
+SPLITS = ("train", "val", "test")
+PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
+MARKS = {  # of a trial's states, told from one another without colour
+    "COMPLETE": "✓",
+    "RUNNING": "◐",
+    "PRUNED": "✂",
+    "FAILED": "✕",
+    "STOPPED": "■",
+    "INTERRUPTED": "▮",
+    "PAUSED": "‖",
+    "CREATED": "○",
+}
+Key = tuple[Any, ...]
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for size, unit, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // below} {small}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{whole} s"
+
+
+def display_name(name: str, among: Sequence[str] = ()) -> str:
+    """`views.flip` -> `flip`, unless `among` has two of that name; `knn/top1_test` -> `knn top1 (test)`."""
+    stage, slash, metric = name.rpartition("/")
+    if not slash:
+        path = name.removesuffix(".name")
+        short = path.rpartition(".")[2]
+        alike = [other for other in among if other.removesuffix(".name").rpartition(".")[2] == short]
+        return short if len(alike) < 2 else path
+    words = metric.split("_")
+    shown = [*words[:-1], f"({words[-1]})"] if len(words) > 1 and words[-1] in SPLITS else words
+    return " ".join([*stage.split("/"), *shown])
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric is a percentage, by its name: `transfer/top1_pets_test` is."""
+    return any(word in PERCENT for word in metric.rpartition("/")[2].split("_"))
+
+
+def name_with_unit(metric: str) -> str:
+    """`knn/top1_test` -> `knn top1 (test), %`."""
+    return display_name(metric) + (", %" if in_percent(metric) else "")
+
+
+def value_text(value: Any) -> str:
+    """A knob's value in a table."""
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else text(value)
+
+
+def row_name(key: Key, knobs: Sequence[str]) -> str:
+    """`method=moco, overlay_alpha=0.3`: a row in a note."""
+    return ", ".join(f"{display_name(name, knobs)}={value_text(part)}" for name, part in zip(knobs, key, strict=True))
+
+
+def row_label(values: Sequence[Any]) -> str:
+    """What `published` and `baseline` call a row: its knobs' values, joined by a comma."""
+    return ", ".join(map(text, values))
+
+
+def row_key(label: Any) -> Key:
+    """A label by value, so that one may write 0, 0.0 or "0", null or None; a tuple of values is a label too."""
+    written = label if isinstance(label, str) else row_label(label if isinstance(label, (tuple, list)) else [label])
+    return tuple(_value(part.strip()) for part in written.split(","))
+
+
+def _value(written: str) -> Any:
+    constant = written.lower().replace("none", "null")
+    try:
+        value = value_of(constant if constant in ("true", "false", "null") else written)
+    except ValueError:
+        return written
+    return written if value != value else value  # a text "nan" must equal itself

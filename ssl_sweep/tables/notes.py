@@ -1,0 +1,180 @@
+"""What a table says below itself: how its figures were made, and which of them are not like the others."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ssl_sweep.tables import stats
+from ssl_sweep.tables.labels import FRONT, Key, row_key, row_name, value_text
+from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
+
+if TYPE_CHECKING:
+    from ssl_sweep.tables.ablation import Table
+
+NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
+MAX_NAMED = 5  # rows in a note
+FEW = 10  # seeds; by simulation of normal values the bootstrap's 95 % interval holds the mean of 3 in 75 % of cases
+SPREADS = {
+    "std": "mean ± standard deviation over seeds",
+    "t": "mean [95 % interval of the mean by Student's t] over seeds",
+    "bootstrap": f"mean [95 % interval of the mean by percentile bootstrap, {stats.RESAMPLES:,} resamples] over seeds",
+}
+TESTS = {"t": "paired t-test", "wilcoxon": "exact Wilcoxon signed-rank test"}
+
+
+def notes(
+    runs: pd.DataFrame,
+    table: "Table",
+    found: Pivot,
+    published: Mapping[str, Mapping[Any, float]],
+    baseline: Any,
+    reference: Key | None,
+    test: str,
+    objectives: Sequence[str],
+) -> tuple[str, ...]:
+    """Every note of a table; the arguments are those of `tables.ablation` and what it made of them."""
+    if runs.empty:
+        return ("no trials yet",)
+    return (
+        *_on_spread(table),
+        *_on_trials(runs),
+        *_on_confirmed(runs, found),
+        *_on_front(table, objectives),
+        *_on_choice(runs, table, found),
+        *_on_groups(runs, found),
+        *_on_columns(runs, table.columns),
+        *_on_tests(table, baseline, reference, test),
+        *_on_published(table, found, published),
+    )
+
+
+def _on_spread(table: "Table") -> Iterator[str]:
+    seeds = [cell.n for row in table.body for cell in row.cells if cell.n > 1]
+    if seeds:
+        yield f"{SPREADS[table.interval]} (number of seeds)"
+    elif any(cell.n for row in table.body for cell in row.cells):
+        yield "one seed each, without a spread (number of seeds)"
+    if seeds and table.interval == "bootstrap" and min(seeds) < FEW:
+        yield f"the bootstrap's interval is too narrow for fewer than some {FEW} seeds; Student's t is not"
+
+
+def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
+    left_out = Counter(state for state in runs["state"] if state != "COMPLETE")
+    if left_out:
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(left_out.items()))
+        yield f"not in the means: {counts} of {len(runs)} trials"
+
+
+def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
+    fresh = [i for trials in found.fresh.values() for i in trials]
+    if fresh:
+        seeds = sorted({int(runs["seed"].iloc[i]) for i in fresh})
+        choices = {(runs["sweep"].iloc[i], runs["choice"].iloc[i]) for i in fresh}
+        which = "choice" if len(choices) == 1 else f"{len(choices)} choices"
+        yield (
+            f"confirmed: over {len(seeds)} fresh seeds ({', '.join(map(str, seeds))}) of the {which} that the search "
+            "found best; change: that less the search's own mean, which is too good for having been chosen"
+        )
+
+
+def _on_front(table: "Table", objectives: Sequence[str]) -> Iterator[str]:
+    if table.front:
+        judged = ", ".join(objectives)
+        yield f"{FRONT}: by the search's means no other row is better in one and as good in the other of {judged}"
+
+
+def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str]:
+    if found.chosen_by is None:
+        return
+    if found.chosen_by not in runs.columns:
+        yield f"no trial has reported {found.chosen_by}, which chooses each group's row"
+        return
+    counts = Counter(found.chosen_from.values())
+    tried = f", of {counts.popitem()[0]} each" if len(counts) == 1 else ""
+    if not tried and len(found.chosen_from) <= MAX_NAMED:
+        each = [f"{_text(found.labels[key][0])} of {count}" for key, count in found.chosen_from.items()]
+        tried = f": {', '.join(each)}"
+    best = "lowest" if found.lowest else "highest"
+    yield f"each group's row has the {best} mean {found.chosen_by}{tried}"
+
+
+def _on_groups(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
+    """A mean over fewer seeds, or over different settings, must not look like the others."""
+    seeds, choices = runs["seed"].tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
+    num_seeds = len({seed for seed, fresh in zip(seeds, is_fresh(runs), strict=True) if not fresh})
+    have = {key: len({seeds[i] for i in trials}) for key, trials in found.trials.items()}
+    fewer = [f"{row_name(key, found.names)} ({n})" for key, n in have.items() if n < num_seeds]
+    if fewer and num_seeds > 1:
+        yield f"fewer than {num_seeds} seeds: {_several(fewer)}"
+    if mixed := [trials for trials in found.trials.values() if len({choices[i] for i in trials}) > 1]:
+        varied = ", ".join(_varied(runs, mixed)) or "no parameter"
+        rows = "1 row is a mean" if len(mixed) == 1 else f"{len(mixed)} rows are means"
+        yield f"{rows} over several choices, seed by seed, which differ in {varied}"
+
+
+def _varied(runs: pd.DataFrame, groups: Sequence[Sequence[int]]) -> list[str]:
+    """The parameters of which some group holds more than one value."""
+    varied = []
+    for name in runs.columns:
+        if "/" not in name and name not in NO_KNOBS:
+            values = [plain(value) for value in runs[name]]
+            if any(len({values[i] for i in trials}) > 1 for trials in groups):
+                varied.append(name)
+    return varied
+
+
+def _on_columns(runs: pd.DataFrame, columns: Iterable[str]) -> Iterator[str]:
+    for name in columns:
+        if name not in runs.columns:
+            near = difflib.get_close_matches(name, [column for column in runs.columns if "/" in column], n=1)
+            yield f"no trial has reported {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _on_tests(table: "Table", baseline: Any, reference: Key | None, test: str) -> Iterator[str]:
+    if baseline is None:
+        return
+    if reference is None:
+        yield f"no tests: the baseline {_text(row_key(baseline))} is no row here"
+        return
+    name = row_name(reference, table.rows)
+    others = [row for row in table.body if row.key != reference]
+    cells = [cell for row in others for cell in row.cells]
+    pairs = max((cell.pairs for cell in cells if cell.p is not None), default=0)
+    if pairs:
+        yield (
+            f"* p below 0.05, ** below 0.01, against {name}: {TESTS[test]} over the seeds in common, two-sided, with "
+            "Holm's correction for the rows of a column"
+        )
+    untested = [row for row in others if any(cell.mean is not None and cell.p is None for cell in row.cells)]
+    if untested:
+        why = "fewer than two seeds in common" + (", or the same difference for each seed" if test == "t" else "")
+        yield f"not tested against {name}, {why}: {_several([row_name(row.key, table.rows) for row in untested])}"
+    by_column = zip(*(row.cells for row in others), strict=True)
+    compared = max((sum(cell.p is not None for cell in column) for column in by_column), default=0)
+    if test == "wilcoxon" and pairs and compared * stats.least_wilcoxon(pairs) >= 0.05:
+        enough = next(n for n in range(pairs, 100) if compared * stats.least_wilcoxon(n) < 0.05)
+        yield (
+            f"no mark is possible: with {pairs} seeds and {compared} comparisons Wilcoxon's p is never below "
+            f"{min(1.0, compared * stats.least_wilcoxon(pairs)):.3g}; run {enough} seeds or more, or use the t-test"
+        )
+
+
+def _on_published(table: "Table", found: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
+    shown = {label for labels in found.labels.values() for label in labels}
+    wanted = dict.fromkeys(row_key(label) for metric in table.columns for label in published.get(metric, {}))
+    if lost := [label for label in wanted if label not in shown | found.known]:
+        yield f"published, but no row here: {'; '.join(map(_text, lost))}"
+    if any(cell.difference is not None for row in table.body for cell in row.cells):
+        yield "difference: ours less the published figure"
+
+
+def _text(label: Key) -> str:
+    return ", ".join(map(value_text, label))
+
+
+def _several(named: Sequence[str]) -> str:
+    more = f"; and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    return "; ".join(named[:MAX_NAMED]) + more

@@ -1,0 +1,105 @@
+"""What the table of one sweep or of several shows, by their specs' `table` sections and what is asked for instead."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.labels import Key, row_key, row_label
+from ssl_sweep.tables.pivot import values_of
+
+SWEEP = "sweep"
+
+
+def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **asked: Any) -> dict[str, Any]:
+    """The arguments of `tables.ablation` for sweeps with these specs, by name, as MLflow holds them.
+
+    Several sweeps have a row for each sweep and each setting of any of their row knobs. Where they differ in how the
+    table is made, the first one rules; they agree on the objective, or the first column chooses each group's row.
+
+    Args:
+        specs: JSON data of each spec.
+        runs: of all these sweeps.
+        asked: options that rule over those of the specs; None asks for nothing.
+    """
+    tables = {name: dict(spec.get("table") or {}) for name, spec in specs.items()}
+    objectives = {objectives_of(spec) for spec in specs.values()}
+    several = len(tables) > 1
+    first = next(iter(tables.values()))
+    given = {key: value for key, value in asked.items() if value is not None}
+    columns = dict.fromkeys(column for table in tables.values() for column in table.get("columns") or ())
+    named = dict.fromkeys(row for table in tables.values() for row in table.get("rows") or ())
+    own_rows = [*([SWEEP] if several else []), *named]
+    made = {**first, "rows": own_rows, "columns": list(columns)}
+    made["objective"] = objectives.pop() if len(objectives) == 1 else ""
+    rows = list(given.get("rows", own_rows))
+    if several or rows != own_rows:
+        made |= _relabelled(tables, runs, rows)
+    return made | given
+
+
+def objectives_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The one or two objectives of a spec's JSON data; an empty text where it names none."""
+    objective = (spec.get("search") or {}).get("objective") or ""
+    return (objective,) if isinstance(objective, str) else tuple(objective)
+
+
+def table_of(stores: Mapping[str, str], **asked: Any) -> Table:
+    """The table of these sweeps, each with the tracking URI of its store; `asked` rules over their specs."""
+    from ssl_sweep.tracking.reader import (
+        runs,
+        spec_of,  # MLflow takes seconds to import
+    )
+
+    specs = {name: spec_of(name, uri) for name, uri in stores.items()}
+    by_store: dict[str, list[str]] = defaultdict(list)
+    for name, uri in stores.items():
+        by_store[uri].append(name)
+    found = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
+    return ablation(found, **options(specs, found, **asked))
+
+
+def _relabelled(tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]) -> dict[str, Any]:
+    """What the sweeps say of their rows, said of these rows; what has no row here keeps its label."""
+    homes = _homes(tables, runs, rows)
+    published: dict[str, dict[str, float]] = defaultdict(dict)
+    groups: dict[str, list[str]] = defaultdict(list)
+    baselines = []
+    for name, table in tables.items():
+        for column, figures in (table.get("published") or {}).items():
+            for label, figure in figures.items():
+                published[column] |= dict.fromkeys(homes.get((name, row_key(label)), [label]), figure)
+        if isinstance(table.get("group_by"), Mapping):
+            for group, labels in table["group_by"].items():
+                groups[group] += [row for label in labels for row in homes.get((name, row_key(label)), [label])]
+        if table.get("baseline") is not None:
+            baselines += homes.get((name, row_key(table["baseline"])), [table["baseline"]])
+    first = next(iter(tables.values())).get("group_by") or ()
+    return {
+        "published": published,
+        "baseline": baselines[0] if baselines else None,
+        "group_by": groups if isinstance(first, Mapping) else first,
+    }
+
+
+def _homes(
+    tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]
+) -> dict[tuple[str, Key], list[str]]:
+    """For each row of a sweep, the rows of this table that hold its trials and no others."""
+    theirs = {name: _labels(runs, table.get("rows") or ()) for name, table in tables.items()}
+    owners: dict[str, set[tuple[str, Key]]] = defaultdict(set)
+    for index, (label, sweep) in enumerate(zip(_labels(runs, rows), runs[SWEEP], strict=True)):
+        owners[label].add((sweep, row_key(theirs[sweep][index])))
+    homes: dict[tuple[str, Key], list[str]] = defaultdict(list)
+    for label, own in owners.items():
+        if len(own) == 1:
+            homes[own.pop()].append(label)
+    return homes
+
+
+def _labels(runs: pd.DataFrame, rows: Sequence[str]) -> list[str]:
+    """Each run's row, by its label."""
+    values = zip(*(values_of(runs, row) for row in rows), strict=True)
+    return list(map(row_label, values)) if rows else [""] * len(runs)

@@ -1,0 +1,209 @@
+"""Runs -> the rows of a table: one a setting of its knobs, or of each group the one that validation finds best."""
+
+import difflib
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ssl_sweep.tables.labels import SPLITS, Key, row_key, row_label, value_text
+from ssl_sweep.tables.pareto import on_front
+from ssl_sweep.tracking.transcript import value_of
+
+LOWER_IS_BETTER = ("loss", "error", "seconds", "alignment", "uniformity", "cost/")
+GROUP = "group"  # heads the column of groups that the table names itself
+Groups = Sequence[str] | Mapping[str, Sequence[Any]]
+Trials = dict[Key, list[int]]  # the positions of each row's COMPLETE trials
+
+
+class TableError(ValueError):
+    """A table that cannot be made of these runs."""
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """The rows that a table shows.
+
+    Args:
+        names: what the parts of a row's key are: parameters, or `group`.
+        trials: the positions of each row's COMPLETE trials of the search, in the order of the table.
+        fresh: those of its COMPLETE trials with fresh seeds, which confirm what the search has found.
+        found: of `trials`, those of the choices that have fresh ones.
+        labels: what a row may be called, its group's label first.
+        known: the labels of every row, those that are not shown too.
+        chosen_by: the metric that chose each group's row; None where every row is shown.
+        lowest: whether its lowest is the best.
+        chosen_from: how many rows each row was chosen from.
+    """
+
+    names: tuple[str, ...]
+    trials: Trials
+    fresh: Trials
+    found: Trials
+    labels: Mapping[Key, tuple[Key, ...]]
+    known: frozenset[Key]
+    chosen_by: str | None = None
+    lowest: bool = False
+    chosen_from: Mapping[Key, int] = field(default_factory=dict)
+
+
+def pivot(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Sequence[str], objective: str) -> Pivot:
+    """The rows of `tables.ablation`, whose arguments these are. Raises TableError."""
+    if not group_by:
+        trials = _trials(runs, rows)
+        labels = {key: (_label(key),) for key in trials}
+        return Pivot(tuple(rows), *_parted(runs, trials), labels, frozenset(map(_label, trials)))
+    return _chosen(runs, rows, group_by, _validated(objective.rpartition(" ")[2] or columns[0]), objective)
+
+
+def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, objective: str) -> Pivot:
+    """The row of each group that has the best mean of the metric; without a row where none has a mean."""
+    names, width, trials = _grouped(runs, rows, group_by)
+    places = [names.index(row) for row in rows]
+    row_labels = {key: _label(key[place] for place in places) for key in trials}
+    searched, fresh, _ = _parted(runs, trials)
+    scores, confirmed = (_means(runs, metric, each) for each in (searched, fresh))
+    lowest = lower_is_better(metric, objective)
+    members: dict[Key, list[Key]] = defaultdict(list)
+    for key in trials:
+        members[key[:width]].append(key)
+    shown: Trials = {}
+    shown_labels: dict[Key, tuple[Key, ...]] = {}
+    chosen_from: dict[Key, int] = {}
+    for group, keys in members.items():
+        means = confirmed if any(key in confirmed for key in keys) else scores
+        scored = [key for key in keys if key in means]
+        best = (min if lowest else max)(scored, key=means.__getitem__) if scored else None
+        best = keys[0] if len(keys) == 1 else best or (*group, *[None] * (len(names) - width))
+        shown[best] = trials.get(best, [])
+        shown_labels[best] = (_label(group), *([row_labels[best]] if best in row_labels else []))
+        chosen_from[best] = len(keys)
+    known = frozenset(row_labels.values())
+    return Pivot(names, *_parted(runs, shown), shown_labels, known, metric, lowest, chosen_from)
+
+
+def is_fresh(runs: pd.DataFrame) -> pd.Series:
+    """Of each run whether it is a trial with a fresh seed, of a choice that the search had found."""
+    known = runs["confirms"] if "confirms" in runs.columns else pd.Series(False, index=runs.index)
+    return known.astype(bool)
+
+
+def _parted(runs: pd.DataFrame, trials: Trials) -> tuple[Trials, Trials, Trials]:
+    """Each row's trials of the search, those with fresh seeds, and of the former those whose choice has such."""
+    is_fresh_run, choices = is_fresh(runs).tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
+    fresh = {key: [i for i in each if is_fresh_run[i]] for key, each in trials.items()}
+    searched = {key: [i for i in each if not is_fresh_run[i]] for key, each in trials.items()}
+    confirmed = {choices[i] for each in fresh.values() for i in each}
+    return searched, fresh, {key: [i for i in each if choices[i] in confirmed] for key, each in searched.items()}
+
+
+def _means(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, float]:
+    return {key: statistics.fmean(seeds.values()) for key, seeds in by_seed(runs, metric, trials).items() if seeds}
+
+
+def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[Any, float]]:
+    """Each row's finite values of a metric by seed; the mean over its trials where a seed has several."""
+    values = [float(value) for value in runs[metric]] if metric in runs.columns else [math.nan] * len(runs)
+    seeds = runs["seed"].tolist()
+    found: dict[Key, dict[Any, float]] = {}
+    for key, positions in trials.items():
+        several = defaultdict(list)
+        for position in positions:
+            if math.isfinite(values[position]):
+                several[seeds[position]].append(values[position])
+        found[key] = {seed: statistics.fmean(each) for seed, each in several.items()}
+    return found
+
+
+def lower_is_better(metric: str, *objectives: str) -> bool:
+    """As an objective has it of its own metric on any split; of others their name tells."""
+    for objective in objectives:
+        direction, _, judged = objective.partition(" ")
+        if judged and _without_split(judged) == _without_split(metric):
+            return direction == "minimize"
+    return any(word in metric for word in LOWER_IS_BETTER)
+
+
+def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[str]) -> frozenset[Key]:
+    """The rows that no other row beats in both objectives, by the search's means: not all rows have fresh ones."""
+    means = [_means(runs, objective.rpartition(" ")[2], found.trials) for objective in objectives]
+    signs = [1 if objective.startswith("maximize") else -1 for objective in objectives]
+    points = {key: (signs[0] * means[0][key], signs[1] * means[1][key]) for key in means[0].keys() & means[1].keys()}
+    return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
+
+
+def plain(value: Any) -> Any:
+    """The Python number, bool, None or text that a value stands for, whether it is numpy's, pandas' or written out."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str):
+        try:
+            value = value_of(value.strip())
+        except ValueError:
+            return value.strip()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def values_of(runs: pd.DataFrame, name: str) -> list[Any]:
+    """A parameter's value in each run; None where a run does not have it. Raises TableError where none has it."""
+    if name in runs.columns:
+        return [plain(value) for value in runs[name]]
+    known = [column for column in runs.columns if "/" not in column]
+    if not any("." in column for column in known):  # the trials died before they said what they are
+        return [None] * len(runs)
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    raise TableError(f"table.rows: {name!r} is not a parameter of these runs; {remedy}")
+
+
+def _label(key: Iterable[Any]) -> Key:
+    return row_key(row_label(list(key)))
+
+
+def _trials(runs: pd.DataFrame, rows: Sequence[str]) -> Trials:
+    """Numbers in their order, everything else as it first appears."""
+    if runs.empty:
+        return {}
+    keys: list[Key] = list(zip(*(values_of(runs, name) for name in rows), strict=True))
+    keys = keys or [()] * len(runs)  # a sweep that searches nothing is one row
+    order = [_ranks(values) for values in zip(*keys, strict=True)]
+    distinct = sorted(set(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
+    trials: Trials = {key: [] for key in distinct}
+    for position, (key, state) in enumerate(zip(keys, runs["state"], strict=True)):
+        if state == "COMPLETE":
+            trials[key].append(position)
+    return trials
+
+
+def _ranks(values: Sequence[Any]) -> dict[Any, int]:
+    distinct = [value for value in dict.fromkeys(values) if value is not None]
+    if all(isinstance(value, (int, float)) for value in distinct):
+        distinct.sort()
+    return {value: rank for rank, value in enumerate([*distinct, None])}
+
+
+def _grouped(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups) -> tuple[tuple[str, ...], int, Trials]:
+    """What keys consist of, how many of their parts are the group, and each row's trials; groups in their order."""
+    if not isinstance(group_by, Mapping):
+        names = (*group_by, *(row for row in rows if row not in group_by))
+        return names, len(group_by), _trials(runs, names)
+    group_of = {row_key(label): name for name, labels in group_by.items() for label in labels}
+    keyed = {
+        (group_of.get(_label(key), ", ".join(map(value_text, key))), *key): trials
+        for key, trials in _trials(runs, rows).items()
+    }
+    order = {name: rank for rank, name in enumerate(group_by)}
+    return (GROUP, *rows), 1, dict(sorted(keyed.items(), key=lambda item: order.get(item[0][0], len(order))))
+
+
+def _validated(metric: str) -> str:
+    """What a metric is chosen by: never by its test split."""
+    return f"{metric.removesuffix('_test')}_val" if metric.endswith("_test") else metric
+
+
+def _without_split(metric: str) -> str:
+    stem, _, split = metric.rpartition("_")
+    return stem if split in SPLITS else metric

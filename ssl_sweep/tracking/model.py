@@ -1,0 +1,125 @@
+"""An encoder as a model of MLflow's, which loads without this package: a traced graph and its weights, no pickle.
+
+`torch.export` writes the graph as JSON and the weights as plain bytes. What MLflow would pickle otherwise, whole
+modules, is code that runs on whoever loads it from a shared store.
+"""
+
+import tempfile
+import threading
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from ssl_sweep.tracking.transcript import KNOB, labels, searched
+from ssl_sweep.tracking.writer import MAX_POINTS, Refused
+from ssl_sweep.trial import export
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow warns of its own type hints, in colour
+    import mlflow.pyfunc
+    import mlflow.pytorch
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+NAME = "encoder"  # of the model, in its run: `runs:/RUN/encoder`
+TRACING = threading.Lock()  # torch.export keeps state of the whole process
+EXAMPLES = 2  # images; a batch of one would be traced as a constant
+OF_THE_FILE = ("format", "load", "metrics")  # what an exported file says of itself; MLflow has the metrics
+NOT_SERVED = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # by an MLflow server before version 3
+
+
+def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
+    """Show the encoder of a trial's folder as a model of its run and return the model's URI; may be repeated.
+
+    None where the trial has pretrained no encoder. The model has the latest value of each of the run's metrics, so that
+    models can be compared as runs are. Each step looks for what an earlier try has left.
+
+    Raises:
+        Refused: the encoder cannot be read or traced, or the server knows no models.
+    """
+    if not export.has_encoder(folder):
+        return None
+    run = client.get_run(run_id)
+    try:
+        model = _find(client, run)
+        if model is None or model.status != LoggedModelStatus.READY:
+            model = _upload(client, run, folder, model)
+        _link(client, run, model)
+    except MlflowException as error:
+        if error.error_code in NOT_SERVED:
+            raise Refused(str(error)) from error
+        raise
+    return f"models:/{model.model_id}"
+
+
+def save(trained: export.Trained, folder: Path) -> Model:
+    """Write an encoder as an MLflow model: (B, 3, S, S) float32 in [0, 1] -> (B, D) float32, for any B, on the CPU."""
+    encoder, model = trained.encoder, Model()
+    shape = (3, encoder.image_size, encoder.image_size)
+    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
+    outputs = Schema([TensorSpec(np.dtype("float32"), (-1, encoder.feature_dim))])
+    # quarters: every pixel is written out in JSON
+    example = np.resize(np.arange(5, dtype="float32") / 4, (EXAMPLES, *shape))
+    mlflow.pytorch.save_model(
+        encoder,
+        folder,
+        mlflow_model=model,
+        signature=ModelSignature(inputs, outputs),
+        input_example=example,
+        serialization_format="pt2",
+        pip_requirements=_requirements(),  # to find out itself, MLflow loads the model in a process of its own
+        metadata={key: value for key, value in export.describe(trained, {}).items() if key not in OF_THE_FILE},
+    )
+    # traced on the CPU the weights stay there, where pyfunc by itself would ask for a GPU
+    model.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.MODEL_CONFIG] = {"device": "cpu"}
+    model.save(str(folder / "MLmodel"))
+    return model
+
+
+def _requirements() -> list[str]:
+    return [f"{package}=={version(package).partition('+')[0]}" for package in ("mlflow", "torch", "numpy")]
+
+
+def _find(client: MlflowClient, run: Run) -> LoggedModel | None:
+    query = f"name = '{NAME}' and source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], query, max_results=1)
+    return found[0] if found else None
+
+
+def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel | None) -> LoggedModel:
+    """The model with its files; `started` is what a killed try has left of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / NAME
+        try:
+            trained = export.read_trial(folder)
+            with TRACING:
+                model = save(trained, saved)
+        except Exception as error:  # tracing raises a different type for each thing that it cannot do
+            raise Refused(f"its encoder cannot be made a model ({type(error).__name__}: {error})") from error
+        entry = started or client.create_logged_model(
+            run.info.experiment_id, NAME, run.info.run_id, labels(trained.record), searched(trained.record), NAME
+        )
+        model.run_id, model.model_id, model.model_uuid = run.info.run_id, entry.model_id, entry.model_id
+        model.artifact_path = entry.artifact_location
+        model.save(str(saved / "MLmodel"))
+        client.log_model_artifacts(entry.model_id, str(saved))
+    return client.finalize_logged_model(entry.model_id, LoggedModelStatus.READY)
+
+
+def _link(client: MlflowClient, run: Run, model: LoggedModel) -> None:
+    """Show the model on its run's page, and the run's results on the model's."""
+    if not model.metrics:
+        names = [name for name in run.data.metrics if not name.startswith(KNOB)][:MAX_POINTS]
+        histories = [client.get_metric_history(run.info.run_id, name) for name in names]
+        latest = [max(history, key=lambda point: (point.step, point.timestamp)) for history in histories]
+        ids = {"model_id": model.model_id, "run_id": run.info.run_id}
+        points = [Metric(point.key, point.value, point.timestamp, point.step, **ids) for point in latest]
+        client.log_batch(run.info.run_id, metrics=points)
+    shown = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {output.model_id for output in shown}:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])

@@ -1,0 +1,106 @@
+"""A sweep as MLflow has it, in pandas: its trials, the course of their metrics, its spec, its files."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from ssl_sweep.storage.layout import redacted
+from ssl_sweep.tracking import store
+from ssl_sweep.tracking.store import NotRecorded, StoredRun
+from ssl_sweep.tracking.transcript import PREFIX, value_of
+
+__all__ = ["NotRecorded", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
+
+
+def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
+    """One row a trial, by choice and seed.
+
+    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of a choice that the
+    search found best), then parameters (`views.overlay_alpha`, as numbers where all are), then the latest value of each
+    metric (`finetune/top1_test`), then start and end (UTC).
+    Raises NotRecorded for an unknown sweep.
+    """
+    client = store.connect(tracking_uri)
+    rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trials_of(client, sweep, tracking_uri)]
+    first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message"]
+    params = sorted({name for row in rows for name in row["params"]} - set(first))
+    metrics = sorted({name for row in rows for name in row["metrics"]})
+    columns: dict[str, list[Any]] = {name: [row["tags"].get(name) for row in rows] for name in first}
+    columns["confirms"] = [row["tags"].get("confirms") == "true" for row in rows]
+    columns |= {name: _typed([row["params"].get(name) for row in rows]) for name in params}
+    columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in metrics}
+    columns |= {name: [row[name] for row in rows] for name in ("start", "end")}
+    return pd.DataFrame(columns)
+
+
+def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a value that a trial of the sweep reported: trial_id, name, step, value, time (UTC).
+
+    In the order of the trials (choice, seed), then name, step and time. `names` are metrics (`pretrain/loss`); by
+    default all that there are. Raises NotRecorded for an unknown sweep.
+    """
+    client = store.connect(tracking_uri)
+    trials = store.trials_of(client, sweep, tracking_uri)
+    order = {trial.run_id: (rank, trial.tags.get(PREFIX + "trial_id")) for rank, trial in enumerate(trials)}
+    points = store.points_of(client, trials, tracking_uri, names)
+    points.sort(key=lambda point: (order[point.run_id][0], point.name, point.step, point.time_ms))
+    columns: dict[str, Any] = {
+        "trial_id": [order[point.run_id][1] for point in points],
+        "name": [point.name for point in points],
+        "step": pd.Series([point.step for point in points], dtype="int64"),
+        "value": pd.Series([point.value for point in points], dtype="float64"),
+        "time": pd.to_datetime(pd.Series([point.time_ms for point in points], dtype="int64"), unit="ms", utc=True),
+    }
+    return pd.DataFrame(columns)
+
+
+def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> bytes | None:
+    """The content of a file of a trial, or of the sweep itself (None), or None where there is no such file.
+
+    `path` is as MLflow shows it: `pictures.png`, `table.md`. Raises NotRecorded for an unknown sweep or trial.
+    """
+    client = store.connect(tracking_uri)
+    if trial_id is None:
+        run_id = str(store.parent_of(client, sweep, tracking_uri).info.run_id)
+    else:
+        run_id = store.trial_run(client, sweep, trial_id, tracking_uri)
+    return store.read_file(client, run_id, path)
+
+
+def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
+    """The spec that a sweep's parent run holds."""
+    content = artifact(sweep, None, "spec.json", tracking_uri)
+    if content is None:
+        raise NotRecorded(
+            f"sweep {sweep!r} has no spec.json in MLflow at {redacted(tracking_uri)}; "
+            f"deliver it again with `ssl-sweep sync {sweep}`"
+        )
+    spec: dict[str, Any] = json.loads(content)
+    return spec
+
+
+def list_sweeps(tracking_uri: str) -> list[str]:
+    """The names of the sweeps in MLflow, the newest first."""
+    return store.names(store.connect(tracking_uri)) if store.has_store(tracking_uri) else []
+
+
+def _row(sweep: str, trial: StoredRun) -> dict[str, Any]:
+    tags = {key.removeprefix(PREFIX): value for key, value in trial.tags.items() if key.startswith(PREFIX)}
+    numbers = {key: int(tags[key]) for key in ("choice", "seed", "attempt") if key in tags}
+    ended = trial.end_ms if trial.status != "RUNNING" else None  # of an earlier attempt
+    return {
+        "tags": {"state": "CREATED", **tags, **numbers, "sweep": sweep},
+        "params": trial.params,
+        "metrics": trial.metrics,
+        "start": pd.Timestamp(trial.start_ms, unit="ms", tz="UTC"),
+        "end": pd.NaT if ended is None else pd.Timestamp(ended, unit="ms", tz="UTC"),
+    }
+
+
+def _typed(written: list[str | None]) -> list[Any]:
+    try:
+        return [None if value is None else value_of(value) for value in written]
+    except ValueError:
+        return written

@@ -1,0 +1,250 @@
+"""The thread that carries a sweep's journals to MLflow: nobody waits for it, and its errors stay with it."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_sweep.storage.layout import redacted
+from ssl_sweep.tracking.spool import SWEEP, Spool
+from ssl_sweep.tracking.store import NotRecorded
+from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
+from ssl_sweep.tracking.writer import MAX_TAG, Refused, SweepRuns
+from ssl_sweep.trialdir.journal import Journal, JournalError
+
+LONGEST_DELAY_S = 30.0
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes a sweep's journals to MLflow from a thread of its own, about once a second.
+
+    While MLflow takes nothing the thread waits 1 s, then twice as long up to 30 s, and warns once an outage. What the
+    sweep itself has to say (spec, table, state) goes through a journal as well, so a store that is down at the end
+    gets it from `sync`.
+    """
+
+    def __init__(
+        self,
+        sweep: str,
+        folder: Path,
+        tracking_uri: str,
+        spec: Mapping[str, Any],
+        exchange: Callable[[], None] = lambda: None,
+    ) -> None:
+        """exchange: brings journals that grow elsewhere into the folder, and sends what the recorder writes."""
+        self._folder, self._spec, self._exchange = folder, spec, exchange
+        self._journal = Journal(folder)
+        self._spool = Spool(folder)
+        self._writer = _Writer(sweep, folder, tracking_uri, self._spool, _models(spec))
+        self._uri = redacted(tracking_uri)
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._delay_s = 1.0
+        self._outage = False
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        """Notes that a driver has taken up the sweep, and starts the thread."""
+        self._journal.append("attempt", host=socket.gethostname(), pid=os.getpid())
+        self._journal.append("tags", tags=_summary(self._spec))
+        texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
+        self.log_files(texts)
+        self._thread.start()
+
+    def log_files(self, files: Mapping[str, str]) -> None:
+        """Shows files (name -> content) on the parent run."""
+        folder = self._folder / "artifacts"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            partial = folder / f"{name}.partial"
+            partial.write_text(content, encoding="utf-8")
+            partial.replace(folder / name)
+            self._journal.append("artifact", path=f"artifacts/{name}")
+
+    def log_table(self, files: Mapping[str, str]) -> None:
+        """Shows files (name -> content) on the parent run; a Markdown file also as its description."""
+        self.log_files(files)
+        for name, content in files.items():
+            if name.endswith(".md"):
+                self._journal.append("note", text=content[:MAX_TAG])
+
+    def log_best(self, trial_id: str) -> None:
+        """Names a trial as the sweep's best, and shows its encoder as a model."""
+        self._journal.append("best", trial=trial_id)
+
+    def finish(self, state: str) -> None:
+        """The sweep ended: COMPLETE, FAILED or STOPPED."""
+        self._journal.append("end", state=state)
+
+    def pending(self) -> int:
+        """The number of events that MLflow does not have yet."""
+        return self._spool.pending()
+
+    def close(self, timeout_s: float = 10.0) -> int:
+        """Delivers what is left in at most so many seconds; returns how many events remain: `sync` delivers them."""
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return self.pending()
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.is_set()  # read first: what was appended before close() is then delivered below
+            self._deliver()
+            if closing and (self._expired() or not self._outage):
+                return
+            if closing:
+                time.sleep(min(self._delay_s, 0.5))
+            else:
+                self._closing.wait(self._delay_s)
+
+    def _deliver(self) -> None:
+        """Delivers what there is, and sets how long to wait until the next time."""
+        started = time.monotonic()
+        try:
+            self._exchange()
+        except Exception as error:  # as below; what is there already can be delivered meanwhile
+            log.warning("what trials write waits where they are (%s)", redacted(f"{error}"))
+        try:
+            delivered = self._writer.deliver(self._expired)
+        except Exception as error:  # the thread's edge: nothing that goes wrong here may reach the sweep
+            self._begin_outage(error)
+            return
+        if self._outage:
+            log.warning("MLflow at %s is back", self._uri)
+        self._outage = False
+        # looking through thousands of journals takes at most a twentieth of the time
+        self._delay_s = 1.0 if delivered else max(1.0, 20 * (time.monotonic() - started))
+
+    def _begin_outage(self, error: Exception) -> None:
+        if self._outage:
+            self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
+            return
+        self._outage, self._delay_s = True, 1.0
+        reason = redacted(f"{type(error).__name__}: {error}")
+        log.warning("MLflow at %s takes nothing; the sweep goes on, its events wait on disk (%s)", self._uri, reason)
+
+    def _expired(self) -> bool:
+        return time.monotonic() > self._deadline
+
+
+def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
+    """Delivers all events of a sweep from the first on and returns their number; raises what MLflow raises."""
+    if not folder.is_dir():
+        raise NotRecorded(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
+    spool = Spool(folder)
+    spool.forget()
+    stored = folder / "spec.yaml"
+    spec = yaml.safe_load(stored.read_text()) if stored.exists() else {}
+    return _Writer(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
+
+
+class _Writer:
+    """Delivers a spool into MLflow. `models` says whose encoders become models: none's, the best's or all trials'."""
+
+    def __init__(self, sweep: str, folder: Path, tracking_uri: str, spool: Spool, models: str) -> None:
+        self._connect: Callable[[], SweepRuns] = lambda: SweepRuns(sweep, folder, tracking_uri)
+        self._spool, self._models = spool, models
+        self._runs: SweepRuns | None = None
+        self._transcripts: dict[str, Transcript] = {}
+        self._refused: set[str] = set()
+        self._failures: dict[str, int] = {}
+
+    def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
+        """Delivers the journals that have grown, those that failed before last; returns the number of events."""
+        names = [name for name in self._spool.grown() if name not in self._refused]
+        if not names:
+            return 0
+        try:
+            self._runs = self._runs or self._connect()
+            self._spool.deliver_to(self._runs.parent)
+            return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
+        except Exception:
+            self._runs = None  # the runs may be others, or gone, when MLflow is back
+            raise
+        finally:
+            self._spool.save()
+
+    def _by_failures(self, names: list[str]) -> list[str]:
+        # the sweep's own last: what it says of a trial comes after what the trial says
+        return sorted(names, key=lambda name: (self._failures.get(name, 0), name == SWEEP))
+
+    def _drain(self, runs: SweepRuns, name: str, expired: Callable[[], bool]) -> int:
+        delivered = 0
+        try:
+            while not expired() and (count := self._deliver_chunk(runs, name)):
+                delivered += count
+        except (JournalError, Refused) as error:
+            self._refused.add(name)
+            log.warning(
+                "MLflow shows no more of %s: %s", f"trial {name}" if name else "the sweep", redacted(str(error))
+            )
+        except Exception:
+            self._failures[name] = self._failures.get(name, 0) + 1
+            self._transcripts.pop(name, None)  # it has seen events that MLflow has not
+            raise
+        return delivered
+
+    def _deliver_chunk(self, runs: SweepRuns, name: str) -> int:
+        events, offset = self._spool.read(name)
+        if not events:
+            return 0
+        run_id, anew = self._run_of(runs, name)
+        if anew:
+            return self._deliver_chunk(runs, name)
+        if name not in self._transcripts:
+            self._transcripts[name] = Transcript(self._spool.delivered(name))
+            runs.describe(name, run_id)
+        update = self._transcripts[name].update(events)
+        runs.write(name, run_id, update)
+        self._log_models(runs, name, update)
+        self._spool.accept(name, offset)
+        if events[-1]["event"] == "end":
+            del self._transcripts[name]
+        return len(events)
+
+    def _run_of(self, runs: SweepRuns, name: str) -> tuple[str, bool]:
+        """A run's id, and whether its journal starts anew because it was delivered to a run that is gone."""
+        run_id, created = runs.run(name)
+        anew = created and self._spool.rewind(name)
+        if anew:
+            self._transcripts.pop(name, None)
+        return run_id, anew
+
+    def _log_models(self, runs: SweepRuns, name: str, update: Update) -> None:
+        """Shows the encoders that these events make due: of a trial that ended well, of the sweep's best."""
+        if self._models == "all" and name != SWEEP and update.status == "FINISHED":
+            self._log_model(runs, name)
+        if self._models != "none" and update.best is not None and (model := self._log_model(runs, update.best)):
+            runs.write(SWEEP, runs.parent, Update(tags={f"{PREFIX}best_model": model}))
+
+    def _log_model(self, runs: SweepRuns, trial: str) -> str | None:
+        run_id, _ = self._run_of(runs, trial)
+        try:
+            model = runs.log_model(trial, run_id)
+        except Refused as error:
+            log.warning("MLflow shows no model of trial %s: %s", trial, redacted(str(error)))
+            return None
+        if model is not None:
+            runs.write(trial, run_id, Update(tags={f"{PREFIX}model": model}))
+        return model
+
+
+def _summary(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What one wants to see of a sweep in a list of runs."""
+    search = spec.get("search") or {}
+    return {**summary(spec), "objective": search.get("objective"), "sampler": search.get("sampler")}
+
+
+def _models(spec: Mapping[str, Any]) -> str:
+    """Whose encoders become models: of no trial, the best, or all."""
+    return str((spec.get("tracking") or {}).get("models", "best"))

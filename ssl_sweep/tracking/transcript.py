@@ -1,0 +1,198 @@
+"""Journal events as what a tracking store holds: metrics, tags, files, a status. Pure functions; knows no store."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ssl_sweep.trialdir.journal import Event
+
+PREFIX = "ssl_sweep."  # of every tag that is ours
+KNOB = "knob/"  # of a searched knob shown as a metric
+STATUS = {
+    "COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED", "PAUSED": "KILLED",
+    "INTERRUPTED": "KILLED",
+}  # fmt: skip
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    name: str
+    value: float
+    time_ms: int
+    step: int
+
+
+@dataclass
+class Update:
+    """What a list of events changes in a run."""
+
+    points: list[Point] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)  # paths, relative to the folder of the journal
+    texts: dict[str, str] = field(default_factory=dict)  # file name -> content
+    status: str | None = None  # RUNNING, FINISHED, FAILED or KILLED
+    end_ms: int | None = None
+    best: str | None = None  # the trial that the sweep names as its best
+
+
+class Transcript:
+    """Turns the events of one journal, in order and in as many lists as they come, into updates.
+
+    A stage's results become metrics unless the stage reported them itself: an evaluation's last epoch is not shown
+    twice. Events that a store has no place for are passed over.
+    """
+
+    def __init__(self, earlier: Iterable[Event] = ()) -> None:
+        self._named: set[str] = set()
+        self._handlers: dict[str, Callable[[Event, Update], None]] = {
+            "attempt": _attempt,
+            "report": self._report,
+            "stage": self._stage,
+            "artifact": _artifact,
+            "tags": _label,
+            "note": _note,
+            "end": _end,
+            "best": _best,
+        }
+        self.update(earlier)
+
+    def update(self, events: Iterable[Event]) -> Update:
+        """The change that these events make, the last word of each thing said twice."""
+        update = Update()
+        for event in events:
+            if event["event"] in self._handlers:
+                self._handlers[event["event"]](event, update)
+        return update
+
+    def _report(self, event: Event, update: Update) -> None:
+        self._log(event["metrics"], event["step"], event, update)
+
+    def _stage(self, event: Event, update: Update) -> None:
+        measured = {**event["results"], "seconds": event["seconds"]}
+        named = {f"{event['stage']}/{name}": value for name, value in measured.items()}
+        self._log({name: value for name, value in named.items() if name not in self._named}, 0, event, update)
+
+    def _log(self, metrics: Mapping[str, float], step: int, event: Event, update: Update) -> None:
+        self._named.update(map(sys.intern, metrics))
+        update.points += [Point(name, value, _ms(event), step) for name, value in metrics.items()]
+
+
+def _attempt(event: Event, update: Update) -> None:
+    update.status, update.end_ms = "RUNNING", None
+    tags = {name: event.get(name) for name in ("attempt", "host", "git_commit", "versions")}
+    update.tags |= _tags({**tags, "state": "RUNNING", "reason": "", "message": ""})
+    if event.get("git_commit"):
+        update.tags["mlflow.source.git.commit"] = event["git_commit"]
+
+
+def _artifact(event: Event, update: Update) -> None:
+    update.files.append(event["path"])
+
+
+def _label(event: Event, update: Update) -> None:
+    update.tags |= _tags(event["tags"])
+
+
+def _note(event: Event, update: Update) -> None:
+    update.tags["mlflow.note.content"] = event["text"]
+
+
+def _end(event: Event, update: Update) -> None:
+    update.status, update.end_ms = STATUS[event["state"]], _ms(event)
+    update.tags |= _tags({name: event.get(name) or "" for name in ("state", "reason", "message")})
+    if event.get("traceback"):
+        update.texts["traceback.txt"] = event["traceback"]
+
+
+def _best(event: Event, update: Update) -> None:
+    update.best = event["trial"]
+    update.tags |= _tags({"best_trial": event["trial"]})
+
+
+def parameters(record: Mapping[str, Any]) -> dict[str, str]:
+    """A trial's record (trial_id, choice, seed, knobs, config) as flat texts: `views.overlay_alpha` -> `0.3`."""
+    flat = {**record.get("knobs", {}), **_flatten(record.get("config", {}))}
+    if "seed" in record:
+        flat["seed"] = record["seed"]
+    return {path: text(value) for path, value in flat.items()}
+
+
+def labels(record: Mapping[str, Any]) -> dict[str, str]:
+    """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones.
+
+    A trial with a fresh seed, which confirms what the search has found, is tagged so.
+    """
+    knobs = {f"knob.{path}": value for path, value in searched(record).items()}
+    confirms = {"confirms": True} if record.get("confirms") else {}
+    return _tags({**summary(record.get("config", {})), **knobs, **confirms})
+
+
+def searched(record: Mapping[str, Any]) -> dict[str, str]:
+    """The searched knobs of a trial as texts."""
+    return {path: text(value) for path, value in record.get("knobs", {}).items()}
+
+
+def summary(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The names of the method, the encoder and the data of a spec or a trial's config."""
+    parts = {part: config.get(part) for part in ("method", "encoder")}
+    names = {part: value.get("name") if isinstance(value, Mapping) else value for part, value in parts.items()}
+    return {**names, "data": (config.get("data") or {}).get("source")}
+
+
+def knob_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The searched knobs that are numbers, and the seed, as `knob/views.overlay_alpha`.
+
+    MLflow orders and compares parameters and tags as texts, so that 10 comes before 9; metrics are numbers.
+    """
+    values = {**record.get("knobs", {}), "seed": record.get("seed")}
+    numbers = {path: value for path, value in values.items() if isinstance(value, (int, float))}
+    return {KNOB + path: float(value) for path, value in numbers.items() if not isinstance(value, bool)}
+
+
+def run_name(record: Mapping[str, Any]) -> str:
+    """`overlay_alpha=0.3 seed=0`: what tells the trial from its neighbours."""
+    knobs = {path: value for path, value in record.get("knobs", {}).items() if path != "seed"}
+    short = [path.rpartition(".")[2] for path in knobs]
+    parts = [
+        f"{name if short.count(name) == 1 else path}={text(value)}"
+        for (path, value), name in zip(knobs.items(), short, strict=True)
+    ]
+    return " ".join([*parts, f"seed={record.get('seed')}"])[:250]
+
+
+def text(value: Any) -> str:
+    """A value as YAML writes it: true, null, 0.3, resnet18; lists as JSON."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else str(value)
+
+
+def value_of(written: str) -> bool | int | float | None:
+    """The number, bool or None that `text` wrote; raises ValueError on any other text."""
+    constants = {"true": True, "false": False, "null": None}
+    if written in constants:
+        return constants[written]
+    try:
+        return int(written)
+    except ValueError:
+        return float(written)
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in section.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _tags(values: Mapping[str, Any]) -> dict[str, str]:
+    return {PREFIX + name: text(value) for name, value in values.items() if value is not None}
+
+
+def _ms(event: Event) -> int:
+    return int(event["time"] * 1000)

@@ -1,0 +1,133 @@
+"""A supervised head on a body that is trained with it, its inputs, and its scores by split."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_sweep.data.pack import Pack
+from ssl_sweep.data.splits import Splits
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.precision import full_precision
+from ssl_sweep.training.features import batches, inputs
+from ssl_sweep.training.loop import Epoch, Stage, fit
+from ssl_sweep.training.optimizers import Recipe
+
+METRICS = ("top1_val", "top1_test", "top1_best_val", "top1_best_test")
+CROP_SCALE_MIN = 0.08  # of MoCo's public linear classifier (He et al. 2020, arXiv:1911.05722): torchvision's default
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Draw = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
+TrainingCrop = Annotated[
+    Literal["none", "crop_flip"],
+    Field(description="training images: centre crop, or random resized crop (area 0.08 to 1) and flip"),
+]
+
+
+class Scores(nn.Module):
+    """Top-1 in percent of (validation, test), a module so that a checkpoint holds it: a resumed run knows its best."""
+
+    last: Tensor
+    best: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(2, dtype=torch.float64))
+        # below any accuracy: the first epoch is the best so far
+        self.register_buffer("best", torch.full((2,), -1.0, dtype=torch.float64))
+
+    def add(self, val: float, test: float) -> None:
+        """Take in an epoch; the best is the one that is best on validation, the first where several are."""
+        self.last.copy_(torch.tensor([val, test], dtype=torch.float64))
+        if val > float(self.best[0]):
+            self.best.copy_(self.last)
+
+    def metrics(self) -> dict[str, float]:
+        """`METRICS`: the last epoch on both splits, then the best on both."""
+        return dict(zip(METRICS, (*self.last.tolist(), *self.best.tolist()), strict=True))
+
+
+class Classifier(nn.Module):
+    """`body` maps inputs (B, ...) to features (B, D); the head is linear."""
+
+    def __init__(self, body: nn.Module, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(feature_dim, num_classes)
+        self.scores = Scores()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, classes) in fp32."""
+        features = self.body(inputs)
+        with full_precision(features):
+            logits: Tensor = self.head(features.float())
+        return logits
+
+    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy."""
+        return F.cross_entropy(self(inputs), labels)
+
+    def score(self, val: Batches, test: Batches) -> dict[str, float]:
+        """Measure both splits in evaluation mode, remember the best epoch, and return all four metrics."""
+        self.eval()
+        self.scores.add(float(top1(self, val)), float(top1(self, test)))
+        return self.results()
+
+    def results(self) -> dict[str, float]:
+        """`METRICS` in percent, as last measured."""
+        return self.scores.metrics()
+
+
+@torch.no_grad()
+def top1(model: nn.Module, split: Batches) -> Tensor:
+    """Percent of right answers of logits (B, classes) or, of K heads, (B, K, classes): () or (K,) float64."""
+    right, total = torch.zeros((), dtype=torch.int64), 0
+    for inputs_, labels in split:
+        logits = model(inputs_)
+        known = logits.isfinite().all(dim=-1)  # a head that diverged knows nothing, whatever its argmax
+        answers = torch.where(known, logits.argmax(dim=-1), -1).movedim(0, -1)  # (B,) or (K, B)
+        right = right + (answers == labels).sum(dim=-1)
+        total += len(labels)
+    return 100.0 * right.double() / total
+
+
+def train(
+    classifier: Classifier,
+    pack: Pack,
+    image_size: int,
+    recipe: Recipe,
+    stage: Stage,
+    crop: TrainingCrop,
+    after_epoch: Callable[[Epoch], None],
+) -> None:
+    """Train body and head on the labels of `pack`, in place; resumes (`training.fit`)."""
+    classifier.to(stage.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    draw = training_inputs(pack, image_size, stage, crop)
+
+    def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return classifier.loss(*draw(indices, rng)), {}
+
+    fit(classifier, loss, len(pack), recipe, stage, after_epoch)
+
+
+def measure(classifier: Classifier, splits: Splits, stage: Stage) -> dict[str, float]:
+    """`Classifier.score` on centre crops of the validation and the test images."""
+    with stage.autocast():
+        return classifier.score(*(batches(pack, splits.image_size, stage) for pack in (splits.val, splits.test)))
+
+
+def training_inputs(pack: Pack, image_size: int, stage: Stage, crop: TrainingCrop) -> Draw:
+    """A function of a step's indices (B,) and generator: images (B, 3, S, S) in [0, 1] channels-last, labels (B,)."""
+    views = Augment(image_size, crop_scale_min=CROP_SCALE_MIN)
+
+    def crop_flip(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = views.view(pack.batch(indices).to(stage.device), rng)
+        return images.contiguous(memory_format=torch.channels_last), pack.labels[indices].to(stage.device)
+
+    def center_crop(indices: Tensor, _rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        return inputs(pack, indices, image_size, stage)
+
+    return crop_flip if crop == "crop_flip" else center_crop

@@ -1,0 +1,38 @@
+"""A split as evaluations feed it to an encoder, and its frozen features."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ssl_sweep.data.pack import Pack
+from ssl_sweep.data.views import center
+from ssl_sweep.training.loop import Stage
+from ssl_sweep.trialdir import watchdog
+
+EVAL_BATCH = 512
+
+
+def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
+    """The split in order: images (B, 3, S, S) in [0, 1], centre-cropped, and labels (B,), on the stage's device."""
+    for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH):
+        yield inputs(pack, indices, image_size, stage)
+        watchdog.alive()
+
+
+def inputs(pack: Pack, indices: Tensor, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:
+    """Images `indices` (B,) of the split without augmentation: (B, 3, S, S) channels-last, and their labels (B,)."""
+    images = center(pack.batch(indices).to(stage.device), image_size)
+    return images.contiguous(memory_format=torch.channels_last), pack.labels[indices].to(stage.device)
+
+
+@torch.no_grad()
+def extract(encoder: nn.Module, pack: Pack, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:
+    """Pooled features (N, D) in fp32 and labels (N,) of a split, the encoder in evaluation mode."""
+    encoder.to(stage.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    features, labels = [], []
+    for images, targets in batches(pack, image_size, stage):
+        with stage.autocast():
+            features.append(encoder(images).float())
+        labels.append(targets)
+    return torch.cat(features), torch.cat(labels)

@@ -1,0 +1,149 @@
+"""Health while training: is the encoder collapsing, and what are its features worth, without waiting for evaluations.
+
+Every quantity is of frozen encoder features, in evaluation mode, on images that are the same in every epoch and every
+trial. Measuring leaves no trace in the training: not in its random numbers, its batch statistics or its modes.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ssl_sweep.data.splits import Splits
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.losses import feature_std
+from ssl_sweep.models.representation import alignment, effective_rank, uniformity
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Diverged, Stage
+from ssl_sweep.training.neighbours import classify, top1
+from ssl_sweep.training.view_features import some, view_features
+
+# feature_std has its split in its name, since methods log the same of their projections of training views
+METRICS = ("feature_std_val", "effective_rank", "alignment", "uniformity", "knn_top1_val")
+SPREADS = ("feature_std_val", "feature_std")  # 1 spread out, 0 collapsed
+TEMPERATURE = 0.1  # as the k-NN evaluation's default
+
+
+class Collapsed(RuntimeError):  # noqa: N818 - the trial's tag has this name
+    """All images have nearly the same features, and the spec wants such a trial stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """The `health` section of a spec: what is measured between the epochs of pretraining, and the collapse alarm."""
+
+    every: Annotated[int, Field(ge=0, description="measure after every so many epochs and the last; 0: never")] = 1
+    images: Annotated[int, Field(ge=2, description="validation images that are measured, at most")] = 512
+    bank: Annotated[int, Field(ge=1, description="training images that vote in `knn_top1_val`, at most")] = 2000
+    neighbours: Annotated[int, Field(ge=1, description="images of the bank that vote, at most")] = 20
+    votes_by: Annotated[
+        Literal["features", "projections"],
+        Field(description="what is compared for `knn_top1_val`; projections: where the method has a projector"),
+    ] = "features"
+    collapse_below: Annotated[
+        float, Field(ge=0, le=1, description="spread that is a collapse, of features or a method's own projections")
+    ] = 0.02
+    on_collapse: Annotated[
+        Literal["tag", "stop"], Field(description="tag the trial `collapsed`, or stop it too: it has failed")
+    ] = "tag"
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether to measure after `epoch` (from 1 on) of `epochs`: the last one's values are the trial's results."""
+        return self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
+
+    def collapsed(self, metrics: dict[str, float]) -> str | None:
+        """The spread among an epoch's metrics that is below the threshold; None where the encoder is sound.
+
+        With batch normalisation a collapse may show in the projections only, whose spread the methods log. Untrained
+        ResNets and ViTs are at 0.07 to 0.3, what has collapsed is below 0.01.
+        """
+        return next((name for name in SPREADS if metrics.get(name, 1.0) < self.collapse_below), None)
+
+    def refuse(self, metrics: dict[str, float], epoch: int) -> None:
+        """Raises Collapsed where a collapsed trial is to stop."""
+        name = self.collapsed(metrics)
+        if name is not None and self.on_collapse == "stop":
+            raise Collapsed(
+                f"{name} is {metrics[name]:.3g} after epoch {epoch}, below health.collapse_below "
+                f"({self.collapse_below}): all images look nearly the same; lower pretrain.lr, strengthen what the "
+                "method has against collapse, or set health.on_collapse to tag"
+            )
+
+
+def health_of(config: Mapping[str, Any]) -> Health:
+    """A trial config's; the defaults where the config is from before there was health."""
+    return Health(**config.get("health", {}))
+
+
+def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:
+    """What features (N, D) go through before they are compared for `knn_top1_val`; None: they are as they are.
+
+    Raises:
+        ValueError: projections are asked for, and the method makes none.
+    """
+    if health.votes_by == "features":
+        return None
+    projector = getattr(method, "projector", None)
+    if not isinstance(projector, nn.Module):
+        raise ValueError("health.votes_by: this method has no projector; use 'features'")
+    return projector
+
+
+def measure(
+    encoder: nn.Module,
+    splits: Splits,
+    augment: Augment,
+    health: Health,
+    stage: Stage,
+    epoch: int,
+    project: nn.Module | None = None,
+) -> dict[str, float]:
+    """`METRICS` of an encoder after `epoch`; the same weights and epoch give the same values.
+
+    Features go through `project` before they are compared for `knn_top1_val` (`voting_projector`).
+
+    Raises:
+        Diverged: a feature is not a finite number.
+    """
+    val, bank = some(splits.val, health.images), some(splits.train, health.bank)
+    with _evaluation_mode(encoder):
+        features, truth = extract(encoder, val, splits.image_size, stage)
+        voters, labels = extract(encoder, bank, splits.image_size, stage)
+        rng = stage.generator("health", epoch)
+        pair = [partial(augment.view, rng=rng, second=second) for second in (False, True)]
+        views = view_features(encoder, val, pair, stage)
+        seen, known = (features, voters) if project is None else _projected(project, features, voters)
+    for measured in (features, voters, views):
+        if not bool(measured.isfinite().all()):
+            raise Diverged(f"a feature is not a finite number after epoch {epoch}; lower lr or set clip_norm")
+    predicted = classify(seen, known, labels, splits.num_classes, ks=(health.neighbours,), temperature=TEMPERATURE)
+    return {
+        "feature_std_val": float(feature_std(features)),
+        "effective_rank": effective_rank(features),
+        "alignment": alignment(views),
+        "uniformity": uniformity(features),
+        "knn_top1_val": top1(predicted, truth)[0],
+    }
+
+
+@contextmanager
+def _evaluation_mode(encoder: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while, then every module's own mode again: a frozen one stays frozen."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def _projected(project: nn.Module, *features: Tensor) -> tuple[Tensor, ...]:
+    with _evaluation_mode(project):
+        return tuple(project(x) for x in features)

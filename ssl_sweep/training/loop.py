@@ -1,0 +1,249 @@
+"""The training loop that pretraining and supervised evaluations share. It resumes to the bit on CPU.
+
+Where torch.distributed is in use, every rank runs the same loop: each is given every batch's indices and takes its
+share of them, and whatever decides (the means of the loss, when to save) is the same on all. Rank 0 reports and saves.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_sweep.models.distributed import from_first_rank, gather_no_grad, mean_scalars, on_first_rank, rank, world_size
+from ssl_sweep.models.global_norm import average_statistics
+from ssl_sweep.training import optimizers
+from ssl_sweep.training.optimizers import Recipe
+from ssl_sweep.trialdir import checkpoint, watchdog
+
+Report = Callable[[dict[str, float], int], None]
+Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
+Precision = Literal["fp32", "bf16"]
+
+CHECK_EVERY_STEPS = 50  # reading the loss makes a GPU wait, so it is not done at every step
+SAVE_EVERY_SECONDS = 300.0
+
+
+class Diverged(RuntimeError):  # noqa: N818 - the trial's state has this name
+    """The loss is no longer a finite number."""
+
+
+class Stop(Exception):  # noqa: N818 - not an error: the trial is asked to end
+    """Raised by a report: this trial was pruned or stopped. The loop leaves its checkpoint and ends."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where one stage of a trial runs: its checkpoint and artifacts, its way out, its seed and its hardware."""
+
+    folder: Path
+    report: Report
+    seed: int
+    device: torch.device
+    precision: Precision = "fp32"
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """A generator on the stage's device, the same for the same stage and purpose."""
+        return torch.Generator(self.device).manual_seed(derive_seed(self.seed, *purpose))
+
+    def autocast(self) -> torch.autocast:
+        """bf16 where the stage is to use it, else no autocast."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch: its number from 1 on, and the means over its images."""
+
+    number: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class _Progress:
+    """Where a run stands inside its epoch; saved with the weights."""
+
+    epoch: int = 0
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, scalars: dict[str, Tensor], images: int) -> None:
+        for name, value in scalars.items():
+            weighted = torch.as_tensor(value, dtype=torch.float64).detach() * images
+            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
+        self.images += images
+
+    def means(self) -> dict[str, float]:
+        means = {name: float(total) / self.images for name, total in self.sums.items()}
+        return {**means, "images_per_second": self.images / max(self.seconds, 1e-9)}
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """A seed in [0, 2^63) for one purpose; different purposes of one trial share no random numbers."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    num_images: int,
+    recipe: Recipe,
+    stage: Stage,
+    after_epoch: Callable[[Epoch], None],
+    *,
+    drop_last: bool = False,
+) -> dict[str, float]:
+    """Train `model` in place and return the last epoch's means; goes on from the stage's checkpoint when there is one.
+
+    The checkpoint is written after `after_epoch` has dealt with an epoch, also when that raises: a process killed in
+    between repeats the epoch, and its report, rather than losing the report.
+
+    Args:
+        model: every trainable parameter is trained; `after_step(progress)` is called after each step if it has one.
+        loss: image indices (B,) and a generator on the stage's device -> scalar loss and scalars to log.
+        num_images: the loop draws indices in [0, num_images), each once an epoch, in an order fixed by the seed.
+        recipe: optimiser, schedule, length.
+        stage: folder, seed, device, precision.
+        after_epoch: reports, and measures what it wants; may raise `Stop`. On rank 0 alone.
+        drop_last: leave out a last batch that is not full (a queue needs equal batches).
+
+    Raises:
+        Diverged: the loss became infinite or not a number.
+        Dismissed: on the other ranks, where rank 0 has been stopped or failed.
+    """
+    run = _Run(model, loss, num_images, recipe, stage, drop_last)
+    run.restore()
+    while run.progress.epoch < recipe.epochs:
+        run.train_epoch()
+        epoch = run.end_epoch()
+        try:
+            on_first_rank(partial(after_epoch, epoch))
+        finally:
+            run.save()
+    return run.last
+
+
+class _Run:
+    """The state of one `fit`."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, num_images: int, recipe: Recipe, stage: Stage, drop_last: bool
+    ) -> None:
+        self.model, self.loss, self.recipe, self.stage = model, loss, recipe, stage
+        self.num_images = num_images
+        self.batches = _batch_bounds(num_images, recipe.batch_size, drop_last)
+        self.optimizer = optimizers.build(model, recipe)
+        self.rng = stage.generator("steps")
+        self.progress = _Progress()
+        self.last: dict[str, float] = {}
+        self.path = stage.folder / "checkpoint.pt"
+        self.saved = 0.0  # when, on the monotonic clock
+
+    def train_epoch(self) -> None:
+        self.model.train()
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(self._order_seed()))
+        started = self.saved = time.monotonic()
+        before = self.progress.seconds
+        for begin, end in self.batches[self.progress.step :]:
+            self._train_step(order[begin:end])
+            self.progress.seconds = before + time.monotonic() - started
+            if self._is_time_to_save():
+                self.save()
+        self._check_finite()
+        self.progress.seconds = before + time.monotonic() - started
+
+    def end_epoch(self) -> Epoch:
+        self.last = self.progress.means()
+        self.progress = _Progress(epoch=self.progress.epoch + 1)
+        return Epoch(self.progress.epoch, self.last)
+
+    def _train_step(self, indices: Tensor) -> None:
+        progress = (self.progress.epoch + self.progress.step / len(self.batches)) / self.recipe.epochs
+        optimizers.set_lr(self.optimizer, self.recipe, progress)
+        with self.stage.autocast():
+            value, scalars = self.loss(indices, self.rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        average_statistics(self.model)
+        if callable(after_step := getattr(self.model, "after_step", None)):
+            after_step(progress)
+        self.progress.step += 1
+        self.progress.add(mean_scalars({"loss": value, **scalars}), len(indices))
+        if self.progress.step % CHECK_EVERY_STEPS == 0:
+            self._check_finite()
+        watchdog.alive()
+
+    def _check_finite(self) -> None:
+        total = float(self.progress.sums["loss"])
+        if not math.isfinite(total):
+            where = f"epoch {self.progress.epoch + 1}, by step {self.progress.step} of {len(self.batches)}"
+            raise Diverged(f"loss is {total} in {where}; lower lr ({self.recipe.lr}) or set clip_norm")
+
+    def _order_seed(self) -> int:
+        return derive_seed(self.stage.seed, "order", self.progress.epoch)
+
+    def _is_time_to_save(self) -> bool:
+        due = time.monotonic() - self.saved > SAVE_EVERY_SECONDS
+        if world_size() == 1:
+            return due
+        # to agree is to wait for one another, so it is not done at every step
+        at_check = self.progress.step % CHECK_EVERY_STEPS == 0
+        return at_check and bool(from_first_rank(torch.tensor(float(due))))
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        if rank() > 0:
+            return
+        state: checkpoint.State = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+            "last": self.last,
+            "rng": self.rng.get_state(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        if self.stage.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.stage.device)
+        checkpoint.save(self.path, state)
+
+    def restore(self) -> None:
+        state = checkpoint.load(self.path, self.stage.device)
+        self._check_alike(-1 if state is None else state["progress"]["epoch"])
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress, self.last = _Progress(**state["progress"]), state["last"]
+        self.rng.set_state(state["rng"].cpu())
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.stage.device)
+
+    def _check_alike(self, epoch: int) -> None:
+        """Ranks that went on from different checkpoints would train different models."""
+        if len(set(gather_no_grad(torch.tensor([epoch])).tolist())) > 1:
+            raise FileNotFoundError(
+                f"{self.path} is not the same on all workers; put the storage where every node sees it under one path"
+            )
+
+
+def _batch_bounds(num_images: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]:
+    """Begin and end of each batch of an epoch. A set smaller than a batch is one batch."""
+    if num_images < batch_size:
+        return [(0, num_images)]
+    bounds = [(begin, min(begin + batch_size, num_images)) for begin in range(0, num_images, batch_size)]
+    ragged = bounds[-1][1] - bounds[-1][0]
+    # one image alone has no batch statistics: batch normalisation would refuse it
+    return bounds[:-1] if ragged < batch_size and (drop_last or ragged == 1) else bounds

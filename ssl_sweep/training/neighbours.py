@@ -1,0 +1,65 @@
+"""Weighted k-nearest-neighbour classification of frozen features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_sweep.data.splits import Splits
+from ssl_sweep.models.losses import unit
+from ssl_sweep.training.features import extract
+from ssl_sweep.training.loop import Stage
+
+QUERY_BATCH = 1024
+MAX_COSINES = 2**26  # at once: 256 MB in fp32, whatever the size of the bank
+
+
+def classify(
+    queries: Tensor, bank: Tensor, labels: Tensor, num_classes: int, *, ks: Sequence[int], temperature: float
+) -> Tensor:
+    """The class of each query by the vote of its k nearest in `bank`, for every k: (len(ks), Q) int64.
+
+    A neighbour at cosine s votes with exp(s / temperature); of classes that tie the first one wins. The cosines are
+    computed once for all k.
+
+    Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D), and `labels` (N,) their classes in [0, num_classes).
+        num_classes: C.
+        ks: numbers of neighbours; more than N are N.
+        temperature: above 0.
+    """
+    counts = [min(k, len(bank)) for k in ks]
+    bank = unit(bank)  # fp32 or better: cosines tie in bf16 and scramble neighbours
+    rows = min(QUERY_BATCH, max(1, MAX_COSINES // len(bank)))
+    winners = []
+    for chunk in torch.split(unit(queries), rows):
+        cosines, nearest = (chunk @ bank.T).topk(max(counts), dim=1)  # (R, K), the nearest first
+        # relative to the nearest, which changes no vote's share: exp(1 / 0.01) is infinite in fp32
+        weights = ((cosines - cosines[:, :1]) / temperature).exp()
+        classes = labels[nearest]  # (R, K)
+        empty = weights.new_zeros(len(chunk), num_classes)
+        votes = (empty.scatter_add(1, classes[:, :k], weights[:, :k]) for k in counts)  # each (R, C)
+        winners.append(torch.stack([vote.argmax(dim=1) for vote in votes]))
+    return torch.cat(winners, dim=1)
+
+
+def top1(predicted: Tensor, truth: Tensor) -> list[float]:
+    """Percent of `truth` (Q,) that each row of `predicted` (K, Q) hits."""
+    shares: list[float] = (predicted == truth).double().mean(dim=1).mul(100).tolist()
+    return shares
+
+
+def knn_top1(
+    encoder: nn.Module, splits: Splits, stage: Stage, *, ks: Sequence[int], temperature: float
+) -> dict[str, list[float]]:
+    """Top-1 in percent of the `val` and the `test` images for every k, as the training images vote (`classify`)."""
+    bank, labels = extract(encoder, splits.train, splits.image_size, stage)
+    found = {}
+    for split, pack in (("val", splits.val), ("test", splits.test)):
+        queries, truth = extract(encoder, pack, splits.image_size, stage)
+        predicted = classify(queries, bank, labels, splits.num_classes, ks=ks, temperature=temperature)
+        found[split] = top1(predicted, truth)
+    return found

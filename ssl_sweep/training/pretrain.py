@@ -1,0 +1,116 @@
+"""Pretraining: a method, its views and the loop."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl_sweep.data.images import Batch, Images
+from ssl_sweep.data.pack import Pack
+from ssl_sweep.data.views import Augment
+from ssl_sweep.models.distributed import rank, world_size
+from ssl_sweep.models.global_norm import global_batchnorm
+from ssl_sweep.training.loop import Epoch, Stage, fit
+from ssl_sweep.training.optimizers import Recipe
+
+
+class Method(Protocol):
+    """What a file of `methods/` offers; `after_step(progress)`, `pictures(batch)`, `pictured(batch)` are optional."""
+
+    encoder: nn.Module
+
+    def views(self, images: Images, augment: Augment, rng: torch.Generator) -> dict[str, Tensor]: ...
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+def pretrain(
+    method: Method,
+    train: Pack,
+    augment: Augment,
+    recipe: Recipe,
+    stage: Stage,
+    after_epoch: Callable[[Epoch], None],
+) -> dict[str, float]:
+    """Train `method` on `train` and return the last epoch's metrics; resumes.
+
+    Of labels a method sees only what it asks for (DrLIM's pairs by label). Ranks share every batch, loss and gradient
+    are those of the whole batch, and with `recipe.sync_batchnorm` nothing depends on their number but rounding.
+
+    Raises:
+        ValueError: the ranks cannot share a batch evenly.
+    """
+    assert isinstance(method, nn.Module)  # noqa: S101 - a Protocol cannot say so
+    method.to(stage.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step: nn.Module = _Step(method)
+    if world_size() > 1:
+        if recipe.sync_batchnorm:
+            global_batchnorm(method, stage.device)
+        step = DistributedDataParallel(step)
+        # `fit` averages statistics; rank 0's would be wrong, and to send a queue at every step waste. (The argument of
+        # this name is deprecated, and its successor unknown to older versions of torch.)
+        step.broadcast_buffers = False
+
+    def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        images = _share(train, indices, stage.device)
+        with torch.autocast(stage.device.type, enabled=False):  # views are made in fp32
+            views = method.views(images, augment, rng)
+        found: tuple[Tensor, dict[str, Tensor]] = step({name: _channels_last(view) for name, view in views.items()})
+        return found
+
+    return fit(method, loss, len(train), recipe, stage, after_epoch, drop_last=True)
+
+
+class _Step(nn.Module):
+    """A method's loss as a forward pass, which is where DDP looks for what to reduce."""
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        found: tuple[Tensor, dict[str, Tensor]] = self.method.loss(batch)  # type: ignore[operator]
+        return found
+
+
+def _share(train: Pack, indices: Tensor, device: torch.device) -> Images:
+    """This rank's images of a batch; consecutive ones, so that groups of a batch stay together."""
+
+    def load(rows: Tensor) -> Images:
+        return train.batch(indices[rows.cpu()]).to(device)
+
+    ranks = world_size()
+    if ranks == 1:
+        return train.batch(indices).to(device)
+    if len(indices) % ranks:
+        raise ValueError(
+            f"pretrain.batch_size: {ranks} workers cannot share a batch of {len(indices)} images evenly; make it a "
+            f"multiple of resources.workers ({ranks}), no larger than the training set ({len(train)})"
+        )
+    each = len(indices) // ranks
+    rows = slice(rank() * each, (rank() + 1) * each)
+    own = load(torch.arange(len(indices))[rows])
+    return own._replace(batch=Batch(train.sizes(indices).to(device), rows, load))
+
+
+def _channels_last(view: Tensor) -> Tensor:
+    return view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
+
+
+@torch.no_grad()
+def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> tuple[Tensor | None, dict[str, float]]:
+    """What the method wants to show of itself on `images`, and what it measures of what is shown.
+
+    Returns:
+        (N, 3, H, W) in [0, 1], or None; numbers by name, from the method's `pictured(batch)`.
+    """
+    draw, measure = getattr(method, "pictures", None), getattr(method, "pictured", None)
+    if draw is None:
+        return None, {}
+    assert isinstance(method, nn.Module)  # noqa: S101
+    method.to(stage.device).eval()
+    batch = method.views(images.to(stage.device), augment, stage.generator("pictures"))
+    shown: Tensor = draw(batch)
+    measured: dict[str, Tensor] = {} if measure is None else measure(batch)
+    return shown.float().clamp(0, 1).cpu(), {name: float(value) for name, value in measured.items()}

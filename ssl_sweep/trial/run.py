@@ -1,0 +1,278 @@
+"""One trial: pretrain, then evaluate. Knows no Ray, no MLflow and no Optuna; runs wherever torch does.
+
+A trial folder holds `encoder.pt` and `stages.json` (what is finished), `EVALUATION/checkpoint.pt` (what is not),
+`journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining goes on in a folder of its own, which trials that
+differ only in an evaluation share (`stages.py`). To resume is to call `run` again on the same folder.
+
+Of a trial with several workers rank 0 calls `run`, the others `assist`: they pretrain along and are then let go.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.utils import make_grid, save_image
+
+from ssl_sweep.data.splits import Data, Splits, load_splits
+from ssl_sweep.data.views import Augment
+from ssl_sweep.knobs import knobs
+from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
+from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.training.gallery import gallery
+from ssl_sweep.training.health import health_of, measure, voting_projector
+from ssl_sweep.training.loop import Epoch, Report, Stage, derive_seed
+from ssl_sweep.training.optimizers import Recipe
+from ssl_sweep.training.pretrain import Method, pictures, pretrain
+from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
+from ssl_sweep.trial.stages import Finished, Making, SharedPretraining, link
+from ssl_sweep.trialdir import checkpoint, watchdog
+from ssl_sweep.trialdir.journal import Journal
+
+Config = Mapping[str, Any]
+NUM_PICTURES = 8
+log = logging.getLogger("ssl_sweep.trial")
+
+
+def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: Path | None = None) -> dict[str, float]:
+    """Run what is not finished of a trial and return the metrics of all its stages, `linear/top1_test` and so on.
+
+    Args:
+        config: a resolved trial config, every knob filled in (`spec.resolve`).
+        report: called with metrics and their epoch after each epoch of each stage; may raise `Stop`.
+        workdir: the trial's own folder.
+        cache: where decoded data lies, shared by the trials of a node.
+        stages: where pretrainings lie that trials share, on a file system that all of them see; None: this one's own.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
+
+
+def assist(
+    config: Config, workdir: Path, *, cache: Path, stages: Path | None = None, timeout: float | None = None
+) -> None:
+    """Take a rank's part in the pretraining that rank 0 runs, if it has to run any; the arguments are `run`'s.
+
+    timeout: seconds without a sign of life, while the data is opened, after which this process is ended; None: never.
+
+    Raises:
+        Dismissed: rank 0 has been stopped, or failed.
+    """
+    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").assist(timeout)
+
+
+def encoder_path(folder: Path) -> Path:
+    """Where a trial's folder has its pretrained encoder, as `{"encoder": state dict}`; there once that is finished."""
+    return folder / "encoder.pt"
+
+
+def is_whole(encoder: Path) -> bool:
+    """Whether an encoder's file is there as it was written."""
+    return encoder.exists() and checkpoint.damage(encoder) is None
+
+
+class _Trial:
+    def __init__(self, config: Config, report: Report, workdir: Path, cache: Path, stages: Path) -> None:
+        self.config, self.report, self.workdir, self.cache, self.stages = config, report, workdir, cache, stages
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.precision = resolve_precision(config["precision"], self.device)
+        self.workers = world_size()
+        self.others_wait = self.workers > 1  # until they are told what to do
+        self.is_first = rank() == 0  # who writes; after `leave` every process is rank 0
+        self.journal: Journal
+        self.finished = Finished(workdir / "stages.json")
+
+    def run(self) -> dict[str, float]:
+        self.journal = Journal(self.workdir)
+        method_class = knobs.load("methods", self.config["method"]["name"])
+        pretrained = getattr(method_class, "pretrains", True)
+        results: dict[str, float] = {}
+        try:
+            if pretrained:
+                self._check_encoder()
+                results |= self._stage("pretrain", self._pretrain)
+        finally:
+            self._tell_others(pretrain=False)  # unless they have pretrained
+        leave()  # evaluations are one worker's
+        for name in self.config["evaluate"]:
+            results |= self._stage(name, partial(self._evaluate, name, pretrained))
+        return results
+
+    def assist(self, timeout: float | None) -> None:
+        splits = self._open_data(timeout)  # before rank 0 asks: it waits, and is to give signs of life
+        if told := int(gather_no_grad(torch.zeros(1))[0]):
+            self.precision = PRECISIONS[told - 1]  # rank 0's: nodes differ
+            folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
+            stage = self._begin("pretrain", folder, _ignore)
+            augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
+            pretrain(self._method(), splits.train, augment, recipe, stage, lambda epoch: None)
+        leave()
+
+    def _open_data(self, timeout: float | None) -> Splits:
+        """Open the data in another process than rank 0's, watched: from then on rank 0's own signs tell of all."""
+        own = self.workdir / f"rank{rank()}"
+        own.mkdir(parents=True, exist_ok=True)
+        with watchdog.watched(own, timeout):
+            splits = self.splits
+        shutil.rmtree(own, ignore_errors=True)
+        return splits
+
+    def _tell_others(self, *, pretrain: bool) -> None:
+        """Have the other ranks pretrain along, or let them go; once, they wait for no more."""
+        if self.others_wait:
+            self.others_wait = False
+            with watchdog.waiting():  # until they have the data too
+                gather_no_grad(torch.full((1,), 1.0 + PRECISIONS.index(self.precision) if pretrain else 0.0))
+
+    @property
+    def splits(self) -> Splits:
+        # a config is JSON, which has no tuples; the knobs of data are hashed here
+        fields: dict[str, Any] = dict(self.config["data"])
+        root = Path(fields.pop("root"))
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return _open_splits(Data(**fields), root, self.cache)
+
+    def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
+        """Run one stage, unless it is finished, and return its results under its name."""
+        key = stage_key(self.config, name, self.precision, self.workers)
+        results = self.finished.results(name, key)
+        if results is None:
+            started = time.monotonic()
+            log.info("%s: start", name)
+            results = work(key)
+            seconds = time.monotonic() - started
+            log.info("%s: done in %.1f s: %s", name, seconds, results)
+            # told before it is noted: killed in between, the stage's end is repeated, not lost
+            self.journal.append("stage", stage=name, key=key, seconds=seconds, results=results)
+            self.finished.add(name, key, results)
+            (self.workdir / name / "checkpoint.pt").unlink(missing_ok=True)
+        return {f"{name}/{metric}": value for metric, value in results.items()}
+
+    def _check_encoder(self) -> None:
+        """Have a finished pretraining whose encoder is gone or damaged taken from where trials share it, or made again.
+
+        On a CPU it is the same again to the bit, and so what was evaluated stands.
+        """
+        path = encoder_path(self.workdir)
+        if self.finished.key("pretrain") is not None and not is_whole(path):
+            self._tell_damage(path, checkpoint.damage(path) or "gone")
+            self.finished.drop("pretrain")
+
+    def _tell_damage(self, path: Path, damage: str) -> None:
+        """Say on the log, and where trials are shown, that something is done again."""
+        log.warning("%s is %s: doing its stage again", path, damage)
+        self.journal.append("tags", tags={"repeated": f"{path.parent.name}/{path.name} was {damage}"})
+
+    def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
+        """A stage in a folder, its metrics told under its name; a checkpoint that is damaged is set aside."""
+        for path in folder.rglob("checkpoint.pt") if self.is_first else ():
+            if (damage := checkpoint.damage(path)) is not None:
+                self._tell_damage(path, damage)
+                checkpoint.set_aside(path)
+        seed = derive_seed(self.config["seed"], name)
+        torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
+
+        def report(metrics: dict[str, float], step: int) -> None:
+            tell({f"{name}/{metric}": value for metric, value in metrics.items()}, step)
+
+        return Stage(folder, report, seed, self.device, self.precision)
+
+    def _pretrain(self, key: str) -> dict[str, float]:
+        splits = self.splits  # decoded before its turn: who makes a pretraining is to give signs of life
+        shared = SharedPretraining(self.stages / key, self.journal, self.report)
+        made = encoder_path(shared.folder)
+        results = shared.take(partial(self._make, splits), lambda: is_whole(made))
+        link(made, encoder_path(self.workdir))
+        return results
+
+    def _make(self, splits: Splits, making: Making) -> dict[str, float]:
+        """Pretrain, for every trial that shares it."""
+        stage = self._begin("pretrain", making.folder, making.report)
+        method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
+        recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
+        project = voting_projector(method, health)
+        last: dict[str, float] = {}
+
+        def report(epoch: Epoch) -> None:
+            metrics = epoch.metrics
+            if due := health.due(epoch.number, recipe.epochs):
+                last.update(measure(method.encoder, splits, augment, health, stage, epoch.number, project))
+                metrics = {**metrics, **last}
+                if health.collapsed(metrics) is not None:
+                    making.tag("collapsed", "true")
+            stage.report(metrics, epoch.number)
+            if due:
+                health.refuse(metrics, epoch.number)
+
+        if not (stage.folder / "checkpoint.pt").exists():
+            with making.artifacts() as folder:
+                self._show(method, augment, stage, folder / "pictures_before.png", 0)
+        self._tell_others(pretrain=True)
+        metrics = pretrain(method, splits.train, augment, recipe, stage, report)
+        # gone on from a checkpoint of the last epoch, whose report may have been cut short
+        if metrics and health.every and not last:
+            report(Epoch(recipe.epochs, metrics))
+        checkpoint.save(encoder_path(making.folder), {"encoder": method.encoder.state_dict()})
+        # what is made once of a finished encoder, and shown by every trial that uses it
+        with making.artifacts() as folder:
+            self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
+            gallery(method.encoder, splits, stage, folder)
+        return {"loss": metrics["loss"], **last} if metrics else {}
+
+    def _method(self) -> Any:
+        settings = dict(self.config["method"])
+        return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
+
+    def _encoder(self) -> Encoder:
+        settings = dict(self.config["encoder"])
+        return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
+
+    def _show(self, method: Method, augment: Augment, stage: Stage, path: Path, epoch: int) -> None:
+        """Keep what the method shows of itself on test images, reconstructions or a map, and report its numbers."""
+        number = min(getattr(method, "num_pictures", NUM_PICTURES), len(self.splits.test))
+        shown, measured = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
+        if shown is not None:
+            save_image(make_grid(shown, nrow=NUM_PICTURES), path)
+        if measured:
+            stage.report({f"{name}_test": value for name, value in measured.items()}, epoch)
+
+    def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
+        stage = self._begin(name, self.workdir / name, self._tell)
+        _drop_stale_checkpoint(stage.folder, key)
+        encoder = self._encoder()
+        if pretrained:
+            path = encoder_path(self.workdir)
+            state = checkpoint.load(path, torch.device("cpu"))
+            if state is None:
+                raise FileNotFoundError(f"{path} is gone; resume the sweep to have it made again")
+            encoder.load_state_dict(state["encoder"])
+        evaluate = knobs.load("evaluations", name)
+        results: dict[str, float] = evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
+        return results
+
+    def _tell(self, metrics: dict[str, float], step: int) -> None:
+        self.journal.report(metrics, step)
+        self.report(metrics, step)
+
+
+@lru_cache(maxsize=2)
+def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
+    """Open data once a process: a warm worker's next trial finds it mapped, its folders not listed again."""
+    return load_splits(data, root=root, cache=cache)
+
+
+def _ignore(metrics: dict[str, float], step: int) -> None:
+    """Rank 0 alone reports."""
+
+
+def _drop_stale_checkpoint(folder: Path, key: str) -> None:
+    """A checkpoint of another key (other settings, other stage version) must not be gone on from."""
+    mark = folder / "key"
+    if not mark.exists() or mark.read_text() != key:
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+        mark.write_text(key)

@@ -1,0 +1,49 @@
+"""Under which keys stages are finished and shared: a hash of all that can change their results."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ssl_sweep.training.health import health_of
+from ssl_sweep.training.loop import Precision
+
+STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
+def resolve_precision(wanted: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware multiplies in it, else fp32."""
+    if wanted == "auto":
+        return "bf16" if _has_bf16(device) else "fp32"
+    return "bf16" if wanted == "bf16" else "fp32"
+
+
+def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, workers: int = 1) -> str:
+    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too.
+
+    The number of workers changes none, unless each normalises by statistics of its own images.
+
+    Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
+    """
+    used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
+    # what a knob for several workers can change is said below
+    used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
+    used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
+    if health_of(config).on_collapse == "stop":  # else it only watches
+        used["health"] = config["health"]
+    if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
+        used["workers"] = workers
+    if stage != "pretrain":
+        used["evaluate"] = {stage: config["evaluate"][stage]}
+    text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

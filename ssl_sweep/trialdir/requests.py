@@ -1,0 +1,52 @@
+"""How a running trial is asked to end: a file in its folder, which it reads whenever it has reported.
+
+Ray's report returns only once the driver has dealt with what was reported, so that what the driver asks there and then
+is on disk when the trial looks.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from ssl_sweep.trialdir.checkpoint import write_text
+
+ASK = "ask.json"
+What = Literal["prune", "stop", "pause"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a trial is asked, and the reason for people."""
+
+    ask: What
+    why: str
+
+
+class DamagedAsk(ValueError):  # noqa: N818 - what it is
+    """A trial cannot read what it is asked."""
+
+
+def ask(folder: Path, what: What, why: str) -> None:
+    """Ask the trial of this folder to leave its checkpoint and end; it does so at its next report, or during one."""
+    write_text(folder / ASK, json.dumps(asdict(Ask(what, why))))
+
+
+def asked(folder: Path) -> Ask | None:
+    """What the trial is asked, if anything.
+
+    Raises:
+        DamagedAsk: that cannot be read; the trial fails, and is asked anew when it is tried again.
+    """
+    path = folder / ASK
+    try:
+        return Ask(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise DamagedAsk(f"{path} is damaged ({error}); it is written anew before the next attempt") from error
+
+
+def clear(folder: Path) -> None:
+    """Take back whatever was asked."""
+    (folder / ASK).unlink(missing_ok=True)

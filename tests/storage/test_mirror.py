@@ -1,0 +1,164 @@
+"""Two machines' copies of one sweep that lies in a bucket of a real S3 server."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ssl_sweep.storage import mirror
+from ssl_sweep.storage.bucket import Bucket
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.tracking.spool import Spool
+from ssl_sweep.trialdir import checkpoint, journal
+from ssl_sweep.trialdir.journal import Journal
+
+Machine = Callable[[str], Storage]
+TRIAL = "demo/trials/one"
+
+
+@pytest.fixture
+def machine(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The storage as a machine sees it: `machine("a")`."""
+
+    def at(name: str) -> Storage:
+        monkeypatch.setenv("SSL_SWEEP_CACHE", str(tmp_path / name))
+        return Storage.at(f"s3://{lab.name}/runs")
+
+    return at
+
+
+@pytest.fixture
+def bucket(lab: Path) -> Bucket:
+    return Bucket(f"s3://{lab.name}/runs")
+
+
+def lines(number: int) -> bytes:
+    events = [
+        {"time": step, "event": "report", "metrics": {"knn/top1_val": 1.0}, "step": step} for step in range(number)
+    ]
+    return "".join(json.dumps(event) + "\n" for event in events).encode()
+
+
+def test_what_trials_write_comes_here_and_only_what_changed(machine: Machine, bucket: Bucket) -> None:
+    a = machine("a")
+    for name in ("config.yaml", "artifacts/deep/picture.png", "log.txt", "encoder.pt", "linear/checkpoint.pt"):
+        bucket.put(f"{TRIAL}/{name}", name.encode())
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
+    bucket.put(f"{TRIAL}/stages/abc/journal.jsonl", lines(9))
+    bucket.put("demo2/trials/one/journal.jsonl", lines(9))
+    mirror.pull(a, "demo")
+    here = {path.relative_to(a.root / TRIAL).as_posix() for path in (a.root / TRIAL).rglob("*") if path.is_file()}
+    assert here == {"config.yaml", "artifacts/deep/picture.png", "journal.jsonl"}
+    assert not (a.root / "demo2").exists()
+    known = (a.root / TRIAL / "config.yaml").stat().st_ino
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(3))
+    mirror.pull(machine("a"), "demo")
+    assert len(journal.read(a.root / TRIAL)[0]) == 3
+    assert (a.root / TRIAL / "config.yaml").stat().st_ino == known  # was not brought again
+    (a.root / TRIAL / "config.yaml").write_text("cut off by a full disk")
+    bucket.delete([f"{TRIAL}/artifacts/deep/picture.png"])
+    mirror.pull(a, "demo", encoders=True)
+    assert (a.root / TRIAL / "config.yaml").read_text() == "config.yaml"
+    assert (a.root / TRIAL / "encoder.pt").read_text() == "encoder.pt"
+    assert not (a.root / TRIAL / "artifacts/deep/picture.png").exists()
+
+
+def test_a_journal_never_says_more_than_was_listed(
+    machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = machine("a")
+    assert a.bucket is not None
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
+    get = a.bucket.get
+
+    def late(key: str) -> bytes | None:
+        bucket.put(f"{TRIAL}/journal.jsonl", lines(4))  # grows between the listing and the reading
+        return get(key)
+
+    monkeypatch.setattr(a.bucket, "get", late)
+    mirror.pull(a, "demo")
+    assert len(journal.read(a.root / TRIAL)[0]) == 2  # what the others name may not be here yet
+    monkeypatch.setattr(a.bucket, "get", get)
+    mirror.pull(a, "demo")
+    assert len(journal.read(a.root / TRIAL)[0]) == 4
+
+
+def test_another_machines_driver_takes_over(machine: Machine, lab: Path) -> None:
+    a = machine("a")
+    for name in ("spec.yaml", "sweep_id", "recorded.json", "artifacts/table.md"):
+        checkpoint.write_text(a.sweep("demo") / name, name)
+    for name in (".ray/state", "driver.lock", "artifacts/x.md.partial"):
+        checkpoint.write_text(a.sweep("demo") / name, name)
+    Journal(a.sweep("demo")).append("attempt")
+    mirror.push(a, "demo")
+    there = {path.relative_to(lab / "runs/demo").as_posix() for path in (lab / "runs").rglob("*") if path.is_file()}
+    assert there == {"spec.yaml", "sweep_id", "recorded.json", "artifacts/table.md", "journal.jsonl"}
+    b = machine("b")
+    mirror.take_over(b, "demo")
+    assert all((b.sweep("demo") / name).read_bytes() == (a.sweep("demo") / name).read_bytes() for name in there)
+    Journal(b.sweep("demo")).append("end", state="COMPLETE")
+    mirror.push(b, "demo")
+    mirror.take_over(a, "demo")
+    assert [event["event"] for event in journal.read(a.sweep("demo"))[0]] == ["attempt", "end"]
+
+
+def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket) -> None:
+    a = machine("a")
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
+    Journal(a.sweep("demo")).append("attempt")
+    checkpoint.write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
+    mirror.exchange(a, "demo")
+    spool = Spool(a.sweep("demo"))
+    for name in spool.grown():
+        spool.accept(name, spool.read(name)[1])
+    spool.save()
+    mirror.push(a, "demo")
+    with mirror.snapshot(machine("b"), "demo") as there:
+        assert Spool(there.sweep("demo")).pending() == 0
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(3))
+    with mirror.snapshot(machine("b"), "demo") as there:
+        assert Spool(there.sweep("demo")).pending() == 1
+    assert not machine("b").root.exists()
+
+
+def test_who_ends_a_dead_attempt_goes_on_from_the_buckets_journal(machine: Machine, bucket: Bucket) -> None:
+    a = machine("a")
+    folder = a.trial("demo", "one")
+    Journal(folder).append("tags", tags={"stale": "of long ago"})
+    bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
+    with mirror.at_hand(a, folder):
+        Journal(folder).append("end", state="FAILED")
+    mirror.pull(machine("b"), "demo")
+    events = journal.read(machine("b").trial("demo", "one"))[0]
+    assert [event["event"] for event in events] == ["report", "report", "end"]
+    etag = bucket.etag(f"{TRIAL}/journal.jsonl")
+    with mirror.at_hand(a, folder):
+        pass
+    assert bucket.etag(f"{TRIAL}/journal.jsonl") == etag
+
+
+def test_what_is_removed_of_the_shape_is_removed_of_the_bucket(machine: Machine, bucket: Bucket) -> None:
+    a = machine("a")
+    for name in ("encoder.pt", "linear/checkpoint.pt"):
+        bucket.put(f"{TRIAL}/{name}", b"x" * 1000)
+    bucket.put(f"{TRIAL}/stages.json", b'{"pretrain": {"key": "abc", "results": {}}}')
+    with mirror.hollow(a, "demo") as shape:
+        assert (shape.root / TRIAL / "encoder.pt").stat().st_size == 1000
+        assert "abc" in (shape.root / TRIAL / "stages.json").read_text()
+        (shape.root / TRIAL / "linear" / "checkpoint.pt").unlink()
+    assert bucket.listed("").keys() == {f"{TRIAL}/encoder.pt", f"{TRIAL}/stages.json"}
+    is_there = mirror.presence(a, a.sweep("demo"))
+    assert is_there(a.trial("demo", "one") / "encoder.pt")
+    assert not is_there(a.trial("demo", "one") / "linear" / "checkpoint.pt")
+
+
+def test_a_folder_is_left_alone(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    checkpoint.write_text(storage.trial("demo", "one") / "encoder.pt", "x")
+    mirror.exchange(storage, "demo")
+    mirror.fetch(storage, storage.trial("demo", "one") / "encoder.pt")
+    with mirror.hollow(storage, "demo") as shape, mirror.at_hand(storage, storage.trial("demo", "one")):
+        assert shape is storage
+    assert mirror.presence(storage, tmp_path)(storage.trial("demo", "one") / "encoder.pt")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["encoder.pt"]

@@ -1,0 +1,75 @@
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.sweep import progress
+from ssl_sweep.sweep.progress import Progress
+
+TRIAL = Trial("t0", choice=3, seed=1, state="RUNNING", attempts=1)
+
+
+@pytest.fixture
+def spec() -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "name": "watched",
+            "data": {"source": "sklearn:digits", "image_size": 8},
+            "encoder": "resnet18",
+            "method": "simclr",
+            "evaluate": {"knn": {}},
+        }
+    )
+
+
+def watched(
+    spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, **console: Any
+) -> tuple[Progress, io.StringIO, list[float]]:
+    clock = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    text = io.StringIO()
+    return Progress(spec, [], lambda: 2, Console(file=text, width=200, **console)), text, clock
+
+
+def test_a_pipe_gets_a_line_as_each_trial_ends(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, clock = watched(spec, monkeypatch)
+    shown.started(TRIAL)
+    clock[0] += 30
+    shown.ended(replace(TRIAL, state="COMPLETE", results={"knn/top1_val": 51.25}))
+    shown.ended(replace(TRIAL, trial_id="t1", state="FAILED", reason="oom", message="lower the batch"))
+    assert text.getvalue().splitlines() == [
+        "[1/2] choice 3 seed 1: COMPLETE, knn/top1_val 51.25; about 30 s left",
+        "[2/2] choice 3 seed 1: FAILED, oom: lower the batch; about 0 s left",
+    ]
+
+
+def test_pruned_trials_have_ended_and_are_counted(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, _ = watched(spec, monkeypatch)
+    shown.started(TRIAL)
+    shown.ended(replace(TRIAL, state="PRUNED", message="pruned at epoch 3"))
+    assert text.getvalue().startswith("[1/2] choice 3 seed 1: PRUNED, pruned at epoch 3;")
+    assert "done 1/2  running 0  failed 0  pruned 1  best -" in shown._header().plain
+
+
+def test_a_pipe_hears_of_a_long_trial_once_a_minute(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, clock = watched(spec, monkeypatch)
+    shown.started(TRIAL)
+    for epoch in range(1, 7):
+        clock[0] += 25
+        shown.reported(TRIAL, {"pretrain/loss": 1 / epoch}, epoch)
+    assert text.getvalue().splitlines() == [
+        "[0/2] choice 3 seed 1: pretrain epoch 3  pretrain/loss 0.3333",
+        "[0/2] choice 3 seed 1: pretrain epoch 6  pretrain/loss 0.1667",
+    ]
+
+
+def test_a_terminal_is_drawn_on_and_gets_no_lines(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, clock = watched(spec, monkeypatch, force_terminal=True)
+    clock[0] += 100
+    shown.reported(TRIAL, {"pretrain/loss": 1.0}, 1)
+    shown.ended(replace(TRIAL, state="COMPLETE", results={"knn/top1_val": 51.25}))
+    assert text.getvalue() == ""

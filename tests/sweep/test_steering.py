@@ -1,0 +1,236 @@
+"""Stop, pause and resume: what commands write, what the driver makes of it. The searcher is called as Ray calls it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.testing
+
+from ssl_sweep.cli import app
+from ssl_sweep.cluster import search as search_module
+from ssl_sweep.cluster.search import LedgerSearch, Searcher
+from ssl_sweep.ledger.entries import LedgerError, Trial
+from ssl_sweep.ledger.lease import sole_driver
+from ssl_sweep.ledger.open import load_ledger, open_ledger
+from ssl_sweep.ledger.orders import read_orders
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.best import NoSuchTrial
+from ssl_sweep.sweep.steering import Again, ask_to_end, check_not_stopped, take_up
+from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir import requests
+from ssl_sweep.trialdir.journal import Journal, read
+
+METRIC = "knn/top1_val"
+
+
+class Ends:
+    """A watcher that notes how trials ended."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def started(self, trial: Trial) -> None: ...
+    def reported(self, trial: Trial, metrics: Any, step: int) -> None: ...
+    def ended(self, trial: Trial) -> None:
+        self.states.append(trial.state)
+
+
+@pytest.fixture(autouse=True)
+def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "LOOK_EVERY_S", 0.0)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    (tmp_path / "sweep").mkdir()
+    return Storage(tmp_path)
+
+
+def opened(storage: Storage, alphas: int = 3) -> Ledger:
+    search = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3][:alphas]}, "seeds": 1, "sampler": "grid"}
+    base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    return open_ledger(
+        storage.ledger_url, from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}, "search": search})
+    )
+
+
+@pytest.fixture
+def driven(storage: Storage) -> Iterator[tuple[Ledger, LedgerSearch, Ends]]:
+    """A sweep with a driver at work, that has two trials running."""
+    ledger, ends = opened(storage), Ends()
+    with sole_driver(storage.sweep("sweep"), ledger.notes):
+        search = LedgerSearch(ledger, storage, ends)
+        for name in "ab":
+            assert isinstance(search.suggest(name), dict)
+        yield ledger, search, ends
+
+
+def end(search: LedgerSearch, name: str, state: str) -> None:
+    results = {METRIC: 50.0} if state == "COMPLETE" else {}
+    search.on_trial_complete(name, {"outcome": json.dumps(asdict(Outcome(state, results, message="asked")))})
+
+
+def asks(storage: Storage, ledger: Ledger) -> list[str | None]:
+    found = [requests.asked(storage.trial("sweep", trial.trial_id)) for trial in ledger.trials]
+    return [each.ask if each else None for each in found]
+
+
+@pytest.mark.parametrize(("what", "state"), [("stop", "STOPPED"), ("pause", "PAUSED")])
+def test_a_running_sweep_is_asked_through_its_ledger(
+    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends], what: Any, state: str
+) -> None:
+    ledger, search, ends = driven
+    assert asks(storage, ledger) == [None, None]
+    said = ask_to_end(storage, "sweep", what)
+    assert "asked its driver (process" in said
+    search.attend()
+    assert asks(storage, ledger) == [what, what]
+    assert search.suggest("c") is None  # no more are handed out
+    for name in "ab":
+        end(search, name, state)
+    assert search.suggest("c") == Searcher.FINISHED
+    assert ends.states == [state, state]
+    assert [trial.state for trial in ledger.trials] == [state, state]
+    assert search.asked is not None
+    assert search.asked.ask == what
+
+
+def test_one_trial_is_stopped_and_the_sweep_goes_on(
+    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends]
+) -> None:
+    ledger, search, _ = driven
+    ask_to_end(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
+    search.attend()
+    assert asks(storage, ledger) == [None, "stop"]
+    end(search, "b", "STOPPED")
+    assert isinstance(search.suggest("c"), dict)
+    for name in "ac":
+        end(search, name, "COMPLETE")
+    assert search.suggest("d") == Searcher.FINISHED
+    assert [trial.state for trial in ledger.trials] == ["COMPLETE", "STOPPED", "COMPLETE"]
+    assert not search.open
+
+
+def test_a_trial_that_crashes_instead_of_stopping_is_not_tried_again(
+    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends]
+) -> None:
+    ledger, search, _ = driven
+    ask_to_end(storage, "sweep", "stop", [ledger.trials[0].trial_id])
+    search.attend()
+    search.on_trial_complete("a", error=True)
+    search.attend()
+    assert [trial.state for trial in ledger.trials] == ["STOPPED", "RUNNING"]
+
+
+def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> None:
+    ledger = opened(storage)
+    begun, fresh = ledger.ask().trials[0], ledger.ask().trials[0]  # type: ignore[union-attr]
+    ledger.update(replace(begun, state="RUNNING", attempts=1))  # its driver was killed
+    Journal(storage.trial("sweep", begun.trial_id)).append("attempt", attempt=1)
+    assert ask_to_end(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
+    again = load_ledger(storage.ledger_url, "sweep")
+    assert [trial.state for trial in again.trials] == ["STOPPED", "CREATED"]
+    assert read(storage.trial("sweep", begun.trial_id))[0][-1]["state"] == "STOPPED"
+    assert fresh.trial_id == again.trials[1].trial_id
+
+
+def test_run_says_that_a_sweep_was_stopped_and_goes_on_with_a_paused_one(storage: Storage) -> None:
+    ledger = opened(storage)
+    ask_to_end(storage, "sweep", "pause")
+    check_not_stopped(ledger.notes, "sweep")
+    assert read_orders(ledger.notes).sweep is None
+    ask_to_end(storage, "sweep", "stop")
+    with pytest.raises(LedgerError, match=r"was stopped \(ssl-sweep stop on .*ssl-sweep resume sweep"):
+        check_not_stopped(ledger.notes, "sweep")
+    assert take_up(ledger, Again()) is None
+    check_not_stopped(ledger.notes, "sweep")
+
+
+def ended(storage: Storage) -> Ledger:
+    """A sweep with a trial complete, one failed, one stopped and one that waits."""
+    ledger = opened(storage, alphas=4)
+    for state in ("COMPLETE", "FAILED", "STOPPED", "CREATED"):
+        trial = ledger.ask().trials[0]  # type: ignore[union-attr]
+        results = {METRIC: 1.0} if state == "COMPLETE" else None
+        ledger.update(replace(trial, state=state, attempts=int(state != "CREATED"), results=results))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("failed", "named", "states", "runs"),
+    [
+        (False, (), ["COMPLETE", "CREATED", "CREATED", "CREATED"], [1, 2, 3]),
+        (True, (), ["COMPLETE", "CREATED", "STOPPED", "CREATED"], [1]),
+        (False, (2,), ["COMPLETE", "FAILED", "CREATED", "CREATED"], [2]),
+        (False, (1, 3), ["COMPLETE", "CREATED", "STOPPED", "CREATED"], [1, 3]),
+    ],
+)
+def test_a_resume_takes_up_what_it_is_told(
+    storage: Storage, failed: bool, named: tuple[int, ...], states: list[str], runs: list[int]
+) -> None:
+    ledger = ended(storage)
+    ids = [trial.trial_id for trial in ledger.trials]
+    only = take_up(ledger, Again(failed, [ids[number] for number in named]))
+    assert [trial.state for trial in ledger.trials] == states
+    assert [trial.state for trial in load_ledger(storage.ledger_url, "sweep").trials] == states
+    search = LedgerSearch(ledger, storage, Ends(), only=only)
+    given = []
+    while isinstance(suggested := search.suggest(str(len(given))), dict):
+        given.append(ids.index(json.loads(suggested["record"])["trial_id"]))
+    assert given == runs
+
+
+def test_trials_that_are_not_there_or_done_are_refused(storage: Storage) -> None:
+    ledger = ended(storage)
+    complete = ledger.trials[0].trial_id
+    with pytest.raises(NoSuchTrial, match="is complete: there is nothing to resume"):
+        take_up(ledger, Again(trials=[complete]))
+    with pytest.raises(NoSuchTrial, match=f"no trial '{complete[:-1]}~'; did you mean '{complete}'"):
+        take_up(ledger, Again(trials=[complete[:-1] + "~"]))
+    with pytest.raises(NoSuchTrial, match="is COMPLETE already"):
+        ask_to_end(storage, "sweep", "stop", [complete])
+
+
+def test_a_sweep_that_has_ended_is_not_stopped(storage: Storage) -> None:
+    ledger = opened(storage, alphas=1)
+    ledger.update(replace(ledger.ask().trials[0], state="COMPLETE", results={METRIC: 1.0}))  # type: ignore[union-attr]
+    with pytest.raises(LedgerError, match="sweep has ended: there is nothing to stop; `ssl-sweep status sweep`"):
+        ask_to_end(storage, "sweep", "stop")
+    check_not_stopped(ledger.notes, "sweep")
+
+
+def test_the_commands_say_what_they_did_and_what_to_type_next(storage: Storage) -> None:
+    ended(storage)
+    place = ["--storage", str(storage.root)]
+    ran = typer.testing.CliRunner().invoke(app, ["stop", "sweep", *place])
+    assert ran.exit_code == 0
+    assert f"go on with it: ssl-sweep resume sweep --storage {storage.root}\n" in ran.stdout
+    shown = typer.testing.CliRunner().invoke(app, ["status", "sweep", *place]).stdout
+    assert "stopped 1" in shown
+    assert shown.splitlines()[2].split()[-1] == METRIC
+    assert sorted(line.split()[-1] for line in shown.splitlines()[3:7]) == ["-", "-", "-", "1"]
+    assert "go on: ssl-sweep resume sweep" in shown
+    status = json.loads(typer.testing.CliRunner().invoke(app, ["status", "sweep", "--json", *place]).stdout)
+    assert (status["asked"]["ask"], status["driver"], status["waiting"]) == ("stop", None, 1)
+
+
+class Taken:
+    """A lease that somebody else has by now."""
+
+    taken_by = "process 9 on node7"
+
+
+def test_a_driver_whose_lease_was_taken_writes_nothing_more(storage: Storage) -> None:
+    ledger, lease = opened(storage), Taken()
+    lease.taken_by = None  # type: ignore[assignment]
+    search = LedgerSearch(ledger, storage, Ends(), lease=lease)  # type: ignore[arg-type]
+    assert isinstance(search.suggest("a"), dict)
+    lease.taken_by = "process 9 on node7"
+    assert search.suggest("b") is None
+    end(search, "a", "COMPLETE")
+    assert load_ledger(storage.ledger_url, "sweep").trials[0].state == "RUNNING"

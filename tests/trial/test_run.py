@@ -1,0 +1,243 @@
+"""A trial from its config to its metrics, on the real digits: resumed to the bit, and its finished stages kept."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.spec.sweep import from_dump, resolve
+from ssl_sweep.training.loop import Diverged, Stop
+from ssl_sweep.trial import attempt
+from ssl_sweep.trial import run as trial
+from ssl_sweep.trial.stage_keys import stage_key
+from ssl_sweep.trialdir import journal, requests
+
+SPEC: dict[str, Any] = {
+    "name": "trial",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": {"name": "resnet18", "width": 8},
+    "method": "autoencoder",
+    "pretrain": {"epochs": 2, "batch_size": 256, "optimizer": "adamw", "lr": 0.003},
+    "evaluate": {"knn": {}, "linear": {"epochs": 2}, "finetune": {"epochs": 2}},
+    "precision": "fp32",
+}
+
+
+def config(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return resolve(from_dump({**SPEC, **changes}), {}, seed)
+
+
+def ignore(metrics: dict[str, float], step: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, trial.run(config(), ignore, folder, cache=cache)
+
+
+def encoder(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "encoder.pt", weights_only=True)["encoder"]
+
+
+def assert_same_encoder(ours: Path, theirs: Path) -> None:
+    pairs = zip(encoder(ours).items(), encoder(theirs).items(), strict=True)
+    assert all(name == other and torch.equal(value, expected) for (name, value), (other, expected) in pairs)
+
+
+def test_it_gives_the_metrics_of_every_stage(undisturbed: tuple[Path, dict[str, float]]) -> None:
+    folder, results = undisturbed
+    assert {name.split("/")[0] for name in results} == {"pretrain", "knn", "linear", "finetune"}
+    assert results["knn/top1_test"] > 60
+    before, after = (Image.open(folder / "artifacts" / name) for name in ("pictures_before.png", "pictures.png"))
+    with before, after:
+        assert before.size == after.size
+        assert before.tobytes() != after.tobytes()
+    assert not list(folder.rglob("checkpoint.pt"))  # what is finished needs none
+
+
+def test_what_a_method_measures_of_its_pictures_is_told_before_and_after(tmp_path: Path, cache: Path) -> None:
+    drlim = {"name": "drlim", "shifts": [-1, 1], "pairs": "label"}
+    told: list[tuple[float, int]] = []
+
+    def report(metrics: dict[str, float], step: int) -> None:
+        if "pretrain/separation_test" in metrics:
+            told.append((metrics["pretrain/separation_test"], step))
+
+    trial.run(config(method=drlim, evaluate={"knn": {}}), report, tmp_path, cache=cache)
+    (before, first), (after, last) = told
+    assert (first, last) == (0, 2)
+    assert after != before  # of two epochs no more can be asked
+
+
+def test_some_classes_of_the_data_are_enough(tmp_path: Path, cache: Path) -> None:
+    data = {**SPEC["data"], "classes": ["4", "9"]}
+    settings = json.loads(json.dumps(config(data=data, method="supervised", evaluate={"knn": {}})))  # as Ray brings it
+    assert trial.run(settings, ignore, tmp_path, cache=cache)["knn/top1_test"] > 90
+
+
+@pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("pretrain", 2), ("linear", 1), ("finetune", 2)])
+def test_stopped_anywhere_and_run_again_it_ends_the_same(
+    undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path, stage: str, epoch: int
+) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if next(iter(metrics)).startswith(stage) and step == epoch:
+            raise Stop("asked to")
+
+    with pytest.raises(Stop):
+        trial.run(config(), stop, tmp_path, cache=cache)
+    torch.manual_seed(99)  # another process has another past
+    assert trial.run(config(), ignore, tmp_path, cache=cache) == undisturbed[1]
+    assert_same_encoder(tmp_path, undisturbed[0])
+    reports = [event for event in journal.read(tmp_path)[0] if event["event"] == "report"]
+    told = [(sorted(event["metrics"]), event["step"]) for event in reports]
+    assert len(told) == len({json.dumps(each) for each in told})  # every epoch once
+
+
+def test_finished_stages_are_not_run_again(
+    undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path
+) -> None:
+    seen: list[str] = []
+
+    def note(metrics: dict[str, float], step: int) -> None:
+        seen.append(next(iter(metrics)).split("/")[0])
+
+    trial.run(config(evaluate={"knn": {}}), ignore, tmp_path, cache=cache)
+    trial.run(config(evaluate={"knn": {}, "linear": {"epochs": 1}}), note, tmp_path, cache=cache)
+    assert set(seen) == {"linear"}
+
+
+def test_another_seed_is_another_trial(undisturbed: tuple[Path, dict[str, float]], tmp_path: Path, cache: Path) -> None:
+    trial.run(config(seed=1), ignore, tmp_path, cache=cache)
+    first, second = (next(iter(encoder(folder).values())) for folder in (tmp_path, undisturbed[0]))
+    assert not torch.equal(first, second)
+
+
+def test_without_pretraining_an_encoder_is_only_evaluated(tmp_path: Path, cache: Path) -> None:
+    results = trial.run(
+        config(method="supervised", evaluate={"finetune": {"epochs": 1}}), ignore, tmp_path, cache=cache
+    )
+    assert {name.split("/")[0] for name in results} == {"finetune"}
+    assert not (tmp_path / "encoder.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("pretrain", {"pretrain": {**SPEC["pretrain"], "lr": 0.001}}),
+        ("finetune", {"evaluate": {"finetune": {"epochs": 2, "lr": 0.05}}}),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
+    tmp_path: Path, cache: Path, stage: str, changes: dict[str, Any]
+) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if next(iter(metrics)).startswith(stage):
+            raise Stop("asked to")
+
+    with pytest.raises(Stop):
+        trial.run(config(evaluate={"finetune": {"epochs": 2}}), stop, tmp_path / "a", cache=cache)
+    changed = config(**{"evaluate": {"knn": {}}, **changes})
+    resumed = trial.run(changed, ignore, tmp_path / "a", cache=cache)
+    assert resumed == trial.run(changed, ignore, tmp_path / "b", cache=cache)
+
+
+def test_a_stage_key_covers_what_can_change_its_result() -> None:
+    base = config()
+    assert stage_key(base, "pretrain", "fp32") != stage_key(base, "pretrain", "bf16")
+    for changed in (config(seed=1), config(views={"flip": 0.1}), config(encoder={"name": "resnet18", "width": 16})):
+        assert stage_key(base, "pretrain", "fp32") != stage_key(changed, "pretrain", "fp32")
+    moved = {**base, "data": {**base["data"], "root": "/elsewhere"}}
+    assert stage_key(base, "linear", "fp32") == stage_key(moved, "linear", "fp32")
+    other = config(evaluate={**SPEC["evaluate"], "linear": {"epochs": 3}})
+    assert stage_key(base, "pretrain", "fp32") == stage_key(other, "pretrain", "fp32")
+    assert stage_key(base, "linear", "fp32") != stage_key(other, "linear", "fp32")
+    assert stage_key(base, "knn", "fp32") == stage_key(other, "knn", "fp32")
+
+
+def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics() -> None:
+    shared = config()
+    own = {**shared, "pretrain": {**shared["pretrain"], "sync_batchnorm": False}}
+    assert stage_key(shared, "knn", "fp32", 2) == stage_key(shared, "knn", "fp32")
+    assert stage_key(own, "knn", "fp32", 2) != stage_key(own, "knn", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (MemoryError(), "oom"),
+        (Diverged("loss is nan"), "diverged"),
+        (DataError("broken.jpg"), "data"),
+        (RuntimeError("else"), "crash"),
+    ],
+)
+def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
+    assert attempt.failure_reason(error) == reason
+
+
+def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> None:
+    record = {"trial_id": "t", "config": config(pretrain={**SPEC["pretrain"], "lr": 1e30, "optimizer": "sgd"})}
+    outcome = attempt.attempt(record, 1, ignore, tmp_path, cache)
+    assert (outcome.state, outcome.reason) == ("FAILED", "diverged")
+    assert "lower lr" in (outcome.message or "")
+    events = journal.read(tmp_path)[0]
+    assert [event["event"] for event in events] == ["attempt", "artifact", "end"]
+    assert events[0]["versions"]["torch"]
+    assert "Diverged" in events[-1]["traceback"]
+    assert "Diverged" in (tmp_path / "log.txt").read_text()
+
+
+def one_picture(folder: Path) -> str:
+    """A data set whose images are all the same, so that their features are too."""
+    for number in range(40):
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (90, 120, 150)).save(path)
+    return f"imagefolder:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason", "said"),
+    [
+        ("label_free/rankme_val", None, None),
+        ("label_free/alpha_val", "diverged", r"search\.objective label_free/alpha_val is nan.*lower pretrain\.lr"),
+        ("knn/top1_val", "crash", r"objective knn/top1_val is not measured by this choice, .* label_free/rankme_val"),
+    ],
+)
+def test_without_a_finite_objective_a_trial_has_failed(
+    tmp_path: Path, cache: Path, objective: str, reason: str | None, said: str | None
+) -> None:
+    small = {"label_free": {"images": 10, "view_images": 4, "views": 2}}
+    data = {"source": one_picture(tmp_path / "data"), "image_size": 8}
+    spec = {"data": data, "encoder": "pixels", "method": "supervised", "evaluate": small}
+    record = {"trial_id": "t", "config": config(**spec, search={"objective": "maximize label_free/rankme_val"})}
+    outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objectives=[objective])
+    end = journal.read(tmp_path / "t")[0][-1]
+    state = "FAILED" if reason else "COMPLETE"
+    assert (outcome.state, outcome.reason, end["state"], end["reason"]) == (state, reason, state, reason)
+    assert bool(outcome.results) == (reason is None)
+    assert said is None or re.search(said, outcome.message or "")
+
+
+@pytest.mark.parametrize(
+    ("ask", "state"), [("prune", "PRUNED"), ("stop", "STOPPED"), ("pause", "PAUSED"), (None, "STOPPED")]
+)
+def test_a_trial_that_is_asked_to_end_leaves_its_checkpoint_and_is_no_failure(
+    tmp_path: Path, cache: Path, ask: Any, state: str
+) -> None:
+    def stop(metrics: dict[str, float], step: int) -> None:
+        if ask is not None:
+            requests.ask(tmp_path, ask, "as asked")
+        raise Stop("as asked")
+
+    outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
+    assert (outcome.state, outcome.message) == (state, "as asked")
+    assert journal.read(tmp_path)[0][-1]["state"] == state
+    assert list(tmp_path.glob("stages/*/checkpoint.pt"))

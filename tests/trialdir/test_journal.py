@@ -1,0 +1,170 @@
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_sweep.trialdir.journal import JOURNAL, MAX_LINE_BYTES, Journal, JournalError, read
+
+
+def events_of(folder: Path) -> list[dict[str, object]]:
+    return read(folder)[0]
+
+
+def test_events_come_back_in_order_with_their_time(tmp_path: Path) -> None:
+    before = time.time()
+    journal = Journal(tmp_path / "trial")
+    journal.append("attempt", attempt=1, versions={"torch": "2"})
+    journal.append("end", state="COMPLETE", reason=None, time=5.0)
+    first, second = events_of(tmp_path / "trial")
+    assert before <= first.pop("time") <= time.time()
+    assert first == {"event": "attempt", "attempt": 1, "versions": {"torch": "2"}}
+    assert second == {"time": 5.0, "event": "end", "state": "COMPLETE", "reason": None}
+
+
+def test_non_finite_numbers_are_strict_json(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.report({"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5}, 0)
+    journal.append("stage", stage="knn", key="k", seconds=1.0, results={"top1": math.nan, "note": "nano"})
+    for line in (tmp_path / JOURNAL).read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+    report, stage = events_of(tmp_path)
+    assert math.isnan(report["metrics"]["a"])
+    assert [report["metrics"][name] for name in "bcd"] == [math.inf, -math.inf, 1.5]
+    assert math.isnan(stage["results"]["top1"])
+    assert stage["results"]["note"] == "nano"
+
+
+def test_metrics_may_be_tensors_and_numpy_numbers(tmp_path: Path) -> None:
+    Journal(tmp_path).report({"a": torch.tensor(0.5), "b": np.float32(0.25), "c": 3}, 1)
+    assert events_of(tmp_path)[0]["metrics"] == {"a": 0.5, "b": 0.25, "c": 3.0}
+
+
+def test_the_first_report_of_a_metric_and_step_stands(tmp_path: Path) -> None:
+    first = Journal(tmp_path)
+    assert first.report({"loss": 1.0}, 0)
+    assert first.report({"loss": 0.9}, 1)
+    assert not first.report({"loss": 7.0}, 1)
+    resumed = Journal(tmp_path)
+    assert not resumed.report({"loss": 8.0}, 1)
+    assert resumed.report({"loss": 8.0, "top1": 50.0}, 1)
+    assert resumed.report({"loss": 0.8}, 2)
+    reports = [(event["step"], event["metrics"]) for event in events_of(tmp_path)]
+    assert reports == [(0, {"loss": 1.0}), (1, {"loss": 0.9}), (1, {"top1": 50.0}), (2, {"loss": 0.8})]
+
+
+def test_opening_cuts_off_an_unfinished_line(tmp_path: Path) -> None:
+    Journal(tmp_path).append("attempt", attempt=1)
+    whole = (tmp_path / JOURNAL).read_bytes()
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"time": 1.0, "event": "rep')
+    assert read(tmp_path) == (events_of(tmp_path), len(whole))
+    Journal(tmp_path).append("attempt", attempt=2)
+    assert [event["attempt"] for event in events_of(tmp_path)] == [1, 2]
+    assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
+
+
+def test_opening_cuts_off_an_only_line(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(b'{"time": 1.0')
+    Journal(tmp_path)
+    assert (tmp_path / JOURNAL).read_bytes() == b""
+
+
+def test_read_goes_on_from_an_offset_and_stops_at_an_end(tmp_path: Path) -> None:
+    assert read(tmp_path) == ([], 0)
+    journal = Journal(tmp_path)
+    offsets = []
+    for number in range(3):
+        journal.append("attempt", attempt=number)
+        offsets.append(read(tmp_path)[1])
+    assert [event["attempt"] for event in read(tmp_path, offsets[0])[0]] == [1, 2]
+    assert read(tmp_path, offsets[2]) == ([], offsets[2])
+    events, end = read(tmp_path, offsets[0], offsets[1] + 3)
+    assert ([event["attempt"] for event in events], end) == ([1], offsets[1])
+
+
+@pytest.mark.parametrize("line", [b"not json\n", b"3\n", b'{"event": "end"}\n', b"\0\0\n"])
+def test_a_spoilt_line_is_named(tmp_path: Path, line: bytes) -> None:
+    Journal(tmp_path).append("attempt", attempt=1)
+    offset = read(tmp_path)[1]
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(line)
+    with pytest.raises(JournalError, match=rf"journal\.jsonl, byte {offset}: .* remove that line"):
+        read(tmp_path)
+
+
+def test_a_long_traceback_keeps_its_end_and_a_line_is_bounded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(
+        "end", state="FAILED", message="m" * 10_000, traceback="\N{GRINNING FACE}" * 50_000 + "ValueError: x"
+    )
+    end = events_of(tmp_path)[0]
+    assert len(end["message"]) == 2_000
+    assert len(end["traceback"]) == 20_000
+    assert end["traceback"].endswith("ValueError: x")
+    assert (tmp_path / JOURNAL).stat().st_size < MAX_LINE_BYTES
+    with pytest.raises(ValueError, match=r"journal event 'tags' has \d+ bytes, at most"):
+        journal.append("tags", tags={"a": "x" * MAX_LINE_BYTES})
+    assert len(events_of(tmp_path)) == 1
+
+
+def test_any_text_can_be_written(tmp_path: Path) -> None:
+    message = "line\nbreak \r \u2028 \x00 \udcff end"
+    Journal(tmp_path).append("end", state="FAILED", message=message)
+    assert events_of(tmp_path)[0]["message"] == message.replace("\udcff", "?")
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("attempt", attempt=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:  # a file size limit fails a write half-way, as a full disk does
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / JOURNAL).stat().st_size + 20, limits[1]))
+        with pytest.raises(OSError, match=r"wrote 20 of \d+ bytes, the disk is full: .*journal\.jsonl"):
+            journal.report({"loss": 1.0}, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert journal.report({"loss": 1.0}, 0)
+    assert [event["event"] for event in events_of(tmp_path)] == ["attempt", "report"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ssl_sweep.trialdir.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+print("ready", flush=True)
+for step in range(10**6):
+    journal.report({"loss": 1.0 / (step + 1), "padding": 0.0}, step)
+"""
+
+
+def test_killed_writers_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(0.05)
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+    steps = [event["step"] for event in events_of(tmp_path)]
+    assert steps == list(range(len(steps)))
+    assert steps
+
+
+def test_the_journal_needs_neither_mlflow_nor_pandas() -> None:
+    code = (
+        "import ssl_sweep.trialdir.journal, ssl_sweep.tracking.spool, ssl_sweep.tracking.transcript, sys; "
+        "sys.exit(bool({'mlflow', 'pandas', 'torch', 'ray', 'optuna'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=dict(os.environ)).returncode == 0

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from ssl_sweep.trial.attempt import attempt
+from ssl_sweep.trialdir import requests
+
+
+def test_what_is_asked_is_read_until_it_is_taken_back(tmp_path: Path) -> None:
+    folder = tmp_path / "trials" / "t"
+    assert requests.asked(folder) is None
+    requests.clear(folder)
+    requests.ask(folder, "stop", "by hand")
+    requests.ask(folder, "prune", "pruned at epoch 3")
+    assert requests.asked(folder) == requests.Ask("prune", "pruned at epoch 3")
+    requests.clear(folder)
+    assert requests.asked(folder) is None
+
+
+def test_a_reader_never_sees_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests.ask(tmp_path, "stop", "by hand")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", dies)
+    with pytest.raises(KeyboardInterrupt):
+        requests.ask(tmp_path, "pause", "x" * 10_000)
+    assert requests.asked(tmp_path) == requests.Ask("stop", "by hand")
+
+
+def test_an_ask_that_is_cut_off_is_no_ask_and_names_its_file(tmp_path: Path) -> None:
+    requests.ask(tmp_path, "stop", "by hand")
+    path = tmp_path / requests.ASK
+    path.write_text(path.read_text()[:10])
+    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    assert (outcome.state, outcome.reason) == ("FAILED", "crash")  # to be tried again, and asked anew
+    assert f"{path} is damaged" in (outcome.message or "")
+
+
+def test_a_trial_that_is_asked_to_end_before_it_begins_does_not_begin(tmp_path: Path) -> None:
+    requests.ask(tmp_path, "stop", "by hand")
+    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    assert (outcome.state, outcome.message) == ("STOPPED", "by hand")

@@ -1,0 +1,114 @@
+"""Trials that hang, in processes of their own: one that is ended takes the test's with it."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ssl_sweep.trial import stages
+from ssl_sweep.trial.stages import SharedPretraining
+from ssl_sweep.trialdir import watchdog
+from ssl_sweep.trialdir.journal import Journal
+
+HANGS = """
+import ctypes, sys
+from pathlib import Path
+from ssl_sweep.trial import attempt as attempts
+
+def stuck(*_, **__):
+    ctypes.PyDLL(None).sleep(120)  # as native code that never gives the GIL back
+
+attempts.trial.run = stuck
+folder = Path(sys.argv[1])
+attempts.attempt({"config": {}}, 1, print, folder, folder, timeout=1.5)
+"""
+
+LIVES = """
+import sys, time
+from pathlib import Path
+from ssl_sweep.trialdir import watchdog
+
+folder = Path(sys.argv[1])
+with watchdog.watched(folder, 1.5):
+    end = time.monotonic() + 3
+    while time.monotonic() < end:  # it steps
+        time.sleep(0.01)
+        watchdog.alive()
+    with watchdog.waiting():  # it reports to a driver that is slow
+        time.sleep(2)
+time.sleep(2)  # its process waits for the next trial
+"""
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=100)
+
+
+def test_a_trial_that_hangs_with_the_gil_is_ended_and_says_where_it_was(tmp_path: Path) -> None:
+    ran = run(HANGS, tmp_path)
+    assert ran.returncode == 1
+    dump = watchdog.take_dump(tmp_path)
+    assert dump is not None
+    assert watchdog.summary(dump).startswith(
+        "no sign of life for 0:00:01.500000; it was in stuck (<string>:7) < _run ("
+    )
+    assert watchdog.take_dump(tmp_path) is None  # the next attempt's end is not mistaken for this one's
+
+
+def test_signs_of_life_keep_a_trial_and_nothing_stays_armed_after_it(tmp_path: Path) -> None:
+    ran = run(LIVES, tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == [watchdog.ALIVE]
+
+
+def test_a_killed_process_is_not_taken_for_a_hung_one(tmp_path: Path) -> None:
+    (tmp_path / watchdog.DUMP).touch()  # as an attempt leaves it that was watched and killed
+    assert watchdog.take_dump(tmp_path) is None
+
+
+def test_a_trial_that_waits_for_a_pretraining_lives_as_long_as_its_maker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signs: list[float] = []
+    monkeypatch.setattr(watchdog, "alive", lambda: signs.append(0))
+    monkeypatch.setattr(stages, "GRACE_S", 0.2)
+    monkeypatch.setattr(stages, "POLL_SECONDS", 0.02)
+    made, shared = threading.Event(), tmp_path / "stages" / "key"
+
+    def make(making: stages.Making) -> dict[str, float]:
+        making.folder.joinpath("begun").touch()
+        while not made.wait(0.02):
+            if not making.folder.joinpath("hang").exists():
+                (making.folder / watchdog.ALIVE).touch()  # what the real alive() does
+        return {"loss": 1.0}
+
+    def take(trial: str) -> None:
+        SharedPretraining(shared, Journal(tmp_path / trial), lambda *_: None).take(make)
+
+    maker = threading.Thread(target=take, args=("maker",))
+    maker.start()
+    wait_until(shared / "begun")
+    waiter = threading.Thread(target=take, args=("waiter",))
+    waiter.start()
+    try:
+        waiter.join(0.8)
+        assert len(signs) > 10
+        (shared / "hang").touch()
+        waiter.join(0.5)
+        known = len(signs)
+        waiter.join(0.5)
+        assert len(signs) == known  # of a maker that hangs, the waiting trial does not vouch
+    finally:
+        made.set()
+        maker.join()
+        waiter.join()
+
+
+def wait_until(path: Path) -> None:
+    for _ in range(1000):
+        if path.exists():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"{path} never came")
