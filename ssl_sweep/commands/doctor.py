@@ -6,7 +6,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from ssl_sweep.storage.layout import Storage, cache_folder, redacted
+from ssl_sweep.storage.layout import Storage, cache_folder
+from ssl_sweep.storage.urls import redacted
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 

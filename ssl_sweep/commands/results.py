@@ -133,7 +133,7 @@ def ui(
     with user_errors():
         import subprocess
 
-        from ssl_sweep.storage.layout import redacted
+        from ssl_sweep.storage.urls import redacted
 
         place = storage_at(storage)
         out.print(

@@ -77,7 +77,8 @@ def serve(
         from ssl_sweep.service.queue import Limits, Room
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
-        from ssl_sweep.storage.layout import NoFolder, redacted
+        from ssl_sweep.storage.layout import NoFolder
+        from ssl_sweep.storage.urls import redacted
 
         _check_options(data_root, ray, tls_cert, tls_key)
         here = is_loopback(host) and trusted_proxy is None
@@ -130,7 +131,7 @@ def _store(place: "Storage") -> "Store":
     from sqlalchemy.exc import ArgumentError, OperationalError
 
     from ssl_sweep.service.store import Store, StoreError
-    from ssl_sweep.storage.layout import redacted
+    from ssl_sweep.storage.urls import redacted
 
     url = place.service_url
     try:

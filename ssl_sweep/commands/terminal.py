@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ssl_sweep.spec.sweep import SweepSpec
     from ssl_sweep.sweep.drive import Summary
     from ssl_sweep.sweep.housekeeping import Surplus
-    from ssl_sweep.tables.ablation import Table as Ablation
+    from ssl_sweep.tables.table import Table as Ablation
 
 STYLES = {
     "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",

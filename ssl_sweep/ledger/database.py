@@ -17,7 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ssl_sweep.ledger.new_tables import make_tables
-from ssl_sweep.storage.layout import POSTGRESQL, redacted
+from ssl_sweep.storage.layout import POSTGRESQL
+from ssl_sweep.storage.urls import redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0

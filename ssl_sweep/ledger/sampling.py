@@ -20,7 +20,7 @@ from optuna.samplers import (
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial
 
-from ssl_sweep.spec.pruners import max_epochs
+from ssl_sweep.spec.pruning import max_epochs
 from ssl_sweep.spec.sweep import Choices, Range, SweepSpec, space
 
 GENERATIONS = 8  # of a genetic search

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, figure, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Knob, Sweep, label_of
-from ssl_sweep.tables.ablation import Cell, Interval, Row, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, name_with_unit, row_key, value_text
 from ssl_sweep.tables.pivot import is_fresh, values_of
+from ssl_sweep.tables.table import Cell, Interval, Row
 
 MAX_LINES = 7  # in a plot: the other rows' knobs, each setting a line
 MAX_POINTS = 500

@@ -21,9 +21,10 @@ from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, interval_of, 
 from ssl_sweep.report.pictures import Gallery, read_gallery
 from ssl_sweep.report.relations import importance, parallel_coordinates
 from ssl_sweep.report.sweep import Sweep, read_sweep
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, duration, in_percent
 from ssl_sweep.tables.render import render
+from ssl_sweep.tables.table import Table
 
 HERE = Path(__file__).parent
 MAX_ROWS = 60  # of the table

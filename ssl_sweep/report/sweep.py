@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from ssl_sweep.spec.domains import Range
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, value_text
 from ssl_sweep.tables.options import objectives_of, options
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
+from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
 from ssl_sweep.tracking.transcript import PREFIX
 

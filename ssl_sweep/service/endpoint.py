@@ -12,7 +12,7 @@ from ssl_sweep.service.guard import AWAY_S, Refused
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import NAME
 from ssl_sweep.service.store import Submission
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 
 _heavy = anyio.CapacityLimiter(2)
 _pages = anyio.CapacityLimiter(2)  # that MLflow is asked for: it may be away for minutes, and nobody else waits for it

@@ -1,7 +1,7 @@
 """The pruners of a spec's `search`, and checks of what they judge by against the rest of the spec."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,9 +9,6 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.problems import Finding, nearest, refusal
 from ssl_sweep.spec.section import Section
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
-
-if TYPE_CHECKING:
-    from ssl_sweep.spec.search import Search
 
 NONE = "none"
 BY_EPOCH = ("median", "asha", "hyperband")
@@ -101,41 +98,3 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
 def _by_epoch(stage: str, settings: Mapping[str, Any]) -> list[str]:
     measured = knobs.metrics(stage, settings) if "epochs" in settings else ()
     return [metric for metric in measured if metric.partition("/")[2] in EPOCH_METRICS]
-
-
-def max_epochs(search: "Search", pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
-    """The epochs, at most, of the stage that an epoch pruner watches."""
-    stage = search.prune_metric.partition("/")[0]
-    if stage == "pretrain":
-        return search.highest("pretrain.epochs", pretrain["epochs"])
-    return search.highest(f"evaluate.{stage}.epochs", evaluate[stage]["epochs"])
-
-
-def pruning_findings(
-    search: "Search",
-    method: Mapping[str, Any],
-    pretrain: Mapping[str, Any],
-    evaluate: Mapping[str, Mapping[str, Any]],
-) -> Iterator[Finding]:
-    """Why a pruner would never prune anything."""
-    pruner = search.pruner
-    if isinstance(pruner, Wilcoxon):
-        yield from _too_few_seeds(pruner, len(search.seeds))
-    elif not isinstance(pruner, str):
-        varied = bool(search.cases or search.branches)
-        pretrains = varied or getattr(knobs.load("methods", method["name"]), "pretrains", True)
-        if search.prune_metric.startswith("pretrain/") and not pretrains:
-            message = f"is never reported, as method {method['name']} does not pretrain"
-            remedy = "use `pruner: none`, or `maximize finetune/top1_val` with `finetune:` in evaluate"
-            yield Finding(("prune_on",), search.prune_on, message, remedy)
-        elif pruner.min_epochs > (most := max_epochs(search, pretrain, evaluate)):
-            message = f"is more than the {most} epochs of {search.prune_metric.partition('/')[0]}"
-            yield Finding(("pruner", "min_epochs"), pruner.min_epochs, message, "lower it")
-
-
-def _too_few_seeds(pruner: Wilcoxon, seeds: int) -> Iterator[Finding]:
-    """The smallest p of the one-sided signed-rank test over n pairs is 1 / 2^n, and a seed must be left to save."""
-    least = next(n for n in range(pruner.min_seeds, 1001) if 0.5**n < pruner.p_threshold)
-    if seeds <= least:
-        message = f"can prune nothing of {seeds} seeds: p is below {pruner.p_threshold:g} from {least} seeds on"
-        yield Finding(("pruner",), pruner.name, message, f"use `seeds: {least + 1}` or more, or raise p_threshold")

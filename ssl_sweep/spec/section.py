@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from ssl_sweep.knobs.problems import Finding, explained, refusal
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 
 
 class Section(BaseModel):

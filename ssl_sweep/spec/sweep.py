@@ -24,7 +24,7 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
 from ssl_sweep.spec.domains import Branch, Choices, Range
-from ssl_sweep.spec.pruners import pruning_findings
+from ssl_sweep.spec.pruning import pruning_findings
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.section import Resources, Section, Tracking
 from ssl_sweep.spec.sections import (

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0

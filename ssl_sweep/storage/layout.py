@@ -103,9 +103,3 @@ class Storage:
 def cache_folder() -> Path:
     """Where a node keeps decoded data: SSL_SWEEP_CACHE, or the user's cache folder."""
     return Path(os.environ.get("SSL_SWEEP_CACHE", "~/.cache/ssl_sweep")).expanduser()
-
-
-def redacted(message: str) -> str:
-    """A URI, or a message that quotes some, without passwords and tokens."""
-    message = re.sub(r"(://[^:/\s]*):[^/\s]+@", r"\1:***@", message)
-    return re.sub(r"([?&][^=&\s]*(?:password|token|secret)[^=&\s]*=)[^&\s]+", r"\1***", message, flags=re.IGNORECASE)

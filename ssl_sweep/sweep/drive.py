@@ -30,9 +30,10 @@ from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undeliver
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import Again, check_not_stopped, take_up
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.options import options
 from ssl_sweep.tables.render import FORMATS, render
+from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.reader import runs
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.tracking.writer import identity

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.sweep.webhook import Outbox, Webhook, WebhookError
 
 State = Literal["done", "failed", "stuck"]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ssl_sweep.tables.ablation import Cell, Table
 from ssl_sweep.tables.labels import FRONT, NOTHING, display_name, value_text
+from ssl_sweep.tables.table import Cell, Table
 
 CellText = Callable[[Cell, int], str]  # a cell that has a mean, and its decimals
 

@@ -3,8 +3,8 @@
 import re
 import unicodedata
 
-from ssl_sweep.tables.ablation import Cell, Table
 from ssl_sweep.tables.grid import figure, make_grid
+from ssl_sweep.tables.table import Cell, Table
 
 
 def latex(table: Table, caption: str | None, label: str | None) -> str:

@@ -3,16 +3,14 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from ssl_sweep.tables import stats
 from ssl_sweep.tables.labels import FRONT, Key, row_key, row_name, value_text
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
-
-if TYPE_CHECKING:
-    from ssl_sweep.tables.ablation import Table
+from ssl_sweep.tables.table import Table
 
 NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
 MAX_NAMED = 5  # rows in a note
@@ -27,7 +25,7 @@ TESTS = {"t": "paired t-test", "wilcoxon": "exact Wilcoxon signed-rank test"}
 
 def notes(
     runs: pd.DataFrame,
-    table: "Table",
+    table: Table,
     found: Pivot,
     published: Mapping[str, Mapping[Any, float]],
     baseline: Any,

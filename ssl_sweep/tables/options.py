@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import Key, row_key, row_label
 from ssl_sweep.tables.pivot import values_of
+from ssl_sweep.tables.table import Table
 
 SWEEP = "sweep"
 

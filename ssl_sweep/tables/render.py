@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from ssl_sweep.tables.ablation import Cell, Table
 from ssl_sweep.tables.grid import figure, grid, make_grid
 from ssl_sweep.tables.latex import latex
+from ssl_sweep.tables.table import Cell, Table
 
 __all__ = ["FORMATS", "grid", "render"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_sweep.tracking.store import MAX_POINTS, Refused
 from ssl_sweep.tracking.transcript import KNOB, labels, searched
-from ssl_sweep.tracking.writer import MAX_POINTS, Refused
 from ssl_sweep.trial import export
 
 with warnings.catch_warnings():

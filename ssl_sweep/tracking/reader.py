@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.store import NotRecorded, StoredRun
 from ssl_sweep.tracking.transcript import PREFIX, value_of

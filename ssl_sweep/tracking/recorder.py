@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.spool import SWEEP, Spool
-from ssl_sweep.tracking.store import NotRecorded
+from ssl_sweep.tracking.store import NotRecorded, Refused
 from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
-from ssl_sweep.tracking.writer import MAX_TAG, Refused, SweepRuns
+from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.journal import Journal, JournalError
 
 LONGEST_DELAY_S = 30.0

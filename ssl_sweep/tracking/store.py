@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
 from sqlalchemy import Connection, Select, and_, create_engine, select
 
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
 EXPERIMENT = "ssl_sweep/"  # before a sweep's name: a shared server has experiments of other people
@@ -25,6 +25,11 @@ PARENT = "mlflow.parentRunId"
 LARGEST_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores make of infinity
 PAGE = 500  # runs; a server must answer within the timeout
 REQUESTS = 8  # at a time, where each metric of each run is one
+MAX_POINTS = 900  # metrics in one batch, where MLflow takes 1,000 things in all
+
+
+class Refused(Exception):  # noqa: N818 - MLflow's answer
+    """MLflow will never take this: to try again is of no use."""
 
 
 class NotRecorded(LookupError):  # noqa: N818 - what it says

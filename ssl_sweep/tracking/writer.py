@@ -21,18 +21,14 @@ from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep.tracking.spool import SWEEP, folder_of
-from ssl_sweep.tracking.store import EXPERIMENT, PARENT, is_database, tag
+from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, Refused, is_database, tag
 from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters that MLflow takes
-MAX_PARAMS, MAX_POINTS = 100, 900  # in one batch, where MLflow takes 100 parameters and 1,000 things in all
+MAX_PARAMS = 100  # in one batch
 LOCK_TIMEOUT_S = 60.0
 log = logging.getLogger(__name__)
-
-
-class Refused(Exception):  # noqa: N818 - MLflow's answer
-    """MLflow will never take this: to try again is of no use."""
 
 
 class SweepRuns:

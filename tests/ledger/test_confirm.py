@@ -25,9 +25,10 @@ from ssl_sweep.sweep.best import best_trial, chosen_trial
 from ssl_sweep.sweep.extension import extended
 from ssl_sweep.sweep.status import sweep_status
 from ssl_sweep.sweep.steering import Again
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import NOTHING
 from ssl_sweep.tables.render import grid, render
+from ssl_sweep.tables.table import Table
 from ssl_sweep.trial.run import encoder_path
 
 METRIC, TEST = "knn/top1_val", "knn/top1_test"

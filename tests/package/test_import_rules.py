@@ -1,13 +1,14 @@
-"""One door for each heavy dependency: what a module brings in, seen in a process of its own."""
+"""What modules import: no circles, and what each brings in when it runs, seen in a process of its own.
 
-import re
+Which package may import which, and which heavy library, is import-linter's to hold: `pyproject.toml`, `make check`.
+"""
+
 import subprocess
 import sys
-from pathlib import Path
+from graphlib import TopologicalSorter
 
+import grimp
 import pytest
-
-import ssl_sweep
 
 HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch", "boto3"}
 # modules by what they may bring in, each set in one process; with torch alone the core runs on a bare GPU box
@@ -68,8 +69,6 @@ def test_every_method_and_evaluation_stays_in_the_core() -> None:
     assert said_by(code).split() == []
 
 
-def test_only_the_service_knows_fastapi() -> None:
-    package = Path(ssl_sweep.__file__).parent
-    said = re.compile(r"^\s*(?:import|from) (?:fastapi|starlette|uvicorn)\b", flags=re.MULTILINE)
-    known = {path.relative_to(package).parts[0] for path in package.rglob("*.py") if said.search(path.read_text())}
-    assert known == {"service"}
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    graph = grimp.build_graph("ssl_sweep")
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ssl_sweep.spec.pruners import Halving, Median, max_epochs
+from ssl_sweep.spec.pruners import Halving, Median
+from ssl_sweep.spec.pruning import max_epochs
 from ssl_sweep.spec.sweep import SweepSpec, differences, from_dump
 
 

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.pivot import TableError
+from ssl_sweep.tables.table import Table
 
 TOP1 = "finetune/top1_test"
 LOSS = "pretrain/loss"

@@ -3,9 +3,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.options import options
 from ssl_sweep.tables.pivot import TableError
+from ssl_sweep.tables.table import Table
 
 TEST = "knn/top1_test"
 ALPHA, MASK = "views.overlay_alpha", "views.mask_ratio"

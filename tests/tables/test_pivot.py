@@ -3,7 +3,8 @@ import math
 import pandas as pd
 import pytest
 
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
+from ssl_sweep.tables.table import Table
 
 VAL, TEST = "knn/top1_val", "knn/top1_test"
 NAME, ALPHA = "method.name", "views.overlay_alpha"

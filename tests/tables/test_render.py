@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ssl_sweep.tables.ablation import Table, ablation
+from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.render import FORMATS, grid, render
+from ssl_sweep.tables.table import Table
 
 TOP1 = "finetune/top1_test"
 LOSS = "pretrain/loss"

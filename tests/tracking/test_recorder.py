@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from servers import Mlflow, eventually, free_port
 
 from ssl_sweep.models.encoders import ENCODERS
-from ssl_sweep.storage.layout import redacted
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tracking import reader
 from ssl_sweep.tracking.recorder import Recorder, sync

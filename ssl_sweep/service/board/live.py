@@ -139,8 +139,9 @@ def _plots(snapshot: Snapshot, metric: str, by: Literal["time", "trials"]) -> by
     from ssl_sweep.report.knob_plots import knob_plots
     from ssl_sweep.report.page import MAX_KNOBS
     from ssl_sweep.report.relations import parallel_coordinates
+    from ssl_sweep.service.board.frames import as_sweep
 
-    sweep = snapshot.sweep
+    sweep = snapshot.once("sweep", lambda: as_sweep(snapshot))
     best = summary.best(sweep)
     sections: dict[str, Iterable[Plot | None]] = {
         "best": [best_so_far([course(snapshot, metric, by)], by)],

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.open import read_ledger
@@ -19,9 +19,6 @@ from ssl_sweep.service.drivers import LOOK_SHARE
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.store import Submission
 from ssl_sweep.tables.labels import row_name
-
-if TYPE_CHECKING:
-    from ssl_sweep.report.sweep import Sweep
 
 MAX_SWEEPS = 16  # that are kept
 MAX_AGE_S = 60.0  # a sweep may be driven beside the service too
@@ -90,13 +87,6 @@ class Snapshot:
         from ssl_sweep.tables.pivot import lower_is_better  # with pandas
 
         return lower_is_better(metric, *self.objectives)
-
-    @cached_property
-    def sweep(self) -> "Sweep":
-        """The same as the report's plots take it."""
-        from ssl_sweep.service.board.frames import as_sweep  # with pandas and MLflow
-
-        return as_sweep(self)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What is made of this snapshot, made once."""
