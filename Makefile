@@ -38,9 +38,9 @@ bench: .venv/installed-test
 	$(BIN)/python -m tests.bench.scale
 	$(BIN)/python -m tests.bench.service_load
 
-# the spec reference in the README is written from the models
+# the reference of the spec's keys is written from the code
 docs: .venv/installed
-	$(BIN)/python -m ssl_sweep.spec.reference README.md
+	$(BIN)/python -m ssl_sweep.spec.reference experiments/SPEC.md
 
 clean:
 	rm -rf .venv

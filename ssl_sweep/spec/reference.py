@@ -1,4 +1,4 @@
-"""The README's spec reference, made from the models and the knobs: `python -m ssl_sweep.spec.reference README.md`."""
+"""Every key of a spec as Markdown, from the models and the knobs; `make docs` writes it to experiments/SPEC.md."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def reference() -> str:
         *((f"`search.pruner`: {names}", definitions[section]) for section, names in _pruners().items()),
         *((f"`{name.lower()}`", definitions[name]) for name in ("Resources", "Tracking", "Table")),
     ]
-    return "\n\n".join(f"### {title}\n\n{_table(section)}" for title, section in sections)
+    return "\n\n".join(f"## {title}\n\n{_table(section)}" for title, section in sections)
 
 
 def rewritten(text: str) -> str:
