@@ -1,7 +1,11 @@
 "use strict";
 // Figures in the page's own colours: `--ink` stands for the colour that the style sheet gives it now.
 const Figures = (() => {
-  const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg" } };
+  // Plotly's "Share chart..." button uploads a figure's data to plotly.com: remove it, and leave it no address.
+  const config = {
+    displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" },
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"], showSendToCloud: false, plotlyServerURL: "",
+  };
   const BELOW = 54; // pixels of ticks and title under an axis
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

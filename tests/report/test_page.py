@@ -16,6 +16,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome on the PATH")
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} $x$ "quoted" é 漢'
+BUTTONS = {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
 
 
 class Opened(NamedTuple):
@@ -87,6 +88,18 @@ def test_it_is_drawn_without_a_word_on_the_console_or_to_the_network(opened: Ope
     assert opened.tab.eval_on_selector_all(".plot", empty) == []
     broken = "nodes => nodes.filter(node => !node.complete || !node.naturalWidth).length"
     assert opened.tab.eval_on_selector_all("img", broken) == 0
+
+
+def test_no_button_of_a_plot_sends_its_data_anywhere(opened: Opened, page_file: Path) -> None:
+    buttons = opened.tab.locator(".plot .modebar-btn")
+    titles = set(buttons.evaluate_all("nodes => nodes.map(node => node.dataset.title)"))
+    assert titles == BUTTONS
+    for number in range(buttons.count()):
+        buttons.nth(number).dispatch_event("click")
+    opened.tab.wait_for_timeout(500)
+    assert opened.tab.locator("[class*=plotly-cloud]").count() == 0
+    assert [url for url in opened.requests if not url.startswith(("blob:", "data:"))] == [page_file.as_uri()]
+    assert len(opened.tab.context.pages) == 1
 
 
 def test_its_numbers_are_the_tables(opened: Opened, full: Any) -> None:

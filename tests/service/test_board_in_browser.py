@@ -233,6 +233,23 @@ def test_everything_of_a_sweep_is_drawn(board: Any, served: Served) -> None:
     says(tab, ".trials thead", "(test)")
 
 
+def test_no_button_of_a_plot_sends_its_data_anywhere(board: Any, served: Served) -> None:
+    tab = board("/sweeps/alphas")
+    for section in ("best", "knobs", "together", "curves"):
+        drawn(tab, section)
+    buttons = tab.locator(".plot .modebar-btn")
+    titles = set(buttons.evaluate_all("nodes => nodes.map(node => node.dataset.title)"))
+    assert titles == {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    clicked = buttons.evaluate_all("nodes => nodes.map(node => node.dispatchEvent(new MouseEvent('click'))).length")
+    assert clicked > len(titles)
+    tab.wait_for_timeout(500)
+    assert tab.locator("[class*=plotly-cloud]").count() == 0
+    assert [url for url in asked if not url.startswith((served.url, f"blob:{served.url}", "data:"))] == []
+    assert len(tab.context.pages) == 1
+
+
 def test_a_zoom_stays_when_plots_are_drawn_again(board: Any) -> None:
     tab = board("/sweeps/running")
     drawn(tab)
