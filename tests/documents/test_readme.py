@@ -1,50 +1,88 @@
-"""The README's promises that can go stale are executed."""
+"""The documents' promises that can go stale are executed."""
 
 import re
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from ssl_sweep import methods
+from ssl_sweep import evaluations, methods
 from ssl_sweep.knobs import knobs
+from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
 from ssl_sweep.trial import run as trial
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+TOP = Path(__file__).parents[2]
+READERS = ("dashboards", "docker", "experiments", "ssl_sweep")  # folders with a document for who works there
+PLACES = ("ssl_sweep", "tests", "experiments", "docker", ".ci")  # of files that documents name
+README = (TOP / "README.md").read_text()
+PACKAGE = (TOP / "ssl_sweep" / "README.md").read_text()
 
 
-def block(section: str, language: str) -> str:
+def section(page: str, title: str) -> str:
+    """What stands under a heading."""
+    return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def block(page: str, title: str, language: str) -> str:
     """The first code block of a language in a section."""
-    body = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    found = re.search(rf"```{language}\n(.*?)```", body, flags=re.DOTALL)
+    found = re.search(rf"```{language}\n(.*?)```", section(page, title), flags=re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def test_the_method_of_the_readme_can_be_searched_and_learns(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "denoise.py").write_text(block("Add a method", "python"))
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the method, the evaluation and the encoder of the package's README, each found by its name."""
+    for package, title, name in (
+        (methods, "Add a method", "denoise"),
+        (evaluations, "Add an evaluation", "centroids"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(block(PACKAGE, title, "python"))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    (tmp_path / "plain.py").write_text(block(PACKAGE, "Add an encoder", "python"))
+    monkeypatch.setitem(ENCODERS, "plain", runpy.run_path(str(tmp_path / "plain.py"))["Plain"])
     knobs.load.cache_clear()
-    spec = from_dump(yaml.safe_load(block("Add a method", "yaml")))
-    choices = grid(spec)
-    assert [choice["method.noise"] for choice in choices] == [0.0, 0.1, 0.3]
+    return tmp_path
+
+
+def run(spec: dict[str, Any], folder: Path, cache: Path) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The results of the spec's second choice, and all that it reported."""
     seen: list[dict[str, float]] = []
-    config = resolve(spec, choices[1], seed=0)
-    results = trial.run(config, lambda metrics, step: seen.append(metrics), tmp_path / "trial", cache=cache)
+    read = from_dump(spec)
+    config = resolve(read, grid(read)[1], seed=0)
+    return trial.run(config, lambda metrics, step: seen.append(metrics), folder / "trial", cache=cache), seen
+
+
+def test_the_method_of_the_documents_can_be_searched_and_learns(written: Path, cache: Path) -> None:
+    spec = yaml.safe_load(block(PACKAGE, "Add a method", "yaml"))
+    assert [choice["method.noise"] for choice in grid(from_dump(spec))] == [0.0, 0.1, 0.3]
+    results, seen = run(spec, written, cache)
     assert results["knn/top1_val"] > 50
     assert seen[0]["pretrain/loss"] > 0
+
+
+def test_the_evaluation_and_the_encoder_of_the_documents_can_be_searched_and_learn(written: Path, cache: Path) -> None:
+    spec = yaml.safe_load(block(PACKAGE, "Add a method", "yaml"))
+    spec |= {"encoder": {"name": "plain", "depth": 2}, "evaluate": {"centroids": {}, "knn": {}}}
+    spec["search"] = {"space": {"encoder.width": [4, 8], "evaluate.centroids.unit_length": [True]}}
+    results, _ = run(spec, written, cache)
+    assert {"centroids/top1_val", "centroids/top1_test"} <= set(results)
+    assert results["centroids/top1_val"] > 40  # 10 by chance
+    assert knobs.metrics("centroids", {}) == ("centroids/top1_val", "centroids/top1_test")
 
 
 def test_every_dependency_has_its_reason() -> None:
     import tomllib
 
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[\[>=<]", requirement)[0] for requirement in project["dependencies"]}
-    section = README.split("## Dependencies")[1].split("\n## ")[0]
-    assert [name for name in sorted(names) if name not in section] == []
+    reasons = section(PACKAGE, "Dependencies")
+    assert [name for name in sorted(names) if name not in reasons] == []
 
 
 def test_every_command_is_named() -> None:
@@ -55,8 +93,17 @@ def test_every_command_is_named() -> None:
 
 
 def test_every_experiment_is_listed() -> None:
-    folder = Path(__file__).parents[2] / "experiments"
+    folder = TOP / "experiments"
     listed = (folder / "README.md").read_text()
     specs = [path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")]
     missing = [spec for spec in specs if Path(spec).name not in listed and spec.replace("_small", "") not in listed]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"{each}/README.md" for each in READERS)])
+def test_every_file_that_is_named_is_there(page: str) -> None:
+    examples = {"denoise.py", "centroids.py", "plain.py"}  # which these documents have the reader write
+    named = set(re.findall(r"[\w/.-]*\b\w+\.py\b|experiments/[\w/-]+\.yaml", (TOP / page).read_text()))
+    there = [f"/{path.relative_to(TOP).as_posix()}" for folder in PLACES for path in (TOP / folder).rglob("*.*")]
+    missing = [name for name in named if not any(each.endswith(f"/{name}") for each in there)]
+    assert [name for name in missing if Path(name).name not in examples] == []
