@@ -24,6 +24,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, ended, without_a_word
+from ssl_sweep.trialdir.states import TrialState
 
 COLLECTIVE_TIMEOUT_S = 10 * 24 * 3600  # a trial may wait long for another's pretraining; `resources.timeout` watches
 POLL_S = 0.2
@@ -80,7 +81,7 @@ def hide_gpus(resources: Resources) -> None:
 
 def _take(message: Message, report: Report, told: list[tuple[int, Outcome]]) -> None:
     if "outcome" in message:
-        told.append((message["rank"], Outcome(**json.loads(message["outcome"]))))
+        told.append((message["rank"], Outcome.from_json(message["outcome"])))
     else:
         report(message["metrics"], message["step"])
 
@@ -122,9 +123,9 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
             ray.get(post.tell.remote(message))
 
         outcome = work(lambda metrics, step: tell({"metrics": metrics, "step": step}))
-        if rank == 0 or outcome.state == "FAILED":
+        if rank == 0 or outcome.state == TrialState.FAILED:
             tell({"rank": rank, "outcome": json.dumps(asdict(outcome))})
-        if outcome.state == "FAILED" or (rank == 0 and outcome.state != "COMPLETE"):
+        if outcome.state == TrialState.FAILED or (rank == 0 and outcome.state != TrialState.COMPLETE):
             raise GangFailed(outcome.message)
 
     return TorchTrainer(

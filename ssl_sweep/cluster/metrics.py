@@ -13,9 +13,11 @@ from ray.util import metrics
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import count_trials
+from ssl_sweep.trialdir.states import TrialState
 
 EVERY_S = 10.0  # as often as Ray's processes hand values on to the agent of their node
-STATES = ("WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAILED", "STOPPED", "PAUSED")
+# of a trial; one that is CREATED waits, as do those that the ledger does not hold yet
+STATES = ("WAITING", *(str(state) for state in TrialState if state not in (TrialState.CREATED, TrialState.INTERRUPTED)))
 log = logging.getLogger(__name__)
 
 
@@ -93,12 +95,12 @@ class SweepMetrics:
 
     def _images_per_second(self, trials: Collection[Trial]) -> float:
         # a trial that waits for another's pretraining repeats the very number that the other reports
-        return sum({self._rates.get(trial.trial_id, 0.0) for trial in trials if trial.state == "RUNNING"})
+        return sum({self._rates.get(trial.trial_id, 0.0) for trial in trials if trial.state == TrialState.RUNNING})
 
     def _count(self, trials: Collection[Trial]) -> dict[str, int]:
         """Trials by state, also of states that none is in."""
-        known = Counter(trial.state for trial in trials)
-        waiting = max(0, self._total - len(trials)) + known["CREATED"]
+        known = Counter(str(trial.state) for trial in trials)
+        waiting = max(0, self._total - len(trials)) + known[TrialState.CREATED]
         return {state: waiting if state == "WAITING" else known[state] for state in STATES}
 
 

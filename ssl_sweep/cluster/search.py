@@ -27,6 +27,7 @@ from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
 from ssl_sweep.trialdir.checkpoint import write_text
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
+from ssl_sweep.trialdir.states import TrialState
 
 LOOK_EVERY_S = 2.0  # at what people ask of the sweep
 LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
@@ -60,7 +61,7 @@ class LedgerSearch(Searcher):
         self._outcomes: dict[str, Outcome] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
         for trial in ledger.condemned:  # the driver died before they could end themselves
-            self._end(trial, Outcome("PRUNED", message=ledger.choice(trial.choice).pruned))
+            self._end(trial, Outcome(TrialState.PRUNED, message=ledger.choice(trial.choice).pruned))
         for choice in ledger.choices:
             self._upcoming.add(self._due(choice))
             self._show_unrun(choice.all_trials)
@@ -108,7 +109,7 @@ class LedgerSearch(Searcher):
         trial = self._upcoming.take(under_way)
         if trial is None:
             return None
-        trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
+        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1)
         self.ledger.update(trial)
         return trial
 
@@ -124,7 +125,7 @@ class LedgerSearch(Searcher):
 
     def _take(self, trial_id: str, result: dict[str, Any]) -> None:
         if "outcome" in result:
-            self._outcomes[trial_id] = Outcome(**json.loads(result["outcome"]))
+            self._outcomes[trial_id] = Outcome.from_json(result["outcome"])
         elif "step" in result:
             trial, metrics = self._running[trial_id], json.loads(result["metrics"])
             if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
@@ -150,8 +151,8 @@ class LedgerSearch(Searcher):
             config, said = self._record(trial)["config"], self.deaths.pop(trial_id, "")
             with mirror.at_hand(self.storage, self._folder(trial)):
                 outcome = without_a_word(self._folder(trial), LOST, said, config)
-        if outcome.state == "FAILED" and trial in self.ledger.condemned:
-            self._end(trial, Outcome("PRUNED", message=self.ledger.choice(trial.choice).pruned))
+        if outcome.state == TrialState.FAILED and trial in self.ledger.condemned:
+            self._end(trial, Outcome(TrialState.PRUNED, message=self.ledger.choice(trial.choice).pruned))
         else:
             self._settle(trial, outcome)
 
@@ -210,13 +211,13 @@ class LedgerSearch(Searcher):
                     Journal(folder).append("end", state=trial.state, message=trial.message)
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
-        if outcome.state == "FAILED":
+        if outcome.state == TrialState.FAILED:
             self._fail(budgets.charged(trial, outcome))
             return
         self._first_failures = None
-        if outcome.state == "COMPLETE":
+        if outcome.state == TrialState.COMPLETE:
             self._upcoming.pretrained(trial)
-        results = outcome.results if outcome.state == "COMPLETE" else None
+        results = outcome.results if outcome.state == TrialState.COMPLETE else None
         self._finish(
             replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
         )
@@ -229,7 +230,7 @@ class LedgerSearch(Searcher):
             self.watcher.ended(ended)
         queued = {each.trial_id for each in self._upcoming}
         due = self._due(self.ledger.choice(trial.choice))
-        self._upcoming.add(each for each in due if each.state == "CREATED" and each.trial_id not in queued)
+        self._upcoming.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
 
     def _due(self, choice: Choice) -> Iterator[Trial]:
         return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
@@ -239,17 +240,17 @@ class LedgerSearch(Searcher):
         spec = self.ledger.spec
         if trial.reason in budgets.HALTS:
             self.halted = self.halted or trial.message
-            self.ledger.update(replace(trial, state="CREATED"))
+            self.ledger.update(replace(trial, state=TrialState.CREATED))
             return
         again = budgets.is_left(trial, spec)
         if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
             self._note_first_failure(trial)
         if again and self.halted is None:
-            trial = replace(trial, state="CREATED")
+            trial = replace(trial, state=TrialState.CREATED)
             self.ledger.update(trial)  # what its budgets have left outlives this driver
             self._upcoming.rest(trial, budgets.wait_s(trial))
             return
-        self._finish(replace(trial, state="FAILED") if again else budgets.given_up(trial, spec))
+        self._finish(replace(trial, state=TrialState.FAILED) if again else budgets.given_up(trial, spec))
 
     def _note_first_failure(self, trial: Trial) -> None:
         if self._first_failures is None or self._is_of_one_choice(trial):
@@ -262,7 +263,7 @@ class LedgerSearch(Searcher):
         """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
         seeds = self.ledger.choice(trial.choice).all_trials
         return trial.reason in ("diverged", "collapsed") and any(
-            each.state == "FAILED" and each.seed != trial.seed for each in seeds
+            each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds
         )
 
     def _record(self, trial: Trial) -> dict[str, Any]:

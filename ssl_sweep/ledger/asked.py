@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
 from ssl_sweep.ledger.entries import Choice, Trial
+from ssl_sweep.trialdir.states import TrialState
 
 
 class Asked:
@@ -61,5 +62,5 @@ class Asked:
         if means is not None:
             study.tell(self._asked, means)
         else:
-            pruned = not choice.retriable and any(trial.state == "PRUNED" for trial in choice.trials)
-            study.tell(self._asked, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            pruned = not choice.retriable and any(trial.state == TrialState.PRUNED for trial in choice.trials)
+            study.tell(self._asked, state=OptunaState.PRUNED if pruned else OptunaState.FAIL)

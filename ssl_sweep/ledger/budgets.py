@@ -5,6 +5,7 @@ from dataclasses import replace
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.states import TrialState
 
 NO_RETRY = ("oom", "diverged", "collapsed", "data")  # the same settings run into these again
 HALTS = ("disk",)  # every other trial runs into these too, until a person has done something
@@ -37,7 +38,8 @@ def wait_s(trial: Trial) -> float:
 def given_up(trial: Trial, spec: SweepSpec) -> Trial:
     """The failed trial; where a budget is what ended it, the message names that."""
     if trial.reason in NO_RETRY:
-        return replace(trial, state="FAILED")
+        return replace(trial, state=TrialState.FAILED)
     count, budget = (trial.lost, "lost_retries") if trial.reason in LOST else (trial.failures, "retries")
     times = "once" if count == 1 else f"{count} times"
-    return replace(trial, state="FAILED", message=f"{trial.message} ({times}; {budget}: {getattr(spec, budget)})")
+    message = f"{trial.message} ({times}; {budget}: {getattr(spec, budget)})"
+    return replace(trial, state=TrialState.FAILED, message=message)

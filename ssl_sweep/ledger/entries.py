@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssl_sweep.trialdir.states import ENDED, TrialState
+
 if TYPE_CHECKING:
     import optuna
 
     from ssl_sweep.ledger.database import Store
 
 LEASE = "lease"  # the note of who drives a sweep
-ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 
 
 class LedgerError(ValueError):
@@ -29,7 +30,7 @@ class Trial:
     trial_id: str
     choice: int
     seed: int
-    state: str = "CREATED"
+    state: TrialState = TrialState.CREATED
     attempts: int = 0
     failures: int = 0  # attempts that crashed
     lost: int = 0  # attempts that lost their process, or hung
@@ -37,6 +38,11 @@ class Trial:
     reason: str | None = None
     message: str | None = None
     confirms: bool = False  # it has a fresh seed, and the search learns nothing from it
+
+    @classmethod
+    def read(cls, noted: Mapping[str, Any]) -> "Trial":
+        """A trial from what `asdict` has made of it, by this version or one before."""
+        return cls(**{**noted, "state": TrialState(noted["state"])})
 
     @property
     def ended(self) -> bool:
@@ -79,7 +85,7 @@ class Choice:
     @property
     def retriable(self) -> bool:
         """Whether it has ended and lacks a trial for another reason than a pruner's."""
-        return self.ended and any(trial.state in ("FAILED", "STOPPED") for trial in self.trials)
+        return self.ended and any(trial.state in (TrialState.FAILED, TrialState.STOPPED) for trial in self.trials)
 
 
 class Notes:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ssl_sweep.ledger.entries import Choice, Trial
 from ssl_sweep.spec.search import Search
 from ssl_sweep.tables.pareto import on_front
+from ssl_sweep.trialdir.states import TrialState
 
 
 def due(search: Search, choice: Choice) -> list[Trial]:
@@ -13,7 +14,7 @@ def due(search: Search, choice: Choice) -> list[Trial]:
     fresh = [trial for trial in choice.confirming if not trial.ended]
     left = [trial for trial in choice.trials if not trial.ended]
     by, first = search.prunes_by, choice.trials[0]
-    if by is None or (by == "epoch" and first.state == "COMPLETE"):
+    if by is None or (by == "epoch" and first.state == TrialState.COMPLETE):
         return left + fresh
     return (left[:1] if choice.pruned is None else []) + fresh
 
@@ -23,17 +24,17 @@ def unrun(search: Search, choice: Choice) -> list[Trial]:
     by, first = search.prunes_by, choice.trials[0]
     left = [trial for trial in choice.trials if not trial.ended]
     if by == "seed" and choice.pruned is not None:
-        return [replace(trial, state="PRUNED", message=f"not run: {choice.pruned}") for trial in left]
-    if by != "epoch" or not first.ended or first.state == "COMPLETE":
+        return [replace(trial, state=TrialState.PRUNED, message=f"not run: {choice.pruned}") for trial in left]
+    if by != "epoch" or not first.ended or first.state == TrialState.COMPLETE:
         return []
-    state = "PRUNED" if first.state == "PRUNED" else "STOPPED"
+    state = TrialState.PRUNED if first.state == TrialState.PRUNED else TrialState.STOPPED
     message = f"not run: seed {first.seed} {first.message if state == 'PRUNED' else f'is {first.state}'}"
     return [replace(trial, state=state, message=message) for trial in left]
 
 
 def taken_up_again(search: Search, choice: Choice, chosen: Collection[str]) -> list[Trial]:
     """A choice's trials with those anew that are chosen by their ids, or ended only because the first seed did."""
-    follow = {each.trial_id for each in choice.trials if each.state == "STOPPED" and each.attempts == 0}
+    follow = {each.trial_id for each in choice.trials if each.state == TrialState.STOPPED and each.attempts == 0}
     again = {*chosen, *(follow if search.prunes_by == "epoch" else ())}
     return [trial.anew if trial.trial_id in again else trial for trial in choice.trials]
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
 
 from ssl_sweep.ledger import rules
 from ssl_sweep.ledger.asked import Asked
@@ -21,6 +22,7 @@ from ssl_sweep.ledger.in_memory import Mirror
 from ssl_sweep.ledger.sampling import Knobs, Place, pruner, sampler, suggest
 from ssl_sweep.ledger.warm_start import FROM
 from ssl_sweep.spec.sweep import SweepSpec, grid
+from ssl_sweep.trialdir.states import TrialState
 
 CONFIRM = "confirm"  # heads the notes of trials with fresh seeds, a note a choice
 
@@ -48,13 +50,13 @@ class Ledger:
         self._open: dict[int, Asked] = {}  # choices that Optuna has not been told the end of, by number
         self._earlier: list[FrozenTrial] = []  # of other sweeps
         self._confirming = {  # the trials with fresh seeds, by their choice's number
-            int(name.partition(":")[2]): tuple(Trial(**noted) for noted in trials)
+            int(name.partition(":")[2]): tuple(Trial.read(noted) for noted in trials)
             for name, trials in study.user_attrs.items()
             if name.startswith(f"{CONFIRM}:")
         }
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
-        self._waiting = sum(frozen.state == TrialState.WAITING for frozen in known)
+        self._waiting = sum(frozen.state == OptunaState.WAITING for frozen in known)
         with self.together():
             for frozen in known:
                 self._read(frozen)
@@ -168,11 +170,11 @@ class Ledger:
                 self._write(trial)
             return
         same = [each for each in self._study.get_trials(deepcopy=False) if _root(each) == choice.number]
-        if same[-1].state == TrialState.WAITING:  # the driver died in the middle of this
+        if same[-1].state == OptunaState.WAITING:  # the driver died in the middle of this
             self._waiting -= 1
         else:
             new = create_trial(
-                state=TrialState.WAITING,
+                state=OptunaState.WAITING,
                 system_attrs={**same[-1].system_attrs, "fixed_params": self._knobs.params(choice.knobs)},
                 user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
                 intermediate_values=same[-1].intermediate_values,
@@ -181,7 +183,7 @@ class Ledger:
         self._add(self._study.ask(self._knobs.always))
 
     def _read(self, frozen: FrozenTrial) -> None:
-        if frozen.state == TrialState.WAITING:
+        if frozen.state == OptunaState.WAITING:
             return
         if FROM in frozen.user_attrs:
             self._earlier.append(frozen)
@@ -212,7 +214,7 @@ class Ledger:
         trials = []
         for seed in self.spec.search.seeds:
             known = noted.get(f"seed:{seed}")
-            trials.append(Trial(**known) if known else Trial(self._trial_id(root, seed), root, seed))
+            trials.append(Trial.read(known) if known else Trial(self._trial_id(root, seed), root, seed))
         return Choice(
             root, self._knobs.knobs(params), tuple(trials), noted.get("pruned"), self._confirming.get(root, ())
         )
@@ -277,7 +279,7 @@ class Ledger:
         choice, asked = self._choices[number], self._open[number]
         asked.tell_seeds(choice, self.spec.search.objective_metric)
         left = {trial.state for trial in choice.trials if not trial.ended}
-        if left == {"CREATED"} and choice.pruned is None and asked.is_bad():
+        if left == {TrialState.CREATED} and choice.pruned is None and asked.is_bad():
             self._condemn(number, f"pruned after {asked.number_of_steps} seeds, as worse than the best choice")
 
     def _condemn(self, number: int, why: str) -> str:

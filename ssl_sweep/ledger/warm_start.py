@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.trialdir.states import TrialState
 
 if TYPE_CHECKING:
     from ssl_sweep.ledger.entries import Choice
@@ -24,7 +25,7 @@ def lessons(earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, knobs: K
     taught, left_out = [], Counter[str]()
     for name, choices in earlier.items():
         for choice in choices:
-            if all(trial.state == "COMPLETE" for trial in choice.trials):
+            if all(trial.state == TrialState.COMPLETE for trial in choice.trials):
                 lesson = _lesson(f"{name}/{choice.number}", choice, spec, knobs)
                 if isinstance(lesson, str):
                     left_out[lesson] += 1

@@ -11,6 +11,7 @@ from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.transcript import PREFIX
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_TRIALS = 60  # whose curves are shown
 MAX_STEPS = 200  # of a curve
@@ -20,9 +21,13 @@ HEALTH = tuple(
     f"pretrain/{name}" for name in ("effective_rank", "feature_std_val", "feature_std", "alignment", "uniformity")
 )
 FIRST = ("pretrain/loss", "pretrain/knn_top1_val")
-ENDS = {"PRUNED": ("pruned", "x"), "FAILED": ("failed", "triangle-down"), "STOPPED": ("stopped", "square-open"),
-        "INTERRUPTED": ("interrupted", "square-open"),
-        "RUNNING": ("running", "circle-open")}  # fmt: skip
+ENDS = {
+    TrialState.PRUNED: ("pruned", "x"),
+    TrialState.FAILED: ("failed", "triangle-down"),
+    TrialState.STOPPED: ("stopped", "square-open"),
+    TrialState.INTERRUPTED: ("interrupted", "square-open"),
+    TrialState.RUNNING: ("running", "circle-open"),
+}
 
 
 @dataclass(frozen=True)

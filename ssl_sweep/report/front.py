@@ -7,6 +7,7 @@ from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tables.pivot import is_fresh
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_NAMED = 12  # choices in the plot's description
 
@@ -16,7 +17,7 @@ def front_plot(sweep: Sweep) -> Plot | None:
     metrics = [objective.rpartition(" ")[2] for objective in sweep.objectives]
     if len(metrics) < 2 or not all(metric in sweep.runs.columns for metric in metrics):
         return None
-    complete = sweep.runs[(sweep.runs["state"] == "COMPLETE") & ~is_fresh(sweep.runs)]
+    complete = sweep.runs[(sweep.runs["state"] == TrialState.COMPLETE) & ~is_fresh(sweep.runs)]
     means = complete.groupby("choice")[metrics].mean().dropna().sort_values(metrics[1])
     if means.empty:
         return None

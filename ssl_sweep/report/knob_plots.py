@@ -10,6 +10,7 @@ from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, name_with_unit, row_key, value_text
 from ssl_sweep.tables.pivot import is_fresh, values_of
 from ssl_sweep.tables.table import Cell, Interval, Row
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_LINES = 7  # in a plot: the other rows' knobs, each setting a line
 MAX_POINTS = 500
@@ -131,7 +132,7 @@ def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: floa
 
 def _dots(sweep: Sweep, knob: Knob, metric: str) -> Trace:
     """Every COMPLETE trial by itself."""
-    complete = sweep.runs[(sweep.runs["state"] == "COMPLETE") & ~is_fresh(sweep.runs)]
+    complete = sweep.runs[(sweep.runs["state"] == TrialState.COMPLETE) & ~is_fresh(sweep.runs)]
     return {
         "type": "scatter",
         "mode": "markers",

@@ -10,6 +10,7 @@ from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
 from ssl_sweep.tables.labels import MARKS, display_name, duration, in_percent
 from ssl_sweep.tracking.reader import artifact
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_FAILURES = 10  # kinds of failure
 MAX_TRIALS = 3  # of a failure
@@ -105,17 +106,17 @@ def best(sweep: Sweep) -> Best | None:
 def next_step(sweep: Sweep) -> NextStep:
     """What the reader will want to type."""
     name = shlex.quote(sweep.name)
-    if sweep.states["RUNNING"]:
+    if sweep.states[TrialState.RUNNING]:
         return NextStep(f"ssl-sweep status {name} --watch", "it is running: watch it")
-    complete = sweep.states["COMPLETE"]
-    if complete < (sweep.planned or len(sweep.runs)) - sweep.states["PRUNED"] or not complete:
+    complete = sweep.states[TrialState.COMPLETE]
+    if complete < (sweep.planned or len(sweep.runs)) - sweep.states[TrialState.PRUNED] or not complete:
         return NextStep(f"ssl-sweep resume {name}", "go on with the trials that are not complete")
     return NextStep(f"ssl-sweep table {name} --format tex", "the table for the paper")
 
 
 def failures(sweep: Sweep, tracking_uri: str) -> list[Failure]:
     """Failed trials by reason and message, the most frequent first, each with the traceback of its first trial."""
-    failed = sweep.runs[sweep.runs["state"] == "FAILED"].fillna({"reason": "", "message": ""})
+    failed = sweep.runs[sweep.runs["state"] == TrialState.FAILED].fillna({"reason": "", "message": ""})
     alike = list(failed.groupby(["reason", "message"], sort=False))
     listed = sorted(alike, key=lambda kind: -len(kind[1]))[:MAX_FAILURES]
     return [
@@ -134,7 +135,7 @@ def failures(sweep: Sweep, tracking_uri: str) -> list[Failure]:
 
 def kinds_left_out(sweep: Sweep, shown: int) -> int:
     """How many kinds of failure are not listed."""
-    failed = sweep.runs[sweep.runs["state"] == "FAILED"]
+    failed = sweep.runs[sweep.runs["state"] == TrialState.FAILED]
     return len(set(zip(failed["reason"], failed["message"], strict=True))) - shown
 
 
@@ -165,7 +166,7 @@ def _log(sweep: Sweep, trial: pd.Series) -> str:
 def _when(sweep: Sweep) -> str:
     begun = f"{sweep.started:%Y-%m-%d %H:%M}\u00a0UTC"
     ended = sweep.runs["end"].max()
-    if pd.isna(ended) or sweep.states["RUNNING"]:
+    if pd.isna(ended) or sweep.states[TrialState.RUNNING]:
         return f"since {begun}"
     return f"{begun}, took {duration((ended - min(sweep.started, sweep.runs['start'].min())).total_seconds())}"
 

@@ -19,9 +19,9 @@ from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
 from ssl_sweep.tracking.transcript import PREFIX
+from ssl_sweep.trialdir.states import ENDED, TrialState
 
 CASE = "case"
-ENDED = ("COMPLETE", "FAILED", "PRUNED", "STOPPED")
 LOG_RATIO = 10  # listed positive numbers that span so much may be read better on a logarithmic axis
 
 
@@ -136,14 +136,14 @@ class Sweep:
 
     def best_first(self, runs: pd.DataFrame) -> pd.DataFrame:
         """COMPLETE runs in the order of their objective; those without one last."""
-        complete = runs[runs["state"] == "COMPLETE"]
+        complete = runs[runs["state"] == TrialState.COMPLETE]
         order = self.scores(complete).sort_values(ascending=not self.maximize, kind="stable").index
         return complete.loc[order]
 
     def _choices(self) -> Iterator[Choice]:
         paths = self.label_paths
         columns = [values_of(self.runs, path) for path in ("choice", *paths)]
-        scores = self.scores(self.runs).where(self.runs["state"] == "COMPLETE").tolist()
+        scores = self.scores(self.runs).where(self.runs["state"] == TrialState.COMPLETE).tolist()
         settings: dict[int, dict[str, Any]] = {}
         measured: dict[tuple[int, bool], list[float]] = defaultdict(list)
         for score, fresh, number, *values in zip(scores, is_fresh(self.runs), *columns, strict=True):
@@ -197,7 +197,7 @@ def _confirming(spec: Mapping[str, Any], runs: pd.DataFrame, searched: int) -> i
     fresh = is_fresh(runs)
     seeds = len(spec["search"]["seeds"])
     own = runs[~fresh]
-    complete = own.loc[own["state"] == "COMPLETE", "choice"].value_counts()
+    complete = own.loc[own["state"] == TrialState.COMPLETE, "choice"].value_counts()
     over = int(own["state"].isin(ENDED).sum()) == searched
     choices = int((complete == seeds).sum()) if over else searched // seeds
     wanted: int = min(confirm["top"], choices) * len(confirm["seeds"])

@@ -30,6 +30,7 @@ from ssl_sweep.sweep.steering import ask_to_end, order_to_end
 from ssl_sweep.sweep.webhook import Outbox, Webhook
 from ssl_sweep.trialdir.checkpoint import write_text
 from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_DEATHS = 6  # of drivers in a row, none of which finished a trial
 MAX_WAIT_S = 900.0  # between them
@@ -124,7 +125,7 @@ class Drivers:
     def _take_note(self, submission: Submission, look: Look, ledger: Ledger) -> None:
         if submission.asked and read_orders(ledger.notes).sweep is None:
             order_to_end(ledger, _ask(submission))
-        begun = [trial for trial in ledger.trials if trial.state != "CREATED"]
+        begun = [trial for trial in ledger.trials if trial.state != TrialState.CREATED]
         changed = [trial for trial in begun if look.states.get(trial.trial_id) != trial.state]
         told = ({"trial_id": each.trial_id, "trial_state": each.state, "message": each.message} for each in changed)
         if changed:
@@ -196,7 +197,7 @@ class Drivers:
         named = tuple(each.removeprefix("--trial=") for each in words if each != "--failed")
         asked = {trial for trial in before if not named or trial.startswith(named)}
         if "--failed" in words:
-            asked = {trial for trial in asked if before[trial] == "FAILED"}
+            asked = {trial for trial in asked if before[trial] == TrialState.FAILED}
         with read_ledger(self._settings.storage.ledger_url, submission.name) as ledger:
             now = {trial.trial_id: trial for trial in ledger.trials if trial.trial_id in asked}
         if all(trial.state == before[name] for name, trial in now.items()):

@@ -11,6 +11,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.transcript import run_name
 from ssl_sweep.trial.run import encoder_path
+from ssl_sweep.trialdir.states import TrialState
 
 
 class NoSuchTrial(LookupError):  # noqa: N818 - what it says
@@ -50,7 +51,7 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     for trial in ledger.trials:
         score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        if trial.state == "COMPLETE" and math.isfinite(score) and is_there(encoder_path(folder)):
+        if trial.state == TrialState.COMPLETE and math.isfinite(score) and is_there(encoder_path(folder)):
             scores[trial.choice].append((trial.confirms, score, trial))
     ranks = {choice: (*_standing(seeds, True), *_standing(seeds, False)) for choice, seeds in scores.items()}
     return [

@@ -41,6 +41,7 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir.checkpoint import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
 from ssl_sweep.trialdir.journal import Journal, JournalError, read
+from ssl_sweep.trialdir.states import TrialState
 
 MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
 WORTH_SAYING = 1_000_000  # bytes
@@ -59,15 +60,15 @@ class Summary:
 
     @property
     def failed(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state == "FAILED"]
+        return [trial for trial in self.trials if trial.state == TrialState.FAILED]
 
     @property
     def complete(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state == "COMPLETE"]
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def pruned(self) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state == "PRUNED"]
+        return [trial for trial in self.trials if trial.state == TrialState.PRUNED]
 
     @property
     def confirming(self) -> list[Trial]:
@@ -168,7 +169,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
         if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
             mirror.fetch(storage, encoder_path(storage.trial(spec.name, best.trial_id)))
             recorder.log_best(best.trial_id)
-        done = sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials)
+        done = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in ledger.trials)
         recorder.finish("COMPLETE" if done == ledger.total else "STOPPED" if ending.interrupted else "FAILED")
     except LeaseLost:  # what journals and MLflow say is now another driver's business
         disowned, patience_s = True, 0.0
@@ -191,7 +192,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
 
 def _notify(notifier: Notifier, ledger: Ledger, ending: Ending) -> None:
     """Say how it ended, unless a person ended it."""
-    if sum(trial.state in ("COMPLETE", "PRUNED") for trial in ledger.trials) == ledger.total:
+    if sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in ledger.trials) == ledger.total:
         notifier.tell("done")
     elif ending.halted is not None or not ending.interrupted:
         notifier.tell("failed", ending.halted)
@@ -236,7 +237,7 @@ def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
     for trial in ledger.trials:
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         try:
-            if trial.state == "RUNNING":
+            if trial.state == TrialState.RUNNING:
                 with mirror.at_hand(storage, folder):
                     _end_attempt(folder)
         except BucketError as error:  # it has been waited for
@@ -249,7 +250,9 @@ def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
 def _end_attempt(folder: Path) -> None:
     events = read(folder)[0]
     if events and events[-1]["event"] != "end":
-        Journal(folder).append("end", state="INTERRUPTED", message="its sweep was interrupted, and can go on with it")
+        Journal(folder).append(
+            "end", state=TrialState.INTERRUPTED, message="its sweep was interrupted, and can go on with it"
+        )
 
 
 def _clean(ledger: Ledger, storage: Storage, say: Callable[[str], object]) -> None:

@@ -25,8 +25,9 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import PRECISIONS, stage_key
 from ssl_sweep.trial.stages import Finished
 from ssl_sweep.trialdir.checkpoint import DAMAGED
+from ssl_sweep.trialdir.states import TrialState
 
-FINAL = ("COMPLETE", "PRUNED")  # the states of trials that nobody goes on with
+FINAL = (TrialState.COMPLETE, TrialState.PRUNED)  # the states of trials that nobody goes on with
 CHECKPOINTS = "checkpoints of trials and stages that have ended"
 ENCODERS = "encoders of other choices than the best"
 PRETRAININGS = "shared pretrainings whose trials have ended without an encoder"

@@ -12,6 +12,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.tracking.transcript import run_name
 from ssl_sweep.trialdir.journal import JOURNAL, Event, read
+from ssl_sweep.trialdir.states import TrialState
 
 POLL_S = 0.5
 MAX_BYTES = 1_000_000  # of a log's end, to look for its last lines in
@@ -23,16 +24,16 @@ def trial_log(ledger: Ledger, storage: Storage, named: str, lines: int) -> str:
     trial = find_trial(ledger.trials, named)
     folder = _folder(ledger, storage, trial)
     text = tail(folder / "log.txt", lines) or f"trial {trial.trial_id} ({trial.state}) has written nothing yet\n"
-    failure = _traceback(folder) if trial.state == "FAILED" else None
+    failure = _traceback(folder) if trial.state == TrialState.FAILED else None
     return text if failure is None or failure.strip() in text else f"{text}\n{failure}"
 
 
 def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
     """Each error of the failed trials once, with those that had it; else the newest lines of the running ones."""
-    failed = [trial for trial in ledger.trials if trial.state == "FAILED"]
+    failed = [trial for trial in ledger.trials if trial.state == TrialState.FAILED]
     if failed:
         return _errors(ledger, storage, failed)
-    running = [trial for trial in ledger.trials if trial.state == "RUNNING"]
+    running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
     if not running:
         return f"no trial of {ledger.spec.name} runs, and none has failed; one trial's log: --trial ID\n"
     return "\n".join(
@@ -64,12 +65,12 @@ def log_part(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
 def _begins(trial: Trial, events: list[Event]) -> bool:
     """Whether a trial runs again of which the journal has only the attempts before."""
     begun = [event["attempt"] for event in events if event["event"] == "attempt"]
-    return trial.state == "RUNNING" and bool(begun) and begun[-1] < trial.attempts
+    return trial.state == TrialState.RUNNING and bool(begun) and begun[-1] < trial.attempts
 
 
 def log_of(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
     """A trial, or the only one that runs, and where its log lies. Raises NoSuchTrial."""
-    running = [trial for trial in ledger.trials if trial.state == "RUNNING"]
+    running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
     if named is None and len(running) != 1:
         listed = ", ".join(trial.trial_id[:8] for trial in running) or "none"
         raise NoSuchTrial(f"{len(running)} trials run ({listed}); name the one to follow with --trial")
@@ -110,7 +111,7 @@ def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
 
 def _traceback(folder: Path) -> str | None:
     """Of the last attempt that failed."""
-    ends = [event for event in read(folder)[0] if event["event"] == "end" and event.get("state") == "FAILED"]
+    ends = [event for event in read(folder)[0] if event["event"] == "end" and event.get("state") == TrialState.FAILED]
     return (ends[-1].get("traceback") or None) if ends else None
 
 

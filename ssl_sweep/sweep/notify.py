@@ -65,7 +65,7 @@ class Notifier:
     def _payload(self, state: State, why: str | None) -> dict[str, Any]:
         name = self._ledger.spec.name
         trials = [trial for choice in self._ledger.choices for trial in choice.trials]
-        counts = Counter(trial.state for trial in trials)
+        counts = Counter(str(trial.state) for trial in trials)
         best = self._best(trials)
         return news(name, state, why, counts, best, self._tracking_uri)
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.tables.labels import display_name, duration
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_ROWS = 12
 LINE_EVERY_S = 60.0  # where nothing can be drawn, a report is worth a line only so often
@@ -86,7 +87,7 @@ class Progress:
 
     def _header(self) -> Text:
         states = Counter(trial.state for trial in self._ended.values())
-        failed, pruned = states["FAILED"], states["PRUNED"]
+        failed, pruned = states[TrialState.FAILED], states[TrialState.PRUNED]
         elapsed = duration(time.monotonic() - self._started)
         return Text.assemble(
             (self._spec.name, "bold"),

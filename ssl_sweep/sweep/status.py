@@ -15,6 +15,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir import journal, watchdog
+from ssl_sweep.trialdir.states import TrialState
 
 
 def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
@@ -42,13 +43,13 @@ def counts(ledger: Ledger) -> dict[str, Any]:
         "name": ledger.spec.name,
         "phase": _phase(ledger),
         "total": ledger.total,
-        "complete": states["COMPLETE"],
-        "running": states["RUNNING"],
-        "failed": states["FAILED"],
-        "stopped": states["STOPPED"],
-        "paused": states["PAUSED"],
-        "pruned": states["PRUNED"],
-        "waiting": ledger.total - sum(states.values()) + states["CREATED"],
+        "complete": states[TrialState.COMPLETE],
+        "running": states[TrialState.RUNNING],
+        "failed": states[TrialState.FAILED],
+        "stopped": states[TrialState.STOPPED],
+        "paused": states[TrialState.PAUSED],
+        "pruned": states[TrialState.PRUNED],
+        "waiting": ledger.total - sum(states.values()) + states[TrialState.CREATED],
         "objective": ", ".join(ledger.spec.search.objectives),
         "best": _best(ledger),
     }

@@ -16,8 +16,9 @@ from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.trial.attempt import ENDS
 from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.states import TrialState
 
-TAKEN_UP = ("FAILED", "STOPPED")  # by a resume that names no trial
+TAKEN_UP = (TrialState.FAILED, TrialState.STOPPED)  # by a resume that names no trial
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,13 @@ def take_up(ledger: Ledger, again: Again) -> frozenset[str] | None:
     """
     named = {find_trial(ledger.trials, each).trial_id for each in again.trials}
     for trial in ledger.trials:
-        if trial.trial_id in named and trial.state == "COMPLETE":
+        if trial.trial_id in named and trial.state == TrialState.COMPLETE:
             raise NoSuchTrial(f"trial {trial.trial_id} is complete: there is nothing to resume of it")
     only = named or {trial.trial_id for trial in ledger.trials}
     if again.failed:
-        only = {trial.trial_id for trial in ledger.trials if trial.state == "FAILED" and trial.trial_id in only}
+        only = {
+            trial.trial_id for trial in ledger.trials if trial.state == TrialState.FAILED and trial.trial_id in only
+        }
     clear_orders(ledger.notes)
     for choice in ledger.choices:
         chosen = [

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssl_sweep.tracking.transcript import text, value_of
+from ssl_sweep.trialdir.states import TrialState
 
 NOTHING = "–"
 FRONT = "●"  # marks a row that no other beats in both objectives
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
 MARKS = {  # of a trial's states, told from one another without colour
-    "COMPLETE": "✓",
-    "RUNNING": "◐",
-    "PRUNED": "✂",
-    "FAILED": "✕",
-    "STOPPED": "■",
-    "INTERRUPTED": "▮",
-    "PAUSED": "‖",
-    "CREATED": "○",
+    TrialState.COMPLETE: "✓",
+    TrialState.RUNNING: "◐",
+    TrialState.PRUNED: "✂",
+    TrialState.FAILED: "✕",
+    TrialState.STOPPED: "■",
+    TrialState.INTERRUPTED: "▮",
+    TrialState.PAUSED: "‖",
+    TrialState.CREATED: "○",
 }
 Key = tuple[Any, ...]
 

@@ -11,6 +11,7 @@ from ssl_sweep.tables import stats
 from ssl_sweep.tables.labels import FRONT, Key, row_key, row_name, value_text
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
 from ssl_sweep.tables.table import Table
+from ssl_sweep.trialdir.states import TrialState
 
 NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
 MAX_NAMED = 5  # rows in a note
@@ -60,7 +61,7 @@ def _on_spread(table: "Table") -> Iterator[str]:
 
 
 def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
-    left_out = Counter(state for state in runs["state"] if state != "COMPLETE")
+    left_out = Counter(state for state in runs["state"] if state != TrialState.COMPLETE)
     if left_out:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(left_out.items()))
         yield f"not in the means: {counts} of {len(runs)} trials"

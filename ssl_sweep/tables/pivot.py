@@ -13,6 +13,7 @@ import pandas as pd
 from ssl_sweep.tables.labels import SPLITS, Key, row_key, row_label, value_text
 from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tracking.transcript import value_of
+from ssl_sweep.trialdir.states import TrialState
 
 LOWER_IS_BETTER = ("loss", "error", "seconds", "alignment", "uniformity", "cost/")
 GROUP = "group"  # heads the column of groups that the table names itself
@@ -173,7 +174,7 @@ def _trials(runs: pd.DataFrame, rows: Sequence[str]) -> Trials:
     distinct = sorted(set(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
     trials: Trials = {key: [] for key in distinct}
     for position, (key, state) in enumerate(zip(keys, runs["state"], strict=True)):
-        if state == "COMPLETE":
+        if state == TrialState.COMPLETE:
             trials[key].append(position)
     return trials
 

@@ -10,6 +10,7 @@ from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.store import NotRecorded, StoredRun
 from ssl_sweep.tracking.transcript import PREFIX, value_of
+from ssl_sweep.trialdir.states import TrialState
 
 __all__ = ["NotRecorded", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
 
@@ -91,7 +92,7 @@ def _row(sweep: str, trial: StoredRun) -> dict[str, Any]:
     numbers = {key: int(tags[key]) for key in ("choice", "seed", "attempt") if key in tags}
     ended = trial.end_ms if trial.status != "RUNNING" else None  # of an earlier attempt
     return {
-        "tags": {"state": "CREATED", **tags, **numbers, "sweep": sweep},
+        "tags": {"state": TrialState.CREATED, **tags, **numbers, "sweep": sweep},
         "params": trial.params,
         "metrics": trial.metrics,
         "start": pd.Timestamp(trial.start_ms, unit="ms", tz="UTC"),

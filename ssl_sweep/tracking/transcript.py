@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ssl_sweep.trialdir.journal import Event
+from ssl_sweep.trialdir.states import TrialState
 
 PREFIX = "ssl_sweep."  # of every tag that is ours
 KNOB = "knob/"  # of a searched knob shown as a metric
+# of a run in MLflow, by how its trial's last attempt ended
 STATUS = {
-    "COMPLETE": "FINISHED", "FAILED": "FAILED", "PRUNED": "KILLED", "STOPPED": "KILLED", "PAUSED": "KILLED",
-    "INTERRUPTED": "KILLED",
-}  # fmt: skip
+    TrialState.COMPLETE: "FINISHED",
+    TrialState.FAILED: "FAILED",
+    TrialState.PRUNED: "KILLED",
+    TrialState.STOPPED: "KILLED",
+    TrialState.PAUSED: "KILLED",
+    TrialState.INTERRUPTED: "KILLED",
+}
 
 
 class Point(NamedTuple):
@@ -83,7 +89,7 @@ class Transcript:
 def _attempt(event: Event, update: Update) -> None:
     update.status, update.end_ms = "RUNNING", None
     tags = {name: event.get(name) for name in ("attempt", "host", "git_commit", "versions")}
-    update.tags |= _tags({**tags, "state": "RUNNING", "reason": "", "message": ""})
+    update.tags |= _tags({**tags, "state": TrialState.RUNNING, "reason": "", "message": ""})
     if event.get("git_commit"):
         update.tags["mlflow.source.git.commit"] = event["git_commit"]
 

@@ -1,5 +1,6 @@
 """One try at a trial: the edge at which its errors are caught, named and written down."""
 
+import json
 import logging
 import math
 import os
@@ -31,8 +32,10 @@ from ssl_sweep.trialdir import disk, watchdog
 from ssl_sweep.trialdir.checkpoint import write_text
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.requests import asked
+from ssl_sweep.trialdir.states import TrialState
 
-ENDS = {"prune": "PRUNED", "stop": "STOPPED", "pause": "PAUSED"}  # the state of a trial that did as it was asked
+# the state of a trial that did as it was asked
+ENDS = {"prune": TrialState.PRUNED, "stop": TrialState.STOPPED, "pause": TrialState.PAUSED}
 MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
 # torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
 MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
@@ -45,11 +48,17 @@ log = logging.getLogger("ssl_sweep.attempt")
 class Outcome:
     """How an attempt ended: COMPLETE, FAILED (with its reason), PRUNED, STOPPED or PAUSED."""
 
-    state: str
+    state: TrialState
     results: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
     message: str | None = None
     traceback: str | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Outcome":
+        """An outcome from the JSON of what `asdict` has made of it."""
+        told = json.loads(text)
+        return cls(**{**told, "state": TrialState(told["state"])})
 
 
 def attempt(
@@ -95,7 +104,7 @@ def attempt(
         if not disk.is_full(error):
             raise
         # its journal cannot say so: the driver must hear of it, or takes the trial for lost, and tries it at once
-        return Outcome("FAILED", {}, "disk", disk.message(error, folder), traceback.format_exc())
+        return Outcome(TrialState.FAILED, {}, "disk", disk.message(error, folder), traceback.format_exc())
 
 
 def heeding(report: Report, folder: Path) -> Report:
@@ -126,14 +135,14 @@ def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, A
     """
     if found := re.search(BUCKET_ERROR, said, flags=re.MULTILINE):
         message = found[1]
-    outcome = Outcome("FAILED", reason="lost", message=message)
+    outcome = Outcome(TrialState.FAILED, reason="lost", message=message)
     if any(words in said for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
-        outcome = Outcome("FAILED", reason="oom", message=message, traceback=said)
+        outcome = Outcome(TrialState.FAILED, reason="oom", message=message, traceback=said)
     dumps = [watchdog.take_dump(each) for each in (folder, *sorted(folder.glob("rank*")))]
     if (dump := next(filter(None, dumps), None)) is not None:
         message = f"{watchdog.summary(dump)} (resources.timeout)"
-        outcome = Outcome("FAILED", reason="hung", message=message, traceback=dump)
+        outcome = Outcome(TrialState.FAILED, reason="hung", message=message, traceback=dump)
     return ended(folder, outcome)
 
 
@@ -143,10 +152,10 @@ def _assist(
     try:
         trial.assist(record["config"], folder, cache=cache, stages=stages, timeout=timeout)
     except (Dismissed, Diverged) as alike:  # rank 0 has the same loss to the bit, fails too, and says so
-        return Outcome("STOPPED", message=str(alike))
+        return Outcome(TrialState.STOPPED, message=str(alike))
     except Exception as error:  # the trial's edge
         return _failed(error, record["config"], folder)
-    return Outcome("COMPLETE")
+    return Outcome(TrialState.COMPLETE)
 
 
 def _run(
@@ -166,7 +175,7 @@ def _run(
         return stopped(folder, stop)
     except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
         return _failed(error, record["config"], folder)
-    return Outcome("COMPLETE", results)
+    return Outcome(TrialState.COMPLETE, results)
 
 
 def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcome:
@@ -179,7 +188,7 @@ def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcom
         message = f"out of memory; {what_to_lower(config)} ({message})"
     if reason == "disk":
         message = disk.message(error, folder)
-    return Outcome("FAILED", {}, reason, message, "".join(traceback.format_exception(error)))
+    return Outcome(TrialState.FAILED, {}, reason, message, "".join(traceback.format_exception(error)))
 
 
 def failure_reason(error: BaseException) -> str:
@@ -220,7 +229,7 @@ def _check_objective(results: Mapping[str, float], objective: str) -> None:
 def stopped(folder: Path, stop: Stop) -> Outcome:
     """The outcome of an attempt that was asked to end."""
     ask = asked(folder)
-    outcome = Outcome(ENDS[ask.ask] if ask else "STOPPED", message=str(stop))
+    outcome = Outcome(ENDS[ask.ask] if ask else TrialState.STOPPED, message=str(stop))
     log.info("%s: %s", outcome.state, stop)
     return outcome
 

@@ -17,6 +17,7 @@ from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.service.access import User
 from ssl_sweep.service.guard import STATIC, Refused
 from ssl_sweep.tables.labels import MARKS, NOTHING, display_name, duration, in_percent, value_text
+from ssl_sweep.trialdir.states import TrialState
 
 HERE, REPORT = Path(__file__).parent, Path(str(report.__file__)).parent
 FILES = {
@@ -133,7 +134,9 @@ def _decimal(number: float | None, decimals: int) -> str:
 def _counted(counts: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Trials by state, with each state's mark; those that have not begun last."""
     found = [(state.lower(), mark, int(counts.get(state.lower()) or 0)) for state, mark in MARKS.items()]
-    return [each for each in (*found, ("waiting", MARKS["CREATED"], int(counts.get("waiting") or 0))) if each[2]]
+    return [
+        each for each in (*found, ("waiting", MARKS[TrialState.CREATED], int(counts.get("waiting") or 0))) if each[2]
+    ]
 
 
 def _digest(content: bytes) -> str:

@@ -19,6 +19,7 @@ from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.sweep.status import last_sign
 from ssl_sweep.tracking.transcript import parameters
 from ssl_sweep.trialdir.journal import JournalError
+from ssl_sweep.trialdir.states import TrialState
 
 PAGE = 50  # sweeps
 MAX_WAITING = 200  # that are shown at once, in the order of the queue
@@ -122,7 +123,7 @@ async def trials(
         stages = {
             row.trial.trial_id: _stage(storage.trial(name, row.trial.trial_id))
             for row in table.rows
-            if row.trial.state == "RUNNING"
+            if row.trial.state == TrialState.RUNNING
         }
         return part(
             request, "trials.html", name=name, table=table, stages=stages, mlflow=bool(service.settings.mlflow_url)

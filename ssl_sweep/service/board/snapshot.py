@@ -19,6 +19,7 @@ from ssl_sweep.service.drivers import LOOK_SHARE
 from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.store import Submission
 from ssl_sweep.tables.labels import row_name
+from ssl_sweep.trialdir.states import TrialState
 
 MAX_SWEEPS = 16  # that are kept
 MAX_AGE_S = 60.0  # a sweep may be driven beside the service too
@@ -167,6 +168,6 @@ def _times(service: Loop, submission: Submission) -> dict[str, tuple[float | Non
     times: dict[str, tuple[float | None, float | None]] = {}
     for event in service.store.events(submission.id, kind="trial"):
         began = times.get(event["trial_id"], (None, None))[0]
-        is_begin = event["trial_state"] == "RUNNING"
+        is_begin = event["trial_state"] == TrialState.RUNNING
         times[event["trial_id"]] = (event["time"], None) if is_begin else (began, event["time"])
     return times

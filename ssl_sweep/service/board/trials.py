@@ -8,6 +8,7 @@ from typing import Any
 
 from ssl_sweep.service.board.snapshot import Snapshot, TrialRow
 from ssl_sweep.tables.labels import display_name, name_with_unit
+from ssl_sweep.trialdir.states import TrialState
 
 PAGE = 50
 MAX_KNOBS = 10  # that have a column
@@ -85,7 +86,7 @@ def trial_table(snapshot: Snapshot, *, metric: str, sort: str, text: str, state:
 
 def best_rows(snapshot: Snapshot, metric: str, count: int) -> list[TrialRow]:
     """The complete trials that are best by a metric."""
-    complete = [row for row in snapshot.rows if row.trial.state == "COMPLETE"]
+    complete = [row for row in snapshot.rows if row.trial.state == TrialState.COMPLETE]
     return _ordered(complete, "metric", metric, descending=not snapshot.lowest(metric))[:count]
 
 
@@ -94,9 +95,11 @@ def kinds(snapshot: Snapshot) -> list[Kind]:
     alike: dict[tuple[str, str, str], list[TrialRow]] = defaultdict(list)
     for row in snapshot.rows:
         trial = row.trial
-        if trial.state in ("FAILED", "PRUNED"):
+        if trial.state in (TrialState.FAILED, TrialState.PRUNED):
             message = (trial.message or "").strip()
-            said = message.partition(",")[0] if trial.state == "PRUNED" else message  # after it comes the figure
+            said = (
+                message.partition(",")[0] if trial.state == TrialState.PRUNED else message
+            )  # after it comes the figure
             alike[trial.state, trial.reason or "", said].append(row)
     most = sorted(alike.items(), key=lambda item: -len(item[1]))
     return [Kind(*kind, len(rows), rows[0]) for kind, rows in most]
