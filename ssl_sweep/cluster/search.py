@@ -24,7 +24,7 @@ from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
 from ssl_sweep.trialdir.states import TrialState

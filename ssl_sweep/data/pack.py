@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source
-from ssl_sweep.data.packing import OnError, sync_folder, write_packs
+from ssl_sweep.data.packing import OnError, write_packs
 from ssl_sweep.trialdir import watchdog
+from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 
 FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels

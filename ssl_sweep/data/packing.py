@@ -17,6 +17,7 @@ from ssl_sweep.data.decode import UNREADABLE, decode
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import ImageList, Source
 from ssl_sweep.trialdir import watchdog
+from ssl_sweep.trialdir.atomic import sync_folder
 
 THREADS = min(16, os.cpu_count() or 1)
 PROGRESS_SECONDS = 5.0
@@ -106,12 +107,3 @@ def write_array(path: Path, array: NDArray[np.int64]) -> None:
 def sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` survive a power cut, as `sync` does for what is in a file."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

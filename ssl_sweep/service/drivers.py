@@ -28,7 +28,7 @@ from ssl_sweep.sweep.notify import END_S, news
 from ssl_sweep.sweep.status import counts
 from ssl_sweep.sweep.steering import ask_to_end, order_to_end
 from ssl_sweep.sweep.webhook import Outbox, Webhook
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.requests import Ask
 from ssl_sweep.trialdir.states import TrialState
 

@@ -8,15 +8,15 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from ssl_sweep.storage.urls import redacted
+from ssl_sweep.trialdir.atomic import replacing
 
 PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
@@ -176,18 +176,6 @@ class Bucket:
             f"the storage {self.url} has been away for {self.patience_s:g} s ({_reason(error)}); when it is back, "
             "`ssl-sweep resume` goes on with the sweep"
         )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a copy under, which at the block's end becomes the file; a copy is never worth an fsync."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name}.partial")
-    try:
-        yield written
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
 
 
 def _client(url: str) -> Any:

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from ssl_sweep.storage.bucket import Bucket, BucketError, replacing
+from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.journal import JOURNAL, read
 
 OF_THE_SWEEP = r"/([^/]+|artifacts/[^/]+)"

@@ -38,7 +38,7 @@ from ssl_sweep.tracking.reader import runs
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.tracking.writer import identity
 from ssl_sweep.trial.run import encoder_path
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
 from ssl_sweep.trialdir.journal import Journal, JournalError, read
 from ssl_sweep.trialdir.states import TrialState

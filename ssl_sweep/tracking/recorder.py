@@ -17,6 +17,7 @@ from ssl_sweep.tracking.spool import SWEEP, Spool
 from ssl_sweep.tracking.store import NotRecorded, Refused
 from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
+from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.journal import Journal, JournalError
 
 LONGEST_DELAY_S = 30.0
@@ -62,11 +63,9 @@ class Recorder:
     def log_files(self, files: Mapping[str, str]) -> None:
         """Shows files (name -> content) on the parent run."""
         folder = self._folder / "artifacts"
-        folder.mkdir(exist_ok=True)
         for name, content in files.items():
-            partial = folder / f"{name}.partial"
-            partial.write_text(content, encoding="utf-8")
-            partial.replace(folder / name)
+            with replacing(folder / name) as partial:
+                partial.write_text(content, encoding="utf-8")
             self._journal.append("artifact", path=f"artifacts/{name}")
 
     def log_table(self, files: Mapping[str, str]) -> None:

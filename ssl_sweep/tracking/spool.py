@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.journal import JOURNAL, Event
 
 SWEEP = ""  # the name of the sweep's own journal; the others are named by their trial
@@ -75,9 +76,8 @@ class Spool:
                 return
             self._saved = dict(self._offsets)
             text = json.dumps({"destination": self._destination, "offsets": self._saved})
-        partial = self._path.with_suffix(".json.partial")
-        partial.write_text(text)
-        partial.replace(self._path)
+        with replacing(self._path) as partial:
+            partial.write_text(text)
 
     @property
     def _path(self) -> Path:

@@ -17,7 +17,7 @@ from ssl_sweep.models.losses import unit
 from ssl_sweep.models.scatter import colors_of, principal_plane, scatter_plot
 from ssl_sweep.training.features import extract, inputs
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 
 IMAGES = 500  # test images that are looked at, at most
 QUERIES, NEIGHBOURS = 8, 6

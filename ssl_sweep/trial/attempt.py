@@ -29,7 +29,7 @@ from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import disk, watchdog
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.requests import asked
 from ssl_sweep.trialdir.states import TrialState

@@ -19,6 +19,7 @@ from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import Finished
 from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.atomic import write_bytes
 
 NET = "net."  # before every key of an encoder's state
 SUFFIX = ".safetensors"
@@ -87,7 +88,7 @@ def write(trained: Trained, path: Path, metrics: Mapping[str, float], *, force: 
     if not tensors:
         raise ExportError(f"encoder {trained.settings['name']} has no weights to export")
     described = describe(trained, metrics)
-    checkpoint.write_bytes(path, safetensors.torch.save(tensors, described))
+    write_bytes(path, safetensors.torch.save(tensors, described))
     return described
 
 

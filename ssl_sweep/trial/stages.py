@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout  # torch depends on it: no bare GPU box i
 
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report
-from ssl_sweep.trialdir import checkpoint, watchdog
+from ssl_sweep.trialdir import watchdog
+from ssl_sweep.trialdir.atomic import replacing, write_bytes, write_text
 from ssl_sweep.trialdir.journal import JOURNAL, Event, Journal, read
 
 POLL_SECONDS = 0.5
@@ -62,7 +63,7 @@ class Finished:
         self._write({name: entry for name, entry in self._read().items() if name != stage})
 
     def _write(self, finished: dict[str, dict[str, Any]]) -> None:
-        checkpoint.write_text(self.path, json.dumps(finished, indent=1))
+        write_text(self.path, json.dumps(finished, indent=1))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
@@ -231,16 +232,12 @@ class Making:
 
 def link(source: Path, target: Path) -> None:
     """The same file under another name, a copy where the file system has no links; whole or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
-        os.link(source, partial)
+        with replacing(target) as partial:
+            partial.unlink(missing_ok=True)  # of a killed process: a link, unlike a write, does not replace it
+            os.link(source, partial)
     except OSError:
-        checkpoint.write_bytes(target, source.read_bytes())
-        return
-    partial.replace(target)
-    partial.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+        write_bytes(target, source.read_bytes())
 
 
 def _written(path: Path) -> int | None:

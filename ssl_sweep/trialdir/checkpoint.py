@@ -1,17 +1,14 @@
 """Atomic save and load of what a training loop needs to go on."""
 
-import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from ssl_sweep.trialdir.disk import room_in
+from ssl_sweep.trialdir.atomic import durable
 
 DAMAGED = ".damaged"  # behind the name of a file that was set aside
 State = dict[str, Any]
@@ -22,20 +19,9 @@ class CheckpointError(RuntimeError):
 
 
 def save(path: Path, state: State) -> None:
-    """Write `state` so that a reader finds either the old file or the whole new one, whenever the process dies."""
-    with _replacing(path) as file:
+    """Write `state` atomically; it is on the disk when this returns."""
+    with durable(path) as file:
         torch.save(state, file)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file with the same promise as `save`."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file with the same promise as `save`."""
-    with _replacing(path) as file:
-        file.write(content)
 
 
 def load(path: Path, device: torch.device) -> State | None:
@@ -72,28 +58,3 @@ def damage(path: Path) -> str | None:
 def set_aside(path: Path) -> Path:
     """Give a damaged file another name, for people to look at; `ssl-sweep clean` removes it."""
     return path.replace(path.with_name(path.name + DAMAGED))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
-    with room_in(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)  # a disk that is full needs the room
-            raise
-        partial.replace(path)
-        _sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

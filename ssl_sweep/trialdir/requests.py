@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ssl_sweep.trialdir.checkpoint import write_text
+from ssl_sweep.trialdir.atomic import write_text
 
 ASK = "ask.json"
 What = Literal["prune", "stop", "pause"]

@@ -19,7 +19,8 @@ from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stages import Finished, link
-from ssl_sweep.trialdir import checkpoint, journal, requests
+from ssl_sweep.trialdir import journal, requests
+from ssl_sweep.trialdir.atomic import write_bytes, write_text
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.requests import asked
 
@@ -147,16 +148,16 @@ class Dying(Bucket):
 def at_a_stages_begin(folder: Path) -> None:
     """What a trial has on disk: pretrained, at the first epochs of an evaluation, of which an older try is gone."""
     made, told = folder / "stages" / "abc", Journal(folder)
-    checkpoint.write_bytes(made / "encoder.pt", b"weights")
+    write_bytes(made / "encoder.pt", b"weights")
     Journal(made).append("stage", trial="one", results={})
-    checkpoint.write_bytes(folder / "artifacts" / "pictures.png", b"picture")
+    write_bytes(folder / "artifacts" / "pictures.png", b"picture")
     told.append("artifact", path="artifacts/pictures.png")
     link(made / "encoder.pt", folder / "encoder.pt")
     told.append("stage", stage="pretrain", key="abc", results={})
     Finished(folder / "stages.json").add("pretrain", "abc", {})
-    checkpoint.write_text(folder / "linear" / "key", "new")
+    write_text(folder / "linear" / "key", "new")
     told.report({"linear/loss": 1.0}, 1)
-    checkpoint.write_bytes(folder / "linear" / "checkpoint.pt", b"1")
+    write_bytes(folder / "linear" / "checkpoint.pt", b"1")
 
 
 def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
@@ -168,8 +169,8 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
         there = lab / "runs" / key
         before = Carried(bucket, key, folder)
         before.fetch()
-        checkpoint.write_text(folder / "linear" / "key", "old")
-        checkpoint.write_bytes(folder / "linear" / "checkpoint.pt", b"of old settings")
+        write_text(folder / "linear" / "key", "old")
+        write_bytes(folder / "linear" / "checkpoint.pt", b"of old settings")
         before.push()
         copy = Carried(Dying(bucket, writes), key, folder)
         copy.fetch()
@@ -202,7 +203,7 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
 def test_what_goes_here_goes_there(lab: Path, node: Callable[[str], Carried]) -> None:
     a = node("a")
     for name in ("linear/checkpoint.pt", "linear/.x.partial", "alive", "ask.json", "stages/abc/lock"):
-        checkpoint.write_text(a.folder / name, "x")
+        write_text(a.folder / name, "x")
     a.push()
     assert objects(lab) == {f"{KEY}/linear/checkpoint.pt"}
     a.bucket.put(f"{KEY}/ask.json", b"{}")  # the driver's, which goes on to be there

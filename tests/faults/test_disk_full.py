@@ -13,6 +13,7 @@ from ssl_sweep.data import pack
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trialdir import checkpoint, disk, journal
+from ssl_sweep.trialdir.atomic import write_text
 
 STEPS = 20
 
@@ -52,7 +53,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(small_disk
     with pytest.raises(disk.DiskFull, match=rf"the disk of {small_disk} is full.*MB free.*ssl-sweep clean"):
         checkpoint.save(path, {"weights": torch.zeros(1_000_000)})
     with pytest.raises(disk.DiskFull):
-        checkpoint.write_text(path.with_name("stages.json"), "x" * 100_000)
+        write_text(path.with_name("stages.json"), "x" * 100_000)
     assert checkpoint.damage(path) is None
     assert sorted(each.name for each in small_disk.iterdir()) == ["ballast", "checkpoint.pt"]
 

@@ -10,7 +10,8 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.bucket import Bucket
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.spool import Spool
-from ssl_sweep.trialdir import checkpoint, journal
+from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import Journal
 
 Machine = Callable[[str], Storage]
@@ -87,9 +88,9 @@ def test_a_journal_never_says_more_than_was_listed(
 def test_another_machines_driver_takes_over(machine: Machine, lab: Path) -> None:
     a = machine("a")
     for name in ("spec.yaml", "sweep_id", "recorded.json", "artifacts/table.md"):
-        checkpoint.write_text(a.sweep("demo") / name, name)
+        write_text(a.sweep("demo") / name, name)
     for name in (".ray/state", "driver.lock", "artifacts/x.md.partial"):
-        checkpoint.write_text(a.sweep("demo") / name, name)
+        write_text(a.sweep("demo") / name, name)
     Journal(a.sweep("demo")).append("attempt")
     mirror.push(a, "demo")
     there = {path.relative_to(lab / "runs/demo").as_posix() for path in (lab / "runs").rglob("*") if path.is_file()}
@@ -107,7 +108,7 @@ def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket)
     a = machine("a")
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     Journal(a.sweep("demo")).append("attempt")
-    checkpoint.write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
+    write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
     mirror.exchange(a, "demo")
     spool = Spool(a.sweep("demo"))
     for name in spool.grown():
@@ -155,7 +156,7 @@ def test_what_is_removed_of_the_shape_is_removed_of_the_bucket(machine: Machine,
 
 def test_a_folder_is_left_alone(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
-    checkpoint.write_text(storage.trial("demo", "one") / "encoder.pt", "x")
+    write_text(storage.trial("demo", "one") / "encoder.pt", "x")
     mirror.exchange(storage, "demo")
     mirror.fetch(storage, storage.trial("demo", "one") / "encoder.pt")
     with mirror.hollow(storage, "demo") as shape, mirror.at_hand(storage, storage.trial("demo", "one")):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ssl_sweep.training import loop
 from ssl_sweep.training.loop import Diverged, Epoch, Stage, Stop, derive_seed, fit
 from ssl_sweep.training.optimizers import Recipe
-from ssl_sweep.trialdir.checkpoint import CheckpointError, load, save, write_text
+from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.checkpoint import CheckpointError, load, save
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.1)
