@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from ssl_sweep.knobs.problems import explained, nearest
+from ssl_sweep.knobs.problems import did_you_mean, translated
 from ssl_sweep.models.encoders import ENCODERS
 
 Kind = Literal["methods", "evaluations", "encoders"]
@@ -24,7 +24,7 @@ class UnknownNameError(ValueError):
 
     def __init__(self, kind: Kind, name: str) -> None:
         self.message = f"there is no {kind.removesuffix('s')} {name!r}"
-        self.remedy = nearest(name, names(kind))
+        self.remedy = did_you_mean(name, names(kind))
         super().__init__(f"{self.message}; {self.remedy}")
 
 
@@ -122,4 +122,4 @@ def check(target: Callable[..., Any], values: Mapping[str, Any], owner: str) -> 
     try:
         return model.model_validate_json(json.dumps(values), strict=True).model_dump(mode="json")
     except ValidationError as error:
-        raise explained(error, model, values, f"a knob of {owner}") from None
+        raise translated(error, model, values, f"a knob of {owner}") from None

@@ -1,7 +1,6 @@
-"""What is wrong with a spec: findings while it is checked, problems with their place for the user.
+"""Mistakes in a spec: findings by key while it is checked, then problems with file and line for the user.
 
-pydantic collects the findings: a validator raises `refusal(...)` with as many as it has, and pydantic puts them under
-the key that it was checking.
+A pydantic validator raises `validation_error(...)` with all its findings; pydantic adds the key that it was checking.
 """
 
 import difflib
@@ -29,21 +28,21 @@ _EXAMPLES = {
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong: the path of its key, the value there, what is wrong and what to do."""
+    """One mistake: the path of its key, the value there, what is wrong with it and the remedy."""
 
     loc: Loc
     value: Any
     message: str
     remedy: str
 
-    def under(self, *loc: str | int) -> "Finding":
-        """The same finding, seen from further out."""
+    def nested_in(self, *loc: str | int) -> "Finding":
+        """The same finding, its key prefixed with the path of the section around it."""
         return self._replace(loc=(*loc, *self.loc))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding with its place. `line` counts from 1 and is None where there is no file, as for `--set`."""
+    """A finding with its place in a file. `line` counts from 1; None where there are no lines, as in `--set`."""
 
     file: str
     line: int | None
@@ -60,15 +59,15 @@ class Problem:
 
 
 class SpecError(ValueError):
-    """A spec that cannot be used. Its text is one line a problem."""
+    """An invalid spec. The message has one line for each problem."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
 
 
-def nearest(word: str, options: Iterable[str], otherwise: str | None = None) -> str:
-    """`did you mean 'epochs'?`; where none is near, `otherwise` or the list of all options."""
+def did_you_mean(word: str, options: Iterable[str], otherwise: str | None = None) -> str:
+    """`did you mean 'epochs'?`, or `otherwise` if no option is similar; without it, the list of all options."""
     options = sorted(options)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
@@ -78,71 +77,73 @@ def nearest(word: str, options: Iterable[str], otherwise: str | None = None) -> 
     return f"use one of {', '.join(options)}" if options else "there are none, leave it out"
 
 
-def refusal(findings: Iterable[Finding]) -> ValidationError:
-    """An error for pydantic that carries these findings."""
+def validation_error(*findings: Finding) -> ValidationError:
+    """An error with these findings, for a pydantic validator to raise."""
     return ValidationError.from_exception_data("spec", [_details(finding) for finding in findings])
 
 
 def findings_of(error: ValidationError) -> list[Finding]:
-    """The findings of an error that `refusal` or `explained` made."""
+    """The findings of an error made by `validation_error` or `translated`."""
     return [
         Finding(each["loc"], each["input"], each["ctx"]["message"], each["ctx"]["remedy"])
         for each in error.errors(include_url=False)
     ]
 
 
-class Collector:
-    """Runs checks and keeps what they find, so that one mistake does not hide the next."""
+class ErrorCollector:
+    """Runs checks and collects their findings, so that one mistake does not hide the next."""
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
 
     def run(self, loc: Loc, check: Callable[..., T], *args: Any) -> T | None:
-        """The check's result; or None, and its findings are kept under `loc`, one a key."""
+        """Return the check's result, or None if it fails; keep the first finding of each key, prefixed with `loc`."""
         try:
             return check(*args)
         except ValidationError as error:
-            known = {found.loc for found in self.findings}
-            below = [found.under(*loc) for found in findings_of(error)]
-            self.findings += [found for found in below if found.loc not in known]
+            known = {finding.loc for finding in self.findings}
+            nested = [finding.nested_in(*loc) for finding in findings_of(error)]
+            self.findings += [finding for finding in nested if finding.loc not in known]
             return None
 
     def add(self, loc: Loc, value: Any, message: str, remedy: str) -> None:
-        """Keep one finding."""
+        """Add a finding."""
         self.findings.append(Finding(loc, value, message, remedy))
 
-    def done(self) -> None:
-        """Raise everything that was found, if anything was."""
+    def raise_if_any(self) -> None:
+        """Raise a ValidationError with all findings, if there are any."""
         if self.findings:
-            raise refusal(self.findings)
+            raise validation_error(*self.findings)
 
 
 def spec_error(error: ValidationError, place: Callable[[Loc], tuple[str, int | None]]) -> SpecError:
-    """The same findings as problems; `place` gives a key's file and line."""
-    return SpecError([Problem(*place(found.loc), key_text(found.loc), *found[1:]) for found in findings_of(error)])
+    """The error's findings as problems; `place` returns the file and line of a key."""
+    return SpecError(
+        [Problem(*place(finding.loc), key_text(finding.loc), *finding[1:]) for finding in findings_of(error)]
+    )
 
 
 def key_text(loc: Loc) -> str:
-    """`search.space.views.flip[2]`"""
+    """A key as text: `search.space.views.flip[2]`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def explained(error: ValidationError, model: type[BaseModel], values: Any, owner: str) -> ValidationError:
-    """pydantic's own errors about `values` as findings; a union's errors about one key become one.
+def translated(error: ValidationError, model: type[BaseModel], values: Any, owner: str) -> ValidationError:
+    """pydantic's own errors about `values` as findings in our words; a union's errors about one key become one.
 
-    `owner` ends the sentence "... is not ...": "a knob of simclr".
+    `owner` completes the message "is not ...": `a knob of simclr`.
     """
     merged: dict[Loc, Finding] = {}
     for each in error.errors(include_url=False):
-        found = _as_finding(each, model, values, owner)
-        if found.loc in merged and each["type"] == "tuple_type":
-            continue  # "a number or a list": who wrote no list meant the number
-        if found.loc in merged and found.message not in merged[found.loc].message:
-            found = found._replace(message=f"{merged[found.loc].message} or {found.message}")
-        merged[found.loc] = found
-    # of a list's elements and "must be a number" the elements are what is wrong
+        finding = _as_finding(each, model, values, owner)
+        if finding.loc in merged and each["type"] == "tuple_type":
+            continue  # a number or a list is allowed: a value that is not a list was meant as the number
+        if finding.loc in merged and finding.message not in merged[finding.loc].message:
+            finding = finding._replace(message=f"{merged[finding.loc].message} or {finding.message}")
+        merged[finding.loc] = finding
+    # a list with a wrong element is reported for the element, not for being a list where a number is allowed
     outer = {loc[:depth] for loc in merged for depth in range(1, len(loc))}
-    return refusal(found for loc, found in merged.items() if loc not in outer)
+    return validation_error(*(finding for loc, finding in merged.items() if loc not in outer))
 
 
 def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: str) -> Finding:
@@ -155,7 +156,7 @@ def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: 
         return Finding(loc, None, f"is required{_because(field)}", f"add `{loc[-1]}: ...`")
     if kind == "extra_forbidden":
         options = [info.alias or name for name, info in model.model_fields.items()]
-        return Finding(loc, value, f"is not {owner}", nearest(str(loc[-1]), options))
+        return Finding(loc, value, f"is not {owner}", did_you_mean(str(loc[-1]), options))
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return Finding(loc, value, "must be a mapping", "write `key: value` lines, indented under it")
     message = (
@@ -165,7 +166,7 @@ def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: 
 
 
 def _existing(loc: Loc, values: Any) -> Loc:
-    # pydantic's loc also names the members of unions, which are no keys of the file
+    """The part of a pydantic location that exists in the values: pydantic also names the members of a union."""
     path: Loc = ()
     for part in loc:
         if isinstance(values, list) and isinstance(part, str):
@@ -185,7 +186,7 @@ def _because(field: FieldInfo | None) -> str:
 def _remedy(each: ErrorDetails, field: FieldInfo | None, value: Any) -> str:
     if each["type"] == "literal_error" and isinstance(value, str):
         options = [part.strip("'") for part in each["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return nearest(value, options)
+        return did_you_mean(value, options)
     interval = _interval(field.metadata) if field is not None else ""
     if each["type"] == "string_pattern_mismatch":
         return "rename it"
@@ -198,7 +199,7 @@ def _remedy(each: ErrorDetails, field: FieldInfo | None, value: Any) -> str:
 
 
 def _interval(metadata: Sequence[Any]) -> str:
-    """`[0, 0.5)` of a field's bounds; empty where it has none."""
+    """A field's bounds as an interval: `[0, 0.5)`; empty if it has none."""
     bounds = {
         name: getattr(each, name) for each in metadata for name in ("ge", "gt", "le", "lt") if hasattr(each, name)
     }

@@ -4,31 +4,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.problems import Collector, Finding, Loc, nearest, refusal
+from ssl_sweep.knobs.problems import ErrorCollector, Finding, Loc, did_you_mean, validation_error
 from ssl_sweep.spec.domains import Branch, Branches, Choices, Range
 from ssl_sweep.spec.sections import NAMED, Base, check_named, named_part
 from ssl_sweep.spec.values import read_values
 
 
 def read_branches(section: str, entry: Any, base: Base) -> Branches:
-    """The section's choices, each with its knobs checked. Raises a refusal.
+    """The section's choices, each with its knobs checked. Raises ValidationError.
 
     One that the file's own section names starts from the values there, any other from its defaults.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("choices"), list) or not entry["choices"]:
         written = "write `{choices: [NAME, {name: NAME, knob: [0.1, 0.2]}]}`"
-        raise refusal([Finding((), entry, f"must have the choices of {section!r}", written)])
-    found = Collector()
+        raise validation_error(Finding((), entry, f"must have the choices of {section!r}", written))
+    errors = ErrorCollector()
     for key in entry.keys() - {"choices"}:
-        found.add((key,), entry[key], "is not a key of a searched section", nearest(key, ["choices"]))
+        errors.add((key,), entry[key], "is not a key of a searched section", did_you_mean(key, ["choices"]))
     branches: list[Branch] = []
     for index, choice in enumerate(entry["choices"]):
-        branch = found.run(("choices", index), _branch, section, choice, base)
+        branch = errors.run(("choices", index), _branch, section, choice, base)
         if branch is not None and branch.name in (each.name for each in branches):
             remedy = "give its knobs lists of choices, or compare settings by name in `search.cases`"
-            found.add(("choices", index), branch.name, "is there twice", remedy)
+            errors.add(("choices", index), branch.name, "is there twice", remedy)
         branches += [branch] if branch is not None else []
-    found.done()
+    errors.raise_if_any()
     return Branches(choices=tuple(branches))
 
 
@@ -52,17 +52,17 @@ def _branch(section: str, choice: Any, base: Base) -> Branch:
     name = check_named(NAMED[section], {"name": fixed.get("name")})["name"]
     own = base.parts.get(section)
     start = dict(own.values) if own is not None and own.owner == name else {}
-    found = Collector()
+    errors = ErrorCollector()
     options = knobs.knobs_of(knobs.load(NAMED[section], name)).model_fields.keys()
     for knob in written.keys() - {"name"} - options:
-        found.add((knob,), written[knob], f"is not a knob of {name}", nearest(knob, options))
-    found.done()
-    settings = found.run((), check_named, NAMED[section], {**start, **fixed})
-    found.done()
+        errors.add((knob,), written[knob], f"is not a knob of {name}", did_you_mean(knob, options))
+    errors.raise_if_any()
+    settings = errors.run((), check_named, NAMED[section], {**start, **fixed})
+    errors.raise_if_any()
     assert settings is not None  # noqa: S101 - it is None only where something was found
     part = named_part(NAMED[section], settings)
-    read = {knob: found.run((knob,), read_values, values, part, knob) for knob, values in searched.items()}
-    found.done()
+    read = {knob: errors.run((knob,), read_values, values, part, knob) for knob, values in searched.items()}
+    errors.raise_if_any()
     space: dict[str, Choices | Range] = {knob: values for knob, values in read.items() if values is not None}
     single = {knob: values.listed()[0] for knob, values in space.items() if len(values.listed()) == 1}
     several = {knob: values for knob, values in space.items() if knob not in single}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text, nearest
+from ssl_sweep.knobs.problems import Loc, Problem, SpecError, did_you_mean, key_text
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000  # after aliases are expanded: a few lines of YAML can stand for a billion values
@@ -48,7 +48,7 @@ def file_text(path: Path) -> str:
         content = path.read_bytes()
     except FileNotFoundError:
         others = [str(other) for other in path.parent.glob("*.y*ml")]
-        remedy = nearest(str(path), others, "check the path")
+        remedy = did_you_mean(str(path), others, "check the path")
         raise _file_error(path, "there is no such file", remedy) from None
     except OSError as error:
         raise _file_error(path, f"cannot be read: {error.strerror}", "name a YAML file that you may read") from None

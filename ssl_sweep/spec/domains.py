@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_serializer, model_validator
 
-from ssl_sweep.knobs.problems import Finding, refusal
+from ssl_sweep.knobs.problems import Finding, validation_error
 from ssl_sweep.spec.section import Section
 
 MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
@@ -52,7 +52,7 @@ class Range(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if found := list(self._findings()):
-            raise refusal(found)
+            raise validation_error(*found)
         return self
 
     def _findings(self) -> Iterator[Finding]:

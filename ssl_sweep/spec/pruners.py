@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.problems import Finding, nearest, refusal
+from ssl_sweep.knobs.problems import Finding, did_you_mean, validation_error
 from ssl_sweep.spec.section import Section
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
@@ -55,23 +55,26 @@ PRUNERS: dict[str, type[Pruner]] = {"median": Median, "asha": Halving, "hyperban
 
 
 def read_pruner(value: Any) -> Any:
-    """`asha`, or `{name: asha, min_epochs: 3}`, as its section; `none` as it is. Raises a refusal."""
+    """`asha`, or `{name: asha, min_epochs: 3}`, as its section; `none` as it is. Raises ValidationError."""
     if value == NONE or isinstance(value, Section):
         return value
     settings = {"name": value} if isinstance(value, str) else value
     if not isinstance(settings, dict) or settings.get("name") not in PRUNERS:
         options = [NONE, *PRUNERS]
         given = settings.get("name") if isinstance(settings, dict) else None
-        remedy = nearest(given, options) if isinstance(given, str) and given != NONE else ""
+        remedy = did_you_mean(given, options) if isinstance(given, str) and given != NONE else ""
         written = f"write one of {', '.join(options)}, or {{name: ..., settings}}"
-        raise refusal([Finding((), value, "names no pruner", remedy or written)])
+        raise validation_error(Finding((), value, "names no pruner", remedy or written))
     return PRUNERS[settings["name"]].model_validate(settings)
 
 
 def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str, Mapping[str, Any]]) -> Any:
     """The metric that an epoch pruner judges by, with its direction: the objective where that is known in time.
 
-    raw: the `search` section as it is in the file. evaluate: the evaluations with their settings. Raises a refusal.
+    raw: the `search` section as it is in the file. evaluate: the evaluations with their settings.
+
+    Raises:
+        ValidationError: it names no metric that is reported while a trial trains.
     """
     given, pruner = raw.get("prune_on", ""), raw.get("pruner", NONE)
     name = pruner.get("name") if isinstance(pruner, dict) else pruner
@@ -80,7 +83,7 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
     if name not in BY_EPOCH:
         if given.strip():
             message = f"is what an epoch pruner judges by, and the pruner is {name}"
-            raise refusal([Finding((), given, message, f"leave it out, or use one of {', '.join(BY_EPOCH)}")])
+            raise validation_error(Finding((), given, message, f"leave it out, or use one of {', '.join(BY_EPOCH)}"))
         return ""
     known = [metric for stage, settings in evaluate.items() for metric in _by_epoch(stage, settings)]
     if not given.strip():
@@ -89,9 +92,13 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
     words = given.split()
     options = ["pretrain/loss", *(f"pretrain/{metric}" for metric in HEALTH_METRICS), *known]
     if len(words) != 2 or words[0] not in ("maximize", "minimize"):
-        raise refusal([Finding((), given, "must be `maximize METRIC` or `minimize METRIC`", f"write `{PRUNE_ON}`")])
+        raise validation_error(
+            Finding((), given, "must be `maximize METRIC` or `minimize METRIC`", f"write `{PRUNE_ON}`")
+        )
     if words[1] not in options:
-        raise refusal([Finding((), given, "is not reported while a trial trains", nearest(words[1], options))])
+        raise validation_error(
+            Finding((), given, "is not reported while a trial trains", did_you_mean(words[1], options))
+        )
     return " ".join(words)
 
 

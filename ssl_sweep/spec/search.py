@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from ssl_sweep.knobs.problems import Collector, Finding, refusal
+from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.domains import Branches, Choices, Range
 from ssl_sweep.spec.pruners import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
 from ssl_sweep.spec.section import Section
@@ -22,8 +22,8 @@ def _seed_list(value: Any) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     if not 1 <= value <= MAX_SEEDS:
-        raise refusal(
-            [Finding((), value, "is no number of seeds", f"use a whole number in [1, {MAX_SEEDS}], or a list")]
+        raise validation_error(
+            Finding((), value, "is no number of seeds", f"use a whole number in [1, {MAX_SEEDS}], or a list")
         )
     return list(range(value))
 
@@ -33,9 +33,9 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(seeds) > MAX_SEEDS:
-        raise refusal([Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}")])
+        raise validation_error(Finding((), len(seeds), "are too many seeds", f"name at most {MAX_SEEDS}"))
     if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
-        raise refusal([Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once")])
+        raise validation_error(Finding((), list(seeds), f"has {twice[0]} twice", "name each seed once"))
     return seeds
 
 
@@ -199,7 +199,7 @@ class Search(Section):
         if earlier and sampler is not None and sampler not in LEARNING:
             message = f"has no effect, as sampler {sampler!r} does not learn"
             remedy = f"leave it out, or use one of {', '.join(LEARNING)}"
-            raise refusal([Finding((), list(earlier), message, remedy)])
+            raise validation_error(Finding((), list(earlier), message, remedy))
         return earlier
 
     @field_validator("seeds")
@@ -213,9 +213,9 @@ class Search(Section):
         """A number of seeds as the list that follows the search's own, which may be in error."""
         if not isinstance(confirm, dict):
             return confirm
-        found, given = Collector(), confirm.get("seeds", CONFIRM_SEEDS)
-        listed = found.run(("seeds",), _seed_list, given)
-        found.done()
+        errors, given = ErrorCollector(), confirm.get("seeds", CONFIRM_SEEDS)
+        listed = errors.run(("seeds",), _seed_list, given)
+        errors.raise_if_any()
         if listed is not None and listed is not given:
             first = max(info.data.get("seeds", (0,))) + 1
             listed = [first + seed for seed in listed]
@@ -226,5 +226,7 @@ class Search(Section):
     def _fresh(cls, confirm: Confirm | None, info: ValidationInfo) -> Confirm | None:
         if confirm is not None and (used := sorted(set(confirm.seeds) & set(info.data.get("seeds", ())))):
             message = f"are to be fresh, and the search has used {', '.join(map(str, used))}"
-            raise refusal([Finding(("seeds",), list(confirm.seeds), message, "use a number of seeds, or other ones")])
+            raise validation_error(
+                Finding(("seeds",), list(confirm.seeds), message, "use a number of seeds, or other ones")
+            )
         return confirm

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.knobs.problems import Finding, explained, refusal
+from ssl_sweep.knobs.problems import Finding, translated, validation_error
 from ssl_sweep.storage.urls import redacted
 
 
@@ -32,7 +32,7 @@ class Section(BaseModel):
         try:
             return handler({} if value is None else value)
         except ValidationError as error:
-            raise explained(error, cls, value, f"a key of {cls.called}") from None
+            raise translated(error, cls, value, f"a key of {cls.called}") from None
 
 
 class Resources(Section):
@@ -61,10 +61,12 @@ class Resources(Section):
         if gpus == int(gpus):
             return gpus
         if gpus > 1:
-            raise refusal([Finding((), gpus, "must be a whole number above 1", f"use {int(gpus)} or {int(gpus) + 1}")])
+            raise validation_error(
+                Finding((), gpus, "must be a whole number above 1", f"use {int(gpus)} or {int(gpus) + 1}")
+            )
         if info.data.get("workers", 1) > 1:
             message = "must be a whole number with several workers (NCCL refuses two ranks on one device)"
-            raise refusal([Finding((), gpus, message, "use `gpus: 1`, or `workers: 1`")])
+            raise validation_error(Finding((), gpus, message, "use `gpus: 1`, or `workers: 1`"))
         return gpus
 
 
@@ -87,5 +89,7 @@ class Tracking(Section):
         """The spec is stored with the sweep and shown in MLflow, where a password must not be read."""
         if uri is not None and redacted(uri) != uri:
             remedy = "put it into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            raise refusal([Finding((), redacted(uri), "has a password in it, and specs are shown in MLflow", remedy)])
+            raise validation_error(
+                Finding((), redacted(uri), "has a password in it, and specs are shown in MLflow", remedy)
+            )
         return uri

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.problems import Collector, Finding, findings_of, nearest, refusal
+from ssl_sweep.knobs.problems import ErrorCollector, Finding, did_you_mean, findings_of, validation_error
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.training.health import Health
 from ssl_sweep.training.optimizers import Recipe
@@ -38,13 +38,13 @@ class Part(NamedTuple):
     owner: str
 
     def typed(self, knob: str, value: Any) -> Any:
-        """The value as the knob's type reads it: 0 is 0.0 where the knob is a float. Raises a refusal."""
+        """The value as the knob's type reads it: 0 is 0.0 where the knob is a float. Raises ValidationError."""
         try:
             return knobs.check(self.target, {**self.values, knob: value}, self.owner)[knob]
         except ValidationError as error:
             findings = [found._replace(loc=found.loc[1:]) for found in findings_of(error) if found.loc[0] == knob]
             if findings:
-                raise refusal(findings) from None
+                raise validation_error(*findings) from None
             return value  # only the section's own values are wrong, which is said of them
 
 
@@ -61,7 +61,7 @@ class Base(NamedTuple):
         return Base({**self.parts, **parts}, (self.broken - parts.keys()) | broken)
 
     def locate(self, path: str, value: Any) -> tuple[Part, str] | None:
-        """A knob's part and name; None where its section is in error. Raises a refusal where there is no such knob."""
+        """A knob's part and name; None if its section is invalid. Raises ValidationError if there is no such knob."""
         section, _, knob = path.rpartition(".")
         head = path.partition(".")[0]
         if head in self.broken:
@@ -70,11 +70,11 @@ class Base(NamedTuple):
         if part is not None and knob in knobs.knobs_of(part.target).model_fields:
             return part, knob
         if head in _REFUSED:
-            raise refusal([Finding((), value, *_REFUSED[head])])
+            raise validation_error(Finding((), value, *_REFUSED[head]))
         if part is not None:
             options = [f"{section}.{name}" for name in knobs.knobs_of(part.target).model_fields]
-            raise refusal([Finding((), value, f"is not a knob of {part.owner}", nearest(path, options))])
-        raise refusal([Finding((), value, "is not a knob of this spec", self._nearest(path))])
+            raise validation_error(Finding((), value, f"is not a knob of {part.owner}", did_you_mean(path, options)))
+        raise validation_error(Finding((), value, "is not a knob of this spec", self._nearest(path)))
 
     def _nearest(self, path: str) -> str:
         paths = [
@@ -82,11 +82,11 @@ class Base(NamedTuple):
         ]
         same_end = [each for each in paths if each.endswith(f".{path}")]
         otherwise = "write views.X, method.X, encoder.X, pretrain.X, or evaluate.NAME.X with an evaluation of this spec"
-        return f"did you mean {same_end[0]!r}?" if same_end else nearest(path, paths, otherwise)
+        return f"did you mean {same_end[0]!r}?" if same_end else did_you_mean(path, paths, otherwise)
 
 
 def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
-    """`moco`, or `{name: moco, temperature: 0.2}`, as a dict with the name and every knob. Raises a refusal."""
+    """`moco`, or `{name: moco, temperature: 0.2}`, as a dict with the name and every knob. Raises ValidationError."""
     if isinstance(value, str):
         value = {"name": value}
         loc: tuple[str, ...] = ()
@@ -94,15 +94,15 @@ def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
         loc = ("name",)
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         message = f"must name one of the {kind}"
-        raise refusal(
-            [Finding((), value, message, f"write one of {', '.join(knobs.names(kind))}, or {{name: ..., knobs}}")]
+        raise validation_error(
+            Finding((), value, message, f"write one of {', '.join(knobs.names(kind))}, or {{name: ..., knobs}}")
         )
     settings = dict(value)
     name = settings.pop("name")
     try:
         target = knobs.load(kind, name)
     except knobs.UnknownNameError as error:
-        raise refusal([Finding(loc, name, error.message, error.remedy)]) from None
+        raise validation_error(Finding(loc, name, error.message, error.remedy)) from None
     return {"name": name, **knobs.check(target, settings, name)}
 
 
@@ -113,17 +113,17 @@ def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
 
 
 def check_fixed(section: str, value: Any) -> Settings:
-    """Every knob of `data`, `views`, `pretrain` or `health`; nothing at all means the defaults. Raises a refusal."""
+    """Every knob of `data`, `views`, `pretrain` or `health`; None means the defaults. Raises ValidationError."""
     return knobs.check(FIXED[section], {} if value is None else value, section)
 
 
 def check_evaluations(value: Any) -> Any:
-    """Every knob of every evaluation; a value of the wrong structure is left for pydantic. Raises a refusal."""
+    """Every knob of every evaluation; a value of the wrong structure is left for pydantic. Raises ValidationError."""
     if not isinstance(value, dict):
         return value
-    found = Collector()
-    checked = {name: found.run((name,), _check_evaluation, name, settings) for name, settings in value.items()}
-    found.done()
+    errors = ErrorCollector()
+    checked = {name: errors.run((name,), _check_evaluation, name, settings) for name, settings in value.items()}
+    errors.raise_if_any()
     return checked
 
 
@@ -131,7 +131,7 @@ def _check_evaluation(name: str, settings: Any) -> Settings:
     try:
         target = knobs.load("evaluations", name)
     except knobs.UnknownNameError as error:
-        raise refusal([Finding((), settings, error.message, error.remedy)]) from None
+        raise validation_error(Finding((), settings, error.message, error.remedy)) from None
     return knobs.check(target, {} if settings is None else settings, name)
 
 
@@ -141,7 +141,7 @@ def metric_remedy(metric: str, options: Sequence[str]) -> str:
     measured = {option.partition("/")[0] for option in options}
     if evaluation in knobs.names("evaluations") and evaluation not in measured:
         return f"add `{evaluation}:` to evaluate, or use one of {', '.join(options)}"
-    return nearest(metric, options)
+    return did_you_mean(metric, options)
 
 
 def base_of(sections: Mapping[str, Any]) -> Base:
@@ -161,17 +161,17 @@ def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Se
         choice: what it has of the search.
         sections: of `CONSTRUCTED`.
 
-    Raises a refusal at the section's key, with the choice as its value.
+    Raises ValidationError at the section's key, with the choice as its value.
     """
     made: dict[str, Callable[[], Any]] = {
         "views": lambda: Augment(config["data"]["image_size"], **config["views"]),
         "pretrain": lambda: Recipe(**config["pretrain"]),
         "encoder": lambda: _check_fit(config["encoder"]["name"], config["method"]["name"]),
     }
-    found = Collector()
+    errors = ErrorCollector()
     for section in sections:
-        found.run((section,), _build, made[section], choice)
-    found.done()
+        errors.run((section,), _build, made[section], choice)
+    errors.raise_if_any()
 
 
 def _check_fit(encoder: str, method: str) -> None:
@@ -200,4 +200,4 @@ def _build(make: Callable[[], Any], choice: Mapping[str, Any]) -> None:
         message = (
             error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else error
         )
-        raise refusal([Finding((), dict(choice) or None, str(message), "")]) from None
+        raise validation_error(Finding((), dict(choice) or None, str(message), "")) from None

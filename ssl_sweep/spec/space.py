@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ssl_sweep.knobs.objective import COST, COSTS
-from ssl_sweep.knobs.problems import Collector, Finding, refusal
+from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.branches import listed_entries, read_branches
 from ssl_sweep.spec.domains import Branches, Choices, Range
 from ssl_sweep.spec.pruners import NONE, PRUNE_ON, read_prune_on
@@ -13,8 +13,10 @@ from ssl_sweep.spec.sections import NAMED, Base, check_named, metric_remedy
 from ssl_sweep.spec.values import read_values
 
 
-def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, found: Collector) -> dict[str, Any]:
-    """The section with every value as its knob reads it; what is wrong goes to `found`.
+def read_search(
+    raw: Mapping[str, Any], base: Base, metrics: list[str] | None, errors: ErrorCollector
+) -> dict[str, Any]:
+    """The section with every value as its knob reads it; what is wrong goes to `errors`.
 
     What has the wrong structure is left as it is, for `Search` to refuse. `metrics` are those of the spec's evaluations
     in their order, None where these are in error.
@@ -24,37 +26,37 @@ def read_search(raw: Mapping[str, Any], base: Base, metrics: list[str] | None, f
     sound: dict[str, Any] = {}  # what the file says of the knobs that are searched without a mistake
     if isinstance(space, dict):
         readers = {path: read_branches if path in NAMED else _entry for path in space}
-        entries = {path: found.run(("space", path), readers[path], path, space[path], base) for path in space}
+        entries = {path: errors.run(("space", path), readers[path], path, space[path], base) for path in space}
         read["space"] = {path: entry for path, entry in entries.items() if entry is not None}
         sound = {path: space[path] for path in read["space"]}
-        _check_branches(raw, read["space"], found)
+        _check_branches(raw, read["space"], errors)
     if isinstance(cases, dict):
-        read["cases"] = {name: _case(name, settings, sound, base, found) for name, settings in cases.items()}
+        read["cases"] = {name: _case(name, settings, sound, base, errors) for name, settings in cases.items()}
     if metrics and isinstance(objective, str | list | tuple):
         several = not isinstance(objective, str)
-        objectives = found.run(("objective",), _objectives if several else _objective, objective, metrics)
+        objectives = errors.run(("objective",), _objectives if several else _objective, objective, metrics)
         read["objective"] = objectives or ("" if several else objective)
         objective = objectives[0] if several and objectives else objectives
         evaluate = {path.removeprefix("evaluate."): part.values for path, part in base.parts.items() if "." in path}
-        read["prune_on"] = found.run(("prune_on",), read_prune_on, raw, objective or PRUNE_ON, evaluate) or ""
-    _check_sampler(raw, found)
+        read["prune_on"] = errors.run(("prune_on",), read_prune_on, raw, objective or PRUNE_ON, evaluate) or ""
+    _check_sampler(raw, errors)
     return read
 
 
-def _check_branches(raw: Mapping[str, Any], space: Mapping[str, Any], found: Collector) -> None:
+def _check_branches(raw: Mapping[str, Any], space: Mapping[str, Any], errors: ErrorCollector) -> None:
     """What does not go with a section of which there are several."""
     cases = raw.get("cases")
     for section in (path for path, entry in space.items() if isinstance(entry, Branches)):
         for path in (each for each in space if each.startswith(f"{section}.")):
             message = f"is a knob of a section that is searched itself, as {section!r} is"
-            found.add(("space", path), None, message, f"move it into the choices of {section!r} that have it")
+            errors.add(("space", path), None, message, f"move it into the choices of {section!r} that have it")
         for name, case in cases.items() if isinstance(cases, dict) else ():
             for path in (each for each in case or () if each.partition(".")[0] == section):
                 message = f"is set by a case, and {section!r} is searched by `search.space` too"
-                found.add(("cases", name, path), case[path], message, "take it out of one of them")
+                errors.add(("cases", name, path), case[path], message, "take it out of one of them")
         if raw.get("sampler", "grid") not in CONDITIONAL and raw.get("sampler") in get_args(Sampler):
             message = f"draws every choice from the same knobs, and {section!r} has choices with knobs of their own"
-            found.add(("sampler",), raw["sampler"], message, f"use one of {', '.join(CONDITIONAL)}")
+            errors.add(("sampler",), raw["sampler"], message, f"use one of {', '.join(CONDITIONAL)}")
 
 
 def _entry(path: str, entry: Any, base: Base) -> Choices | Range | None:
@@ -62,27 +64,27 @@ def _entry(path: str, entry: Any, base: Base) -> Choices | Range | None:
     return None if located is None else read_values(entry, *located)
 
 
-def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, found: Collector) -> dict[str, Any]:
+def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, errors: ErrorCollector) -> dict[str, Any]:
     """One case: a replaced encoder or method first, then its knobs, which may be those of the replaced one."""
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        found.add(("cases", name), settings, "must be a mapping", "write `{knob path: value}`")
+        errors.add(("cases", name), settings, "must be a mapping", "write `{knob path: value}`")
         return {}
     loc = ("cases", name)
-    named = {key: found.run((*loc, key), check_named, NAMED[key], settings[key]) for key in NAMED if key in settings}
+    named = {key: errors.run((*loc, key), check_named, NAMED[key], settings[key]) for key in NAMED if key in settings}
     own = base.replaced(named)
     read: dict[str, Any] = {key: values for key, values in named.items() if values is not None}
     for path in settings.keys() - named.keys():
         if path in space:
-            found.add((*loc, path), settings[path], "is searched by `search.space` too", "take it out of one of them")
+            errors.add((*loc, path), settings[path], "is searched by `search.space` too", "take it out of one of them")
     for path in (path for path in settings if path not in named):
-        read[path] = found.run((*loc, path), _setting, path, settings[path], own)
+        read[path] = errors.run((*loc, path), _setting, path, settings[path], own)
     for path, entry in space.items():
         section = path.partition(".")[0]
-        if section != path and section in read and Collector().run((), _entry, path, entry, own) is None:
+        if section != path and section in read and ErrorCollector().run((), _entry, path, entry, own) is None:
             message = f"does not take what `search.space` gives {path!r}"
-            found.add((*loc, section), settings[section], message, "move that knob into the cases that take it")
+            errors.add((*loc, section), settings[section], message, "move that knob into the cases that take it")
     return read
 
 
@@ -92,13 +94,13 @@ def _setting(path: str, value: Any, base: Base) -> Any:
 
 
 def _objectives(texts: Sequence[Any], metrics: list[str]) -> list[str]:
-    found, remedy = Collector(), f"write `[maximize {metrics[0]}, minimize {COSTS[0]}]`"
+    errors, remedy = ErrorCollector(), f"write `[maximize {metrics[0]}, minimize {COSTS[0]}]`"
     if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise refusal([Finding((), list(texts), "must be one objective or two", remedy)])
-    read = [found.run((index,), _objective, text, metrics) or "" for index, text in enumerate(texts)]
-    found.done()
+        raise validation_error(Finding((), list(texts), "must be one objective or two", remedy))
+    read = [errors.run((index,), _objective, text, metrics) or "" for index, text in enumerate(texts)]
+    errors.raise_if_any()
     if read[0].split()[1] == read[1].split()[1]:
-        raise refusal([Finding((1,), texts[1], "is the first objective's metric again", remedy)])
+        raise validation_error(Finding((1,), texts[1], "is the first objective's metric again", remedy))
     return read
 
 
@@ -107,24 +109,26 @@ def _objective(text: str, metrics: list[str]) -> str:
         first = metrics[0].partition("/")[0]
         if f"{first}/top1_val" not in metrics:
             message = f"is required, as {first} has no top1_val"
-            raise refusal([Finding((), None, message, f"choose from {', '.join(metrics)}")])
+            raise validation_error(Finding((), None, message, f"choose from {', '.join(metrics)}"))
         return f"maximize {first}/top1_val"
     words = text.split()
     if len(words) != 2 or words[0] not in ("maximize", "minimize"):
         message = "must be `maximize METRIC` or `minimize METRIC`"
-        raise refusal([Finding((), text, message, f"write `maximize {metrics[0]}`")])
+        raise validation_error(Finding((), text, message, f"write `maximize {metrics[0]}`"))
     metric = words[1]
     if metric.endswith("_test"):
         message = "would select on the test split, so that its scores in the table would be too good"
-        raise refusal([Finding((), text, message, f"use {metric.removesuffix('_test')}_val")])
+        raise validation_error(Finding((), text, message, f"use {metric.removesuffix('_test')}_val"))
     if metric not in (*metrics, *COSTS) and not metric.startswith("pretrain/"):
         validated = [each for each in metrics if not each.endswith("_test")]
         validated += COSTS if metric.startswith(COST) else []
-        raise refusal([Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))])
+        raise validation_error(
+            Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))
+        )
     return " ".join(words)
 
 
-def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
+def _check_sampler(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
     sampler, space = raw.get("sampler", "grid"), raw.get("space", {})
     if sampler == "grid":
         for path, entry in space.items() if isinstance(space, dict) else ():
@@ -133,38 +137,40 @@ def _check_sampler(raw: Mapping[str, Any], found: Collector) -> None:
                     continue
                 remedy = "list the values, or use `sampler: random` with `trials: N`"
                 remedy = remedy if each.get("log") else f"add `step:`, {remedy}"
-                found.add(("space", *place), each, "is a range without a step, which a grid cannot list", remedy)
+                errors.add(("space", *place), each, "is a range without a step, which a grid cannot list", remedy)
     elif sampler in get_args(Sampler):
         if raw.get("trials") is None:
             message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once a seed"
-            found.add(("trials",), None, message, "add `trials: 20`, say")
+            errors.add(("trials",), None, message, "add `trials: 20`, say")
         if not space and not raw.get("cases"):
-            found.add(("space",), None, f"is empty: sampler {sampler!r} has nothing to search", "name a knob to search")
+            errors.add(
+                ("space",), None, f"is empty: sampler {sampler!r} has nothing to search", "name a knob to search"
+            )
     if sampler == "cmaes":
-        _check_ranges(raw, found)
+        _check_ranges(raw, errors)
     if not isinstance(raw.get("objective", ""), str):
-        _check_two_objectives(raw, found)
+        _check_two_objectives(raw, errors)
 
 
-def _check_two_objectives(raw: Mapping[str, Any], found: Collector) -> None:
+def _check_two_objectives(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
     """CMA-ES and Optuna's pruners follow one number."""
     if raw.get("sampler") == "cmaes":
-        found.add(
+        errors.add(
             ("sampler",), "cmaes", "follows one objective, not two", "use `sampler: nsga2`, or name one objective"
         )
     pruner = raw.get("pruner", NONE)
     if pruner != NONE:
         message = "judges by one objective, and a choice that loses in one may win in the other"
-        found.add(("pruner",), pruner, message, "use `pruner: none`, or name one objective")
+        errors.add(("pruner",), pruner, message, "use `pruner: none`, or name one objective")
 
 
-def _check_ranges(raw: Mapping[str, Any], found: Collector) -> None:
+def _check_ranges(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
     """CMA-ES moves a normal distribution: it has no use for values without an order."""
     space = raw.get("space")
     for path, entry in space.items() if isinstance(space, dict) else ():
         if isinstance(entry, list):
             message = "is a list of choices, and sampler 'cmaes' searches ranges only"
-            found.add(("space", path), entry, message, "write `{low: ..., high: ...}`, or use `sampler: tpe`")
+            errors.add(("space", path), entry, message, "write `{low: ..., high: ...}`, or use `sampler: tpe`")
     if cases := raw.get("cases"):
         message = "are choices, and sampler 'cmaes' searches ranges only"
-        found.add(("cases",), list(cases), message, "use `sampler: tpe`, or write one spec for each case")
+        errors.add(("cases",), list(cases), message, "use `sampler: tpe`, or write one spec for each case")

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.problems import Collector, Finding, SpecError, nearest, refusal, spec_error
+from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
 from ssl_sweep.spec.domains import Branch, Choices, Range
 from ssl_sweep.spec.pruning import pruning_findings
@@ -112,45 +112,45 @@ class SweepSpec(Section):
     @classmethod
     def _read_search(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Search) else raw
-        found = Collector()
-        read = read_search(raw, base_of(info.data), _metrics(info.data), found) if isinstance(raw, dict) else raw
-        search = found.run((), handler, read)
-        found.done()
+        errors = ErrorCollector()
+        read = read_search(raw, base_of(info.data), _metrics(info.data), errors) if isinstance(raw, dict) else raw
+        search = errors.run((), handler, read)
+        errors.raise_if_any()
         return search
 
     @field_validator("table", mode="wrap")
     @classmethod
     def _read_table(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
-        found, search = Collector(), info.data.get("search")
+        errors, search = ErrorCollector(), info.data.get("search")
         knobs_searched = searched(search) if search is not None else None
-        read = read_table(raw, knobs_searched, _metrics(info.data), info.data, found) if isinstance(raw, dict) else raw
-        table = found.run((), handler, read)
-        found.done()
+        read = read_table(raw, knobs_searched, _metrics(info.data), info.data, errors) if isinstance(raw, dict) else raw
+        table = errors.run((), handler, read)
+        errors.raise_if_any()
         return table
 
     @model_validator(mode="after")
     def _search_fits(self) -> Self:
         """What a search decides by is measured, and in time: of pretraining, its loss and what health measures."""
-        found = Collector()
+        errors = ErrorCollector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
         message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
         texts = [("objective", text) for text in self.search.objectives]
         for key, text in (*texts, ("prune_on", self.search.prune_on)):
             metric = text.partition(" ")[2]
             if metric.startswith("pretrain/") and metric not in measured:
-                found.add(("search", key), text, message, nearest(metric, measured))
+                errors.add(("search", key), text, message, did_you_mean(metric, measured))
         if self.name in self.search.earlier:
-            found.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
+            errors.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
         for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
-            found.findings.append(finding.under("search"))
-        found.done()
+            errors.findings.append(finding.nested_in("search"))
+        errors.raise_if_any()
         return self
 
     @model_validator(mode="after")
     def _batches_can_be_shared(self) -> Self:
         """Workers have equal shares of every batch."""
-        found, workers = Collector(), self.resources.workers
+        errors, workers = ErrorCollector(), self.resources.workers
         searched = self.search.space.get("pretrain.batch_size")
         loc: tuple[str, ...] = ("pretrain", "batch_size")
         sizes: Iterable[Any] = (self.pretrain["batch_size"],)
@@ -160,12 +160,12 @@ class SweepSpec(Section):
             if size % workers:
                 nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
                 message = f"cannot be shared evenly by {workers} workers (resources.workers)"
-                found.add(loc, size, message, f"use {nearest_sizes}")
+                errors.add(loc, size, message, f"use {nearest_sizes}")
         groups = self.method.get("bn_splits", 1) if self.method.get("key_batch_norm", "plain") != "plain" else 1
         if groups > 1 and groups % workers:
             message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
-            found.add(("method", "bn_splits"), groups, message, f"make it a multiple of {workers}")
-        found.done()
+            errors.add(("method", "bn_splits"), groups, message, f"make it a multiple of {workers}")
+        errors.raise_if_any()
         return self
 
     @model_validator(mode="after")
@@ -175,12 +175,14 @@ class SweepSpec(Section):
         size *= len(self.search.cases) or 1
         if self.search.sampler == "grid" and size > MAX_GRID:
             message = f"is a grid of {size:,} choices"
-            raise refusal([Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")])
-        found = Collector()
+            raise validation_error(
+                Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")
+            )
+        errors = ErrorCollector()
         for choice, shown, sections in to_construct(self.search):
             loc = ("search", "space") if choice else ()
-            found.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
-        found.done()
+            errors.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
+        errors.raise_if_any()
         return self
 
 
@@ -218,13 +220,13 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
         settings = {**spec.search.cases[settings.pop(CASE)], **settings}
     dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
     config = {**dumped, **{name: dict(settings.pop(name)) for name in NAMED if name in settings}}
-    base, found = base_of(config), Collector()
+    base, errors = base_of(config), ErrorCollector()
     for path, value in settings.items():
-        if (located := found.run((path,), base.locate, path, value)) is not None:
+        if (located := errors.run((path,), base.locate, path, value)) is not None:
             part, knob = located
-            _section(config, path)[knob] = found.run((path,), part.typed, knob, value)
-    if found.findings:
-        raise spec_error(refusal(found.findings), lambda _: (f"a choice of {spec.name}", None))
+            _section(config, path)[knob] = errors.run((path,), part.typed, knob, value)
+    if errors.findings:
+        raise spec_error(validation_error(*errors.findings), lambda _: (f"a choice of {spec.name}", None))
     data = {**spec.data, "root": str(spec.root)}
     return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ssl_sweep.knobs.objective import COSTS
-from ssl_sweep.knobs.problems import Collector, Loc, nearest
+from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
 from ssl_sweep.spec.domains import Choices, Range
 from ssl_sweep.spec.section import Section
 from ssl_sweep.spec.sections import NAMED, metric_remedy
@@ -74,9 +74,9 @@ def read_table(
     searched: Mapping[str, Choices | Range] | None,
     metrics: list[str] | None,
     sections: Mapping[str, Any],
-    found: Collector,
+    errors: ErrorCollector,
 ) -> dict[str, Any]:
-    """The section with what is derived filled in; what is wrong goes to `found`.
+    """The section with what is derived filled in; what is wrong goes to `errors`.
 
     What has the wrong structure is left as it is, for `Table` to refuse. `searched` and `metrics` are None where the
     spec's search or evaluations are in error; `sections` are those of the spec that are not.
@@ -88,29 +88,29 @@ def read_table(
         derived = ([metric for metric in metrics if metric.endswith("/top1_test")] or metrics) + costs
         options = [*metrics, *_other_metrics(metrics), *(COSTS if costs else ())]
         message = "is no metric of this spec's evaluations"
-        read["columns"] = _names("columns", raw, derived, options, message, found, metric_remedy)
+        read["columns"] = _names("columns", raw, derived, options, message, errors, metric_remedy)
     search = sections.get("search")
     if searched is None:
         return read
     recorded, message = _recorded(sections, searched), "is no parameter of this spec's trials"
     conditional = list(search.branch_knobs) if search is not None else []
     recorded += [path for path in conditional if path not in recorded]
-    read["rows"] = _names("rows", raw, [*searched, *conditional], recorded, message, found)
+    read["rows"] = _names("rows", raw, [*searched, *conditional], recorded, message, errors)
     labels = _labels(read["rows"], searched)
     if isinstance(raw.get("group_by"), dict):
-        read["group_by"] = _groups(raw["group_by"], labels, found)
+        read["group_by"] = _groups(raw["group_by"], labels, errors)
         groups: dict[Key, str] | None = {row_key(name): name for name in raw["group_by"]}
     else:
-        read["group_by"] = _names("group_by", raw, [], recorded, message, found)
+        read["group_by"] = _names("group_by", raw, [], recorded, message, errors)
         groups = _labels(read["group_by"], searched)
     labels = None if labels is None or groups is None else {**groups, **labels}
     if metrics is not None and isinstance(raw.get("published"), dict):
         read["published"] = {
-            column: _published(column, figures, read["columns"], labels, found)
+            column: _published(column, figures, read["columns"], labels, errors)
             for column, figures in raw["published"].items()
         }
     if isinstance(raw.get("baseline"), str | int | float):
-        read["baseline"] = _row(("baseline",), raw["baseline"], labels, found)
+        read["baseline"] = _row(("baseline",), raw["baseline"], labels, errors)
     return read
 
 
@@ -120,8 +120,8 @@ def _names(
     derived: list[str],
     options: list[str],
     message: str,
-    found: Collector,
-    remedy: Callable[[str, Sequence[str]], str] = nearest,
+    errors: ErrorCollector,
+    remedy: Callable[[str, Sequence[str]], str] = did_you_mean,
 ) -> Any:
     """The names under `key`, each one of the options; the derived ones where there are none."""
     given = raw.get(key) or derived
@@ -130,7 +130,7 @@ def _names(
         return names
     for index, name in enumerate(names):
         if isinstance(name, str) and name not in options:
-            found.add((key,) if isinstance(given, str) else (key, index), name, message, remedy(name, options))
+            errors.add((key,) if isinstance(given, str) else (key, index), name, message, remedy(name, options))
     return names
 
 
@@ -162,15 +162,15 @@ def _labels(rows: Any, searched: Mapping[str, Choices | Range]) -> dict[Key, str
     return {row_key(label): label for label in map(row_label, product(*values))}
 
 
-def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, found: Collector) -> str:
+def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector) -> str:
     """A row's label as the table writes it."""
     key = row_key(label)
     if labels is not None and key not in labels:
-        found.add(loc, label, "is not a row of the table", nearest(str(label), labels.values()))
+        errors.add(loc, label, "is not a row of the table", did_you_mean(str(label), labels.values()))
     return (labels or {}).get(key, label if isinstance(label, str) else row_label([label]))
 
 
-def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, found: Collector) -> dict[str, Any]:
+def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, errors: ErrorCollector) -> dict[str, Any]:
     """The groups with their rows' labels, each row in one of them."""
     read: dict[str, Any] = {}
     owners: dict[str, str] = {}
@@ -179,21 +179,23 @@ def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, found: 
         if not isinstance(listed, list | tuple) or not all(isinstance(row, str | int | float) for row in listed):
             read[name] = rows
             continue
-        read[name] = [_row(("group_by", name, index), row, labels, found) for index, row in enumerate(listed)]
+        read[name] = [_row(("group_by", name, index), row, labels, errors) for index, row in enumerate(listed)]
         for index, label in enumerate(read[name]):
             if label in owners:
                 message = f"is in group {owners[label]!r} too"
-                found.add(("group_by", name, index), listed[index], message, "put it into one of them")
+                errors.add(("group_by", name, index), listed[index], message, "put it into one of them")
             owners[label] = name
     return read
 
 
-def _published(column: str, figures: Any, columns: Any, labels: Mapping[Key, str] | None, found: Collector) -> Any:
+def _published(
+    column: str, figures: Any, columns: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector
+) -> Any:
     """A column's figures, under the labels of their rows."""
     if column not in columns:
-        found.add(("published", column), None, "is not a column of the table", nearest(column, columns))
+        errors.add(("published", column), None, "is not a column of the table", did_you_mean(column, columns))
     if not isinstance(figures, dict):
         return figures
-    named = {row: _row(("published", column, row), row, labels, found) for row in figures}
+    named = {row: _row(("published", column, row), row, labels, errors) for row in figures}
     # a figure that is none is refused under the key that the file has
     return {named[row] if isinstance(figure, int | float) else row: figure for row, figure in figures.items()}

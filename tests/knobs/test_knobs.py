@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 import ssl_sweep.methods
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.problems import findings_of, nearest
+from ssl_sweep.knobs.problems import did_you_mean, findings_of
 from ssl_sweep.spec.sections import FIXED
 
 TARGETS = [
@@ -157,7 +157,7 @@ def test_an_evaluation_names_the_data_that_it_opens() -> None:
 
 
 def test_nearest() -> None:
-    assert nearest("epoch", ["lr", "epochs"]) == "did you mean 'epochs'?"
-    assert nearest("xyz", ["b", "a"]) == "use one of a, b"
-    assert nearest("xyz", []) == "there are none, leave it out"
-    assert nearest("xyz", ["b"], "stop") == "stop"
+    assert did_you_mean("epoch", ["lr", "epochs"]) == "did you mean 'epochs'?"
+    assert did_you_mean("xyz", ["b", "a"]) == "use one of a, b"
+    assert did_you_mean("xyz", []) == "there are none, leave it out"
+    assert did_you_mean("xyz", ["b"], "stop") == "stop"

@@ -32,6 +32,8 @@ DOORS = [
             "storage.layout",
             "storage.mirror",
             "client.client",
+            "knobs.problems",
+            "spec.document",
             "service.store",
             "service.queue",
             "service.jobs",
