@@ -42,18 +42,26 @@ class SplitBatchNorm(_BatchNorm):
         if not self.training or splits < 2:
             return super().forward(x)
         means, variances = (s.repeat(splits, 1) for s in (self.running_mean, self.running_var))  # (splits, C)
-        # one call a group keeps channels-last, which folding the groups into the channels would undo
-        groups = [
+        # One call per group keeps channels-last, which folding the groups into the channels would undo. `tensor_split`
+        # would make the same groups, but its backward pass fills a whole batch with zeros for each of them.
+        groups = torch.split(x, _group_sizes(len(x), splits))
+        outputs = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
-            for group, mean, variance in zip(x.tensor_split(splits), means, variances, strict=True)
+            for group, mean, variance in zip(groups, means, variances, strict=True)
         ]
         self.running_mean.copy_(means.mean(dim=0))
         self.running_var.copy_(variances.mean(dim=0))
         self.num_batches_tracked.add_(1)
-        return torch.cat(groups)
+        return torch.cat(outputs)
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         """Vectors and maps alike."""
+
+
+def _group_sizes(batch_size: int, splits: int) -> list[int]:
+    """Sizes of `splits` consecutive groups of a batch, the larger ones first, that differ by at most 1."""
+    size, larger = divmod(batch_size, splits)
+    return [size + 1] * larger + [size] * (splits - larger)
 
 
 def split_batchnorm(module: nn.Module, num_splits: int) -> nn.Module:

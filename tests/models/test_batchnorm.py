@@ -1,6 +1,7 @@
 """Split batch normalisation against one plain normalisation a group."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -27,6 +28,39 @@ def test_each_group_is_normalised_as_if_alone(count: int, shape: tuple[int, ...]
     torch.testing.assert_close(split.running_mean, torch.stack([one.running_mean for one in alone]).mean(dim=0))
     torch.testing.assert_close(split.running_var, torch.stack([one.running_var for one in alone]).mean(dim=0))
     assert int(split.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("count", [8, 10])  # 4 groups of 2; groups of 3, 3, 2 and 2
+def test_outputs_and_gradients_are_those_of_tensor_split(count: int) -> None:
+    split = SplitBatchNorm(nn.BatchNorm2d(3), 4)
+    norm = nn.BatchNorm2d(3)
+    ours, theirs = (batch(count, 3, 5, 5).requires_grad_() for _ in range(2))
+    output = split(ours)
+    expected = torch.cat([norm(group) for group in theirs.tensor_split(4)])
+    target = torch.rand_like(expected)
+    losses = [(y - target).square().mean() for y in (output, expected)]
+    for loss in losses:
+        loss.backward()
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(ours.grad, theirs.grad)
+    assert torch.equal(split.weight.grad, norm.weight.grad)
+    assert torch.equal(split.bias.grad, norm.bias.grad)
+
+
+@pytest.mark.parametrize("count", [8, 10])
+def test_the_backward_pass_slices_no_group(count: int) -> None:
+    output = SplitBatchNorm(nn.BatchNorm1d(3), 4)(batch(count, 3).requires_grad_())
+    names = [node.name() for node in nodes(output.grad_fn)]
+    assert "SliceBackward0" not in names  # `tensor_split` makes one per group, each as large as the batch
+    assert sum(name.startswith("NativeBatchNorm") for name in names) == 4
+
+
+def nodes(node: torch.autograd.graph.Node) -> Iterator[torch.autograd.graph.Node]:
+    """A node of the backward graph and all that it leads to; more than once where paths meet."""
+    yield node
+    for successor, _ in node.next_functions:
+        if successor is not None:
+            yield from nodes(successor)
 
 
 def test_groups_have_two_images_or_more() -> None:
