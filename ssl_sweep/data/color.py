@@ -6,7 +6,7 @@ Formulas and clamping are torchvision's, so that a recipe written for it means t
 import torch
 from torch import Tensor
 
-from ssl_sweep.data.rows import apply_in_order, chosen
+from ssl_sweep.data.rows import apply_in_order, draw_bernoulli, rows_where
 from ssl_sweep.data.taps import Taps, filter_axes
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, rounded as in PIL and torchvision
@@ -92,13 +92,21 @@ def draw_jitter(
     active = torch.tensor([s > 0 for s in strengths], device=device)
     order = torch.rand(batch_size, 4, generator=rng, device=device).argsort(dim=1)
     factors = lowest[order] + (highest - lowest)[order] * torch.rand(batch_size, 4, generator=rng, device=device)
-    applied = chosen(batch_size, probability, rng).unsqueeze(1)
+    applied = draw_bernoulli(batch_size, rng, probability).unsqueeze(1)
     return torch.where(applied & active[order], order, -1), factors
 
 
 def jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue, each sample in its own order, as `draw_jitter` gives them."""
     return apply_in_order(images, JITTERS, order, factors)
+
+
+def draw_sigmas(batch_size: int, rng: torch.Generator, probability: float, lowest: float, highest: float) -> Tensor:
+    """Strengths (B,) of a blur, uniform in [lowest, highest] pixels with `probability`, else 0."""
+    rows = rows_where(draw_bernoulli(batch_size, rng, probability))
+    sigmas = torch.zeros(batch_size, device=rng.device)
+    sigmas[rows] = torch.empty(len(rows), device=rng.device).uniform_(lowest, highest, generator=rng)
+    return sigmas
 
 
 def blur_kernel_size(image_size: int) -> int:

@@ -2,46 +2,52 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, overload
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+P = ParamSpec("P")
 
 
 class DataError(ValueError):
-    """The data is missing, damaged or misnamed; the message names the place, what was found, and the remedy."""
+    """The data is missing, damaged or misnamed; the message names the place, the value and the remedy."""
 
 
 class Images(NamedTuple):
-    """A batch of images, each in the top left corner of its frame; or a worker's share of one, which `batch` is."""
+    """A batch of images, each in the top left corner of its frame; or one worker's share of a global batch."""
 
     pixels: Tensor  # (B, 3, H, W) uint8, zeros below and to the right of the smaller images
     sizes: Tensor  # (B, 2) int64, each image's own height and width in pixels
-    indices: Tensor | None = None  # (B,) int64, each image's number in its pack: what a method knows it again by
+    indices: Tensor | None = None  # (B,) int64, each image's number in its pack, by which a method recognises it
     labels: Tensor | None = None  # (B,) int64, for what is drawn or measured by class, or for pairs by label
-    batch: "Batch | None" = None  # what these are a share of; None: these are all
+    shard: "Shard | None" = None  # where these images lie in the global batch; None: they are all of it
 
     @property
-    def number(self) -> int:
-        """Images of the whole batch: so many random numbers are drawn, on every worker the same."""
+    def global_size(self) -> int:
+        """Number N of images in the global batch, the same on every worker."""
         return len(self.all_sizes)
 
     @property
     def all_sizes(self) -> Tensor:
-        """Height and width (N, 2) of every image of the whole batch."""
-        return self.sizes if self.batch is None else self.batch.sizes
+        """Height and width (N, 2) of every image of the global batch."""
+        return self.sizes if self.shard is None else self.shard.all_sizes
 
-    def own(self, drawn: Tensor) -> Tensor:
-        """The rows of these images of what was drawn for the whole batch (N, ...)."""
-        return drawn if self.batch is None else drawn[self.batch.rows]
+    def local_rows(self, values: Tensor) -> Tensor:
+        """The rows of these images in values (N, ...) of the global batch: (B, ...)."""
+        return values if self.shard is None else values[self.shard.rows]
+
+    def sampler(self, rng: Generator) -> "RowSampler":
+        """Draws random parameters of these images from `rng`."""
+        return RowSampler(self, rng)
 
     def at(self, rows: Tensor) -> "Images":
-        """Images of the whole batch by their rows (n,), their pixels and sizes."""
-        return Images(self.pixels[rows], self.sizes[rows]) if self.batch is None else self.batch.load(rows)
+        """Images of the global batch by their rows (n,): their pixels and sizes."""
+        return Images(self.pixels[rows], self.sizes[rows]) if self.shard is None else self.shard.load(rows)
 
-    def everyone(self) -> "Images":
-        """The whole batch, for what cannot be made of a share alone."""
-        return self if self.batch is None else self.batch.load(torch.arange(self.number))
+    def global_batch(self) -> "Images":
+        """The global batch, for what cannot be computed from a share alone."""
+        return self if self.shard is None else self.shard.load(torch.arange(self.global_size))
 
     def to(self, device: torch.device | str) -> "Images":
         """All tensors on `device`; the copy to an accelerator overlaps with the host when memory is pinned."""
@@ -50,13 +56,52 @@ class Images(NamedTuple):
             return x.to(device, non_blocking=True)
 
         indices, labels = (None if x is None else moved(x) for x in (self.indices, self.labels))
-        return Images(moved(self.pixels), moved(self.sizes), indices, labels, self.batch)
+        return Images(moved(self.pixels), moved(self.sizes), indices, labels, self.shard)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch of which every worker of a trial has an equal share."""
+class Shard:
+    """One worker's equal share of a global batch."""
 
-    sizes: Tensor  # (N, 2), of all its images
-    rows: slice  # the worker's own
-    load: Callable[[Tensor], Images]  # rows (n,) -> these images, on the device
+    all_sizes: Tensor  # (N, 2), of every image of the global batch
+    rows: slice  # the rows of the share
+    load: Callable[[Tensor], Images]  # rows (n,) of the global batch -> these images, on the device
+
+
+class RowSampler:
+    """Draws for every image of the global batch and returns the rows of the local images.
+
+    Workers with equal generators draw equal numbers, and each keeps its own rows: an image has the same random
+    parameters, and the generator the same state afterwards, however many workers share the batch.
+    """
+
+    def __init__(self, images: Images, rng: Generator) -> None:
+        self.images, self.rng = images, rng
+
+    @overload
+    def __call__(
+        self, draw: Callable[Concatenate[int, Generator, P], Tensor], *args: P.args, **kwargs: P.kwargs
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self, draw: Callable[Concatenate[int, Generator, P], tuple[Tensor, ...]], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[Tensor, ...]: ...
+    def __call__(
+        self,
+        draw: Callable[Concatenate[int, Generator, P], Tensor | tuple[Tensor, ...]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The local rows of `draw(N, rng, ...)`, which returns a tensor (N, ...) or several."""
+        drawn = draw(self.images.global_size, self.rng, *args, **kwargs)
+        if isinstance(drawn, Tensor):
+            return self.images.local_rows(drawn)
+        return tuple(self.images.local_rows(values) for values in drawn)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1): (B, *shape)."""
+        return self(lambda count, rng: torch.rand(count, *shape, generator=rng, device=rng.device))
+
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal: (B, *shape)."""
+        return self(lambda count, rng: torch.randn(count, *shape, generator=rng, device=rng.device))

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_sweep.data.rows import others
+from ssl_sweep.data.rows import draw_others
 
 MaskFill = Literal["zero", "mean", "other"]
 
@@ -22,7 +22,7 @@ def check_mask(size: int, patch: int, ratio: float) -> None:
         )
 
 
-def draw_mask(batch_size: int, size: int, patch: int, ratio: float, rng: torch.Generator) -> Tensor:
+def draw_mask(batch_size: int, rng: torch.Generator, size: int, patch: int, ratio: float) -> Tensor:
     """(B, 1, size, size) bool, true where masked: exactly round(ratio * number of patches) patches of each image."""
     side = size // patch
     scores = torch.rand(batch_size, side * side, generator=rng, device=rng.device)
@@ -42,4 +42,4 @@ def draw_fill(images: Tensor, fill: MaskFill, rng: torch.Generator) -> Tensor:
         return images.new_zeros(1)
     if fill == "mean":
         return images.mean(dim=(2, 3), keepdim=True)
-    return images[others(len(images), rng)]
+    return images[draw_others(len(images), rng)]

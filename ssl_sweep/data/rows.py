@@ -57,19 +57,19 @@ def parts(num_images: int, values_each: int, device: torch.device) -> Iterator[s
     return (slice(first, first + step) for first in range(0, num_images, step))
 
 
-def others(batch_size: int, rng: torch.Generator) -> Tensor:
-    """(B,) int64: for each sample the row of another one, uniform over all but itself (itself where it is alone)."""
+def draw_others(batch_size: int, rng: torch.Generator) -> Tensor:
+    """For each sample the row of another one (B,) int64, uniform over all others; its own row if it is alone."""
     own = torch.arange(batch_size, device=rng.device)
     if batch_size == 1:
         return own
     return (own + 1 + torch.randint(batch_size - 1, (batch_size,), generator=rng, device=rng.device)) % batch_size
 
 
-def chosen(batch_size: int, probability: float, rng: torch.Generator) -> Tensor:
-    """(B,) bool: which samples an operator of this probability falls on, drawn for each by itself."""
+def draw_bernoulli(batch_size: int, rng: torch.Generator, probability: float) -> Tensor:
+    """(B,) bool, each true with `probability`, independently of the others."""
     return torch.rand(batch_size, generator=rng, device=rng.device) < probability
 
 
-def rows_where(chosen: Tensor) -> Tensor:
-    """The rows (n,) int64 where `chosen` (B,) is true."""
-    return chosen.nonzero().squeeze(1)
+def rows_where(condition: Tensor) -> Tensor:
+    """The rows (n,) int64 where `condition` (B,) is true."""
+    return condition.nonzero().squeeze(1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ssl_sweep.data.color import TINY, adjust_hue, grayscale
 
 
-class Drawn(NamedTuple):
+class Transforms(NamedTuple):
     """One transform for each of B patches."""
 
     moves: Tensor  # (B, 2) x and y in patch sides
@@ -39,7 +39,7 @@ class Ranges:
     offset: float
     hue: float
 
-    def draw(self, count: int, rng: torch.Generator) -> Drawn:
+    def draw(self, count: int, rng: torch.Generator) -> Transforms:
         """`count` transforms."""
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -49,7 +49,7 @@ class Ranges:
             return uniform(math.log(low), math.log(high), *shape).exp()
 
         angle = math.radians(self.rotation)
-        return Drawn(
+        return Transforms(
             moves=uniform(-self.shift, self.shift, 2),
             scales=factor(self.scale_min, self.scale_max),
             angles=uniform(-angle, angle),
@@ -61,13 +61,13 @@ class Ranges:
         )
 
 
-def transformed_patches(images: Tensor, corners: Tensor, size: int, drawn: Drawn) -> Tensor:
+def transformed_patches(images: Tensor, corners: Tensor, size: int, transforms: Transforms) -> Tensor:
     """The patches at `corners` of images (B, 3, S, S), transformed: (B, 3, size, size) in [0, 1]."""
     with torch.autocast(images.device.type, enabled=False):  # bf16 would shift the sampled positions
-        patches = cut_patches(images, corners, size, drawn.moves, drawn.scales, drawn.angles)
-        patches = scale_principal_colors(patches, drawn.contrasts).clamp_(0, 1)
-        patches = change_saturation_and_value(patches, drawn.powers, drawn.factors, drawn.offsets)
-        return adjust_hue(patches, drawn.hues).clamp_(max=1)
+        patches = cut_patches(images, corners, size, transforms.moves, transforms.scales, transforms.angles)
+        patches = scale_principal_colors(patches, transforms.contrasts).clamp_(0, 1)
+        patches = change_saturation_and_value(patches, transforms.powers, transforms.factors, transforms.offsets)
+        return adjust_hue(patches, transforms.hues).clamp_(max=1)
 
 
 def busiest_corners(images: Tensor, size: int) -> Tensor:

@@ -13,16 +13,17 @@ from ssl_sweep.data.autoaugment import apply_policy, draw_policy
 from ssl_sweep.data.color import (
     blur_kernel_size,
     draw_jitter,
+    draw_sigmas,
     gaussian_blur,
     jitter,
     make_gray,
     solarize,
 )
 from ssl_sweep.data.crop import draw_boxes
-from ssl_sweep.data.images import Images
+from ssl_sweep.data.images import Images, RowSampler
 from ssl_sweep.data.mask import MaskFill, check_mask, draw_fill, draw_mask
 from ssl_sweep.data.resample import Window, center, crop_window, mirrored, overlay, resample, whole_window
-from ssl_sweep.data.rows import change_rows, chosen, others, rows_where
+from ssl_sweep.data.rows import change_rows, draw_bernoulli, draw_others, rows_where
 
 __all__ = ["Augment", "center"]
 
@@ -84,37 +85,37 @@ class Augment:
 
     def view(self, images: Images, rng: torch.Generator, *, second: bool = False) -> Tensor:
         """One random view of each image: (B, 3, S, S) float32 in [0, 1]; `second` takes the knobs of second views."""
-        if self._needs_everyone(images):
-            return images.own(self.view(images.everyone(), rng, second=second))
+        if self._needs_global_batch(images):
+            return images.local_rows(self.view(images.global_batch(), rng, second=second))
         window = self._draw_window(images, rng)
         return self._corrupt(self._cut(images, window), images, window, rng, second=second)
 
     def pair(self, images: Images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """A view and its clean crop, the same box and flip: two (B, 3, S, S), one tensor where nothing corrupts."""
-        if self._needs_everyone(images):
-            corrupted, clean = self.pair(images.everyone(), rng)
-            return images.own(corrupted), images.own(clean)
+        if self._needs_global_batch(images):
+            corrupted, clean = self.pair(images.global_batch(), rng)
+            return images.local_rows(corrupted), images.local_rows(clean)
         window = self._draw_window(images, rng)
         clean = self._cut(images, window)
         return self._corrupt(clean, images, window, rng), clean
 
     def whole(self, images: Images, rng: torch.Generator) -> Tensor:
         """A view of the whole image, squeezed to the square: (B, 3, S, S) float32 in [0, 1] (LeOCLR's query)."""
-        if self._needs_everyone(images):
-            return images.own(self.whole(images.everyone(), rng))
-        window = self._flip(whole_window(images.sizes), images, rng)
+        if self._needs_global_batch(images):
+            return images.local_rows(self.whole(images.global_batch(), rng))
+        window = self._flip(whole_window(images.sizes), images.sampler(rng))
         return self._corrupt(self._cut(images, window), images, window, rng)
 
-    def _needs_everyone(self, images: Images) -> bool:
-        """Whether to make a share's views it takes the others' views, not only their pixels."""
-        return images.batch is not None and self.mask_ratio > 0 and self.mask_fill == "other"
+    def _needs_global_batch(self, images: Images) -> bool:
+        """Whether the views of these images show parts of the views of other workers' images."""
+        return images.shard is not None and self.mask_ratio > 0 and self.mask_fill == "other"
 
     def _draw_window(self, images: Images, rng: torch.Generator) -> Window:
         boxes = draw_boxes(images.all_sizes, rng, self.crop_scale_min, self.crop_scale_max)
-        return self._flip(crop_window(images.own(boxes)), images, rng)
+        return self._flip(crop_window(images.local_rows(boxes)), images.sampler(rng))
 
-    def _flip(self, window: Window, images: Images, rng: torch.Generator) -> Window:
-        return mirrored(window, images.own(chosen(images.number, self.flip, rng))) if self.flip else window
+    def _flip(self, window: Window, sample: RowSampler) -> Window:
+        return mirrored(window, sample(draw_bernoulli, self.flip)) if self.flip else window
 
     def _cut(self, images: Images, window: Window) -> Tensor:
         return resample(images.pixels, window, self.image_size)
@@ -122,47 +123,39 @@ class Augment:
     def _corrupt(
         self, clean: Tensor, images: Images, window: Window, rng: torch.Generator, *, second: bool = False
     ) -> Tensor:
-        view = clean
+        view, sample = clean, images.sampler(rng)
         if self.overlay_alpha:
-            view = overlay(clean, images, window, images.own(others(images.number, rng)), self.overlay_alpha)
-        view = self._recolor(view, images, rng)
-        view = self._blur(view, images, rng, _of_view(self.blur, self.blur_second, second))
-        view = self._solarize(view, images, rng, _of_view(self.solarize, self.solarize_second, second))
+            view = overlay(clean, images, window, sample(draw_others), self.overlay_alpha)
+        view = self._recolor(view, sample)
+        view = self._blur(view, sample, self.blur_second if second else None)
+        view = self._solarize(view, sample, self.solarize_second if second else None)
         if self.auto_augment:
-            kinds, magnitudes = draw_policy(images.number, rng)
-            view = apply_policy(view, images.own(kinds), images.own(magnitudes))
+            view = apply_policy(view, *sample(draw_policy))
         if self.mask_ratio:
-            mask = images.own(draw_mask(images.number, self.image_size, self.mask_patch, self.mask_ratio, rng))
+            mask = sample(draw_mask, self.image_size, self.mask_patch, self.mask_ratio)
             view = torch.where(mask, draw_fill(view, self.mask_fill, rng), view)
         return view
 
-    def _recolor(self, view: Tensor, images: Images, rng: torch.Generator) -> Tensor:
+    def _recolor(self, view: Tensor, sample: RowSampler) -> Tensor:
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
         if any(strengths) and self.jitter_probability:
-            order, factors = draw_jitter(images.number, rng, self.jitter_probability, strengths)
-            view = jitter(view, images.own(order), images.own(factors))
+            view = jitter(view, *sample(draw_jitter, self.jitter_probability, strengths))
         if self.gray:
-            view = change_rows(view, rows_where(images.own(chosen(images.number, self.gray, rng))), make_gray)
+            view = change_rows(view, rows_where(sample(draw_bernoulli, self.gray)), make_gray)
         return view
 
-    def _blur(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:
+    def _blur(self, view: Tensor, sample: RowSampler, of_second: float | None) -> Tensor:
+        probability = self.blur if of_second is None else of_second
         if not probability:
             return view
-        rows = rows_where(chosen(images.number, probability, rng))  # of the whole batch
-        sigmas = torch.empty(len(rows), device=rng.device)
-        sigmas.uniform_(self.blur_sigma_min, self.blur_sigma_max, generator=rng)
-        if images.batch is not None:
-            own = images.batch.rows
-            inside = (rows >= own.start) & (rows < own.stop)
-            rows, sigmas = rows[inside] - own.start, sigmas[inside]
-        return change_rows(view, rows, partial(gaussian_blur, kernel_size=blur_kernel_size(self.image_size)), sigmas)
+        sigmas = sample(draw_sigmas, probability, self.blur_sigma_min, self.blur_sigma_max)
+        rows = rows_where(sigmas > 0)
+        blur = partial(gaussian_blur, kernel_size=blur_kernel_size(self.image_size))
+        return change_rows(view, rows, blur, sigmas[rows])
 
-    def _solarize(self, view: Tensor, images: Images, rng: torch.Generator, probability: float) -> Tensor:
+    def _solarize(self, view: Tensor, sample: RowSampler, of_second: float | None) -> Tensor:
+        probability = self.solarize if of_second is None else of_second
         if not probability:
             return view
-        rows = rows_where(images.own(chosen(images.number, probability, rng)))
+        rows = rows_where(sample(draw_bernoulli, probability))
         return change_rows(view, rows, partial(solarize, threshold=self.solarize_threshold))
-
-
-def _of_view(first: float, own: float | None, second: bool) -> float:
-    return first if own is None or not second else own

@@ -72,8 +72,8 @@ class Method(nn.Module):
         Raises:
             ValueError: pairs by label of images without labels.
         """
-        if images.batch is not None:  # neighbours are sought among all: every worker looks at them
-            return self._own_copies(images, self.views(images.everyone(), augment, rng))
+        if images.shard is not None:  # neighbours are sought in the global batch, by every worker
+            return self._local_copies(images, self.views(images.global_batch(), augment, rng))
         whole = augment.whole(images, rng)
         related = self._related(whole, images.labels)  # (B, B)
         copies = related.repeat(len(self.shifts), 1)  # (T·B, B), of each copy to each image
@@ -122,11 +122,11 @@ class Method(nn.Module):
         points = at_least_fp32(self.encoder(batch["image"]))
         return {"separation": separation(points, batch["label"].repeat(len(self.shifts)))}
 
-    def _own_copies(self, images: Images, views: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A worker's share (T·b, ...) of views of all images (T·B, ...)."""
-        labels = {} if "label" not in views else {"label": images.own(views.pop("label"))}
-        rows = images.own(torch.arange(images.number)).to(views["image"].device)
-        starts = images.number * torch.arange(len(self.shifts), device=rows.device)
+    def _local_copies(self, images: Images, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A worker's share (T·b, ...) of views (T·B, ...) of the global batch."""
+        labels = {} if "label" not in views else {"label": images.local_rows(views.pop("label"))}
+        rows = images.local_rows(torch.arange(images.global_size)).to(views["image"].device)
+        starts = images.global_size * torch.arange(len(self.shifts), device=rows.device)
         copies = (starts.unsqueeze(1) + rows).flatten()  # (T·b,)
         return {name: x[copies] for name, x in views.items()} | labels
 

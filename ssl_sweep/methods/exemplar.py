@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
-from ssl_sweep.data.seed_patches import Drawn, Ranges, busiest_corners, transformed_patches
+from ssl_sweep.data.seed_patches import Ranges, Transforms, busiest_corners, transformed_patches
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.losses import global_feature_std
@@ -89,11 +89,12 @@ class Method(nn.Module):
         """
         target = self._classes(images)
         whole = augment.whole(images, rng)
-        drawn = Drawn(*map(images.own, self.ranges.draw(images.number, rng)))
+        sample = images.sampler(rng)
+        transforms = Transforms(*sample(self.ranges.draw))
         corners = busiest_corners(whole, self.patch_size)
-        uniform = images.own(torch.rand(images.number, self.num_features, generator=rng, device=rng.device))
+        uniform = sample.rand(self.num_features)
         return {
-            "patch": transformed_patches(whole, corners, self.patch_size, drawn),
+            "patch": transformed_patches(whole, corners, self.patch_size, transforms),
             "target": target,
             "kept": (uniform >= self.dropout) / (1 - self.dropout),
         }

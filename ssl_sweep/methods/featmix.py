@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from ssl_sweep.data.images import Images
+from ssl_sweep.data.images import Images, RowSampler
 from ssl_sweep.data.mask import MaskFill, draw_fill, draw_mask
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather
@@ -94,15 +94,16 @@ class Method(nn.Module):
 
         Partners are rows of the whole batch.
         """
-        if images.batch is not None and self.mask_ratio and self.mask_fill == "other":  # it shows others' views
-            return {name: images.own(x) for name, x in self.views(images.everyone(), augment, rng).items()}
+        if images.shard is not None and self.mask_ratio and self.mask_fill == "other":  # shows other images' views
+            return {name: images.local_rows(x) for name, x in self.views(images.global_batch(), augment, rng).items()}
+        sample = images.sampler(rng)
         batch = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         if self.mask_ratio:
-            batch |= {f"{view}_masked": self._mask(batch[view], images, rng) for view in VIEWS}
+            batch |= {f"{view}_masked": self._mask(batch[view], sample) for view in VIEWS}
         if self.mix_weight:
-            share = images.own(draw_symmetric_beta(images.number, self.mix_alpha, rng))
+            share = sample(draw_symmetric_beta, self.mix_alpha)
             batch["share"] = torch.maximum(share, 1 - share)
-            batch["partner"] = images.own(self._draw_partners(images.number, rng))
+            batch["partner"] = sample(self._draw_partners)
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,10 +175,10 @@ class Method(nn.Module):
         """The base's loss of similarities (2, B); it is affine, so a mean of losses is the loss of the mean."""
         return (2 - 2 * similarity).sum(dim=0).mean() if self.base == "byol" else -similarity.mean()
 
-    def _mask(self, view: Tensor, images: Images, rng: Generator) -> Tensor:
-        mask = images.own(draw_mask(images.number, self.mask_grid, 1, self.mask_ratio, rng))  # (B, 1, grid, grid)
+    def _mask(self, view: Tensor, sample: RowSampler) -> Tensor:
+        mask = sample(draw_mask, self.mask_grid, 1, self.mask_ratio)  # (B, 1, grid, grid)
         mask = F.interpolate(mask.to(view.dtype), size=view.shape[2:], mode="nearest").bool()
-        return torch.where(mask, draw_fill(view, self.mask_fill, rng), view)
+        return torch.where(mask, draw_fill(view, self.mask_fill, sample.rng), view)
 
     def _draw_partners(self, count: int, rng: Generator) -> Tensor:
         if self.mix_site == "image":
@@ -194,7 +195,7 @@ def mix(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
     return own * x + (1 - own) * gather(x)[partner]
 
 
-def draw_symmetric_beta(count: int, alpha: float, rng: Generator) -> Tensor:
+def draw_symmetric_beta(count: int, rng: Generator, alpha: float) -> Tensor:
     """(count,) draws from Beta(α, α), which torch's distributions cannot draw from a generator.
 
     If T is Student's t with ν = 2α degrees of freedom, (1 + T/√(ν + T²))/2 is Beta(α, α); T = √(ν·g)·c by the polar

@@ -71,7 +71,7 @@ class Method(nn.Module):
             "second": augment.view(images, rng, second=True),
         }
         kind = self.key_batch_norm if self.keys is not None else "plain"
-        return views | draw_orders(CROPS, kind, images.number, rng)
+        return views | draw_orders(CROPS, kind, images.global_size, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of both contrasts, mean similarities of positives and negatives, spread of the whole images."""

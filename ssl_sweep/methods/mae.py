@@ -75,8 +75,8 @@ class Method(nn.Module):
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Input and target (B, 3, S, S) in [0, 1], and `order` (B, N): patches in random order, visible first."""
         corrupted, target = augment.pair(images, rng)
-        scores = torch.rand(images.number, self.num_patches, generator=rng, device=rng.device)
-        return {"input": corrupted, "target": target, "order": images.own(scores).argsort(dim=1)}
+        scores = images.sampler(rng).rand(self.num_patches)
+        return {"input": corrupted, "target": target, "order": scores.argsort(dim=1)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error over the masked patches; the spread of the encoder's mean tokens."""

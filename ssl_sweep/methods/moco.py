@@ -57,7 +57,7 @@ class Method(nn.Module):
         """Two views (B, 3, S, S), and for each that makes keys the order to make them in, of the whole batch."""
         views = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         names = tuple(key for _, key in self.roles)
-        return views | draw_orders(names, self.key_batch_norm, images.number, rng)
+        return views | draw_orders(names, self.key_batch_norm, images.global_size, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE against the queue, mean similarities of positives and negatives, spread of the queries."""

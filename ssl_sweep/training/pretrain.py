@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_sweep.data.images import Batch, Images
+from ssl_sweep.data.images import Images, Shard
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import rank, world_size
@@ -90,8 +90,8 @@ def _share(train: Pack, indices: Tensor, device: torch.device) -> Images:
         )
     each = len(indices) // ranks
     rows = slice(rank() * each, (rank() + 1) * each)
-    own = load(torch.arange(len(indices))[rows])
-    return own._replace(batch=Batch(train.sizes(indices).to(device), rows, load))
+    local = load(torch.arange(len(indices))[rows])
+    return local._replace(shard=Shard(train.sizes(indices).to(device), rows, load))
 
 
 def _channels_last(view: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ssl_sweep.data.color import (
     make_gray,
     solarize,
 )
-from ssl_sweep.data.rows import change_rows, chosen, others, rows_of_each, rows_where
+from ssl_sweep.data.rows import change_rows, draw_bernoulli, draw_others, rows_of_each, rows_where
 
 BY_NAME = {
     "brightness": (adjust_brightness, tv.adjust_brightness, [0.0, 0.6, 1.0, 1.8]),
@@ -144,15 +144,15 @@ def test_rows_of_each_kind() -> None:
 
 def test_chosen_rows_follow_their_probability() -> None:
     rng = torch.Generator().manual_seed(0)
-    assert len(rows_where(chosen(10000, 0.3, rng))) == pytest.approx(3000, abs=4 * math.sqrt(10000 * 0.3 * 0.7))
-    assert rows_where(chosen(50, 0.0, rng)).tolist() == []
-    assert rows_where(chosen(50, 1.0, rng)).tolist() == list(range(50))
+    assert len(rows_where(draw_bernoulli(10000, rng, 0.3))) == pytest.approx(3000, abs=4 * math.sqrt(10000 * 0.3 * 0.7))
+    assert rows_where(draw_bernoulli(50, rng, 0.0)).tolist() == []
+    assert rows_where(draw_bernoulli(50, rng, 1.0)).tolist() == list(range(50))
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 7])
 def test_others_are_uniform_over_all_but_oneself(batch_size: int) -> None:
     rng = torch.Generator().manual_seed(0)
-    draws = torch.stack([others(batch_size, rng) for _ in range(3000)])  # (3000, batch_size)
+    draws = torch.stack([draw_others(batch_size, rng) for _ in range(3000)])  # (3000, batch_size)
     for own in range(batch_size):
         counts = torch.bincount(draws[:, own], minlength=batch_size)
         assert counts[own] == 0
@@ -161,4 +161,4 @@ def test_others_are_uniform_over_all_but_oneself(batch_size: int) -> None:
 
 
 def test_the_other_of_a_lone_sample_is_itself() -> None:
-    assert others(1, torch.Generator()).tolist() == [0]
+    assert draw_others(1, torch.Generator()).tolist() == [0]

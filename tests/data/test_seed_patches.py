@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from ssl_sweep.data.seed_patches import (
-    Drawn,
     Ranges,
+    Transforms,
     busiest_corners,
     change_saturation_and_value,
     cut_patches,
@@ -47,17 +47,17 @@ def images(size: int, count: int = 3) -> Tensor:
     return torch.rand(count, 3, size, size, generator=Generator().manual_seed(0))
 
 
-def nothing(count: int) -> Drawn:
+def nothing(count: int) -> Transforms:
     """The transform that changes nothing."""
     zero, one = torch.zeros(count, 2), torch.ones(count, 2)
-    return Drawn(zero, one[:, 0], zero[:, 0], torch.ones(count, 3), one, one, zero, zero[:, 0])
+    return Transforms(zero, one[:, 0], zero[:, 0], torch.ones(count, 3), one, one, zero, zero[:, 0])
 
 
 def test_draws_fill_the_ranges_and_are_independent() -> None:
     drawn = PAPER.draw(4000, Generator().manual_seed(1))
     columns = []
     for (name, (low, high, width)), values in zip(FIELDS.items(), drawn, strict=True):
-        assert name in Drawn._fields
+        assert name in Transforms._fields
         values = values.view(4000, width)
         assert low <= values.min() <= low + 0.02 * (high - low)
         assert high - 0.02 * (high - low) <= values.max() <= high

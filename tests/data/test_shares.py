@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_sweep.data.images import Batch, Images
+from ssl_sweep.data.images import Images, Shard
 from ssl_sweep.data.views import Augment
 
 COUNT = 12
@@ -32,7 +32,7 @@ def share(rows: slice, loaded: list[Tensor] | None = None) -> Images:
         return Images(*(field[some] for field in whole[:4]))
 
     own = Images(*(field[rows] for field in whole[:4]))
-    return own._replace(batch=Batch(whole.sizes, rows, load))
+    return own._replace(shard=Shard(whole.sizes, rows, load))
 
 
 def rng() -> torch.Generator:
@@ -49,6 +49,22 @@ def test_the_views_of_a_share_are_rows_of_the_whole_batchs(fill: str, number: in
     for ours, theirs in zip(augment.pair(share(rows), rng()), augment.pair(photographs(), rng()), strict=True):
         torch.testing.assert_close(ours, theirs[rows])
     torch.testing.assert_close(augment.whole(share(rows), rng()), augment.whole(photographs(), rng())[rows])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_sampler_returns_the_rows_of_what_it_draws_for_the_whole_batch(number: int) -> None:
+    def draw_several(count: int, rng: torch.Generator, low: float) -> tuple[Tensor, Tensor]:
+        return low + torch.rand(count, generator=rng), torch.randperm(count, generator=rng)
+
+    rows = slice(4 * number, 4 * number + 4)
+    whole, local = photographs().sampler(rng()), share(rows).sampler(rng())
+    for sample in (whole, local):
+        assert sample.images.global_size == COUNT
+    pairs = [(whole.rand(2, 3), local.rand(2, 3)), (whole.randn(5), local.randn(5))]
+    pairs += zip(whole(draw_several, 1.0), local(draw_several, low=1.0), strict=True)
+    for theirs, ours in pairs:
+        assert len(theirs) == COUNT
+        assert torch.equal(ours, theirs[rows])
 
 
 def test_the_generator_is_left_as_the_whole_batch_leaves_it() -> None:

@@ -151,7 +151,7 @@ def test_second_views_have_their_own_blur_and_solarisation() -> None:
 @pytest.mark.parametrize("ratio", [0.01, 0.04, 0.5, 0.95])
 @pytest.mark.parametrize("patch", [1, 4, 8])
 def test_masks_hide_their_exact_share_in_whole_patches(ratio: float, patch: int) -> None:
-    mask = draw_mask(5, 16, patch, ratio, seeded())
+    mask = draw_mask(5, seeded(), 16, patch, ratio)
     assert mask.shape == (5, 1, 16, 16)
     blocks = mask.view(5, 16 // patch, patch, 16 // patch, patch).transpose(2, 3).flatten(3)
     assert torch.equal(blocks.any(3), blocks.all(3))
@@ -159,11 +159,11 @@ def test_masks_hide_their_exact_share_in_whole_patches(ratio: float, patch: int)
 
 
 def test_masks_differ_within_a_batch() -> None:
-    assert len({tuple(mask.flatten().tolist()) for mask in draw_mask(5, 16, 4, 0.25, seeded())}) == 5
+    assert len({tuple(mask.flatten().tolist()) for mask in draw_mask(5, seeded(), 16, 4, 0.25)}) == 5
 
 
 def test_every_place_is_masked_alike() -> None:
-    often = torch.stack([draw_mask(50, 8, 2, 0.5, seeded(seed)) for seed in range(40)]).float().mean((0, 1, 2))
+    often = torch.stack([draw_mask(50, seeded(seed), 8, 2, 0.5) for seed in range(40)]).float().mean((0, 1, 2))
     torch.testing.assert_close(often, torch.full((8, 8), 0.5), atol=0.06, rtol=0)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import ssl_sweep.methods
-from ssl_sweep.data.images import Images
+from ssl_sweep.data.images import Images, Shard
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
@@ -131,6 +131,30 @@ def test_views_draw_from_the_generator_alone(name: str) -> None:
     same, again, other = draw(method), draw(method), draw(method, seed=4)
     torch.testing.assert_close(same, again, rtol=0, atol=0)
     assert any(not torch.equal(same[key], other[key]) for key in same)
+
+
+def share(whole: Images, rows: slice) -> Images:
+    """One worker's rows of a batch."""
+
+    def load(some: Tensor) -> Images:
+        return Images(*(field[some] for field in whole[:4]))
+
+    return Images(*(field[rows] for field in whole[:4]), Shard(whole.sizes, rows, load))
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_a_workers_share_has_the_random_numbers_of_its_rows_of_the_batch(name: str) -> None:
+    method = build(name)
+    rngs = [Generator().manual_seed(2) for _ in range(2)]
+    whole = method.views(photographs(8), AUGMENT, rngs[0])
+    local = method.views(share(photographs(8), slice(4, 8)), AUGMENT, rngs[1])
+    assert torch.equal(*(rng.get_state() for rng in rngs)), "draw through Images.sampler"
+    assert local.keys() == whole.keys()
+    for key, view in local.items():
+        expected = whole[key]
+        if len(view) < len(expected):  # the others, such as MoCo's orders, are of the global batch
+            expected = expected.unflatten(0, (-1, 8))[:, 4:].flatten(0, 1)  # DrLIM has 8 rows per shift
+        torch.testing.assert_close(view, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", PRETRAINING)

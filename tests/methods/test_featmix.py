@@ -139,7 +139,7 @@ def test_a_mask_may_show_another_image(encoder: Encoder, images: Images) -> None
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_the_share_follows_the_beta_distribution(alpha: float) -> None:
-    shares = draw_symmetric_beta(4000, alpha, Generator().manual_seed(5))
+    shares = draw_symmetric_beta(4000, Generator().manual_seed(5), alpha)
     assert shares.dtype == torch.float32
     assert kstest(shares.double().numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
 
