@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 
+from ssl_sweep.cluster import compat
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
@@ -47,7 +48,7 @@ def run_gang(
     scratch: Path,
     report: Report,
 ) -> Outcome:
-    """Run a trial on several workers and say how it ended; its workers are gone then.
+    """Run a trial on several workers and return its outcome. All processes of the gang are killed by then.
 
     Args:
         work: what each worker runs: an attempt at the trial, which tells of its epochs by the report it is given.
@@ -60,15 +61,19 @@ def run_gang(
     os.environ.update(SETTINGS)
     post: Any = ray.remote(num_cpus=0)(_Post).remote()
     told: list[tuple[int, Outcome]] = []
+    started: list[Any] = [post]
     fitted = _in_background(_trainer(work, post, resources, scratch).fit)
     heard = post.hear.remote()
-    while not fitted.done():
-        ready, _ = ray.wait([heard], timeout=POLL_S)
-        if ready:
-            _take(ray.get(heard), report, told)
-            heard = post.hear.remote()
-            post.answer.remote()
-    ray.kill(post)
+    try:
+        while not fitted.done():
+            ready, _ = ray.wait([heard], timeout=POLL_S)
+            if ready:
+                _take(ray.get(heard), report, told, started)
+                heard = post.hear.remote()
+                post.answer.remote()
+    finally:
+        for actor in started:
+            ray.kill(actor)
     folder = storage.trial(record["sweep"], record["trial_id"])
     return _outcome(told, fitted.exception(), record["config"], folder, partial(mirror.at_hand, storage, folder))
 
@@ -79,8 +84,10 @@ def hide_gpus(resources: Resources) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def _take(message: Message, report: Report, told: list[tuple[int, Outcome]]) -> None:
-    if "outcome" in message:
+def _take(message: Message, report: Report, told: list[tuple[int, Outcome]], started: list[Any]) -> None:
+    if "controller" in message:
+        started.append(message["controller"])
+    elif "outcome" in message:
         told.append((message["rank"], Outcome.from_json(message["outcome"])))
     else:
         report(message["metrics"], message["step"])
@@ -107,10 +114,12 @@ def _outcome(
 
 def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources, scratch: Path) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     # one of them is of Ray Train 2, which type checkers do not see
     limits: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}
+
+    def tell(message: Message) -> None:
+        ray.get(post.tell.remote(message))
 
     def loop() -> None:
         import torch
@@ -118,18 +127,15 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
 
         torch.set_num_threads(max(1, int(resources.cpus)))
         rank = get_context().get_world_rank()
-
-        def tell(message: Message) -> None:
-            ray.get(post.tell.remote(message))
-
         outcome = work(lambda metrics, step: tell({"metrics": metrics, "step": step}))
         if rank == 0 or outcome.state == TrialState.FAILED:
             tell({"rank": rank, "outcome": json.dumps(asdict(outcome))})
         if outcome.state == TrialState.FAILED or (rank == 0 and outcome.state != TrialState.COMPLETE):
             raise GangFailed(outcome.message)
 
-    return TorchTrainer(
+    return compat.torch_trainer(
         loop,
+        controller_started=lambda controller: tell({"controller": controller}),
         torch_config=_torch_config(resources),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
