@@ -1,7 +1,127 @@
-"""Private parts of Ray that this package touches, read in the source of Ray 2.60."""
+"""Every private part of Ray that this package touches.
 
-from collections.abc import Callable
+A new Ray may rename or change them without notice. When you raise Ray's version, read the parts listed in
+`PRIVATE_PARTS` in its source, run `make test-faults`, and add the version to `READ_VERSIONS`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
+
+READ_VERSIONS = ("2.60.0",)
+PRIVATE_PARTS = {
+    "ray.tune.registry:_global_registry": "its methods get, contains and register are replaced by caching ones",
+    "ray.air.execution._internal.actor_manager:RayActorError": "the errors that Tune takes for a dead process",
+    "ray.tune.execution.tune_controller:RayActorError": "the errors that Tune takes for a dead process",
+    "ray.tune.execution.experiment_state:logger": "Tune's complaints about snapshots, by the logger's name",
+    "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that may wait for resources",
+    "ray.train.torch.config:_TorchBackend": "its hooks on_start and on_shutdown are overridden",
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": "is overridden",
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller": (
+        "starts the controller, and keeps its handle to itself"
+    ),
+    "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback._stop_cleaner": (
+        "is overridden; sets `_cleaner` to None"
+    ),
+    "ray.train.v2._internal.execution.callback:ControllerCallback.after_controller_start": (
+        "runs in the controller's process before the workers start"
+    ),
+}
+
+
+class UnknownRay(RuntimeError):  # noqa: N818 - says what it is
+    """Nobody has compared the private parts with this version of Ray."""
+
+
+def check_version(version: str) -> None:
+    """Check that somebody has read the private parts in the source of a version of Ray.
+
+    Raises:
+        UnknownRay: nobody has; the message lists what to read.
+    """
+    if version not in READ_VERSIONS:
+        parts = "\n".join(f"  {name}: {use}" for name, use in PRIVATE_PARTS.items())
+        raise UnknownRay(
+            f"Ray {version} is none of {', '.join(READ_VERSIONS)}. Read these private parts in its source, run `make "
+            f"test-faults`, then add it to READ_VERSIONS in {__file__}:\n{parts}"
+        )
+
+
+def patch_tune() -> None:
+    """Have Tune survive the memory monitor and keep quiet about snapshots; for the whole process, any number of times.
+
+    Tune catches RayActorError where a trial's process died, but not the OutOfMemoryError that Ray raises when its
+    memory monitor killed the process: Tune's whole run would end with that trial.
+    """
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.tune.execution import tune_controller
+
+    for module in (actor_manager, tune_controller):
+        vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
+    # snapshots are never read back: one that cannot be written is no news, and the ledger reports a full disk
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def cached_trainables() -> Iterator[None]:
+    """While the block runs, have Tune fetch and unpickle each registered trainable once, not several times a trial."""
+    from ray.tune import registry
+
+    shared: Any = registry._global_registry
+    find, has, register = shared.get, shared.contains, shared.register
+    cached: dict[tuple[str, str], Any] = {}
+
+    def get(category: str, key: str) -> Any:
+        if (category, key) not in cached:
+            cached[category, key] = find(category, key)
+        return cached[category, key]
+
+    def contains(category: str, key: str) -> bool:
+        return (category, key) in cached or has(category, key)
+
+    def register_and_forget(category: str, key: str, value: Any) -> None:
+        cached.pop((category, key), None)
+        register(category, key, value)
+
+    own = {"get": get, "contains": contains, "register": register_and_forget}
+    vars(shared).update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del vars(shared)[name]
+
+
+def live_trials(tune_controller: Any) -> list[Any]:
+    """Tune's trials that have not ended."""
+    return list(tune_controller.get_live_trials())
+
+
+def torch_config(on_start: Callable[[Any], None], **settings: Any) -> Any:
+    """Ray Train's TorchConfig for gangs.
+
+    Args:
+        on_start: called with the group of workers before Ray Train chooses their devices.
+        settings: arguments of TorchConfig.
+    """
+    from ray.train.torch.config import TorchConfig, _TorchBackend
+
+    class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            on_start(worker_group)
+            super().on_start(worker_group, backend_config)
+
+        def on_shutdown(self, *_: Any) -> None:
+            """Do nothing: the processes end, and a worker that waits for a dead one could not leave its group."""
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
+
+    return Config(**settings)
 
 
 def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any], None], **settings: Any) -> Any:

@@ -136,7 +136,12 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
     return compat.torch_trainer(
         loop,
         controller_started=lambda controller: tell({"controller": controller}),
-        torch_config=_torch_config(resources),
+        torch_config=compat.torch_config(
+            lambda workers: workers.execute(hide_gpus, resources),
+            # gloo beside NCCL: for what ranks tell one another between steps, on the CPU
+            backend="cpu:gloo,cuda:nccl" if resources.gpus else "gloo",
+            timeout_s=COLLECTIVE_TIMEOUT_S,
+        ),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus > 0,
@@ -144,27 +149,6 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
         ),
         run_config=RunConfig(storage_path=str(scratch), failure_config=FailureConfig(**limits)),
     )
-
-
-def _torch_config(resources: Resources) -> Any:
-    from ray.train.torch.config import TorchConfig, _TorchBackend
-
-    class Backend(_TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            worker_group.execute(hide_gpus, resources)  # Ray Train is about to choose a device
-            super().on_start(worker_group, backend_config)
-
-        def on_shutdown(self, *_: Any) -> None:
-            """Nothing: the workers' processes end, and one that waits for a dead one could not leave its group."""
-
-    class Config(TorchConfig):
-        @property
-        def backend_cls(self) -> Any:
-            return Backend
-
-    # gloo beside NCCL: for what ranks tell one another between steps, on the CPU
-    backend = "cpu:gloo,cuda:nccl" if resources.gpus else "gloo"
-    return Config(backend=backend, timeout_s=COLLECTIVE_TIMEOUT_S)
 
 
 class _Post:

@@ -14,13 +14,10 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.air.execution._internal import actor_manager
-from ray.exceptions import OutOfMemoryError, RayActorError
-from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from ssl_sweep.cluster.lookups import remembered_trainables
+from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.trainable import Work, trainable
@@ -32,12 +29,6 @@ from ssl_sweep.spec.plan import GROWS_TO, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import Ask
-
-# Tune's snapshots are never read back: that one could not be written is no news, and a disk that is full is told once
-logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
-# Ray 2.60's Tune does not expect that the memory monitor ends a trial's process: all of its run would end with that one
-for _module in (actor_manager, tune_controller):
-    vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
 
 
 class CannotRun(ValueError):  # noqa: N818 - says what it means
@@ -94,7 +85,8 @@ def run_sweep(
         # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
         at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
         tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)
-        with remembered_trainables():
+        compat.patch_tune()
+        with compat.cached_trainables():
             tuner.fit()
     if search.broken is not None:
         raise search.broken
@@ -118,7 +110,7 @@ class _Queue(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The oldest that waits."""
-        waiting = [each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING]
+        waiting = [each for each in compat.live_trials(tune_controller) if each.status == Trial.PENDING]
         return min(waiting, key=lambda trial: trial.trial_id, default=None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
