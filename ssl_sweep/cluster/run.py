@@ -19,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.metrics import SweepMetrics
+from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.trainable import Work, trainable
 from ssl_sweep.cluster.watchers import Watcher, Watchers
@@ -74,7 +75,8 @@ def run_sweep(
     """
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)
-    search = LedgerSearch(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
+    scheduler = LedgerScheduler(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
+    search = LedgerSearch(scheduler)
     # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
     stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
@@ -92,7 +94,8 @@ def run_sweep(
         raise search.broken
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
-    return Ending(interrupted=search.open or search.asked is not None, halted=search.halted, asked=search.asked)
+    interrupted = scheduler.open or scheduler.asked is not None
+    return Ending(interrupted=interrupted, halted=scheduler.halted, asked=scheduler.asked)
 
 
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:
@@ -132,12 +135,13 @@ class _Attendant(tune.Callback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """About ten times a second."""
-        self._search.attend()
-        if (self._search.disowned or self._search.broken) and not self._search.interrupted:
+        self._search.poll_requests()
+        scheduler = self._search.scheduler
+        if (scheduler.lease_lost or self._search.broken) and not scheduler.interrupted:
             os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
 
     def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:
-        self._search.interrupted = True
+        self._search.scheduler.interrupted = True
         if callable(tunes):
             tunes(number, frame)
 
@@ -154,7 +158,7 @@ def _tuner(function: Any, search: LedgerSearch, at_once: int | None, scratch: Pa
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=search.ledger.spec.name,
+            name=search.scheduler.ledger.spec.name,
             storage_path=str(scratch),
             verbose=0,
             callbacks=[_Attendant(search)],

@@ -1,292 +1,81 @@
-"""Ray Tune's source of trials: what the ledger asks for becomes Ray trials, what they report goes back to it."""
+"""Ray Tune's view of the scheduler: Tune asks for trials and hands on what they report, as JSON."""
 
 import json
-import math
-import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import yaml
 from ray.tune.search import Searcher
 
-from ssl_sweep.cluster.upcoming import Upcoming
-from ssl_sweep.cluster.watchers import Watcher
-from ssl_sweep.ledger import budgets
-from ssl_sweep.ledger.entries import Choice, Trial
-from ssl_sweep.ledger.lease import Lease
-from ssl_sweep.ledger.orders import read_orders
-from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.spec.plan import pretraining
-from ssl_sweep.spec.sweep import resolve
-from ssl_sweep.storage import mirror
-from ssl_sweep.storage.layout import Storage
-from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
-from ssl_sweep.trialdir.atomic import write_text
-from ssl_sweep.trialdir.journal import JOURNAL, Journal
-from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
-from ssl_sweep.trialdir.states import TrialState
-
-LOOK_EVERY_S = 2.0  # at what people ask of the sweep
-LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
-SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
+from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
+from ssl_sweep.trial.attempt import Outcome
 
 
 class LedgerSearch(Searcher):
-    """Ray Tune's source of trials: the ledger's open ones, then what it asks for, then retries."""
+    """Tune's searcher; every decision is the scheduler's."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        storage: Storage,
-        watcher: Watcher,
-        *,
-        only: Collection[str] | None = None,
-        lease: Lease | None = None,
-    ) -> None:
-        """only, lease: see `run_sweep`."""
+    def __init__(self, scheduler: LedgerScheduler) -> None:
         super().__init__()
-        self.ledger, self.storage, self.watcher = ledger, storage, watcher
-        self.halted: str | None = None
-        self.asked: Ask | None = None  # of the whole sweep
-        self.interrupted = False
-        self.broken: Exception | None = None  # what the ledger or the disk refused
-        self.deaths: dict[str, str] = {}  # what Ray says of processes that died, by Ray's ids of trials
-        self._only, self._lease = only, lease
-        self._look_at, self._told = -math.inf, set[str]()  # when to look at what is asked; the trials that know it
-        self._upcoming = Upcoming(lambda trial: pretraining(self._record(trial)["config"]))
-        self._running: dict[str, Trial] = {}
+        self.scheduler = scheduler
+        self.broken: Exception | None = None  # the first error of the ledger or the disk
+        self.deaths: dict[str, str] = {}  # what Ray says of processes that died, by Tune's ids of trials
         self._outcomes: dict[str, Outcome] = {}
-        self._first_failures: list[str] | None = []  # None once a trial has completed
-        for trial in ledger.condemned:  # the driver died before they could end themselves
-            self._end(trial, Outcome(TrialState.PRUNED, message=ledger.choice(trial.choice).pruned))
-        for choice in ledger.choices:
-            self._upcoming.add(self._due(choice))
-            self._show_unrun(choice.all_trials)
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is left to run."""
-        return bool(self._upcoming or self._running)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial, None when none can be had until another ends, FINISHED when there will be none."""
+        """The next trial's config; None where Tune is to ask again, FINISHED where no trial is left."""
         with self._kept():
-            return self._suggest(trial_id)
+            launch = self.scheduler.next(trial_id)
+            if isinstance(launch, Launch):
+                return {
+                    "record": json.dumps(launch.record),
+                    "attempt": launch.attempt,
+                    "folder": str(launch.folder),
+                }
+            return str(Searcher.FINISHED) if launch is Idle.FINISHED else None
         return None  # it is broken
-
-    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self._attend()
-        if self.asked is not None or self.interrupted or self.disowned:
-            return None if self._running and not self.interrupted else str(Searcher.FINISHED)
-        with self.ledger.together():  # a choice is asked for and its first trial begun at once
-            trial = self._begun()
-        if trial is None:
-            waits = self._running or (self._upcoming and self.halted is None)  # Tune asks again within a second
-            return None if waits else str(Searcher.FINISHED)
-        clear(self._folder(trial))  # what an earlier attempt was asked
-        mirror.drop(self.storage, self._folder(trial) / ASK)
-        self._told.discard(trial.trial_id)
-        self._running[trial_id] = trial
-        self.watcher.started(trial)
-        return {
-            "record": json.dumps(self._record(trial)),
-            "attempt": trial.attempts,
-            "folder": str(self._folder(trial)),
-        }
-
-    def _begun(self) -> Trial | None:
-        """The next trial, written down as running; None where none can begin now."""
-        if self.halted is not None:
-            return None
-        under_way = self._upcoming.under_way(self._running.values())
-        while self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
-            self._upcoming.add(self._due(choice))
-        if self._only is None and not self._upcoming:
-            self._upcoming.add(self.ledger.confirm())
-        trial = self._upcoming.take(under_way)
-        if trial is None:
-            return None
-        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1)
-        self.ledger.update(trial)
-        return trial
-
-    def _wants_more(self, under_way: set[str | None]) -> bool:
-        """Whether to ask the ledger; early only of a grid, whose choices depend on no result."""
-        early = self.ledger.spec.search.sampler == "grid"
-        return self._only is None and self._upcoming.wants_more(under_way, early=early)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Take a report: an epoch's metrics, or how the attempt ended."""
         with self._kept():
             self._take(trial_id, result)
 
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take an attempt's end; without an outcome and with an error, its process has died."""
+        with self._kept():
+            if result is not None:
+                self._take(trial_id, result)
+            if (outcome := self._outcomes.pop(trial_id, None)) is not None:
+                self.scheduler.end(trial_id, outcome)
+            elif error:
+                self.scheduler.lose(trial_id, self.deaths.pop(trial_id, ""))
+            else:  # Tune stopped it because the user interrupts
+                self.scheduler.abandon(trial_id)
+
+    def poll_requests(self) -> None:
+        """See `LedgerScheduler.poll_requests`."""
+        with self._kept():
+            self.scheduler.poll_requests()
+
     def _take(self, trial_id: str, result: dict[str, Any]) -> None:
         if "outcome" in result:
             self._outcomes[trial_id] = Outcome.from_json(result["outcome"])
         elif "step" in result:
-            trial, metrics = self._running[trial_id], json.loads(result["metrics"])
-            if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
-                self._upcoming.pretrained(trial)
-            self.watcher.reported(trial, metrics, result["step"])
-            if (why := self.ledger.report(trial, metrics, result["step"])) is not None:
-                self._ask(trial, Ask("prune", why))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Write down how an attempt ended. One that ended without a word lost its process."""
-        with self._kept():
-            self._end_attempt(trial_id, result, error)
-
-    def _end_attempt(self, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
-        if result is not None:
-            self._take(trial_id, result)
-        trial, outcome = self._running.pop(trial_id), self._outcomes.pop(trial_id, None)
-        if self.disowned:
-            return  # the ledger is another driver's to write
-        if outcome is None and not error:
-            return  # Ray stopped it because the user interrupts: it stays RUNNING in the ledger, and is gone on with
-        if outcome is None:
-            config, said = self._record(trial)["config"], self.deaths.pop(trial_id, "")
-            with mirror.at_hand(self.storage, self._folder(trial)):
-                outcome = without_a_word(self._folder(trial), LOST, said, config)
-        if outcome.state == TrialState.FAILED and trial in self.ledger.condemned:
-            self._end(trial, Outcome(TrialState.PRUNED, message=self.ledger.choice(trial.choice).pruned))
-        else:
-            self._settle(trial, outcome)
-
-    @property
-    def disowned(self) -> bool:
-        """Whether another driver has taken the sweep over."""
-        return self._lease is not None and self._lease.taken_by is not None
-
-    def attend(self) -> None:
-        """Look, every other second, at what people ask: tell running trials, and leave out what is not to run."""
-        with self._kept():
-            self._attend()
+            self.scheduler.report(trial_id, json.loads(result["metrics"]), result["step"])
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep an error for the end of the sweep, which it is: Tune would take it for the trial's, and go on."""
+        """Store the first error, which is raised after Tune stops: Tune would blame the trial and continue."""
         try:
             yield
         except Exception as error:
             self.broken = self.broken or error
-
-    def _attend(self) -> None:
-        if time.monotonic() < self._look_at:
-            return
-        self._look_at = time.monotonic() + LOOK_EVERY_S
-        orders = read_orders(self.ledger.notes)
-        self.asked = orders.sweep
-        for trial in self._running.values():
-            wanted = orders.of(trial.trial_id)
-            if wanted is not None and trial.trial_id not in self._told:
-                self._ask(trial, wanted)
-                self._told.add(trial.trial_id)
-        for trial in list(self._upcoming):
-            wanted = orders.of(trial.trial_id)
-            if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
-                self._upcoming.remove(trial)
-                self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
-
-    def _ask(self, trial: Trial, wanted: Ask) -> None:
-        ask(self._folder(trial), wanted.ask, wanted.why)
-        mirror.send(self.storage, self._folder(trial) / ASK)
-
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
-        """End a trial that does not run, in its journal too."""
-        with mirror.at_hand(self.storage, self._folder(trial)):
-            Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
-        self._settle(trial, outcome)
-
-    def _show_unrun(self, trials: Iterable[Trial]) -> None:
-        """Have MLflow show trials that ended without having run."""
-        for trial in trials:
-            folder = self._folder(trial)
-            if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
-                with mirror.at_hand(self.storage, folder):
-                    write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
-                    Journal(folder).append("end", state=trial.state, message=trial.message)
-
-    def _settle(self, trial: Trial, outcome: Outcome) -> None:
-        if outcome.state == TrialState.FAILED:
-            self._fail(budgets.charged(trial, outcome))
-            return
-        self._first_failures = None
-        if outcome.state == TrialState.COMPLETE:
-            self._upcoming.pretrained(trial)
-        results = outcome.results if outcome.state == TrialState.COMPLETE else None
-        self._finish(
-            replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
-        )
-
-    def _finish(self, trial: Trial) -> None:
-        """Write down a trial's end, and what follows from it for the other seeds of its choice."""
-        unrun = self.ledger.update(trial)
-        self._show_unrun(unrun)
-        for ended in (trial, *unrun):
-            self.watcher.ended(ended)
-        queued = {each.trial_id for each in self._upcoming}
-        due = self._due(self.ledger.choice(trial.choice))
-        self._upcoming.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
-
-    def _due(self, choice: Choice) -> Iterator[Trial]:
-        return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
-
-    def _fail(self, trial: Trial) -> None:
-        """Have a failed trial tried again, or give it up."""
-        spec = self.ledger.spec
-        if trial.reason in budgets.HALTS:
-            self.halted = self.halted or trial.message
-            self.ledger.update(replace(trial, state=TrialState.CREATED))
-            return
-        again = budgets.is_left(trial, spec)
-        if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
-            self._note_first_failure(trial)
-        if again and self.halted is None:
-            trial = replace(trial, state=TrialState.CREATED)
-            self.ledger.update(trial)  # what its budgets have left outlives this driver
-            self._upcoming.rest(trial, budgets.wait_s(trial))
-            return
-        self._finish(replace(trial, state=TrialState.FAILED) if again else budgets.given_up(trial, spec))
-
-    def _note_first_failure(self, trial: Trial) -> None:
-        if self._first_failures is None or self._is_of_one_choice(trial):
-            return
-        self._first_failures.append(trial.message or "")
-        if len(self._first_failures) >= SAME_FAILURES and len(set(self._first_failures)) == 1:
-            self.halted = trial.message
-
-    def _is_of_one_choice(self, trial: Trial) -> bool:
-        """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
-        seeds = self.ledger.choice(trial.choice).all_trials
-        return trial.reason in ("diverged", "collapsed") and any(
-            each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds
-        )
-
-    def _record(self, trial: Trial) -> dict[str, Any]:
-        knobs = dict(self.ledger.choice(trial.choice).knobs)
-        return {
-            "trial_id": trial.trial_id,
-            "sweep": self.ledger.spec.name,
-            "choice": trial.choice,
-            "seed": trial.seed,
-            "confirms": trial.confirms,
-            "knobs": knobs,
-            "config": resolve(self.ledger.spec, knobs, trial.seed),
-        }
-
-    def _folder(self, trial: Trial) -> Path:
-        return self.storage.trial(self.ledger.spec.name, trial.trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher into its snapshots, which are never read back."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: what Tune would restore is in the ledger."""
+        """Do nothing: what Tune would restore is in the ledger."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
+        """Do nothing, see `save`."""

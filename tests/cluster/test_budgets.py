@@ -1,4 +1,4 @@
-"""How often, and how soon, a failed trial is handed out again: the searcher, called as Ray calls it, a fake clock."""
+"""How often, and how soon, a failed trial is handed out again: the scheduler with a fake clock."""
 
 import json
 from collections import Counter
@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ssl_sweep.cluster import search as search_module
+from ssl_sweep.cluster import scheduler as scheduler_module
 from ssl_sweep.cluster import upcoming
-from ssl_sweep.cluster.search import LedgerSearch, Searcher
+from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
+from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
@@ -42,7 +43,7 @@ class Quiet:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (search_module, upcoming):
+    for module in (scheduler_module, upcoming):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -53,19 +54,15 @@ def spec(**changes: Any) -> SweepSpec:
     return from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}, "search": search, **changes})
 
 
-def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, LedgerSearch]:
+def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, LedgerScheduler]:
     storage = Storage(tmp_path)
     ledger = open_ledger(storage.ledger_url, spec(**changes))
-    return ledger, LedgerSearch(ledger, storage, Quiet())
-
-
-def end(search: LedgerSearch, name: str, outcome: Outcome) -> None:
-    search.on_trial_complete(name, {"outcome": json.dumps(asdict(outcome))})
+    return ledger, LedgerScheduler(ledger, storage, Quiet())
 
 
 def alpha(given: Any) -> float:
-    assert isinstance(given, dict), given
-    return float(json.loads(given["record"])["knobs"]["views.overlay_alpha"])
+    assert isinstance(given, Launch), given
+    return float(given.record["knobs"]["views.overlay_alpha"])
 
 
 def test_a_crashed_trial_waits_twice_as_long_each_time_and_others_run_meanwhile(tmp_path: Path, clock: Clock) -> None:
@@ -73,15 +70,15 @@ def test_a_crashed_trial_waits_twice_as_long_each_time_and_others_run_meanwhile(
     waited = []
     for number in range(9):
         began = clock.now
-        while (given := search.suggest(str(number))) is None:  # Ray asks on, about once a second
+        while (given := search.next(str(number))) is Idle.WAIT:  # Tune asks on, about once a second
             clock.now += 0.25
             assert clock.now - began < 100, "never handed out again"
         waited.append(clock.now - began)
         assert alpha(given) == 0.0
-        end(search, str(number), CRASH)
+        search.end(str(number), CRASH)
         if number == 0:
-            assert alpha(search.suggest("b")) == 0.1
-            end(search, "b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
+            assert alpha(search.next("b")) == 0.1
+            search.end("b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
     assert waited == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     assert [trial.state for trial in ledger.trials] == ["FAILED", "COMPLETE"]
 
@@ -90,37 +87,37 @@ def test_a_budget_that_is_used_up_is_named(tmp_path: Path, clock: Clock) -> None
     ledger, search = make(tmp_path, retries=1, lost_retries=2, search={"seeds": 1})
     ends = [CRASH, None, None, None]
     for number, outcome in enumerate(ends):
-        given = search.suggest(str(number))
-        assert isinstance(given, dict)
+        given = search.next(str(number))
+        assert isinstance(given, Launch)
         if outcome is None:
-            search.on_trial_complete(str(number), error=True)
+            search.lose(str(number), "")
         else:
-            end(search, str(number), outcome)
+            search.end(str(number), outcome)
         clock.now += 100
     (trial,) = ledger.trials
     assert (trial.state, trial.reason, trial.attempts, trial.failures, trial.lost) == ("FAILED", "lost", 4, 1, 3)
     assert trial.message is not None
     assert trial.message.endswith("(3 times; lost_retries: 2)")
-    assert search.suggest("none") == Searcher.FINISHED
+    assert search.next("none") is Idle.FINISHED
 
 
 def test_what_is_left_of_a_budget_outlives_the_driver(tmp_path: Path, clock: Clock) -> None:
     _, search = make(tmp_path, retries=2, search={"seeds": 1})
     for number in range(2):
-        assert isinstance(search.suggest(str(number)), dict)
-        end(search, str(number), CRASH)
+        assert isinstance(search.next(str(number)), Launch)
+        search.end(str(number), CRASH)
         clock.now += 100
     ledger, again = make(tmp_path, retries=2, search={"seeds": 1})  # the first driver was killed
-    assert isinstance(again.suggest("x"), dict)
-    end(again, "x", CRASH)
+    assert isinstance(again.next("x"), Launch)
+    again.end("x", CRASH)
     assert [(trial.state, trial.failures) for trial in ledger.trials] == [("FAILED", 3)]
 
 
 def test_a_lost_process_is_tried_again_at_once_and_is_no_fault_of_the_sweeps(tmp_path: Path, clock: Clock) -> None:
     ledger, search = make(tmp_path, search={"seeds": 1})
     for number in range(5):
-        assert isinstance(search.suggest(str(number)), dict)
-        search.on_trial_complete(str(number), error=True)
+        assert isinstance(search.next(str(number)), Launch)
+        search.lose(str(number), "")
     assert search.halted is None
     assert Counter(trial.state for trial in ledger.trials) == {"CREATED": 1}
 
@@ -158,16 +155,16 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_path: Path, clock: Clock) -> None:
     full = Outcome("FAILED", reason="disk", message="the disk of /x is full")
     ledger, search = make(tmp_path)
-    assert isinstance(search.suggest("a"), dict)
-    assert isinstance(search.suggest("b"), dict)
-    end(search, "a", full)
-    assert search.suggest("c") is None  # the other one may well come to its end
-    end(search, "b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
-    assert search.suggest("c") == Searcher.FINISHED
+    assert isinstance(search.next("a"), Launch)
+    assert isinstance(search.next("b"), Launch)
+    search.end("a", full)
+    assert search.next("c") is Idle.WAIT  # the other one may well come to its end
+    search.end("b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
+    assert search.next("c") is Idle.FINISHED
     assert search.halted == full.message
     assert [(trial.state, trial.reason) for trial in ledger.trials] == [("CREATED", "disk"), ("COMPLETE", None)]
     _, again = make(tmp_path)
-    assert alpha(again.suggest("a")) == 0.0
+    assert alpha(again.next("a")) == 0.0
     assert [(trial.failures, trial.lost) for trial in ledger.trials] == [(0, 0), (0, 0)]
 
 
@@ -183,9 +180,8 @@ def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(
     tmp_path: Path, death: str, reason: str, said: str
 ) -> None:
     ledger, search = make(tmp_path, lost_retries=0, search={"seeds": 1})
-    assert isinstance(search.suggest("a"), dict)
-    search.deaths["a"] = death
-    search.on_trial_complete("a", error=True)
+    assert isinstance(search.next("a"), Launch)
+    search.lose("a", death)
     (trial,) = ledger.trials
     assert (trial.state, trial.reason, trial.attempts) == ("FAILED", reason, 1)
     assert said in (trial.message or "")
@@ -194,7 +190,8 @@ def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(
 def test_a_ledger_that_cannot_be_written_ends_the_sweep_and_no_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, search = make(tmp_path)
+    ledger, scheduler = make(tmp_path)
+    search = LedgerSearch(scheduler)
     assert isinstance(search.suggest("a"), dict)
 
     def full(*_: Any) -> None:
@@ -202,7 +199,8 @@ def test_a_ledger_that_cannot_be_written_ends_the_sweep_and_no_trial(
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "update", full)
-        end(search, "a", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
+        complete = Outcome("COMPLETE", {"knn/top1_val": 50.0})
+        search.on_trial_complete("a", {"outcome": json.dumps(asdict(complete))})
         assert search.suggest("b") is None
     assert isinstance(search.broken, OperationalError)
     assert ledger.trials[0].state == "RUNNING"  # and is gone on with

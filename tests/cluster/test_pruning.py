@@ -1,15 +1,13 @@
 """What the driver does about pruning: whom it asks to end, which seeds it runs, and what it leaves in the journals."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
@@ -35,37 +33,32 @@ class Log:
         self.ended_as.append((trial.choice, trial.seed, trial.state))
 
 
-def search(tmp_path: Path, **changes: Any) -> LedgerSearch:
+def search(tmp_path: Path, **changes: Any) -> LedgerScheduler:
     wanted = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2]}, "seeds": 2, "pruner": "asha", **changes}
     base = {"name": "sweep", "data": {"source": "digits", "image_size": 8}, "pretrain": {"epochs": 9}}
     spec = from_dump(base | {"encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}, "search": wanted})
     storage = Storage(tmp_path)
-    return LedgerSearch(open_ledger(storage.ledger_url, spec), storage, Log())
+    return LedgerScheduler(open_ledger(storage.ledger_url, spec), storage, Log())
 
 
-def begin(search: LedgerSearch, name: str) -> tuple[Path, int, int]:
+def begin(search: LedgerScheduler, name: str) -> tuple[Path, int, int]:
     """Start a trial as a worker would: its folder, choice and seed."""
-    given = search.suggest(name)
-    assert isinstance(given, dict)
-    record, folder = json.loads(given["record"]), Path(given["folder"])
-    Journal(folder).append("attempt", attempt=given["attempt"])
-    return folder, record["choice"], record["seed"]
+    given = search.next(name)
+    assert isinstance(given, Launch)
+    Journal(given.folder).append("attempt", attempt=given.attempt)
+    return given.folder, given.record["choice"], given.record["seed"]
 
 
-def report(search: LedgerSearch, name: str, value: float, step: int = 1) -> None:
-    search.on_trial_result(name, {"metrics": json.dumps({WATCHED: value}), "step": step})
+def report(search: LedgerScheduler, name: str, value: float, step: int = 1) -> None:
+    search.report(name, {WATCHED: value}, step)
 
 
-def end(search: LedgerSearch, name: str, outcome: Outcome) -> None:
-    search.on_trial_complete(name, {"outcome": json.dumps(asdict(outcome))})
-
-
-def pruned_second(search: LedgerSearch) -> Path:
+def pruned_second(search: LedgerScheduler) -> Path:
     """Run the first choice's first seed to its end; the second is asked to end itself."""
     begin(search, "a")
     folder, choice, _ = begin(search, "b")
     report(search, "a", 50.0)
-    end(search, "a", Outcome("COMPLETE", {METRIC: 50.0}))
+    search.end("a", Outcome("COMPLETE", {METRIC: 50.0}))
     assert asked(folder) is None
     report(search, "b", 40.0)
     assert (asked(folder), choice) == (Ask("prune", WHY), 1)
@@ -79,7 +72,7 @@ def last(folder: Path) -> dict[str, Any]:
 def test_a_bad_choice_is_asked_to_end_and_its_other_seeds_never_run(tmp_path: Path) -> None:
     first = search(tmp_path)
     pruned_second(first)
-    end(first, "b", Outcome("PRUNED", message=WHY))
+    first.end("b", Outcome("PRUNED", message=WHY))
     assert first.watcher.ended_as == [(0, 0, "COMPLETE"), (1, 0, "PRUNED"), (1, 1, "PRUNED")]
     unrun = first.ledger.choice(1).trials[1]
     folder = tmp_path / "sweep" / "trials" / unrun.trial_id
@@ -92,13 +85,13 @@ def test_a_bad_choice_is_asked_to_end_and_its_other_seeds_never_run(tmp_path: Pa
 def test_wilcoxon_runs_a_seed_after_the_other(tmp_path: Path) -> None:
     first = search(tmp_path, pruner={"name": "wilcoxon", "p_threshold": 0.3}, seeds=3)
     assert [begin(first, name)[1:] for name in "abc"] == [(0, 0), (1, 0), (2, 0)]
-    assert first.suggest("d") is None
+    assert first.next("d") is Idle.WAIT
     for seed in (0, 1, 2):
-        end(first, "a", Outcome("COMPLETE", {METRIC: 50.0 + seed}))
+        first.end("a", Outcome("COMPLETE", {METRIC: 50.0 + seed}))
         if seed < 2:
             assert begin(first, "a")[1:] == (0, seed + 1)
     for seed in (0, 1):
-        end(first, "b", Outcome("COMPLETE", {METRIC: 40.0 + 0.9 * seed}))
+        first.end("b", Outcome("COMPLETE", {METRIC: 40.0 + 0.9 * seed}))
         if seed < 1:
             assert begin(first, "b")[1:] == (1, 1)
     assert first.watcher.ended_as[-2:] == [(1, 1, "COMPLETE"), (1, 2, "PRUNED")]
@@ -111,9 +104,9 @@ def test_a_decision_stands_whoever_dies_before_it_is_done(tmp_path: Path, how: s
     if how == "driver killed":
         first = search(tmp_path)
     elif how == "worker killed":
-        first.on_trial_complete("b", error=True)
+        first.lose("b", "")
     else:
-        end(first, "b", Outcome("FAILED", reason="crash", message="broken"))
+        first.end("b", Outcome("FAILED", reason="crash", message="broken"))
     assert [trial.state for trial in first.ledger.choice(1).trials] == ["PRUNED", "PRUNED"]
     assert (last(folder)["state"], last(folder)["message"]) == ("PRUNED", WHY)
     assert [begin(first, name)[1:] for name in "cd"] == [(0, 1), (2, 0)]
@@ -124,8 +117,8 @@ def test_who_was_killed_before_showing_an_unrun_trial_shows_it_later(
 ) -> None:
     first = search(tmp_path)
     pruned_second(first)
-    monkeypatch.setattr(LedgerSearch, "_show_unrun", lambda *_: None)
-    end(first, "b", Outcome("PRUNED", message=WHY))
+    monkeypatch.setattr(LedgerScheduler, "_record_unrun", lambda *_: None)
+    first.end("b", Outcome("PRUNED", message=WHY))
     monkeypatch.undo()
     unrun = first.ledger.choice(1).trials[1]
     folder = tmp_path / "sweep" / "trials" / unrun.trial_id
@@ -139,6 +132,6 @@ def test_a_new_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> Non
     first = search(tmp_path)
     folder, _, _ = begin(first, "a")
     ask(folder, "stop", "by hand")
-    end(first, "a", Outcome("FAILED", reason="lost", message="killed"))
+    first.end("a", Outcome("FAILED", reason="lost", message="killed"))
     assert begin(first, "a")[0] == folder
     assert asked(folder) is None

@@ -1,13 +1,11 @@
 """ASHA on real trainings of the digits: it stops the bad learning rates and keeps the best one."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
@@ -45,17 +43,15 @@ class Nobody:
 @pytest.mark.slow  # 16 epochs of a small ResNet
 def test_the_best_learning_rate_survives_and_the_bad_ones_stop_at_a_rung(tmp_path: Path, cache: Path) -> None:
     storage = Storage(tmp_path)
-    search = LedgerSearch(open_ledger(storage.ledger_url, from_dump(SPEC)), storage, Nobody())
-    while isinstance(given := search.suggest("only"), dict):
-        folder = Path(given["folder"])
+    search = LedgerScheduler(open_ledger(storage.ledger_url, from_dump(SPEC)), storage, Nobody())
+    while isinstance(given := search.next("only"), Launch):
 
-        def report(metrics: dict[str, float], step: int, folder: Path = folder) -> None:
-            search.on_trial_result("only", {"metrics": json.dumps(metrics), "step": step})
+        def report(metrics: dict[str, float], step: int, folder: Path = given.folder) -> None:
+            search.report("only", metrics, step)
             if (wish := asked(folder)) is not None:
                 raise Stop(wish.why)
 
-        outcome = attempt(json.loads(given["record"]), given["attempt"], report, folder, cache)
-        search.on_trial_complete("only", {"outcome": json.dumps(asdict(outcome))})
+        search.end("only", attempt(given.record, given.attempt, report, given.folder, cache))
     ends = {choice.knobs["pretrain.lr"]: [trial.state for trial in choice.trials] for choice in search.ledger.choices}
     assert ends.pop(0.003) == ["COMPLETE", "COMPLETE"]
     assert list(ends.values()) == [["PRUNED", "PRUNED"]] * 4

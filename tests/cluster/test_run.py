@@ -1,12 +1,10 @@
 """Sweeps on a real Ray, with a fake trial: a quadratic of the knob in place of training."""
 
-import json
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from PIL import Image
 from ray import cloudpickle
 
 from ssl_sweep.cluster.run import CannotRun, run_sweep
-from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
 from ssl_sweep.cluster.upcoming import LOOK_AHEAD
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
@@ -252,24 +250,24 @@ def test_a_trial_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[s
 SHARED = {"views.overlay_alpha": [0.0, 0.1], "evaluate.knn.k": [1, 5, 20]}  # three trials a pretraining
 
 
-def suggested(search: LedgerSearch, name: str) -> tuple[float, int]:
+def suggested(search: LedgerScheduler, name: str) -> tuple[float, int]:
     """The knobs of the trial that a free worker gets."""
-    given = search.suggest(name)
-    assert isinstance(given, dict)
-    knobs = json.loads(given["record"])["knobs"]
+    given = search.next(name)
+    assert isinstance(given, Launch)
+    knobs = given.record["knobs"]
     return knobs["views.overlay_alpha"], knobs["evaluate.knn.k"]
 
 
 def test_a_free_worker_gets_a_trial_that_need_not_wait(tmp_path: Path) -> None:
     ledger, storage = make(tmp_path, search={"space": SHARED, "seeds": 1})
-    search = LedgerSearch(ledger, storage, Log())
+    search = LedgerScheduler(ledger, storage, Log())
     assert suggested(search, "a") == (0.0, 1)
-    search.on_trial_result("a", {"metrics": '{"pretrain/loss": 1.0}', "step": 1})
+    search.report("a", {"pretrain/loss": 1.0}, 1)
     assert suggested(search, "b") == (0.1, 1)  # nobody makes its pretraining yet
     assert suggested(search, "c") == (0.0, 5)  # all are being made: it waits rather than the worker
-    search.on_trial_result("b", {"metrics": '{"finetune/loss": 1.0}', "step": 1})
+    search.report("b", {"finetune/loss": 1.0}, 1)
     assert suggested(search, "d") == (0.1, 5)  # that one is made
-    search.on_trial_complete("a", {"outcome": json.dumps(asdict(Outcome("COMPLETE", {METRIC: 1.0})))})
+    search.end("a", Outcome("COMPLETE", {METRIC: 1.0}))
     assert suggested(search, "e") == (0.0, 20)
     assert [choice.knobs["evaluate.knn.k"] for choice in ledger.choices] == [1, 5, 20] * 2  # in the ledger's order
 
@@ -277,17 +275,17 @@ def test_a_free_worker_gets_a_trial_that_need_not_wait(tmp_path: Path) -> None:
 def test_only_so_many_are_looked_at_ahead(tmp_path: Path) -> None:
     many = {"evaluate.knn.k": list(range(1, 2 * LOOK_AHEAD))}
     ledger, storage = make(tmp_path, search={"space": many, "seeds": 1})
-    search = LedgerSearch(ledger, storage, Log())
+    search = LedgerScheduler(ledger, storage, Log())
     for name in "ab":
-        assert isinstance(search.suggest(name), dict)
+        assert isinstance(search.next(name), Launch)
     assert len(ledger.choices) == LOOK_AHEAD + 1
 
 
 def test_a_sampler_that_learns_is_not_asked_ahead(tmp_path: Path) -> None:
     ledger, storage = make(tmp_path, search={"space": SHARED, "seeds": 1, "sampler": "tpe", "trials": 5})
-    search = LedgerSearch(ledger, storage, Log())
+    search = LedgerScheduler(ledger, storage, Log())
     for name in "abc":
-        assert isinstance(search.suggest(name), dict)
+        assert isinstance(search.next(name), Launch)
     assert len(ledger.choices) == 3
 
 

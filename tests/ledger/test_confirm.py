@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
 from ssl_sweep.commands.terminal import plan_table, status_table
 from ssl_sweep.ledger.entries import Choice, LedgerError, Trial
 from ssl_sweep.ledger.open import load_ledger, open_ledger
@@ -29,6 +29,7 @@ from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import NOTHING
 from ssl_sweep.tables.render import grid, render
 from ssl_sweep.tables.table import Table
+from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trial.run import encoder_path
 
 METRIC, TEST = "knn/top1_val", "knn/top1_test"
@@ -170,17 +171,15 @@ class Silent:
 
 def test_the_driver_confirms_when_nothing_else_is_left_and_says_so(storage: Storage) -> None:
     ledger = open_ledger(storage.ledger_url, spec())
-    search = LedgerSearch(ledger, storage, Silent())
+    search = LedgerScheduler(ledger, storage, Silent())
     phases, seen = [], []
     for number in range(14):
-        config = search.suggest(str(number))
-        assert isinstance(config, dict)
+        assert isinstance(search.next(str(number)), Launch)
         phases.append(sweep_status(storage, "sweep")["phase"])
         trial = search._running[str(number)]
         seen.append((trial.choice, trial.seed))
-        result = '{"state": "COMPLETE", "results": {"knn/top1_val": %f}}' % (10.0 * trial.choice)
-        search.on_trial_complete(str(number), {"outcome": result})
-    assert search.suggest("more") == "FINISHED"
+        search.end(str(number), Outcome("COMPLETE", {"knn/top1_val": 10.0 * trial.choice}))
+    assert search.next("more") is Idle.FINISHED
     assert phases == ["searching"] * 8 + ["confirming"] * 6
     assert seen[8:] == [(3, 2), (3, 3), (3, 4), (2, 2), (2, 3), (2, 4)]
     status = sweep_status(storage, "sweep")
@@ -193,9 +192,9 @@ def test_the_driver_confirms_when_nothing_else_is_left_and_says_so(storage: Stor
 def test_a_resume_of_named_trials_confirms_nothing(storage: Storage) -> None:
     ledger = open_ledger(storage.ledger_url, spec())
     searched(ledger, [50.0, 60.0, 40.0, 55.0])
-    search = LedgerSearch(ledger, storage, Silent(), only=frozenset({"another"}))
-    assert search.suggest("0") == "FINISHED"
-    assert LedgerSearch(ledger, storage, Silent()).suggest("1") != "FINISHED"
+    search = LedgerScheduler(ledger, storage, Silent(), only=frozenset({"another"}))
+    assert search.next("0") is Idle.FINISHED
+    assert LedgerScheduler(ledger, storage, Silent()).next("1") is not Idle.FINISHED
 
 
 def test_the_best_trial_is_one_that_fresh_seeds_found_good(storage: Storage) -> None:

@@ -52,7 +52,7 @@ def spec(name: str, pruner: str) -> SweepSpec:
 
 
 class Driver:
-    """What `LedgerSearch` does with a ledger, one event at a time, and what has to be true after each."""
+    """What `LedgerScheduler` does with a ledger, one event at a time, and what has to be true after each."""
 
     def __init__(self, url: str, wanted: SweepSpec) -> None:
         self.url, self.spec = url, wanted

@@ -1,8 +1,8 @@
-"""Stop, pause and resume: what commands write, what the driver makes of it. The searcher is called as Ray calls it."""
+"""Stop, pause and resume: what commands write, what the driver's scheduler makes of it."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import pytest
 import typer.testing
 
 from ssl_sweep.cli import app
-from ssl_sweep.cluster import search as search_module
-from ssl_sweep.cluster.search import LedgerSearch, Searcher
+from ssl_sweep.cluster import scheduler as scheduler_module
+from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
@@ -42,7 +42,7 @@ class Ends:
 
 @pytest.fixture(autouse=True)
 def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(scheduler_module, "POLL_EVERY_S", 0.0)
 
 
 @pytest.fixture
@@ -60,19 +60,19 @@ def opened(storage: Storage, alphas: int = 3) -> Ledger:
 
 
 @pytest.fixture
-def driven(storage: Storage) -> Iterator[tuple[Ledger, LedgerSearch, Ends]]:
+def driven(storage: Storage) -> Iterator[tuple[Ledger, LedgerScheduler, Ends]]:
     """A sweep with a driver at work, that has two trials running."""
     ledger, ends = opened(storage), Ends()
     with sole_driver(storage.sweep("sweep"), ledger.notes):
-        search = LedgerSearch(ledger, storage, ends)
+        search = LedgerScheduler(ledger, storage, ends)
         for name in "ab":
-            assert isinstance(search.suggest(name), dict)
+            assert isinstance(search.next(name), Launch)
         yield ledger, search, ends
 
 
-def end(search: LedgerSearch, name: str, state: str) -> None:
+def end(search: LedgerScheduler, name: str, state: str) -> None:
     results = {METRIC: 50.0} if state == "COMPLETE" else {}
-    search.on_trial_complete(name, {"outcome": json.dumps(asdict(Outcome(state, results, message="asked")))})
+    search.end(name, Outcome(state, results, message="asked"))
 
 
 def asks(storage: Storage, ledger: Ledger) -> list[str | None]:
@@ -82,18 +82,18 @@ def asks(storage: Storage, ledger: Ledger) -> list[str | None]:
 
 @pytest.mark.parametrize(("what", "state"), [("stop", "STOPPED"), ("pause", "PAUSED")])
 def test_a_running_sweep_is_asked_through_its_ledger(
-    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends], what: Any, state: str
+    storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends], what: Any, state: str
 ) -> None:
     ledger, search, ends = driven
     assert asks(storage, ledger) == [None, None]
     said = ask_to_end(storage, "sweep", what)
     assert "asked its driver (process" in said
-    search.attend()
+    search.poll_requests()
     assert asks(storage, ledger) == [what, what]
-    assert search.suggest("c") is None  # no more are handed out
+    assert search.next("c") is Idle.WAIT  # no more are handed out
     for name in "ab":
         end(search, name, state)
-    assert search.suggest("c") == Searcher.FINISHED
+    assert search.next("c") is Idle.FINISHED
     assert ends.states == [state, state]
     assert [trial.state for trial in ledger.trials] == [state, state]
     assert search.asked is not None
@@ -101,29 +101,29 @@ def test_a_running_sweep_is_asked_through_its_ledger(
 
 
 def test_one_trial_is_stopped_and_the_sweep_goes_on(
-    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends]
+    storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
     ask_to_end(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
-    search.attend()
+    search.poll_requests()
     assert asks(storage, ledger) == [None, "stop"]
     end(search, "b", "STOPPED")
-    assert isinstance(search.suggest("c"), dict)
+    assert isinstance(search.next("c"), Launch)
     for name in "ac":
         end(search, name, "COMPLETE")
-    assert search.suggest("d") == Searcher.FINISHED
+    assert search.next("d") is Idle.FINISHED
     assert [trial.state for trial in ledger.trials] == ["COMPLETE", "STOPPED", "COMPLETE"]
     assert not search.open
 
 
 def test_a_trial_that_crashes_instead_of_stopping_is_not_tried_again(
-    storage: Storage, driven: tuple[Ledger, LedgerSearch, Ends]
+    storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
     ask_to_end(storage, "sweep", "stop", [ledger.trials[0].trial_id])
-    search.attend()
-    search.on_trial_complete("a", error=True)
-    search.attend()
+    search.poll_requests()
+    search.lose("a", "")
+    search.poll_requests()
     assert [trial.state for trial in ledger.trials] == ["STOPPED", "RUNNING"]
 
 
@@ -178,10 +178,10 @@ def test_a_resume_takes_up_what_it_is_told(
     only = take_up(ledger, Again(failed, [ids[number] for number in named]))
     assert [trial.state for trial in ledger.trials] == states
     assert [trial.state for trial in load_ledger(storage.ledger_url, "sweep").trials] == states
-    search = LedgerSearch(ledger, storage, Ends(), only=only)
+    search = LedgerScheduler(ledger, storage, Ends(), only=only)
     given = []
-    while isinstance(suggested := search.suggest(str(len(given))), dict):
-        given.append(ids.index(json.loads(suggested["record"])["trial_id"]))
+    while isinstance(launch := search.next(str(len(given))), Launch):
+        given.append(ids.index(launch.record["trial_id"]))
     assert given == runs
 
 
@@ -228,9 +228,9 @@ class Taken:
 def test_a_driver_whose_lease_was_taken_writes_nothing_more(storage: Storage) -> None:
     ledger, lease = opened(storage), Taken()
     lease.taken_by = None  # type: ignore[assignment]
-    search = LedgerSearch(ledger, storage, Ends(), lease=lease)  # type: ignore[arg-type]
-    assert isinstance(search.suggest("a"), dict)
+    search = LedgerScheduler(ledger, storage, Ends(), lease=lease)  # type: ignore[arg-type]
+    assert isinstance(search.next("a"), Launch)
     lease.taken_by = "process 9 on node7"
-    assert search.suggest("b") is None
+    assert search.next("b") is Idle.WAIT
     end(search, "a", "COMPLETE")
     assert load_ledger(storage.ledger_url, "sweep").trials[0].state == "RUNNING"

@@ -1,0 +1,277 @@
+"""Decides what a sweep runs next and what follows from each end of a trial. Knows the ledger, but no Ray."""
+
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_sweep.cluster.upcoming import Upcoming
+from ssl_sweep.cluster.watchers import Watcher
+from ssl_sweep.ledger import budgets
+from ssl_sweep.ledger.entries import Choice, Trial
+from ssl_sweep.ledger.lease import Lease
+from ssl_sweep.ledger.orders import read_orders
+from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.plan import pretraining
+from ssl_sweep.spec.sweep import resolve
+from ssl_sweep.storage import mirror
+from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
+from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.journal import JOURNAL, Journal
+from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
+from ssl_sweep.trialdir.states import TrialState
+
+POLL_EVERY_S = 2.0  # how often the ledger is read for requests to stop or pause
+LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
+SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
+
+
+@dataclass(frozen=True)
+class Launch:
+    """An attempt at a trial that is to start now."""
+
+    record: dict[str, Any]  # the trial's identity and config, see `attempt`
+    attempt: int  # from 1 on
+    folder: Path
+
+
+class Idle(Enum):
+    """Why no trial starts now."""
+
+    WAIT = auto()  # one may be had when another has ended, or in a second
+    FINISHED = auto()  # there will be none
+
+
+class LedgerScheduler:
+    """Hands out the ledger's open trials, then the choices that it proposes, then retries.
+
+    Attempts that run are told apart by a `run` of the caller's: any string that no other running attempt has.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        storage: Storage,
+        watcher: Watcher,
+        *,
+        only: Collection[str] | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """only, lease: see `run_sweep`."""
+        self.ledger, self.storage, self.watcher = ledger, storage, watcher
+        self.halted: str | None = None
+        self.asked: Ask | None = None  # of the whole sweep
+        self.interrupted = False
+        self._only, self._lease = only, lease
+        self._poll_at, self._informed = -math.inf, set[str]()  # the next look at requests; the trials that have theirs
+        self._upcoming = Upcoming(lambda trial: pretraining(self._record(trial)["config"]))
+        self._running: dict[str, Trial] = {}
+        self._first_failures: list[str] | None = []  # None once a trial has completed
+        for trial in ledger.condemned:  # the driver died before they could end themselves
+            self._end(trial, Outcome(TrialState.PRUNED, message=ledger.choice(trial.choice).pruned))
+        for choice in ledger.choices:
+            self._upcoming.add(self._due(choice))
+            self._record_unrun(choice.all_trials)
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is left to run."""
+        return bool(self._upcoming or self._running)
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether another driver has taken the sweep over."""
+        return self._lease is not None and self._lease.taken_by is not None
+
+    def next(self, run: str) -> Launch | Idle:
+        """Start the next trial, where one can start now."""
+        self.poll_requests()
+        if self.asked is not None or self.interrupted or self.lease_lost:
+            return Idle.WAIT if self._running and not self.interrupted else Idle.FINISHED
+        with self.ledger.together():  # a choice is asked for and its first trial begun at once
+            trial = self._begin_next()
+        if trial is None:
+            waits = self._running or (self._upcoming and self.halted is None)
+            return Idle.WAIT if waits else Idle.FINISHED
+        clear(self._folder(trial))  # what an earlier attempt was asked
+        mirror.drop(self.storage, self._folder(trial) / ASK)
+        self._informed.discard(trial.trial_id)
+        self._running[run] = trial
+        self.watcher.started(trial)
+        return Launch(self._record(trial), trial.attempts, self._folder(trial))
+
+    def report(self, run: str, metrics: dict[str, float], step: int) -> None:
+        """Take an epoch's metrics of an attempt, and ask its trial to end where it is pruned."""
+        trial = self._running[run]
+        if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
+            self._upcoming.pretrained(trial)
+        self.watcher.reported(trial, metrics, step)
+        if (why := self.ledger.report(trial, metrics, step)) is not None:
+            self._ask(trial, Ask("prune", why))
+
+    def end(self, run: str, outcome: Outcome) -> None:
+        """Take the outcome of an attempt."""
+        if (trial := self._ended(run)) is not None:
+            self._decide(trial, outcome)
+
+    def lose(self, run: str, said: str) -> None:
+        """Take note that an attempt's process died.
+
+        Args:
+            run: the attempt's.
+            said: what the cluster says of the process; may be empty.
+        """
+        if (trial := self._ended(run)) is not None:
+            with mirror.at_hand(self.storage, self._folder(trial)):
+                outcome = without_a_word(self._folder(trial), LOST, said, self._record(trial)["config"])
+            self._decide(trial, outcome)
+
+    def abandon(self, run: str) -> None:
+        """Forget an attempt that an interrupt ended: its trial stays RUNNING, and the next driver resumes it."""
+        del self._running[run]
+
+    def poll_requests(self) -> None:
+        """Read, every other second, what people request: tell running trials, and end those that have yet to run."""
+        if time.monotonic() < self._poll_at:
+            return
+        self._poll_at = time.monotonic() + POLL_EVERY_S
+        orders = read_orders(self.ledger.notes)
+        self.asked = orders.sweep
+        for trial in self._running.values():
+            wanted = orders.of(trial.trial_id)
+            if wanted is not None and trial.trial_id not in self._informed:
+                self._ask(trial, wanted)
+                self._informed.add(trial.trial_id)
+        for trial in list(self._upcoming):
+            wanted = orders.of(trial.trial_id)
+            if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
+                self._upcoming.remove(trial)
+                self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
+
+    def _begin_next(self) -> Trial | None:
+        """The next trial, written down as running; None where none can begin now."""
+        if self.halted is not None:
+            return None
+        under_way = self._upcoming.under_way(self._running.values())
+        while self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
+            self._upcoming.add(self._due(choice))
+        if self._only is None and not self._upcoming:
+            self._upcoming.add(self.ledger.confirm())
+        trial = self._upcoming.take(under_way)
+        if trial is None:
+            return None
+        trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1)
+        self.ledger.update(trial)
+        return trial
+
+    def _wants_more(self, under_way: set[str | None]) -> bool:
+        """Whether to ask the ledger; early only of a grid, whose choices depend on no result."""
+        early = self.ledger.spec.search.sampler == "grid"
+        return self._only is None and self._upcoming.wants_more(under_way, early=early)
+
+    def _ended(self, run: str) -> Trial | None:
+        """The trial of an attempt that has ended; None where the ledger is another driver's to write by now."""
+        trial = self._running.pop(run)
+        return None if self.lease_lost else trial
+
+    def _decide(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.state == TrialState.FAILED and trial in self.ledger.condemned:
+            self._end(trial, Outcome(TrialState.PRUNED, message=self.ledger.choice(trial.choice).pruned))
+        else:
+            self._settle(trial, outcome)
+
+    def _ask(self, trial: Trial, wanted: Ask) -> None:
+        ask(self._folder(trial), wanted.ask, wanted.why)
+        mirror.send(self.storage, self._folder(trial) / ASK)
+
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        """End a trial that does not run, in its journal too."""
+        with mirror.at_hand(self.storage, self._folder(trial)):
+            Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
+        self._settle(trial, outcome)
+
+    def _record_unrun(self, trials: Iterable[Trial]) -> None:
+        """Have MLflow show trials that ended without having run."""
+        for trial in trials:
+            folder = self._folder(trial)
+            if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
+                with mirror.at_hand(self.storage, folder):
+                    write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
+                    Journal(folder).append("end", state=trial.state, message=trial.message)
+
+    def _settle(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.state == TrialState.FAILED:
+            self._fail(budgets.charged(trial, outcome))
+            return
+        self._first_failures = None
+        if outcome.state == TrialState.COMPLETE:
+            self._upcoming.pretrained(trial)
+        results = outcome.results if outcome.state == TrialState.COMPLETE else None
+        self._finish(
+            replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
+        )
+
+    def _finish(self, trial: Trial) -> None:
+        """Write down a trial's end, and what follows from it for the other seeds of its choice."""
+        unrun = self.ledger.update(trial)
+        self._record_unrun(unrun)
+        for ended in (trial, *unrun):
+            self.watcher.ended(ended)
+        queued = {each.trial_id for each in self._upcoming}
+        due = self._due(self.ledger.choice(trial.choice))
+        self._upcoming.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
+
+    def _due(self, choice: Choice) -> Iterator[Trial]:
+        return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
+
+    def _fail(self, trial: Trial) -> None:
+        """Have a failed trial tried again, or give it up."""
+        spec = self.ledger.spec
+        if trial.reason in budgets.HALTS:
+            self.halted = self.halted or trial.message
+            self.ledger.update(replace(trial, state=TrialState.CREATED))
+            return
+        again = budgets.is_left(trial, spec)
+        if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
+            self._note_first_failure(trial)
+        if again and self.halted is None:
+            trial = replace(trial, state=TrialState.CREATED)
+            self.ledger.update(trial)  # what its budgets have left outlives this driver
+            self._upcoming.rest(trial, budgets.wait_s(trial))
+            return
+        self._finish(replace(trial, state=TrialState.FAILED) if again else budgets.given_up(trial, spec))
+
+    def _note_first_failure(self, trial: Trial) -> None:
+        if self._first_failures is None or self._is_of_one_choice(trial):
+            return
+        self._first_failures.append(trial.message or "")
+        if len(self._first_failures) >= SAME_FAILURES and len(set(self._first_failures)) == 1:
+            self.halted = trial.message
+
+    def _is_of_one_choice(self, trial: Trial) -> bool:
+        """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
+        seeds = self.ledger.choice(trial.choice).all_trials
+        return trial.reason in ("diverged", "collapsed") and any(
+            each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds
+        )
+
+    def _record(self, trial: Trial) -> dict[str, Any]:
+        knobs = dict(self.ledger.choice(trial.choice).knobs)
+        return {
+            "trial_id": trial.trial_id,
+            "sweep": self.ledger.spec.name,
+            "choice": trial.choice,
+            "seed": trial.seed,
+            "confirms": trial.confirms,
+            "knobs": knobs,
+            "config": resolve(self.ledger.spec, knobs, trial.seed),
+        }
+
+    def _folder(self, trial: Trial) -> Path:
+        return self.storage.trial(self.ledger.spec.name, trial.trial_id)
