@@ -19,10 +19,10 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.metrics import SweepMetrics
+from ssl_sweep.cluster.observers import Watcher, Watchers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.trainable import Work, trainable
-from ssl_sweep.cluster.watchers import Watcher, Watchers
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep.cluster.upcoming import Upcoming
-from ssl_sweep.cluster.watchers import Watcher
+from ssl_sweep.cluster.observers import Watcher
+from ssl_sweep.cluster.trial_queue import Upcoming
 from ssl_sweep.ledger import budgets
 from ssl_sweep.ledger.entries import Choice, Trial
 from ssl_sweep.ledger.lease import Lease

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from ssl_sweep.cluster.observers import Watchers
 from ssl_sweep.cluster.run import Ending, run_sweep
-from ssl_sweep.cluster.watchers import Watchers
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.knobs import knobs

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ssl_sweep.cluster import scheduler as scheduler_module
-from ssl_sweep.cluster import upcoming
+from ssl_sweep.cluster import trial_queue
 from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.ledger.entries import Trial
@@ -43,7 +43,7 @@ class Quiet:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (scheduler_module, upcoming):
+    for module in (scheduler_module, trial_queue):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

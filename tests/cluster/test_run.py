@@ -15,7 +15,7 @@ from ray import cloudpickle
 
 from ssl_sweep.cluster.run import CannotRun, run_sweep
 from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
-from ssl_sweep.cluster.upcoming import LOOK_AHEAD
+from ssl_sweep.cluster.trial_queue import LOOK_AHEAD
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
