@@ -59,7 +59,7 @@ def run_gang(
         report: called in this process with rank 0's reports, which wait for it.
     """
     os.environ.update(SETTINGS)
-    post: Any = ray.remote(num_cpus=0)(_Post).remote()
+    post: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
     told: list[tuple[int, Outcome]] = []
     started: list[Any] = [post]
     fitted = _in_background(_trainer(work, post, resources, scratch).fit)
@@ -151,7 +151,7 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
     )
 
 
-class _Post:
+class _Mailbox:
     """Carries what the workers tell to the trial's driver, one after the other; each waits for its answer."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class SweepMetrics:
-    """A sweep's numbers, told by a thread that nobody waits for, and whose errors stay with it. A `Watcher`.
+    """A sweep's numbers, told by a thread that nobody waits for, and whose errors stay with it. A `Observer`.
 
     The label `sweep` is the only one that grows. Trials have none: their ids would make a series each.
     """
@@ -121,7 +121,7 @@ class _Instruments:
         )
 
 
-def tell_gpu_memory(sweep: str) -> None:
+def export_gpu_memory(sweep: str) -> None:
     """Tell how much memory this process, a trial's, holds on its GPU, if it has one."""
     import torch
 

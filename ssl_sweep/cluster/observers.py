@@ -6,7 +6,7 @@ from typing import Protocol
 from ssl_sweep.ledger.entries import Trial
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Somebody who is told of every start, report and end of a trial."""
 
     def started(self, trial: Trial) -> None: ...
@@ -14,7 +14,7 @@ class Watcher(Protocol):
     def ended(self, trial: Trial) -> None: ...
 
 
-class Watchers(tuple[Watcher, ...]):
+class Observers(tuple[Observer, ...]):
     """Several that are told, one after another."""
 
     def started(self, trial: Trial) -> None:

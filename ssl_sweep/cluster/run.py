@@ -19,10 +19,10 @@ from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.metrics import SweepMetrics
-from ssl_sweep.cluster.observers import Watcher, Watchers
+from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
-from ssl_sweep.cluster.trainable import Work, trainable
+from ssl_sweep.cluster.trainable import AttemptFunction, trainable
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
@@ -32,7 +32,7 @@ from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import Ask
 
 
-class CannotRun(ValueError):  # noqa: N818 - says what it means
+class ClusterError(ValueError):
     """The cluster can never place this sweep's trials."""
 
 
@@ -48,10 +48,10 @@ class Ending:
 def run_sweep(
     ledger: Ledger,
     storage: Storage,
-    watcher: Watcher,
+    watcher: Observer,
     *,
     address: str | None = None,
-    work: Work | None = None,
+    work: AttemptFunction | None = None,
     only: Collection[str] | None = None,
     lease: Lease | None = None,
     backlog: Callable[[], int] = int,
@@ -75,7 +75,7 @@ def run_sweep(
     """
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)
-    scheduler = LedgerScheduler(ledger, storage, Watchers((watcher, metrics)), only=only, lease=lease)
+    scheduler = LedgerScheduler(ledger, storage, Observers((watcher, metrics)), only=only, lease=lease)
     search = LedgerSearch(scheduler)
     # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
     stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
@@ -83,7 +83,7 @@ def run_sweep(
     with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         plan = make_plan(spec, _nodes())
         if plan.problems:
-            raise CannotRun(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
+            raise ClusterError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
         # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
         at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
         tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)
@@ -183,7 +183,7 @@ def _ray(address: str | None) -> Iterator[None]:
         ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except ConnectionError as error:
         remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
-        raise CannotRun(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
+        raise ClusterError(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
     try:
         yield
     finally:

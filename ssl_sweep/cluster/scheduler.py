@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep.cluster.observers import Watcher
-from ssl_sweep.cluster.trial_queue import Upcoming
+from ssl_sweep.cluster.observers import Observer
+from ssl_sweep.cluster.trial_queue import TrialQueue
 from ssl_sweep.ledger import budgets
 from ssl_sweep.ledger.entries import Choice, Trial
 from ssl_sweep.ledger.lease import Lease
@@ -58,7 +58,7 @@ class LedgerScheduler:
         self,
         ledger: Ledger,
         storage: Storage,
-        watcher: Watcher,
+        watcher: Observer,
         *,
         only: Collection[str] | None = None,
         lease: Lease | None = None,
@@ -70,7 +70,7 @@ class LedgerScheduler:
         self.interrupted = False
         self._only, self._lease = only, lease
         self._poll_at, self._informed = -math.inf, set[str]()  # the next look at requests; the trials that have theirs
-        self._upcoming = Upcoming(lambda trial: pretraining(self._record(trial)["config"]))
+        self._upcoming = TrialQueue(lambda trial: pretraining(self._record(trial)["config"]))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
         for trial in ledger.condemned:  # the driver died before they could end themselves

@@ -11,21 +11,21 @@ from typing import Any
 from ray import tune
 
 from ssl_sweep.cluster.gang import hide_gpus, run_gang
-from ssl_sweep.cluster.metrics import tell_gpu_memory
+from ssl_sweep.cluster.metrics import export_gpu_memory
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.bucket import PATIENCE_S
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, heeding
 
-Work = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
+AttemptFunction = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
 
 # Tune wants something to reserve for a trial; the driver of a trial with several workers only waits for them, and must
 # not take the CPU that the last of them needs
 DRIVER = {"cpu": 0.0, "memory": 1.0}
 
 
-def trainable(spec: SweepSpec, work: Work, place: str, scratch: Path) -> Any:
+def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path) -> Any:
     """The function that Ray Tune is to run for each of the sweep's trials."""
 
     def trial(config: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ def trainable(spec: SweepSpec, work: Work, place: str, scratch: Path) -> Any:
             with _at_work(place, record, folder) as (here, hear):
 
                 def told(metrics: dict[str, float], step: int) -> None:
-                    tell_gpu_memory(spec.name)
+                    export_gpu_memory(spec.name)
                     report(metrics, step)
                     hear()
 

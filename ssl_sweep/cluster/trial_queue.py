@@ -9,7 +9,7 @@ from ssl_sweep.ledger.entries import Trial
 LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
 
 
-class Upcoming:
+class TrialQueue:
     """The trials that are to run, in their order; who would wait for another's pretraining lets others pass."""
 
     def __init__(self, key: Callable[[Trial], str | None]) -> None:

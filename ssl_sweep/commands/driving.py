@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ssl_sweep.spec.sweep import SweepSpec
     from ssl_sweep.storage.layout import Storage
     from ssl_sweep.sweep.drive import Summary
-    from ssl_sweep.sweep.steering import Again
+    from ssl_sweep.sweep.steering import ResumeSelection
 
 
 @app.command()
@@ -63,7 +63,7 @@ def resume(
             _queued(client.resume(name, failed=failed, trials=trials or ()))
             return
         from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.steering import Again
+        from ssl_sweep.sweep.steering import ResumeSelection
 
         place = storage_at(storage)
         spec = load_ledger(place.ledger_url, name).spec
@@ -72,7 +72,7 @@ def resume(
         if max_concurrent is not None:
             resources = spec.resources.model_copy(update={"max_concurrent": max_concurrent})
             spec = spec.model_copy(update={"resources": resources})
-        _drive(spec, place, address, again=Again(failed, tuple(trials or ())))
+        _drive(spec, place, address, resume=ResumeSelection(failed, tuple(trials or ())))
 
 
 @app.command()
@@ -83,9 +83,9 @@ def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> No
             told = client.stop(name, trials or ())
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
-            from ssl_sweep.sweep.steering import ask_to_end
+            from ssl_sweep.sweep.steering import request_end
 
-            said = ask_to_end(storage_at(storage), name, "stop", trials or ())
+            said = request_end(storage_at(storage), name, "stop", trials or ())
         out.print(said, markup=False, soft_wrap=True)
         out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
@@ -98,9 +98,9 @@ def pause(name: Name, storage: StorageFolder = None) -> None:
             told = client.pause(name)
             said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
         else:
-            from ssl_sweep.sweep.steering import ask_to_end
+            from ssl_sweep.sweep.steering import request_end
 
-            said = ask_to_end(storage_at(storage), name, "pause")
+            said = request_end(storage_at(storage), name, "pause")
         out.print(said, markup=False, soft_wrap=True)
         out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
@@ -118,7 +118,7 @@ def extend(
         if client := remote(storage=storage, address=address):
             _queued(client.extend(name, trials, overrides or ()))
             return
-        from ssl_sweep.cluster.run import CannotRun
+        from ssl_sweep.cluster.run import ClusterError
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.sweep.extension import extended
 
@@ -126,9 +126,9 @@ def extend(
         spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
         try:
             _drive(spec, place, address, extends=True)
-        except CannotRun as error:
+        except ClusterError as error:
             again = f"{name} is extended already, go on with: ssl-sweep resume {name}"
-            raise CannotRun(f"{error}; {again}") from None
+            raise ClusterError(f"{error}; {again}") from None
 
 
 @app.command()
@@ -181,12 +181,12 @@ def _drive(
     storage: "Storage",
     address: str | None,
     *,
-    again: "Again | None" = None,
+    resume: "ResumeSelection | None" = None,
     extends: bool = False,
 ) -> None:
     from ssl_sweep.commands.terminal import summary
     from ssl_sweep.sweep.drive import drive
 
-    ended: Summary = drive(spec, storage, err, address=address, again=again, extends=extends)
+    ended: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
     out.print(summary(spec, storage, ended))
     raise typer.Exit(ended.exit_code)

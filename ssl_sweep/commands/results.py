@@ -70,13 +70,13 @@ def export(
     with user_errors():
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.storage import mirror
-        from ssl_sweep.sweep.best import chosen_trial
+        from ssl_sweep.sweep.best import select_trial
         from ssl_sweep.trial.export import check_target, read_trial, write
 
         check_target(output, force=force)
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
-        chosen, why = chosen_trial(ledger, place, trial)
+        chosen, why = select_trial(ledger, place, trial)
         folder = place.trial(name, chosen.trial_id)
         mirror.fetch(place, *(folder / each for each in ("config.yaml", "stages.json", "encoder.pt")))
         trained = read_trial(folder)

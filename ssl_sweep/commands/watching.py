@@ -54,12 +54,12 @@ def logs(
             _write(client.followed(name, trial=trial, lines=lines))
             return
         from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.logs import followed, log_of, sweep_logs, trial_log
+        from ssl_sweep.sweep.logs import find_log, follow_log, sweep_logs, trial_log
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
         if follow:
-            _write(followed(place, *log_of(ledger, place, trial), lines))
+            _write(follow_log(place, *find_log(ledger, place, trial), lines))
         else:
             sys.stdout.write(trial_log(ledger, place, trial, lines) if trial else sweep_logs(ledger, place, lines))
 

@@ -33,7 +33,7 @@ from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.spec.plan import Plan, make_plan
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.sweep.extension import extended
-from ssl_sweep.sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.sweep.steering import order_end, request_end
 from ssl_sweep.trialdir.requests import Ask
 
 STEERED = refusals(400, 404, 409, 422)
@@ -100,7 +100,7 @@ def stop(name: Name, asked: Stop, user: Submitter, service: Service, after: Back
     if submission.state not in ACTIVE:
         raise Refused(409, f"{name} does not run: it is {submission.state}")
     ledger = load_ledger(service.settings.storage.ledger_url, name)
-    order_to_end(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), asked.trials)
+    order_end(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), asked.trials)
     return shown(found(service, name))
 
 
@@ -257,7 +257,7 @@ def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"], a
 def _mark(service: Loop, name: str, what: Literal["stop", "pause"]) -> None:
     """Mark the trials that a dead driver left running."""
     with suppress(LedgerError):  # none has begun, or all have ended
-        ask_to_end(service.settings.storage, name, what)
+        request_end(service.settings.storage, name, what)
 
 
 def _restless(name: str) -> Refused:

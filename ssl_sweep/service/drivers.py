@@ -26,7 +26,7 @@ from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.plan import GROWS_TO
 from ssl_sweep.sweep.notify import END_S, news
 from ssl_sweep.sweep.status import counts
-from ssl_sweep.sweep.steering import ask_to_end, order_to_end
+from ssl_sweep.sweep.steering import order_end, request_end
 from ssl_sweep.sweep.webhook import Outbox, Webhook
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.requests import Ask
@@ -124,7 +124,7 @@ class Drivers:
 
     def _take_note(self, submission: Submission, look: Look, ledger: Ledger) -> None:
         if submission.asked and read_orders(ledger.notes).sweep is None:
-            order_to_end(ledger, _ask(submission))
+            order_end(ledger, _ask(submission))
         begun = [trial for trial in ledger.trials if trial.state != TrialState.CREATED]
         changed = [trial for trial in begun if look.states.get(trial.trial_id) != trial.state]
         told = ({"trial_id": each.trial_id, "trial_state": each.state, "message": each.message} for each in changed)
@@ -208,7 +208,7 @@ class Drivers:
     def _settle(self, submission: Submission, asked: str) -> None:
         """End a sweep as it was asked to; what its driver has left open is marked."""
         try:
-            ask_to_end(self._settings.storage, submission.name, "stop" if asked == "stop" else "pause")
+            request_end(self._settings.storage, submission.name, "stop" if asked == "stop" else "pause")
         except LedgerError as error:  # it had not begun, or had just ended
             log.info("sweep %s: %s", submission.name, error)
         self._look(submission, now=True)

@@ -21,7 +21,7 @@ from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, refusals, shown
 from ssl_sweep.service.store import WAITING
 from ssl_sweep.sweep.best import NoSuchTrial
-from ssl_sweep.sweep.logs import log_of, log_part, sweep_logs, trial_log
+from ssl_sweep.sweep.logs import find_log, read_log, sweep_logs, trial_log
 from ssl_sweep.sweep.status import trial_status
 
 MAX_STREAMS = 500
@@ -179,8 +179,8 @@ def follow(
     with ledger_of(service, name) as ledger:
         if ledger is None:
             raise NoSuchTrial(f"{name} has no trials yet")
-        asked, path = log_of(ledger, service.settings.storage, trial)
-    text, end, ended = log_part(asked, path, offset)
+        asked, path = find_log(ledger, service.settings.storage, trial)
+    text, end, ended = read_log(asked, path, offset)
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
 

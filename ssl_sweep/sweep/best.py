@@ -18,7 +18,7 @@ class NoSuchTrial(LookupError):  # noqa: N818 - what it says
     """No trial, or more than one, is what was asked for."""
 
 
-def chosen_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, str]:
+def select_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, str]:
     """The trial that is named, or else the best, and which one it is in words. Raises NoSuchTrial."""
     spec = ledger.spec
     trial = best_trial(ledger, storage) if named is None else find_trial(ledger.trials, named)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from ssl_sweep.cluster.observers import Watchers
+from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
@@ -29,7 +29,7 @@ from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.progress import Progress
-from ssl_sweep.sweep.steering import Again, check_not_stopped, take_up
+from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.options import options
 from ssl_sweep.tables.render import FORMATS, render
@@ -89,7 +89,7 @@ def drive(
     console: Console,
     *,
     address: str | None = None,
-    again: Again | None = None,
+    resume: ResumeSelection | None = None,
     extends: bool = False,
 ) -> Summary:
     """Run what is left of a sweep and make its table.
@@ -99,12 +99,12 @@ def drive(
         storage: where it lies.
         console: where its progress is shown.
         address: see `run_sweep`.
-        again: what of it to take up that has failed or was stopped; None: nothing.
+        resume: which failed and stopped trials to run again; None: none.
         extends: whether the spec is an extension.
 
     Raises:
         LedgerError: another driver is at work on this sweep, it was stopped, or its spec has changed.
-        NoSuchTrial: `again` names one that is not there.
+        NoSuchTrial: `resume` names one that does not exist.
         DataError: the data cannot be opened.
         BucketError: the bucket that the storage is in refuses, or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep goes on from here when there is room again.
@@ -116,7 +116,7 @@ def drive(
         folder.mkdir(parents=True, exist_ok=True)
         notes = open_notes(storage.ledger_url, spec)
     with room_in(storage.root), sole_driver(folder, notes) as lease:
-        if again is None:
+        if resume is None:
             check_not_stopped(notes, spec.name)
         mirror.take_over(storage, spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
@@ -124,7 +124,7 @@ def drive(
         _write_spec(spec, folder)
         identity(folder / "sweep_id")
         mirror.push(storage, spec.name)  # before anything is told to MLflow under this identity
-        only = take_up(ledger, again) if again is not None else None
+        only = prepare_resume(ledger, resume) if resume is not None else None
         summary = _drive(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
         if not summary.ending.interrupted:
             _clean(ledger, storage, say)
@@ -160,7 +160,7 @@ def _drive(ledger: Ledger, storage: Storage, console: Console, run: Callable[...
     disowned, patience_s = False, MLFLOW_WAIT_S
     try:
         with progress.shown():
-            ending = run(ledger, storage, Watchers((progress, notifier)), backlog=recorder.pending)
+            ending = run(ledger, storage, Observers((progress, notifier)), backlog=recorder.pending)
         exchange()  # of what trials wrote at their end, nothing is to be missing in the table
         _notify(notifier, ledger, ending)
         table = _table(spec, recorder, uri)

@@ -41,12 +41,12 @@ def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
     )
 
 
-def followed(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator[str]:
+def follow_log(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator[str]:
     """A trial's last lines, then what is written to its log, until its journal says that the attempt has ended."""
-    text, offset, _ = log_part(trial, path)
+    text, offset, _ = read_log(trial, path)
     yield _last(text, lines)
     while True:
-        text, offset, ended = log_part(trial, path, offset)
+        text, offset, ended = read_log(trial, path, offset)
         if text:
             yield text
         if ended:
@@ -55,7 +55,7 @@ def followed(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator
         mirror.fetch(storage, path, path.with_name(JOURNAL))
 
 
-def log_part(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
+def read_log(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
     """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
     events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
     text, offset = _read_end(path, start)
@@ -68,7 +68,7 @@ def _begins(trial: Trial, events: list[Event]) -> bool:
     return trial.state == TrialState.RUNNING and bool(begun) and begun[-1] < trial.attempts
 
 
-def log_of(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
+def find_log(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
     """A trial, or the only one that runs, and where its log lies. Raises NoSuchTrial."""
     running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
     if named is None and len(running) != 1:

@@ -19,7 +19,7 @@ END_S = 5.0  # how long the end of a sweep waits for the webhook, at most
 
 
 class Notifier:
-    """Tells the webhook of one sweep; nobody where there is none. A `Watcher`."""
+    """Tells the webhook of one sweep; nobody where there is none. A `Observer`."""
 
     def __init__(self, ledger: Ledger, tracking_uri: str) -> None:
         """Raises WebhookError."""

@@ -18,18 +18,18 @@ from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.requests import Ask
 from ssl_sweep.trialdir.states import TrialState
 
-TAKEN_UP = (TrialState.FAILED, TrialState.STOPPED)  # by a resume that names no trial
+RESUMED_STATES = (TrialState.FAILED, TrialState.STOPPED)  # by a resume that names no trial
 
 
 @dataclass(frozen=True)
-class Again:
+class ResumeSelection:
     """What a resume takes up: every trial that is not complete, or only failed ones, or only those named."""
 
     failed: bool = False
     trials: Sequence[str] = ()  # ids, or how they begin
 
 
-def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], named: Sequence[str] = ()) -> str:
+def request_end(storage: Storage, name: str, what: Literal["stop", "pause"], named: Sequence[str] = ()) -> str:
     """Ask a sweep, or some of its trials, to end; says what will happen. Where no driver runs, it is done at once.
 
     Raises:
@@ -39,7 +39,7 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
     if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
-    chosen = order_to_end(ledger, ask, named)
+    chosen = order_end(ledger, ask, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
             anew = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
@@ -52,7 +52,7 @@ def ask_to_end(storage: Storage, name: str, what: Literal["stop", "pause"], name
     return f"no driver runs {name}: {ended} trials marked {ENDS[what]}"
 
 
-def order_to_end(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
+def order_end(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
     """Write an order into the ledger, where a driver reads it; gives the trials that are named.
 
     Raises:
@@ -84,18 +84,18 @@ def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
     return count
 
 
-def take_up(ledger: Ledger, again: Again) -> frozenset[str] | None:
+def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str] | None:
     """Make ready what a resume is to run; the ids where that is not all. Takes back every stop and pause.
 
     Raises:
         NoSuchTrial: a trial that is named is not there, or is complete.
     """
-    named = {find_trial(ledger.trials, each).trial_id for each in again.trials}
+    named = {find_trial(ledger.trials, each).trial_id for each in selection.trials}
     for trial in ledger.trials:
         if trial.trial_id in named and trial.state == TrialState.COMPLETE:
             raise NoSuchTrial(f"trial {trial.trial_id} is complete: there is nothing to resume of it")
     only = named or {trial.trial_id for trial in ledger.trials}
-    if again.failed:
+    if selection.failed:
         only = {
             trial.trial_id for trial in ledger.trials if trial.state == TrialState.FAILED and trial.trial_id in only
         }
@@ -104,11 +104,11 @@ def take_up(ledger: Ledger, again: Again) -> frozenset[str] | None:
         chosen = [
             trial.trial_id
             for trial in choice.all_trials
-            if trial.ended and trial.trial_id in only and (trial.trial_id in named or trial.state in TAKEN_UP)
+            if trial.ended and trial.trial_id in only and (trial.trial_id in named or trial.state in RESUMED_STATES)
         ]
         if chosen:
             ledger.retry(choice, chosen)
-    return frozenset(only) if named or again.failed else None
+    return frozenset(only) if named or selection.failed else None
 
 
 def check_not_stopped(notes: Notes, name: str) -> None:

@@ -33,7 +33,7 @@ SPACE = {"views.overlay_alpha": {"low": 0.0, "high": 0.4}, "pretrain.lr": {"low"
 
 
 class Meter:
-    """Time and memory of this process as each trial ends, and the time that has gone into the ledger. A `Watcher`."""
+    """Time and memory of this process as each trial ends, and the time that has gone into the ledger. An `Observer`."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle
 
 from ssl_sweep.cluster import metrics
-from ssl_sweep.cluster.metrics import SweepMetrics, tell_gpu_memory
+from ssl_sweep.cluster.metrics import SweepMetrics, export_gpu_memory
 from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
@@ -169,10 +169,10 @@ def test_rates_of_running_trials_are_summed_and_a_shared_pretraining_counts_once
 def test_a_trial_tells_of_its_gpu(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    tell_gpu_memory("cpu")
+    export_gpu_memory("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3 << 30)
-    tell_gpu_memory("gpu")
+    export_gpu_memory("gpu")
     deadline = time.monotonic() + 10
     while ("gpu_memory_bytes", "gpu") not in scraped(cluster) and time.monotonic() < deadline:
         time.sleep(0.3)

@@ -13,7 +13,7 @@ import ray
 from PIL import Image
 from ray import cloudpickle
 
-from ssl_sweep.cluster.run import CannotRun, run_sweep
+from ssl_sweep.cluster.run import ClusterError, run_sweep
 from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
 from ssl_sweep.cluster.trial_queue import LOOK_AHEAD
 from ssl_sweep.ledger.open import open_ledger
@@ -243,7 +243,7 @@ def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:
 )
 def test_a_trial_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[str, int], said: str) -> None:
     ledger, storage = make(tmp_path, resources=resources)
-    with pytest.raises(CannotRun, match=said):
+    with pytest.raises(ClusterError, match=said):
         run_sweep(ledger, storage, Log(), work=quadratic)
 
 

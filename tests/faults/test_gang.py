@@ -14,7 +14,7 @@ import ray
 import torch
 from ray.util import placement_group_table
 
-from ssl_sweep.cluster.run import CannotRun, run_sweep
+from ssl_sweep.cluster.run import ClusterError, run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
@@ -26,7 +26,7 @@ from ssl_sweep.trialdir.requests import ask
 FREED_WITHIN_S = 10
 ACTORS = tuple(
     f"ray::{name}"
-    for name in ("RayTrainWorker", "TrainController", "SynchronizationActor", "PlacementGroupCleaner", "_Post")
+    for name in ("RayTrainWorker", "TrainController", "SynchronizationActor", "PlacementGroupCleaner", "_Mailbox")
 )
 
 
@@ -158,5 +158,5 @@ def test_a_stopped_trial_leaves_no_process_and_no_reservation(tmp_path: Path) ->
 )
 def test_a_gang_that_can_never_fit_is_refused(tmp_path: Path, resources: dict[str, int], said: str) -> None:
     ledger, storage = make(tmp_path, epochs=1, **resources)
-    with pytest.raises(CannotRun, match=said):
+    with pytest.raises(ClusterError, match=said):
         run_sweep(ledger, storage, Watcher(pytest.fail))

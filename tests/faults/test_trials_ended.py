@@ -24,7 +24,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump, resolve
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep.steering import Again, ask_to_end, take_up
+from ssl_sweep.sweep.steering import ResumeSelection, prepare_resume, request_end
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial import run as trials
 from ssl_sweep.trial.attempt import Outcome
@@ -103,7 +103,7 @@ def test_asked_from_another_terminal_trials_end_at_their_next_report(tmp_path: P
 
     ledger, storage = make(tmp_path)
     said: list[str] = []
-    other = threading.Thread(target=lambda: said.append(ask_to_end(storage, "sweep", what)))
+    other = threading.Thread(target=lambda: said.append(request_end(storage, "sweep", what)))
     with sole_driver(storage.sweep("sweep"), ledger.notes) as lease:
         ending = run_sweep(ledger, storage, Watcher(other.start), work=work, lease=lease)
     other.join()
@@ -172,7 +172,7 @@ def test_a_corrupt_image_stops_a_sweep_once_and_is_named(tmp_path: Path) -> None
     assert 3 <= len(tried) <= 4
     shutil.copy(corrupt.with_name("2.png"), corrupt)
     again = open_ledger(storage.ledger_url, ledger.spec)
-    take_up(again, Again())
+    prepare_resume(again, ResumeSelection())
     run_sweep(again, storage, Watcher(), work=work)
     assert [trial.state for trial in again.trials] == 4 * ["COMPLETE"]
     for trial in again.trials:

@@ -21,10 +21,10 @@ from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SpecError, SweepSpec, from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import steering
-from ssl_sweep.sweep.best import best_trial, chosen_trial
+from ssl_sweep.sweep.best import best_trial, select_trial
 from ssl_sweep.sweep.extension import extended
 from ssl_sweep.sweep.status import sweep_status
-from ssl_sweep.sweep.steering import Again
+from ssl_sweep.sweep.steering import ResumeSelection
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import NOTHING
 from ssl_sweep.tables.render import grid, render
@@ -122,7 +122,7 @@ def test_a_failed_fresh_seed_is_taken_up_again_and_the_choice_told_once(storage:
     searched(ledger, [50.0, 60.0, 40.0, 55.0])
     for trial in ledger.confirm():
         ledger.update(replace(trial, state="FAILED", attempts=3, failures=3, reason="crash"))
-    only = steering.take_up(ledger, Again(failed=True))
+    only = steering.prepare_resume(ledger, ResumeSelection(failed=True))
     fresh = [trial for choice in ledger.choices for trial in choice.confirming]
     assert only == {trial.trial_id for trial in fresh}
     assert {(trial.state, trial.attempts, trial.failures, trial.confirms) for trial in fresh} == {
@@ -208,7 +208,7 @@ def test_the_best_trial_is_one_that_fresh_seeds_found_good(storage: Storage) -> 
         path.touch()
     best = best_trial(ledger, storage)
     assert (best.choice, best.seed) == (3, 4)  # the search liked choice 1 better
-    assert "the best mean over fresh seeds" in chosen_trial(ledger, storage, None)[1]
+    assert "the best mean over fresh seeds" in select_trial(ledger, storage, None)[1]
     assert sweep_status(storage, "sweep")["best"] == pytest.approx(54.3)
 
 

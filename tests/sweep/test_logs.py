@@ -15,7 +15,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
-from ssl_sweep.sweep.logs import followed, log_of, log_part, sweep_logs, tail, trial_log
+from ssl_sweep.sweep.logs import find_log, follow_log, read_log, sweep_logs, tail, trial_log
 from ssl_sweep.trialdir.journal import Journal
 
 
@@ -78,7 +78,7 @@ def test_a_trials_own_log_with_its_traceback(ledger: Ledger, storage: Storage) -
 
 def test_following_ends_with_the_attempt(ledger: Ledger, storage: Storage) -> None:
     trial = ledger.trials[0]
-    texts: Iterator[str] = followed(storage, *log_of(ledger, storage, trial.trial_id), 1)
+    texts: Iterator[str] = follow_log(storage, *find_log(ledger, storage, trial.trial_id), 1)
     assert next(texts) == "line 49\n"
     write(storage, trial, "news\n")
     assert next(texts) == "news\n"
@@ -94,18 +94,18 @@ def test_following_a_trial_that_was_just_resumed_does_not_end_with_the_attempt_b
     journal = Journal(storage.trial("sweep", ledger.trials[0].trial_id))
     journal.append("attempt", attempt=1)
     fail(ledger, storage, 0, "ValueError: odd")
-    _, path = log_of(ledger, storage, ledger.trials[0].trial_id)
+    _, path = find_log(ledger, storage, ledger.trials[0].trial_id)
     trial = replace(ledger.trials[0], state="RUNNING", attempts=2)
-    assert not log_part(trial, path)[2]
+    assert not read_log(trial, path)[2]
     journal.append("attempt", attempt=2)
-    assert not log_part(trial, path)[2]
+    assert not read_log(trial, path)[2]
     journal.append("end", state="COMPLETE")
-    assert log_part(trial, path)[2]
+    assert read_log(trial, path)[2]
 
 
 def test_the_one_to_follow_must_be_named_where_several_run(ledger: Ledger, storage: Storage) -> None:
     with pytest.raises(NoSuchTrial, match=r"3 trials run .*name the one to follow"):
-        log_of(ledger, storage, None)
+        find_log(ledger, storage, None)
 
 
 def test_the_command(ledger: Ledger, storage: Storage) -> None:

@@ -20,7 +20,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
-from ssl_sweep.sweep.steering import Again, ask_to_end, check_not_stopped, take_up
+from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume, request_end
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir import requests
 from ssl_sweep.trialdir.journal import Journal, read
@@ -86,7 +86,7 @@ def test_a_running_sweep_is_asked_through_its_ledger(
 ) -> None:
     ledger, search, ends = driven
     assert asks(storage, ledger) == [None, None]
-    said = ask_to_end(storage, "sweep", what)
+    said = request_end(storage, "sweep", what)
     assert "asked its driver (process" in said
     search.poll_requests()
     assert asks(storage, ledger) == [what, what]
@@ -104,7 +104,7 @@ def test_one_trial_is_stopped_and_the_sweep_goes_on(
     storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
-    ask_to_end(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
+    request_end(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
     search.poll_requests()
     assert asks(storage, ledger) == [None, "stop"]
     end(search, "b", "STOPPED")
@@ -120,7 +120,7 @@ def test_a_trial_that_crashes_instead_of_stopping_is_not_tried_again(
     storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
-    ask_to_end(storage, "sweep", "stop", [ledger.trials[0].trial_id])
+    request_end(storage, "sweep", "stop", [ledger.trials[0].trial_id])
     search.poll_requests()
     search.lose("a", "")
     search.poll_requests()
@@ -132,7 +132,7 @@ def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> 
     begun, fresh = ledger.ask().trials[0], ledger.ask().trials[0]  # type: ignore[union-attr]
     ledger.update(replace(begun, state="RUNNING", attempts=1))  # its driver was killed
     Journal(storage.trial("sweep", begun.trial_id)).append("attempt", attempt=1)
-    assert ask_to_end(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
+    assert request_end(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
     again = load_ledger(storage.ledger_url, "sweep")
     assert [trial.state for trial in again.trials] == ["STOPPED", "CREATED"]
     assert read(storage.trial("sweep", begun.trial_id))[0][-1]["state"] == "STOPPED"
@@ -141,13 +141,13 @@ def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> 
 
 def test_run_says_that_a_sweep_was_stopped_and_goes_on_with_a_paused_one(storage: Storage) -> None:
     ledger = opened(storage)
-    ask_to_end(storage, "sweep", "pause")
+    request_end(storage, "sweep", "pause")
     check_not_stopped(ledger.notes, "sweep")
     assert read_orders(ledger.notes).sweep is None
-    ask_to_end(storage, "sweep", "stop")
+    request_end(storage, "sweep", "stop")
     with pytest.raises(LedgerError, match=r"was stopped \(ssl-sweep stop on .*ssl-sweep resume sweep"):
         check_not_stopped(ledger.notes, "sweep")
-    assert take_up(ledger, Again()) is None
+    assert prepare_resume(ledger, ResumeSelection()) is None
     check_not_stopped(ledger.notes, "sweep")
 
 
@@ -175,7 +175,7 @@ def test_a_resume_takes_up_what_it_is_told(
 ) -> None:
     ledger = ended(storage)
     ids = [trial.trial_id for trial in ledger.trials]
-    only = take_up(ledger, Again(failed, [ids[number] for number in named]))
+    only = prepare_resume(ledger, ResumeSelection(failed, [ids[number] for number in named]))
     assert [trial.state for trial in ledger.trials] == states
     assert [trial.state for trial in load_ledger(storage.ledger_url, "sweep").trials] == states
     search = LedgerScheduler(ledger, storage, Ends(), only=only)
@@ -189,18 +189,18 @@ def test_trials_that_are_not_there_or_done_are_refused(storage: Storage) -> None
     ledger = ended(storage)
     complete = ledger.trials[0].trial_id
     with pytest.raises(NoSuchTrial, match="is complete: there is nothing to resume"):
-        take_up(ledger, Again(trials=[complete]))
+        prepare_resume(ledger, ResumeSelection(trials=[complete]))
     with pytest.raises(NoSuchTrial, match=f"no trial '{complete[:-1]}~'; did you mean '{complete}'"):
-        take_up(ledger, Again(trials=[complete[:-1] + "~"]))
+        prepare_resume(ledger, ResumeSelection(trials=[complete[:-1] + "~"]))
     with pytest.raises(NoSuchTrial, match="is COMPLETE already"):
-        ask_to_end(storage, "sweep", "stop", [complete])
+        request_end(storage, "sweep", "stop", [complete])
 
 
 def test_a_sweep_that_has_ended_is_not_stopped(storage: Storage) -> None:
     ledger = opened(storage, alphas=1)
     ledger.update(replace(ledger.ask().trials[0], state="COMPLETE", results={METRIC: 1.0}))  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="sweep has ended: there is nothing to stop; `ssl-sweep status sweep`"):
-        ask_to_end(storage, "sweep", "stop")
+        request_end(storage, "sweep", "stop")
     check_not_stopped(ledger.notes, "sweep")
 
 
