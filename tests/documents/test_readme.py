@@ -11,6 +11,7 @@ import yaml
 from ssl_sweep import evaluations, methods
 from ssl_sweep.knobs import knobs
 from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.spec.file import load_spec
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
 from ssl_sweep.trial import run as trial
 
@@ -19,6 +20,7 @@ READERS = ("dashboards", "docker", "experiments", "ssl_sweep")  # folders with a
 PLACES = ("ssl_sweep", "tests", "experiments", "docker", ".ci")  # of files that documents name
 README = (TOP / "README.md").read_text()
 PACKAGE = (TOP / "ssl_sweep" / "README.md").read_text()
+EXPERIMENTS = (TOP / "experiments" / "README.md").read_text()
 
 
 def section(page: str, title: str) -> str:
@@ -74,6 +76,34 @@ def test_the_evaluation_and_the_encoder_of_the_documents_can_be_searched_and_lea
     assert {"centroids/top1_val", "centroids/top1_test"} <= set(results)
     assert results["centroids/top1_val"] > 40  # 10 by chance
     assert knobs.metrics("centroids", {}) == ("centroids/top1_val", "centroids/top1_test")
+
+
+def test_the_spec_of_the_readme_is_the_quickstarts_with_a_comment_a_line() -> None:
+    shown = re.search(r"<!-- spec:begin -->\n```yaml\n(.*?)```\n<!-- spec:end -->", README, flags=re.DOTALL)
+    assert shown is not None
+    assert yaml.safe_load(shown[1]) == yaml.safe_load((TOP / "experiments" / "quickstart.yaml").read_text())
+    assert [line for line in shown[1].splitlines() if not re.search(r" # \S", line)] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_map_has_every_package() -> None:
+    listed = re.findall(r"\b([a-z]+)/ ", section(README, "The packages"))
+    there = [path.parent.name for path in (TOP / "ssl_sweep").glob("*/__init__.py")]
+    assert sorted(listed) == sorted(there)
+
+
+def test_the_specs_in_the_documents_are_accepted(tmp_path: Path) -> None:
+    first, *parts = re.findall(r"```yaml\n(.*?)```", EXPERIMENTS, flags=re.DOTALL)
+    path, base = tmp_path / "spec.yaml", yaml.safe_load(first)
+    path.write_text(first)
+    assert load_spec(path).search.trials == 20
+    for part in map(yaml.safe_load, parts):
+        search = {"sampler": "random", "trials": 4, **part["search"]}
+        path.write_text(yaml.safe_dump({**base, **part, "search": search}))
+        assert load_spec(path).name == base["name"]
 
 
 def test_every_dependency_has_its_reason() -> None:
