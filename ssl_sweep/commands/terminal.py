@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tables.labels import duration
 
@@ -86,7 +87,7 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 def status_table(status: Mapping[str, Any]) -> Group:
     """One line a trial under the counts, and each failure's message once."""
     table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
-    metric = status["objective"].partition(",")[0].split()[-1]
+    metric = parse_objectives(status["objective"])[0].metric
     table.add_column(metric, justify="right")
     table.columns[1].overflow = "fold"
     for trial in status["trials"]:

@@ -138,10 +138,10 @@ def _begun(storage: Store) -> list[str]:
 
 
 def _study_of(storage: Store, spec: SweepSpec) -> optuna.Study:
-    directions = spec.search.directions
+    directions = [objective.direction for objective in spec.search.objectives]
     if spec.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=spec.name)
-        if "spec" in study.user_attrs or tuple(each.name.lower() for each in study.directions) == directions:
+        if "spec" in study.user_attrs or [each.name.lower() for each in study.directions] == directions:
             return study
         optuna.delete_study(storage=storage, study_name=spec.name)  # of a driver that was refused before it began
     return optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)

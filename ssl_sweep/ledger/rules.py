@@ -54,7 +54,7 @@ def _best_first(search: Search, choices: Mapping[int, Choice]) -> list[int]:
     """The numbers of the complete choices by the first objective; of two objectives, first those on the front."""
     means = {number: choice.means(search.metrics) for number, choice in choices.items()}
     scored = {
-        number: tuple(sign * value for sign, value in zip(search.signs, values, strict=True))
+        number: tuple(each.sign * value for each, value in zip(search.objectives, values, strict=True))
         for number, values in means.items()
         if values is not None
     }

@@ -132,14 +132,14 @@ class Ledger:
         choice = self._choices[number]
         if search.prunes_by != "epoch" or trial.seed != choice.trials[0].seed or choice.pruned is not None:
             return None
-        value, asked = metrics.get(search.prune_metric, math.nan), self._open[number]
+        value, asked = metrics.get(search.prune_objective.metric, math.nan), self._open[number]
         if not asked.is_news(value, epoch):
             return None
         with self.together():
             asked.tell_pruner(search.prune_sign * value, epoch)
             if not asked.is_bad():
                 return None
-            return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_metric} {value:.4g}")
+            return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_objective.metric} {value:.4g}")
 
     def update(self, trial: Trial) -> list[Trial]:
         """Write down a trial's new state; when that was the last of its choice, tell the sampler.
@@ -277,7 +277,7 @@ class Ledger:
     def _judge_seeds(self, number: int) -> None:
         """Have a pruner by seed judge what is complete, where seeds are left that have not begun."""
         choice, asked = self._choices[number], self._open[number]
-        asked.tell_seeds(choice, self.spec.search.objective_metric)
+        asked.tell_seeds(choice, self.spec.search.primary.metric)
         left = {trial.state for trial in choice.trials if not trial.ended}
         if left == {TrialState.CREATED} and choice.pruned is None and asked.is_bad():
             self._condemn(number, f"pruned after {asked.number_of_steps} seeds, as worse than the best choice")

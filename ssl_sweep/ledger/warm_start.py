@@ -44,7 +44,7 @@ def _lesson(mark: str, choice: "Choice", spec: SweepSpec, knobs: Knobs) -> Froze
     means = choice.means(spec.search.metrics)
     if means is None:
         return f"without {' or '.join(spec.search.metrics)}"
-    known = {trial.seed: (trial.results or {})[spec.search.objective_metric] for trial in choice.trials}
+    known = {trial.seed: (trial.results or {})[spec.search.primary.metric] for trial in choice.trials}
     steps = {at: known[seed] for at, seed in enumerate(spec.search.seeds) if seed in known}
     try:
         return create_trial(

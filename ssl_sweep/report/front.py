@@ -14,14 +14,14 @@ MAX_NAMED = 12  # choices in the plot's description
 
 def front_plot(sweep: Sweep) -> Plot | None:
     """The first objective over the second; None where there is one objective, or no choice that has both."""
-    metrics = [objective.rpartition(" ")[2] for objective in sweep.objectives]
+    metrics = [objective.metric for objective in sweep.objectives]
     if len(metrics) < 2 or not all(metric in sweep.runs.columns for metric in metrics):
         return None
     complete = sweep.runs[(sweep.runs["state"] == TrialState.COMPLETE) & ~is_fresh(sweep.runs)]
     means = complete.groupby("choice")[metrics].mean().dropna().sort_values(metrics[1])
     if means.empty:
         return None
-    signs = [1 if objective.startswith("maximize") else -1 for objective in sweep.objectives]
+    signs = [objective.sign for objective in sweep.objectives]
     best = on_front([(signs[0] * first, signs[1] * second) for first, second in means.itertuples(index=False)])
     names = {choice.number: choice.label for choice in sweep.choices}
     labels = [names[int(number)] for number in means.index]

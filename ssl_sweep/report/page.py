@@ -144,9 +144,8 @@ def shown_rows(sweep: Sweep) -> Table:
         return table
     by_objective = ablation(sweep.runs, rows=table.rows, columns=[sweep.metric])
     means = {row.key: row.cells[0].mean for row in by_objective.body}
-    sign = -1 if sweep.maximize else 1
     scored = [row for row in table.body if means.get(row.key) is not None]
-    best = sorted(scored, key=lambda row: sign * (means[row.key] or 0.0))[:MAX_ROWS]
+    best = sorted(scored, key=lambda row: -sweep.sign * (means[row.key] or 0.0))[:MAX_ROWS]
     kept = {row.key for row in best}
     note = (
         f"{len(kept)} of {len(table.body)} rows, the best by {display_name(sweep.metric)}; "

@@ -77,7 +77,7 @@ def facts(sweep: Sweep) -> dict[str, str]:
     spec, search = sweep.spec, sweep.spec.get("search") or {}
     resources = spec.get("resources") or {}
     said = {
-        "objective": ", ".join(sweep.objectives),
+        "objective": ", ".join(map(str, sweep.objectives)),
         "sampler": str(search.get("sampler") or ""),
         "data": _used(sweep, "data.source", str((spec.get("data") or {}).get("source") or "")),
         "method": _used(sweep, "method.name", _name(spec.get("method"))),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, value_text
@@ -70,23 +71,19 @@ class Sweep:
     planned: int | None
 
     @property
-    def objectives(self) -> tuple[str, ...]:
-        """One or two."""
+    def objectives(self) -> tuple[Objective, ...]:
+        """One or two; empty where the spec names none."""
         return objectives_of(self.spec)
 
     @property
-    def objective(self) -> str:
-        """`maximize finetune/top1_val`, the first of two; empty where the spec names none."""
-        return self.objectives[0]
-
-    @property
     def metric(self) -> str:
-        """The objective's metric."""
-        return self.objective.rpartition(" ")[2]
+        """The first objective's metric; empty where the spec names none."""
+        return self.objectives[0].metric if self.objectives else ""
 
     @property
-    def maximize(self) -> bool:
-        return not self.objective.startswith("minimize")
+    def sign(self) -> int:
+        """The factor that makes a higher value of the metric better."""
+        return self.objectives[0].sign if self.objectives else 1
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -110,11 +107,10 @@ class Sweep:
     @cached_property
     def choices(self) -> list[Choice]:
         """Best first: what was confirmed, then those with the most seeds, since fewer make a lucky mean."""
-        sign = -1 if self.maximize else 1
 
         def rank(choice: Choice) -> tuple[float, ...]:
-            by_search = (-choice.num_seeds, sign * (choice.objective or 0))
-            return (-choice.num_fresh, sign * (choice.confirmed or 0), *by_search)
+            by_search = (-choice.num_seeds, -self.sign * (choice.objective or 0))
+            return (-choice.num_fresh, -self.sign * (choice.confirmed or 0), *by_search)
 
         return sorted(self._choices(), key=rank)
 
@@ -137,7 +133,7 @@ class Sweep:
     def best_first(self, runs: pd.DataFrame) -> pd.DataFrame:
         """COMPLETE runs in the order of their objective; those without one last."""
         complete = runs[runs["state"] == TrialState.COMPLETE]
-        order = self.scores(complete).sort_values(ascending=not self.maximize, kind="stable").index
+        order = self.scores(complete).sort_values(ascending=self.sign < 0, kind="stable").index
         return complete.loc[order]
 
     def _choices(self) -> Iterator[Choice]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.knobs.problems import Finding, did_you_mean, validation_error
 from ssl_sweep.spec.section import Section
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
@@ -87,19 +88,23 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
         return ""
     known = [metric for stage, settings in evaluate.items() for metric in _by_epoch(stage, settings)]
     if not given.strip():
-        metric = objective.split()[1]
+        metric = Objective.parse(objective).metric
         return objective if metric in known or metric.startswith("pretrain/") else PRUNE_ON
-    words = given.split()
     options = ["pretrain/loss", *(f"pretrain/{metric}" for metric in HEALTH_METRICS), *known]
-    if len(words) != 2 or words[0] not in ("maximize", "minimize"):
-        raise validation_error(
-            Finding((), given, "must be `maximize METRIC` or `minimize METRIC`", f"write `{PRUNE_ON}`")
-        )
-    if words[1] not in options:
-        raise validation_error(
-            Finding((), given, "is not reported while a trial trains", did_you_mean(words[1], options))
-        )
-    return " ".join(words)
+    judged = parsed_objective(given, PRUNE_ON)
+    if judged.metric not in options:
+        remedy = did_you_mean(judged.metric, options)
+        raise validation_error(Finding((), given, "is not reported while a trial trains", remedy))
+    return str(judged)
+
+
+def parsed_objective(text: str, example: str) -> Objective:
+    """Read `maximize METRIC`; the validation error for another text suggests the example."""
+    try:
+        return Objective.parse(text)
+    except ValueError:
+        message = "must be `maximize METRIC` or `minimize METRIC`"
+        raise validation_error(Finding((), text, message, f"write `{example}`")) from None
 
 
 def _by_epoch(stage: str, settings: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from ssl_sweep.spec.search import Search
 
 def max_epochs(search: Search, pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
     """The epochs, at most, of the stage that an epoch pruner watches."""
-    stage = search.prune_metric.partition("/")[0]
+    stage = search.prune_objective.metric.partition("/")[0]
     if stage == "pretrain":
         return search.highest("pretrain.epochs", pretrain["epochs"])
     return search.highest(f"evaluate.{stage}.epochs", evaluate[stage]["epochs"])
@@ -30,12 +30,12 @@ def pruning_findings(
     elif not isinstance(pruner, str):
         varied = bool(search.cases or search.branches)
         pretrains = varied or getattr(knobs.load("methods", method["name"]), "pretrains", True)
-        if search.prune_metric.startswith("pretrain/") and not pretrains:
+        if search.prune_objective.metric.startswith("pretrain/") and not pretrains:
             message = f"is never reported, as method {method['name']} does not pretrain"
             remedy = "use `pruner: none`, or `maximize finetune/top1_val` with `finetune:` in evaluate"
             yield Finding(("prune_on",), search.prune_on, message, remedy)
         elif pruner.min_epochs > (most := max_epochs(search, pretrain, evaluate)):
-            message = f"is more than the {most} epochs of {search.prune_metric.partition('/')[0]}"
+            message = f"is more than the {most} epochs of {search.prune_objective.metric.partition('/')[0]}"
             yield Finding(("pruner", "min_epochs"), pruner.min_epochs, message, "lower it")
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.domains import Branches, Choices, Range
 from ssl_sweep.spec.pruners import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
@@ -12,7 +13,6 @@ from ssl_sweep.spec.section import Section
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LEARNING = ("tpe", "gp", "cmaes")
 CONDITIONAL = ("grid", "random", "tpe")  # samplers that take knobs which only some choices have
-Direction = Literal["maximize", "minimize"]
 
 MAX_SEEDS = 1000
 CONFIRM_SEEDS = 5
@@ -138,14 +138,14 @@ class Search(Section):
         return None if isinstance(self.pruner, str) else "epoch" if self.pruner.name in BY_EPOCH else "seed"
 
     @property
-    def prune_metric(self) -> str:
-        """What an epoch pruner judges by."""
-        return self.prune_on.split()[1]
+    def prune_objective(self) -> Objective:
+        """What an epoch pruner judges by; only where there is such a pruner."""
+        return Objective.parse(self.prune_on)
 
     @property
     def prune_sign(self) -> int:
-        """-1 where that is better in the other direction than the objective."""
-        return 1 if self.prune_on.split()[0] == self.directions[0] else -1
+        """-1 where that improves in the other direction than the primary objective, else 1."""
+        return self.prune_objective.sign * self.primary.sign
 
     def highest(self, path: str, fixed: int) -> int:
         """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
@@ -170,27 +170,19 @@ class Search(Section):
         return found
 
     @property
-    def objectives(self) -> tuple[str, ...]:
-        """One or two, of which the first decides wherever one has to."""
-        return (self.objective,) if isinstance(self.objective, str) else self.objective
+    def objectives(self) -> tuple[Objective, ...]:
+        """One or two."""
+        return parse_objectives(self.objective)
 
     @property
-    def directions(self) -> tuple[Direction, ...]:
-        return tuple("minimize" if each.startswith("minimize") else "maximize" for each in self.objectives)
-
-    @property
-    def signs(self) -> tuple[int, ...]:
-        """With which an objective is better the higher it is."""
-        return tuple(1 if direction == "maximize" else -1 for direction in self.directions)
+    def primary(self) -> Objective:
+        """The first objective: the one that decides where only one can."""
+        return self.objectives[0]
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The objectives' metrics."""
-        return tuple(each.split()[1] for each in self.objectives)
-
-    @property
-    def objective_metric(self) -> str:
-        return self.metrics[0]
+        return tuple(objective.metric for objective in self.objectives)
 
     @field_validator("earlier")
     @classmethod

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from ssl_sweep.knobs.objective import COST, COSTS
+from ssl_sweep.knobs.objective import COST, COSTS, Objective
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.branches import listed_entries, read_branches
 from ssl_sweep.spec.domains import Branches, Choices, Range
-from ssl_sweep.spec.pruners import NONE, PRUNE_ON, read_prune_on
+from ssl_sweep.spec.pruners import NONE, PRUNE_ON, parsed_objective, read_prune_on
 from ssl_sweep.spec.search import CONDITIONAL, Sampler
 from ssl_sweep.spec.sections import NAMED, Base, check_named, metric_remedy
 from ssl_sweep.spec.values import read_values
@@ -99,7 +99,7 @@ def _objectives(texts: Sequence[Any], metrics: list[str]) -> list[str]:
         raise validation_error(Finding((), list(texts), "must be one objective or two", remedy))
     read = [errors.run((index,), _objective, text, metrics) or "" for index, text in enumerate(texts)]
     errors.raise_if_any()
-    if read[0].split()[1] == read[1].split()[1]:
+    if Objective.parse(read[0]).metric == Objective.parse(read[1]).metric:
         raise validation_error(Finding((1,), texts[1], "is the first objective's metric again", remedy))
     return read
 
@@ -111,11 +111,8 @@ def _objective(text: str, metrics: list[str]) -> str:
             message = f"is required, as {first} has no top1_val"
             raise validation_error(Finding((), None, message, f"choose from {', '.join(metrics)}"))
         return f"maximize {first}/top1_val"
-    words = text.split()
-    if len(words) != 2 or words[0] not in ("maximize", "minimize"):
-        message = "must be `maximize METRIC` or `minimize METRIC`"
-        raise validation_error(Finding((), text, message, f"write `maximize {metrics[0]}`"))
-    metric = words[1]
+    objective = parsed_objective(text, f"maximize {metrics[0]}")
+    metric = objective.metric
     if metric.endswith("_test"):
         message = "would select on the test split, so that its scores in the table would be too good"
         raise validation_error(Finding((), text, message, f"use {metric.removesuffix('_test')}_val"))
@@ -125,7 +122,7 @@ def _objective(text: str, metrics: list[str]) -> str:
         raise validation_error(
             Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))
         )
-    return " ".join(words)
+    return str(objective)
 
 
 def _check_sampler(raw: Mapping[str, Any], errors: ErrorCollector) -> None:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
 from ssl_sweep.spec.domains import Branch, Choices, Range
@@ -135,11 +136,11 @@ class SweepSpec(Section):
         errors = ErrorCollector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
         message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
-        texts = [("objective", text) for text in self.search.objectives]
-        for key, text in (*texts, ("prune_on", self.search.prune_on)):
-            metric = text.partition(" ")[2]
-            if metric.startswith("pretrain/") and metric not in measured:
-                errors.add(("search", key), text, message, did_you_mean(metric, measured))
+        judged = [("objective", objective) for objective in self.search.objectives]
+        judged += [("prune_on", objective) for objective in parse_objectives(self.search.prune_on)]
+        for key, objective in judged:
+            if objective.metric.startswith("pretrain/") and objective.metric not in measured:
+                errors.add(("search", key), str(objective), message, did_you_mean(objective.metric, measured))
         if self.name in self.search.earlier:
             errors.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
         for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):

@@ -25,8 +25,8 @@ def select_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[T
     if trial is None:
         raise NoSuchTrial(f"sweep {spec.name!r} has no complete trial with an encoder; name another with --trial")
     words = [run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})]
-    score = (trial.results or {}).get(spec.search.objective_metric)
-    words += [f"{spec.search.objective_metric} {score:.4g}" if score is not None else trial.state]
+    score = (trial.results or {}).get(spec.search.primary.metric)
+    words += [f"{spec.search.primary.metric} {score:.4g}" if score is not None else trial.state]
     seeds = "the best fresh seed of the choice with the best mean over fresh seeds"
     seeds = seeds if trial.confirms else "the best seed of the choice with the best mean"
     words += [seeds] if named is None else []
@@ -44,12 +44,11 @@ def ranked(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     The best choice has the best mean over seeds, among those with the most complete seeds: fewer make a lucky mean.
     What was confirmed comes first, by its fresh seeds, and these first.
     """
-    search = ledger.spec.search
-    sign = search.signs[0]
+    objective = ledger.spec.search.primary
     scores: dict[int, list[tuple[bool, float, Trial]]] = defaultdict(list)
     is_there = mirror.presence(storage, storage.sweep(ledger.spec.name))
     for trial in ledger.trials:
-        score = sign * (trial.results or {}).get(search.objective_metric, math.nan)
+        score = objective.sign * (trial.results or {}).get(objective.metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         if trial.state == TrialState.COMPLETE and math.isfinite(score) and is_there(encoder_path(folder)):
             scores[trial.choice].append((trial.confirms, score, trial))

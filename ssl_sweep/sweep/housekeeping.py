@@ -119,7 +119,7 @@ def _front(ledger: Ledger) -> set[int]:
     if len(search.metrics) < 2:
         return set()
     means = {choice.number: choice.means(search.metrics) for choice in ledger.choices}
-    first, second = search.signs
+    first, second = (objective.sign for objective in search.objectives)
     points = {number: (first * each[0], second * each[1]) for number, each in means.items() if each}
     return {number for number, front in zip(points, on_front(list(points.values())), strict=True) if front}
 

@@ -71,15 +71,15 @@ class Notifier:
 
     def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
         """The trial with the best objective."""
-        search = self._ledger.spec.search
+        objective = self._ledger.spec.search.primary
         searched = [trial for trial in trials if not trial.confirms]
-        scores = [(trial.results[search.objective_metric], trial) for trial in searched if trial.results]
+        scores = [(trial.results[objective.metric], trial) for trial in searched if trial.results]
         if not scores:
             return None
-        choose = max if search.signs[0] > 0 else min
+        choose = max if objective.maximizes else min
         value, trial = choose(scores, key=lambda scored: scored[0])
         knobs = dict(self._ledger.choice(trial.choice).knobs)
-        return {"metric": search.objective_metric, "value": value, "knobs": knobs, "seed": trial.seed}
+        return {"metric": objective.metric, "value": value, "knobs": knobs, "seed": trial.seed}
 
 
 def news(

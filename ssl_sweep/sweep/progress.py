@@ -71,9 +71,9 @@ class Progress:
         self._last_line = time.monotonic()
 
     def _end_of(self, trial: Trial) -> str:
-        value = (trial.results or {}).get(self._spec.search.objective_metric)
+        value = (trial.results or {}).get(self._spec.search.primary.metric)
         end = (
-            f"{self._spec.search.objective_metric} {value:.4g}"
+            f"{self._spec.search.primary.metric} {value:.4g}"
             if value is not None
             else ": ".join(filter(None, (trial.reason, trial.message)))
         )
@@ -99,12 +99,12 @@ class Progress:
         )
 
     def _best(self) -> str:
-        metric = self._spec.search.objective_metric
+        objective = self._spec.search.primary
+        metric = objective.metric
         scored = [trial for trial in self._ended.values() if trial.results and metric in trial.results]
         if not scored:
             return "-"
-        sign = self._spec.search.signs[0]
-        best = max(scored, key=lambda trial: sign * (trial.results or {})[metric])
+        best = max(scored, key=lambda trial: objective.sign * (trial.results or {})[metric])
         return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
 
     def _left(self) -> str:

@@ -50,7 +50,7 @@ def counts(ledger: Ledger) -> dict[str, Any]:
         "paused": states[TrialState.PAUSED],
         "pruned": states[TrialState.PRUNED],
         "waiting": ledger.total - sum(states.values()) + states[TrialState.CREATED],
-        "objective": ", ".join(ledger.spec.search.objectives),
+        "objective": ", ".join(map(str, ledger.spec.search.objectives)),
         "best": _best(ledger),
     }
 
@@ -65,12 +65,12 @@ def _phase(ledger: Ledger) -> str:
 
 def _best(ledger: Ledger) -> float | None:
     """The best trial's objective, or, where choices were confirmed, the best of their means over fresh seeds."""
-    search = ledger.spec.search
-    means = [choice.confirmed(search.objective_metric) for choice in ledger.choices]
+    objective = ledger.spec.search.primary
+    means = [choice.confirmed(objective.metric) for choice in ledger.choices]
     scored = [mean for mean in means if mean is not None] or [
-        trial.results[search.objective_metric] for trial in ledger.trials if trial.results and not trial.confirms
+        trial.results[objective.metric] for trial in ledger.trials if trial.results and not trial.confirms
     ]
-    return (max if search.signs[0] > 0 else min)(scored, default=None)
+    return (max if objective.maximizes else min)(scored, default=None)
 
 
 def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:

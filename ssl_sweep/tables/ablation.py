@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ssl_sweep.knobs.objective import COSTS
+from ssl_sweep.knobs.objective import COSTS, parse_objectives
 from ssl_sweep.tables import notes as table_notes
 from ssl_sweep.tables import stats
 from ssl_sweep.tables.labels import Key, row_key
@@ -53,8 +53,8 @@ def ablation(
     Raises:
         TableError: a row is no parameter of these runs.
     """
-    objectives = (objective,) if isinstance(objective, str) else tuple(objective)
-    found = pivot(runs, rows, group_by, columns, objectives[0])
+    objectives = parse_objectives(objective)
+    found = pivot(runs, rows, group_by, columns, next(iter(objectives), None))
     figures = {metric: _by_key(found, (published or {}).get(metric, {})) for metric in columns}
     reference = None if baseline is None else _named(found, baseline)
     by_column = []
@@ -68,7 +68,7 @@ def ablation(
             _confirmed(cell, fresh.get(key, {}), earlier[key], interval)
             for key, cell in zip(values, tested, strict=True)
         ]
-        by_column.append(_best_marked(again, lowest=lower_is_better(metric, *objectives)))
+        by_column.append(_best_marked(again, lowest=lower_is_better(metric, objectives)))
     body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
     table = Table(
         rows=found.names,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.tables import stats
 from ssl_sweep.tables.labels import FRONT, Key, row_key, row_name, value_text
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
@@ -32,7 +33,7 @@ def notes(
     baseline: Any,
     reference: Key | None,
     test: str,
-    objectives: Sequence[str],
+    objectives: Sequence[Objective],
 ) -> tuple[str, ...]:
     """Every note of a table; the arguments are those of `tables.ablation` and what it made of them."""
     if runs.empty:
@@ -79,9 +80,9 @@ def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
         )
 
 
-def _on_front(table: "Table", objectives: Sequence[str]) -> Iterator[str]:
+def _on_front(table: "Table", objectives: Sequence[Objective]) -> Iterator[str]:
     if table.front:
-        judged = ", ".join(objectives)
+        judged = ", ".join(map(str, objectives))
         yield f"{FRONT}: by the search's means no other row is better in one and as good in the other of {judged}"
 
 

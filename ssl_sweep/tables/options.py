@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import Key, row_key, row_label
 from ssl_sweep.tables.pivot import values_of
@@ -34,17 +35,16 @@ def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **asked:
     named = dict.fromkeys(row for table in tables.values() for row in table.get("rows") or ())
     own_rows = [*([SWEEP] if several else []), *named]
     made = {**first, "rows": own_rows, "columns": list(columns)}
-    made["objective"] = objectives.pop() if len(objectives) == 1 else ""
+    made["objective"] = tuple(map(str, objectives.pop())) if len(objectives) == 1 else ""
     rows = list(given.get("rows", own_rows))
     if several or rows != own_rows:
         made |= _relabelled(tables, runs, rows)
     return made | given
 
 
-def objectives_of(spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """The one or two objectives of a spec's JSON data; an empty text where it names none."""
-    objective = (spec.get("search") or {}).get("objective") or ""
-    return (objective,) if isinstance(objective, str) else tuple(objective)
+def objectives_of(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
+    """The one or two objectives of a spec's JSON data; empty where it names none."""
+    return parse_objectives((spec.get("search") or {}).get("objective"))
 
 
 def table_of(stores: Mapping[str, str], **asked: Any) -> Table:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.tables.labels import SPLITS, Key, row_key, row_label, value_text
 from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tracking.transcript import value_of
@@ -52,23 +53,26 @@ class Pivot:
     chosen_from: Mapping[Key, int] = field(default_factory=dict)
 
 
-def pivot(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Sequence[str], objective: str) -> Pivot:
+def pivot(
+    runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Sequence[str], objective: Objective | None
+) -> Pivot:
     """The rows of `tables.ablation`, whose arguments these are. Raises TableError."""
     if not group_by:
         trials = _trials(runs, rows)
         labels = {key: (_label(key),) for key in trials}
         return Pivot(tuple(rows), *_parted(runs, trials), labels, frozenset(map(_label, trials)))
-    return _chosen(runs, rows, group_by, _validated(objective.rpartition(" ")[2] or columns[0]), objective)
+    metric = _validated(columns[0] if objective is None else objective.metric)
+    lowest = lower_is_better(metric, () if objective is None else (objective,))
+    return _chosen(runs, rows, group_by, metric, lowest)
 
 
-def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, objective: str) -> Pivot:
+def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, lowest: bool) -> Pivot:
     """The row of each group that has the best mean of the metric; without a row where none has a mean."""
     names, width, trials = _grouped(runs, rows, group_by)
     places = [names.index(row) for row in rows]
     row_labels = {key: _label(key[place] for place in places) for key in trials}
     searched, fresh, _ = _parted(runs, trials)
     scores, confirmed = (_means(runs, metric, each) for each in (searched, fresh))
-    lowest = lower_is_better(metric, objective)
     members: dict[Key, list[Key]] = defaultdict(list)
     for key in trials:
         members[key[:width]].append(key)
@@ -120,20 +124,19 @@ def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[A
     return found
 
 
-def lower_is_better(metric: str, *objectives: str) -> bool:
-    """As an objective has it of its own metric on any split; of others their name tells."""
+def lower_is_better(metric: str, objectives: Iterable[Objective]) -> bool:
+    """By the direction of an objective on the same metric, whatever the split; else by the metric's name."""
     for objective in objectives:
-        direction, _, judged = objective.partition(" ")
-        if judged and _without_split(judged) == _without_split(metric):
-            return direction == "minimize"
+        if _without_split(objective.metric) == _without_split(metric):
+            return not objective.maximizes
     return any(word in metric for word in LOWER_IS_BETTER)
 
 
-def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[str]) -> frozenset[Key]:
+def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[Objective]) -> frozenset[Key]:
     """The rows that no other row beats in both objectives, by the search's means: not all rows have fresh ones."""
-    means = [_means(runs, objective.rpartition(" ")[2], found.trials) for objective in objectives]
-    signs = [1 if objective.startswith("maximize") else -1 for objective in objectives]
-    points = {key: (signs[0] * means[0][key], signs[1] * means[1][key]) for key in means[0].keys() & means[1].keys()}
+    first, second = objectives
+    firsts, seconds = (_means(runs, objective.metric, found.trials) for objective in objectives)
+    points = {key: (first.sign * firsts[key], second.sign * seconds[key]) for key in firsts.keys() & seconds.keys()}
     return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
 
 

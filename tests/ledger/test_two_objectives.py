@@ -166,7 +166,8 @@ def test_mistakes_are_named(search: dict[str, Any], said: str) -> None:
 def test_the_spec_survives_its_dump() -> None:
     made = spec()
     assert from_dump(made.model_dump(mode="json")) == made
-    assert made.search.objectives == tuple(TWO)
+    assert made.search.objective == tuple(TWO)
+    assert [str(objective) for objective in made.search.objectives] == TWO
     assert made.search.metrics == (ACCURACY, COST)
     assert COST in made.table.columns
     assert spec(objective=TWO[0]).table.columns == ("knn/top1_test",)

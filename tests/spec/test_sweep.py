@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import ssl_sweep.methods
+from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec import sweep as spec
 from ssl_sweep.spec.sweep import SweepSpec
 
@@ -165,12 +166,11 @@ def test_a_case_overrides_and_may_replace_the_method() -> None:
 
 def test_objective() -> None:
     search = made().search
-    assert (search.objective, search.directions, search.objective_metric) == (
-        "maximize finetune/top1_val", ("maximize",), "finetune/top1_val",
-    )  # fmt: skip
+    assert search.objective == "maximize finetune/top1_val"
+    assert search.objectives == (Objective("maximize", "finetune/top1_val"),)
     search = searching(objective="minimize  pretrain/loss").search
-    assert (search.directions, search.objective_metric) == (("minimize",), "pretrain/loss")
-    assert searching(objective="maximize pretrain/knn_top1_val").search.objective_metric == "pretrain/knn_top1_val"
+    assert search.objectives == (Objective("minimize", "pretrain/loss"),)
+    assert searching(objective="maximize pretrain/knn_top1_val").search.primary.metric == "pretrain/knn_top1_val"
 
 
 @pytest.mark.parametrize(

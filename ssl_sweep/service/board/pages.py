@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query, Request, Response
 
+from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.service.access import User
 from ssl_sweep.service.api import cluster, may_change
 from ssl_sweep.service.board.assets import page, part
@@ -207,7 +208,7 @@ def _seen(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
         "total": total,
         "done": sum(count for state, count in shares if state != "running"),
         "bars": [(state, count, 100 * count / total) for state, count in shares if count and total],
-        "metric": objective.partition(",")[0].rpartition(" ")[2],
+        "metric": next((each.metric for each in parse_objectives(objective)), ""),
         "objective": objective,
         "best": counts.get("best"),
         "created": _time(submission.created),

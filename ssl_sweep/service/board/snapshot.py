@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.study import Ledger
@@ -66,15 +67,14 @@ class Snapshot:
         return tuple(dict.fromkeys(path for row in self.rows for path in row.knobs))
 
     @cached_property
-    def objectives(self) -> tuple[str, ...]:
-        """`maximize knn/top1_val`, one or two; none where the spec names none."""
-        objective = (self.spec.get("search") or {}).get("objective") or ()
-        return (objective,) if isinstance(objective, str) else tuple(objective)
+    def objectives(self) -> tuple[Objective, ...]:
+        """One or two; empty where the spec names none."""
+        return parse_objectives((self.spec.get("search") or {}).get("objective"))
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """The metrics of complete trials, the objectives first, then the table's."""
-        first = [each.rpartition(" ")[2] for each in self.objectives]
+        first = [objective.metric for objective in self.objectives]
         measured = {name for row in self.rows for name in row.trial.results or ()}
         columns = [name for name in (self.spec.get("table") or {}).get("columns") or () if name in measured]
         return tuple(dict.fromkeys([*first, *columns, *sorted(measured)]))
@@ -87,7 +87,7 @@ class Snapshot:
         """Whether less of a metric is better."""
         from ssl_sweep.tables.pivot import lower_is_better  # with pandas
 
-        return lower_is_better(metric, *self.objectives)
+        return lower_is_better(metric, self.objectives)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """What is made of this snapshot, made once."""
