@@ -33,7 +33,11 @@ from ssl_sweep.trialdir.requests import Ask
 
 
 class ClusterError(ValueError):
-    """The cluster can never place this sweep's trials."""
+    """The Ray cluster cannot be used."""
+
+
+class InfeasibleError(ClusterError):
+    """No node of the cluster, as it is now, has the resources for a trial."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ def run_sweep(
         backlog: counts the events that MLflow does not have yet, for the metrics; by default there are none.
 
     Raises:
-        LeaseLost: somebody has taken it.
+        ClusterError: the cluster does not let us in.
+        InfeasibleError: no node has the resources for a trial.
+        LeaseLost: another driver has taken the sweep over.
         LedgerAway: the ledger's database has been away for too long.
     """
     spec = ledger.spec
@@ -83,7 +89,7 @@ def run_sweep(
     with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         plan = make_plan(spec, _nodes())
         if plan.problems:
-            raise ClusterError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
+            raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
         # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
         at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
         tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)

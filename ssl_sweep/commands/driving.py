@@ -20,6 +20,7 @@ from ssl_sweep.commands.shared import (
     to_type,
     user_errors,
 )
+from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,17 +119,12 @@ def extend(
         if client := remote(storage=storage, address=address):
             _queued(client.extend(name, trials, overrides or ()))
             return
-        from ssl_sweep.cluster.run import ClusterError
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.sweep.extension import extended
 
         place = storage_at(storage)
         spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
-        try:
-            _drive(spec, place, address, extends=True)
-        except ClusterError as error:
-            again = f"{name} is extended already, go on with: ssl-sweep resume {name}"
-            raise ClusterError(f"{error}; {again}") from None
+        _drive(spec, place, address, extends=True)
 
 
 @app.command()
@@ -184,9 +180,17 @@ def _drive(
     resume: "ResumeSelection | None" = None,
     extends: bool = False,
 ) -> None:
+    from ssl_sweep.cluster.run import InfeasibleError
     from ssl_sweep.commands.terminal import summary
+    from ssl_sweep.ledger.lease import Driven
     from ssl_sweep.sweep.drive import drive
 
-    ended: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
+    try:
+        ended: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
+    except (Driven, InfeasibleError) as error:
+        is_extended = extends and isinstance(error, InfeasibleError)
+        hint = f"; {spec.name} is extended already, go on with: ssl-sweep resume {spec.name}" if is_extended else ""
+        err.print(f"{error}{hint}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(ExitCode.TRY_AGAIN) from None
     out.print(summary(spec, storage, ended))
     raise typer.Exit(ended.exit_code)

@@ -26,6 +26,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import best_trial
+from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undelivered
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.progress import Progress
@@ -76,11 +77,12 @@ class Summary:
         return [trial for trial in self.trials if trial.confirms]
 
     @property
-    def exit_code(self) -> int:
-        """0 all complete or pruned, 1 some are not, 130 interrupted, stopped or paused."""
+    def exit_code(self) -> ExitCode:
+        """What the process of this driver exits with."""
         if len(self.complete) + len(self.pruned) == self.total:
-            return 0
-        return 130 if self.ending.interrupted and self.ending.halted is None else 1
+            return ExitCode.COMPLETE
+        interrupted = self.ending.interrupted and self.ending.halted is None
+        return ExitCode.INTERRUPTED if interrupted else ExitCode.INCOMPLETE
 
 
 def drive(

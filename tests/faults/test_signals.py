@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ssl_sweep.sweep.exit_codes import ExitCode
+
 STEPS = 70  # longer than the second driver takes to be refused
 Started = subprocess.Popen[bytes]
 
@@ -28,7 +30,7 @@ def test_told_to_end_it_leaves_all_to_go_on_with(
         wait_for_steps(first, tmp_path)
         second = start_driver(tmp_path, STEPS)
         refused, _ = second.communicate(timeout=60)
-        assert second.returncode == 2, refused.decode()
+        assert second.returncode == ExitCode.TRY_AGAIN, refused.decode()
         assert f"another driver is running this sweep, process {first.pid} on " in refused.decode()
         assert first.poll() is None
         first.send_signal(sent)
