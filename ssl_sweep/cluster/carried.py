@@ -28,6 +28,7 @@ from ssl_sweep.storage.bucket import Bucket, BucketError, Listed
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import Finished
+from ssl_sweep.trialdir.events import PretrainingFinished
 from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.requests import ASK
 from ssl_sweep.trialdir.watchdog import ALIVE, DUMP
@@ -227,7 +228,7 @@ def _is_whole(name: str) -> bool:
 
 
 def _is_finished(pretraining: Path) -> bool:
-    return any(event["event"] == "stage" for event in read(pretraining)[0])
+    return any(isinstance(event, PretrainingFinished) for event in read(pretraining)[0])
 
 
 def _stamp(file: Path | int) -> Stamp:

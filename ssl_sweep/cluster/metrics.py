@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 
@@ -13,6 +13,7 @@ from ray.util import metrics
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import count_trials
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
 EVERY_S = 10.0  # as often as Ray's processes hand values on to the agent of their node
@@ -52,10 +53,10 @@ class SweepMetrics:
         self._heard_at = self._signs[trial.trial_id] = time.monotonic()
         self._rates.pop(trial.trial_id, None)  # an earlier attempt's
 
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
-        now, stage = time.monotonic(), next(iter(metrics)).split("/")[0]
-        self._seconds[stage] += now - self._signs.get(trial.trial_id, now)
-        rate = next((value for name, value in metrics.items() if name.endswith("/images_per_second")), 0.0)
+    def reported(self, trial: Trial, report: MetricsReported) -> None:
+        now = time.monotonic()
+        self._seconds[report.stage] += now - self._signs.get(trial.trial_id, now)
+        rate = next((value for name, value in report.metrics.items() if name.endswith("/images_per_second")), 0.0)
         self._rates[trial.trial_id] = rate
         self._heard_at = self._signs[trial.trial_id] = now
 

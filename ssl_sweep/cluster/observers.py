@@ -1,16 +1,16 @@
 """Who is told of a sweep's course: the progress display, the metrics, who notifies."""
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.trialdir.events import MetricsReported
 
 
 class Observer(Protocol):
     """Somebody who is told of every start, report and end of a trial."""
 
     def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Trial, report: MetricsReported) -> None: ...
     def ended(self, trial: Trial) -> None: ...
 
 
@@ -21,9 +21,9 @@ class Observers(tuple[Observer, ...]):
         for each in self:
             each.started(trial)
 
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+    def reported(self, trial: Trial, report: MetricsReported) -> None:
         for each in self:
-            each.reported(trial, metrics, step)
+            each.reported(trial, report)
 
     def ended(self, trial: Trial) -> None:
         for each in self:

@@ -23,6 +23,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
 from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.events import Ended, MetricsReported
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
 from ssl_sweep.trialdir.states import TrialState
@@ -109,9 +110,10 @@ class LedgerScheduler:
     def report(self, run: str, metrics: dict[str, float], step: int) -> None:
         """Take an epoch's metrics of an attempt, and ask its trial to end where it is pruned."""
         trial = self._running[run]
-        if not next(iter(metrics)).startswith("pretrain/"):  # it is at an evaluation
+        report = MetricsReported(metrics=metrics, step=step)
+        if report.stage != "pretrain":
             self._upcoming.pretrained(trial)
-        self.watcher.reported(trial, metrics, step)
+        self.watcher.reported(trial, report)
         if (why := self.ledger.report(trial, metrics, step)) is not None:
             self._ask(trial, Ask("prune", why))
 
@@ -193,7 +195,7 @@ class LedgerScheduler:
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in its journal too."""
         with mirror.at_hand(self.storage, self._folder(trial)):
-            Journal(self._folder(trial)).append("end", state=outcome.state, message=outcome.message)
+            Journal(self._folder(trial)).append(Ended(state=outcome.state, message=outcome.message))
         self._settle(trial, outcome)
 
     def _record_unrun(self, trials: Iterable[Trial]) -> None:
@@ -203,7 +205,7 @@ class LedgerScheduler:
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
                 with mirror.at_hand(self.storage, folder):
                     write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
-                    Journal(folder).append("end", state=trial.state, message=trial.message)
+                    Journal(folder).append(Ended(state=trial.state, message=trial.message))
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.state == TrialState.FAILED:

@@ -20,6 +20,7 @@ from filelock import FileLock
 from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir.atomic import replacing
+from ssl_sweep.trialdir.events import BestTrialChosen
 from ssl_sweep.trialdir.journal import JOURNAL, read
 
 OF_THE_SWEEP = r"/([^/]+|artifacts/[^/]+)"
@@ -168,7 +169,7 @@ def snapshot(storage: Storage, name: str) -> Iterator[Storage]:
         stored = copy.sweep(name) / "spec.yaml"
         models = yaml.safe_load(stored.read_text())["tracking"]["models"] if stored.exists() else "none"
         pull(copy, name, encoders=models == "all")
-        best = {event["trial"] for event in read(copy.sweep(name))[0] if event["event"] == "best"}
+        best = {event.trial for event in read(copy.sweep(name))[0] if isinstance(event, BestTrialChosen)}
         fetch(copy, *(copy.trial(name, trial) / "encoder.pt" for trial in best))
         yield copy
 

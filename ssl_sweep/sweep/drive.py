@@ -41,6 +41,7 @@ from ssl_sweep.tracking.writer import identity
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
+from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, JournalError, read
 from ssl_sweep.trialdir.states import TrialState
 
@@ -251,9 +252,9 @@ def _end_interrupted(ledger: Ledger, storage: Storage) -> None:
 
 def _end_attempt(folder: Path) -> None:
     events = read(folder)[0]
-    if events and events[-1]["event"] != "end":
+    if events and not isinstance(events[-1], Ended):
         Journal(folder).append(
-            "end", state=TrialState.INTERRUPTED, message="its sweep was interrupted, and can go on with it"
+            Ended(state=TrialState.INTERRUPTED, message="its sweep was interrupted, and can go on with it")
         )
 
 

@@ -11,7 +11,8 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.tracking.transcript import run_name
-from ssl_sweep.trialdir.journal import JOURNAL, Event, read
+from ssl_sweep.trialdir.events import AttemptStarted, Ended, Event
+from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.states import TrialState
 
 POLL_S = 0.5
@@ -59,12 +60,12 @@ def read_log(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
     """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
     events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
     text, offset = _read_end(path, start)
-    return text, offset, bool(events) and events[-1]["event"] == "end" and not _begins(trial, events)
+    return text, offset, bool(events) and isinstance(events[-1], Ended) and not _begins(trial, events)
 
 
 def _begins(trial: Trial, events: list[Event]) -> bool:
     """Whether a trial runs again of which the journal has only the attempts before."""
-    begun = [event["attempt"] for event in events if event["event"] == "attempt"]
+    begun = [event.attempt or 0 for event in events if isinstance(event, AttemptStarted)]
     return trial.state == TrialState.RUNNING and bool(begun) and begun[-1] < trial.attempts
 
 
@@ -111,8 +112,8 @@ def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
 
 def _traceback(folder: Path) -> str | None:
     """Of the last attempt that failed."""
-    ends = [event for event in read(folder)[0] if event["event"] == "end" and event.get("state") == TrialState.FAILED]
-    return (ends[-1].get("traceback") or None) if ends else None
+    ends = [event for event in read(folder)[0] if isinstance(event, Ended) and event.state == TrialState.FAILED]
+    return (ends[-1].traceback or None) if ends else None
 
 
 def _title(ledger: Ledger, trial: Trial) -> str:

@@ -11,6 +11,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.sweep.webhook import Outbox, Webhook, WebhookError
+from ssl_sweep.trialdir.events import MetricsReported
 
 State = Literal["done", "failed", "stuck"]
 WORDS: dict[State, str] = {"done": "is done", "failed": "has failed", "stuck": "is stuck"}
@@ -35,7 +36,7 @@ class Notifier:
     def started(self, trial: Trial) -> None:
         self._hear()
 
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+    def reported(self, trial: Trial, report: MetricsReported) -> None:
         self._hear()
 
     def ended(self, trial: Trial) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -14,6 +14,7 @@ from rich.text import Text
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.tables.labels import display_name, duration
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
 MAX_ROWS = 12
@@ -46,11 +47,11 @@ class Progress:
     def started(self, trial: Trial) -> None:
         self._running[trial.trial_id] = (trial, "starting")
 
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
-        stage = next(iter(metrics)).split("/")[0]
+    def reported(self, trial: Trial, report: MetricsReported) -> None:
+        stage, metrics = report.stage, report.metrics
         shown = next((name for name in (f"{stage}/top1_val", f"{stage}/loss") if name in metrics), None)
         value = f"  {shown} {metrics[shown]:.4g}" if shown else ""
-        where = f"{stage} epoch {step}{value}"
+        where = f"{stage} epoch {report.step}{value}"
         self._running[trial.trial_id] = (trial, where)
         if time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._print(trial, where)

@@ -15,6 +15,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir import journal, watchdog
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
 
@@ -100,11 +101,11 @@ def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, An
 def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
     """Stage and epoch of the last report, and the seconds since the last event, step or batch."""
     events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
-    reports = [event for event in events if event["event"] == "report"]
-    signs = [event["time"] for event in events[-1:]]
+    reports = [event for event in events if isinstance(event, MetricsReported)]
+    signs = [event.time for event in events[-1:]]
     with suppress(FileNotFoundError):
         signs.append((folder / watchdog.ALIVE).stat().st_mtime)
     age = time.time() - max(signs) if signs else None
     if not reports:
         return None, None, age
-    return next(iter(reports[-1]["metrics"])).split("/")[0], reports[-1]["step"], age
+    return reports[-1].stage, reports[-1].step, age

@@ -14,6 +14,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.trial.attempt import ENDS
+from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.requests import Ask
 from ssl_sweep.trialdir.states import TrialState
@@ -78,8 +79,8 @@ def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
         ledger.update(replace(trial, state=state, message=ask.why))
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         with mirror.at_hand(storage, folder):
-            if (events := read(folder)[0]) and events[-1]["event"] != "end":
-                Journal(folder).append("end", state=state, message=ask.why)
+            if (events := read(folder)[0]) and not isinstance(events[-1], Ended):
+                Journal(folder).append(Ended(state=state, message=ask.why))
         count += 1
     return count
 

@@ -18,6 +18,7 @@ from ssl_sweep.tracking.store import NotRecorded, Refused
 from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, BestTrialChosen, DescriptionSet, Ended, TagsSet
 from ssl_sweep.trialdir.journal import Journal, JournalError
 
 LONGEST_DELAY_S = 30.0
@@ -54,8 +55,8 @@ class Recorder:
 
     def start(self) -> None:
         """Notes that a driver has taken up the sweep, and starts the thread."""
-        self._journal.append("attempt", host=socket.gethostname(), pid=os.getpid())
-        self._journal.append("tags", tags=_summary(self._spec))
+        self._journal.append(AttemptStarted(host=socket.gethostname(), pid=os.getpid()))
+        self._journal.append(TagsSet(tags=_summary(self._spec)))
         texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
         self.log_files(texts)
         self._thread.start()
@@ -66,22 +67,22 @@ class Recorder:
         for name, content in files.items():
             with replacing(folder / name) as partial:
                 partial.write_text(content, encoding="utf-8")
-            self._journal.append("artifact", path=f"artifacts/{name}")
+            self._journal.append(ArtifactAdded(path=f"artifacts/{name}"))
 
     def log_table(self, files: Mapping[str, str]) -> None:
         """Shows files (name -> content) on the parent run; a Markdown file also as its description."""
         self.log_files(files)
         for name, content in files.items():
             if name.endswith(".md"):
-                self._journal.append("note", text=content[:MAX_TAG])
+                self._journal.append(DescriptionSet(text=content[:MAX_TAG]))
 
     def log_best(self, trial_id: str) -> None:
         """Names a trial as the sweep's best, and shows its encoder as a model."""
-        self._journal.append("best", trial=trial_id)
+        self._journal.append(BestTrialChosen(trial=trial_id))
 
     def finish(self, state: str) -> None:
         """The sweep ended: COMPLETE, FAILED or STOPPED."""
-        self._journal.append("end", state=state)
+        self._journal.append(Ended(state=state))
 
     def pending(self) -> int:
         """The number of events that MLflow does not have yet."""
@@ -207,7 +208,7 @@ class _Writer:
         runs.write(name, run_id, update)
         self._log_models(runs, name, update)
         self._spool.accept(name, offset)
-        if events[-1]["event"] == "end":
+        if isinstance(events[-1], Ended):
             del self._transcripts[name]
         return len(events)
 

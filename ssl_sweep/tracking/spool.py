@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.atomic import replacing
-from ssl_sweep.trialdir.journal import JOURNAL, Event
+from ssl_sweep.trialdir.events import Event
+from ssl_sweep.trialdir.journal import JOURNAL
 
 SWEEP = ""  # the name of the sweep's own journal; the others are named by their trial
 CHUNK_BYTES = 1 << 20  # of one read: bounds memory and what one delivery repeats after a failure; over MAX_LINE_BYTES

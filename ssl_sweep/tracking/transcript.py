@@ -2,11 +2,21 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ssl_sweep.trialdir.journal import Event
+from ssl_sweep.trialdir.events import (
+    ArtifactAdded,
+    AttemptStarted,
+    BestTrialChosen,
+    DescriptionSet,
+    Ended,
+    Event,
+    MetricsReported,
+    StageFinished,
+    TagsSet,
+)
 from ssl_sweep.trialdir.states import TrialState
 
 PREFIX = "ssl_sweep."  # of every tag that is ours
@@ -53,32 +63,38 @@ class Transcript:
 
     def __init__(self, earlier: Iterable[Event] = ()) -> None:
         self._named: set[str] = set()
-        self._handlers: dict[str, Callable[[Event, Update], None]] = {
-            "attempt": _attempt,
-            "report": self._report,
-            "stage": self._stage,
-            "artifact": _artifact,
-            "tags": _label,
-            "note": _note,
-            "end": _end,
-            "best": _best,
-        }
         self.update(earlier)
 
     def update(self, events: Iterable[Event]) -> Update:
         """The change that these events make, the last word of each thing said twice."""
         update = Update()
         for event in events:
-            if event["event"] in self._handlers:
-                self._handlers[event["event"]](event, update)
+            self._apply(event, update)
         return update
 
-    def _report(self, event: Event, update: Update) -> None:
-        self._log(event["metrics"], event["step"], event, update)
+    def _apply(self, event: Event, update: Update) -> None:
+        match event:
+            case AttemptStarted():
+                _start(event, update)
+            case MetricsReported(metrics=metrics, step=step):
+                self._log(metrics, step, event, update)
+            case StageFinished():
+                self._finish_stage(event, update)
+            case ArtifactAdded(path=path):
+                update.files.append(path)
+            case TagsSet(tags=tags):
+                update.tags |= _tags(tags)
+            case DescriptionSet(text=text):
+                update.tags["mlflow.note.content"] = text
+            case BestTrialChosen(trial=trial):
+                update.best = trial
+                update.tags |= _tags({"best_trial": trial})
+            case Ended():
+                _end(event, update)
 
-    def _stage(self, event: Event, update: Update) -> None:
-        measured = {**event["results"], "seconds": event["seconds"]}
-        named = {f"{event['stage']}/{name}": value for name, value in measured.items()}
+    def _finish_stage(self, event: StageFinished, update: Update) -> None:
+        measured = {**event.results, "seconds": event.seconds}
+        named = {f"{event.stage}/{name}": value for name, value in measured.items()}
         self._log({name: value for name, value in named.items() if name not in self._named}, 0, event, update)
 
     def _log(self, metrics: Mapping[str, float], step: int, event: Event, update: Update) -> None:
@@ -86,36 +102,19 @@ class Transcript:
         update.points += [Point(name, value, _ms(event), step) for name, value in metrics.items()]
 
 
-def _attempt(event: Event, update: Update) -> None:
+def _start(event: AttemptStarted, update: Update) -> None:
     update.status, update.end_ms = "RUNNING", None
-    tags = {name: event.get(name) for name in ("attempt", "host", "git_commit", "versions")}
+    tags = event.model_dump(include={"attempt", "host", "git_commit", "versions"})
     update.tags |= _tags({**tags, "state": TrialState.RUNNING, "reason": "", "message": ""})
-    if event.get("git_commit"):
-        update.tags["mlflow.source.git.commit"] = event["git_commit"]
+    if event.git_commit:
+        update.tags["mlflow.source.git.commit"] = event.git_commit
 
 
-def _artifact(event: Event, update: Update) -> None:
-    update.files.append(event["path"])
-
-
-def _label(event: Event, update: Update) -> None:
-    update.tags |= _tags(event["tags"])
-
-
-def _note(event: Event, update: Update) -> None:
-    update.tags["mlflow.note.content"] = event["text"]
-
-
-def _end(event: Event, update: Update) -> None:
-    update.status, update.end_ms = STATUS[event["state"]], _ms(event)
-    update.tags |= _tags({name: event.get(name) or "" for name in ("state", "reason", "message")})
-    if event.get("traceback"):
-        update.texts["traceback.txt"] = event["traceback"]
-
-
-def _best(event: Event, update: Update) -> None:
-    update.best = event["trial"]
-    update.tags |= _tags({"best_trial": event["trial"]})
+def _end(event: Ended, update: Update) -> None:
+    update.status, update.end_ms = STATUS[event.state], _ms(event)
+    update.tags |= _tags({"state": event.state, "reason": event.reason or "", "message": event.message or ""})
+    if event.traceback:
+        update.texts["traceback.txt"] = event.traceback
 
 
 def parameters(record: Mapping[str, Any]) -> dict[str, str]:
@@ -201,4 +200,4 @@ def _tags(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ms(event: Event) -> int:
-    return int(event["time"] * 1000)
+    return int(event.time * 1000)

@@ -123,7 +123,7 @@ class SweepRuns:
             tags |= {"role": "trial", "trial_id": name, "choice": record.get("choice"), "seed": record.get("seed")}
             title, parent = run_name(record), {PARENT: self.parent}
         first, _ = read(folder_of(self._folder, name), 0, MAX_LINE_BYTES)
-        started = first[0]["time"] if first else time.time()
+        started = first[0].time if first else time.time()
         ours = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
         run = self._client.create_run(self._experiment_id, int(started * 1000), ours | parent, title)
         return str(run.info.run_id)

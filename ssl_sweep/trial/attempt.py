@@ -30,6 +30,7 @@ from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import disk, watchdog
 from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.requests import asked
 from ssl_sweep.trialdir.states import TrialState
@@ -96,7 +97,7 @@ def attempt(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
-        Journal(folder).append("attempt", attempt=number, **_provenance())
+        Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, told, folder, cache, stages, objectives)
         return ended(folder, outcome)
@@ -120,7 +121,8 @@ def heeding(report: Report, folder: Path) -> Report:
 
 def ended(folder: Path, outcome: Outcome) -> Outcome:
     """The outcome of an attempt, written down."""
-    Journal(folder).append("end", **{name: value for name, value in asdict(outcome).items() if name != "results"})
+    told = {name: value for name, value in asdict(outcome).items() if name != "results"}
+    Journal(folder).append(Ended(**told))
     return outcome
 
 

@@ -31,6 +31,7 @@ from ssl_sweep.training.pretrain import Method, pictures, pretrain
 from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
 from ssl_sweep.trial.stages import Finished, Making, SharedPretraining, link
 from ssl_sweep.trialdir import checkpoint, watchdog
+from ssl_sweep.trialdir.events import StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
 
 Config = Mapping[str, Any]
@@ -147,7 +148,7 @@ class _Trial:
             seconds = time.monotonic() - started
             log.info("%s: done in %.1f s: %s", name, seconds, results)
             # told before it is noted: killed in between, the stage's end is repeated, not lost
-            self.journal.append("stage", stage=name, key=key, seconds=seconds, results=results)
+            self.journal.append(StageFinished(stage=name, key=key, seconds=seconds, results=results))
             self.finished.add(name, key, results)
             (self.workdir / name / "checkpoint.pt").unlink(missing_ok=True)
         return {f"{name}/{metric}": value for metric, value in results.items()}
@@ -165,7 +166,7 @@ class _Trial:
     def _tell_damage(self, path: Path, damage: str) -> None:
         """Say on the log, and where trials are shown, that something is done again."""
         log.warning("%s is %s: doing its stage again", path, damage)
-        self.journal.append("tags", tags={"repeated": f"{path.parent.name}/{path.name} was {damage}"})
+        self.journal.append(TagsSet(tags={"repeated": f"{path.parent.name}/{path.name} was {damage}"}))
 
     def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
         """A stage in a folder, its metrics told under its name; a checkpoint that is damaged is set aside."""

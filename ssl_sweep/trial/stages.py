@@ -24,7 +24,18 @@ from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report
 from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import replacing, write_bytes, write_text
-from ssl_sweep.trialdir.journal import JOURNAL, Event, Journal, read
+from ssl_sweep.trialdir.events import (
+    ArtifactAdded,
+    Event,
+    FailedAlike,
+    MetricsReported,
+    PretrainingFailed,
+    PretrainingFinished,
+    PretrainingStarted,
+    StageFinished,
+    TagsSet,
+)
+from ssl_sweep.trialdir.journal import JOURNAL, Journal, read
 
 POLL_SECONDS = 0.5
 SILENCE_SECONDS = 3600.0  # a maker that lives saves every few minutes (training.SAVE_EVERY_SECONDS)
@@ -72,8 +83,8 @@ class Finished:
             return {}
         except ValueError as error:
             log.warning("%s is damaged (%s); going by the journal, which says the same", self.path, error)
-            told = [event for event in read(self.path.parent)[0] if event["event"] == "stage"]
-            return {event["stage"]: {"key": event["key"], "results": event["results"]} for event in told}
+            told = [event for event in read(self.path.parent)[0] if isinstance(event, StageFinished)]
+            return {event.stage: {"key": event.key, "results": event.results} for event in told}
         return finished
 
 
@@ -86,7 +97,7 @@ class SharedPretraining:
         self._trial, self._report = trial, report
         self._id = trial.path.parent.name
         self._offset = 0
-        self._state: Event = {"event": "none"}  # the newest of `attempt`, `failed` and `stage`
+        self._state: PretrainingStarted | PretrainingFailed | PretrainingFinished | None = None  # the newest of these
         self._heard: tuple[Signs, float] | None = None  # the maker's last sign, and when it was seen
 
     def take(
@@ -104,7 +115,7 @@ class SharedPretraining:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         made = False
-        while not (self._follow() and (made or is_whole())):
+        while (finished := self._follow()) is None or not (made or is_whole()):
             with self._turn() as ours:
                 if ours and not (self._follow() and is_whole()):
                     self._make(make)
@@ -112,30 +123,30 @@ class SharedPretraining:
             if not ours:
                 self._wait()
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-        if self._state["trial"] != self._id:
-            _append_once(self._trial, "tags", tags={"pretrained_by": self._state["trial"]})
-        results: dict[str, float] = self._state["results"]
-        return results
+        if finished.trial != self._id:
+            self._trial.append_once(TagsSet(tags={"pretrained_by": finished.trial}))
+        return finished.results
 
-    def _follow(self) -> bool:
-        """Copy what is new in the pretraining's journal; whether it is finished."""
+    def _follow(self) -> PretrainingFinished | None:
+        """Copy the new events of the pretraining's journal to the trial's; the last event once it is finished."""
         events, self._offset = read(self.folder, self._offset)
         for event in events:
             self._copy(event)
-        if self._state["event"] == "failed" and self._state["trial"] != self._id:
+        if isinstance(self._state, PretrainingFailed) and self._state.trial != self._id:
             self._fail_alike(self._state)
-        return bool(self._state["event"] == "stage")
+        return self._state if isinstance(self._state, PretrainingFinished) else None
 
     def _copy(self, event: Event) -> None:
-        if event["event"] == "report":
-            if self._trial.report(event["metrics"], event["step"]):
-                self._report(event["metrics"], event["step"])
-        elif event["event"] == "tags":
-            _append_once(self._trial, "tags", tags=event["tags"])
-        elif event["event"] == "artifact":
-            self._show(event["path"])
-        else:
-            self._state = event
+        match event:
+            case MetricsReported(metrics=metrics, step=step):
+                if self._trial.report(metrics, step):
+                    self._report(metrics, step)
+            case TagsSet(tags=tags):
+                self._trial.append_once(TagsSet(tags=tags))
+            case ArtifactAdded(path=path):
+                self._show(path)
+            case PretrainingStarted() | PretrainingFailed() | PretrainingFinished():
+                self._state = event
 
     def _show(self, path: str) -> None:
         """Have the trial show a file of the pretraining's too."""
@@ -144,7 +155,7 @@ class SharedPretraining:
         except FileNotFoundError:  # tidied away, or lost in a power cut: no trial must fail for want of a picture
             log.warning("pretrain: %s is gone and cannot be shown", self.folder / path)
         else:
-            _append_once(self._trial, "artifact", path=path)
+            self._trial.append_once(ArtifactAdded(path=path))
 
     def _wait(self) -> None:
         """Wait a little for the maker, alive while it is, unless it has been silent for too long."""
@@ -162,29 +173,29 @@ class SharedPretraining:
         time.sleep(POLL_SECONDS)
 
     def _silence(self) -> str:
-        maker, host, pid = (self._state.get(name, "?") for name in ("trial", "host", "pid"))
+        maker, host, pid = (getattr(self._state, name, "?") for name in ("trial", "host", "pid"))
         return (
             f"{self.folder}: trial {maker} makes this pretraining (host {host}, process {pid}) and has given no sign "
             f"for {SILENCE_SECONDS / 60:.0f} min; end that process, or where the host is gone remove "
             f"{self.folder / 'lock'}; then resume the sweep"
         )
 
-    def _fail_alike(self, failure: Event) -> None:
+    def _fail_alike(self, failure: PretrainingFailed) -> None:
         """Fail as the maker did, once: when a person has this trial tried again, it is to try."""
-        if not _append_once(self._trial, "failed_alike", maker=failure["trial"], failed_at=failure["time"]):
+        if not self._trial.append_once(FailedAlike(maker=failure.trial, failed_at=failure.time)):
             return
-        raise DETERMINISTIC[failure["kind"]](f"{failure['message']} (trial {failure['trial']}, same pretraining)")
+        raise DETERMINISTIC[failure.kind](f"{failure.message} (trial {failure.trial}, same pretraining)")
 
     def _make(self, make: Callable[["Making"], dict[str, float]]) -> None:
         journal = Journal(self.folder)
-        journal.append("attempt", trial=self._id, host=socket.gethostname(), pid=os.getpid())
+        journal.append(PretrainingStarted(trial=self._id, host=socket.gethostname(), pid=os.getpid()))
         try:
             with watchdog.marking(self.folder / watchdog.ALIVE):
                 results = make(Making(self.folder, journal, self._follow))
         except tuple(DETERMINISTIC.values()) as error:
-            journal.append("failed", trial=self._id, kind=type(error).__name__, message=str(error))
+            journal.append(PretrainingFailed(trial=self._id, kind=type(error).__name__, message=str(error)))
             raise
-        journal.append("stage", trial=self._id, results=results)
+        journal.append(PretrainingFinished(trial=self._id, results=results))
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -201,7 +212,7 @@ class SharedPretraining:
 class Making:
     """What the maker says of a pretraining: to its journal, and so to every trial that shares it."""
 
-    def __init__(self, folder: Path, journal: Journal, follow: Callable[[], bool]) -> None:
+    def __init__(self, folder: Path, journal: Journal, follow: Callable[[], object]) -> None:
         self.folder = folder
         self._journal, self._follow = journal, follow
 
@@ -212,7 +223,7 @@ class Making:
 
     def tag(self, name: str, value: str) -> None:
         """A tag, once, whatever the number of makers and epochs that set it."""
-        _append_once(self._journal, "tags", tags={name: value})
+        self._journal.append_once(TagsSet(tags={name: value}))
         self._follow()
 
     @contextmanager
@@ -225,7 +236,7 @@ class Making:
         yield partial
         for file in sorted(partial.iterdir()):
             file.replace(whole / file.name)  # never written over in place: trials hold links to the old one
-            self._journal.append("artifact", path=f"artifacts/{file.name}")
+            self._journal.append(ArtifactAdded(path=f"artifacts/{file.name}"))
         partial.rmdir()
         self._follow()
 
@@ -246,12 +257,3 @@ def _written(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
-
-
-def _append_once(journal: Journal, event: str, **fields: Any) -> bool:
-    """Append an event, unless the journal has it; says whether it had not."""
-    alike = {"event": event, **fields}
-    known = any(all(old.get(name) == value for name, value in alike.items()) for old in read(journal.path.parent)[0])
-    if not known:
-        journal.append(event, **fields)
-    return not known

@@ -1,36 +1,36 @@
-"""A trial's append-only event log: one JSON object a line, on disk before anybody else hears of it.
+"""A trial's append-only event log: one JSON object a line, on disk before anyone else learns of the event.
 
-The journal is the spool towards MLflow: a trial writes only here, and whoever shows trials reads here, later and as
-often as needed. Events: `attempt`, `report`, `stage`, `artifact`, `tags`, `note`, `end`; every one carries `time` in
-unix seconds. JSON knows neither nan nor infinity, so these stand as the strings "nan", "inf" and "-inf" and are turned
-back in an event's `metrics` and `results`.
+A trial writes only here. What shows trials (MLflow, the status, the board) reads here, later and as often as it needs.
+`events.py` has the events. JSON has no nan and no infinities: the file holds the strings "nan", "inf" and "-inf", and
+`metrics` and `results` are read back as numbers.
 """
 
 import errno
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from ssl_sweep.trialdir.events import Event, MetricsReported, event_type
+
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 256 * 1024
-MAX_MESSAGE = 2_000  # characters, of an end event's message
+MAX_MESSAGE = 2_000  # characters
 MAX_TRACEBACK = 20_000  # characters, the last ones: they name the error
-
-Event = dict[str, Any]
 
 
 class JournalError(ValueError):
-    """A journal holds a line that is no event."""
+    """A line of a journal is not an event."""
 
 
 class Journal:
-    """Appends events to `folder/journal.jsonl`; one writer at a time.
+    """Appends events to `folder/journal.jsonl`. One writer at a time.
 
-    Opening cuts off a last line that a killed writer left unfinished, and reads which metrics have been reported.
+    Opening removes a last line that a killed writer left unfinished, and reads which metrics were reported.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,33 +38,40 @@ class Journal:
         self.path = folder / JOURNAL
         _cut_unfinished_line(self.path)
         self._reported = {
-            (name, event["step"])
+            (name, event.step)
             for event in read(folder)[0]
-            if event["event"] == "report"
-            for name in event["metrics"]
+            if isinstance(event, MetricsReported)
+            for name in event.metrics
         }
 
-    def append(self, event: str, **fields: Any) -> None:
-        """Writes one event and returns when the disk has it; `time` may be given, the clock's is the default."""
-        _write_line(self.path, _encode({"time": time.time(), "event": event, **_bounded(fields)}))
+    def append(self, event: Event) -> None:
+        """Write one event; returns when it is on disk."""
+        _write_line(self.path, _encode(event))
+
+    def append_once(self, event: Event) -> bool:
+        """Write an event unless the journal has the same one, of any time; returns whether it was written."""
+        known = any(type(old) is type(event) and old.fields() == event.fields() for old in read(self.path.parent)[0])
+        if not known:
+            self.append(event)
+        return not known
 
     def report(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Appends those metrics that no attempt has reported for this step yet; says whether there were any.
+        """Append the metrics that no attempt has reported for this step; returns whether there were any.
 
-        A resumed trial repeats the work since its last checkpoint and reports it again: the first report stands.
+        A resumed trial repeats the work since its last checkpoint and reports it again: the first report is kept.
         """
         new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._reported}
         if not new:
             return False
-        self.append("report", metrics=new, step=step)
+        self.append(MetricsReported(metrics=new, step=step))
         self._reported.update((name, step) for name in new)
         return True
 
 
 def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Event], int]:
-    """The whole lines from byte `start` to `end` (or the end of the file), and the offset after the last of them.
+    """The events from byte `start` to `end` (None: the end of the file), and the offset after the last of them.
 
-    A line still being written is left for the next read; no journal reads as no events. Raises JournalError.
+    A line that is still being written is left for the next read. A missing file has no events. Raises JournalError.
     """
     path = folder / JOURNAL
     try:
@@ -106,27 +113,29 @@ def _write_line(path: Path, line: bytes) -> None:
 
 
 def _encode(event: Event) -> bytes:
-    text = json.dumps(_finite(event), ensure_ascii=False, allow_nan=False)
-    line = text.encode("utf-8", "replace") + b"\n"  # a file name that is not UTF-8 must not cost a trial
-    if len(line) > MAX_LINE_BYTES:
+    line = {"time": event.time, "event": event.name, **_bounded(event.fields())}
+    text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False)
+    encoded = text.encode("utf-8", "replace") + b"\n"  # a file name that is not UTF-8 must not fail a trial
+    if len(encoded) > MAX_LINE_BYTES:
         raise ValueError(
-            f"journal event {event['event']!r} has {len(line)} bytes, at most {MAX_LINE_BYTES} are taken: "
+            f"journal event {event.name!r} has {len(encoded)} bytes, at most {MAX_LINE_BYTES} are allowed: "
             "write the content to a file of the trial folder and append an 'artifact' event with its path"
         )
-    return line
+    return encoded
 
 
 def _decode(line: bytes, path: Path, offset: int) -> Event:
     try:
-        event = json.loads(line)
+        fields = json.loads(line)
     except ValueError as error:
         raise JournalError(f"{path}, byte {offset}: not a line of JSON ({error}); remove that line") from error
-    if not isinstance(event, dict) or not {"time", "event"} <= event.keys():
-        raise JournalError(f"{path}, byte {offset}: no event with its time ({line[:80]!r}); remove that line")
-    for key in ("metrics", "results"):
-        if key in event:
-            event[key] = {name: _number(value) for name, value in event[key].items()}
-    return event
+    if not isinstance(fields, dict) or not {"time", "event"} <= fields.keys():
+        raise JournalError(f"{path}, byte {offset}: not an event with a time ({line[:80]!r}); remove that line")
+    try:
+        return event_type(fields).model_validate(fields)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise JournalError(f"{path}, byte {offset}: event {fields['event']!r}: {wrong}; remove that line") from error
 
 
 def _bounded(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +155,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value

@@ -44,10 +44,10 @@ def main() -> None:
 
 def seconds_to_first_step(events: list[dict[str, Any]]) -> float:
     """The first epoch's end less its length, from the attempt's start on."""
-    start = next(event for event in events if event["event"] == "attempt")
-    epoch = next(event for event in events if event["event"] == "report")
-    length = TRAIN_IMAGES / float(epoch["metrics"]["pretrain/images_per_second"])
-    return float(epoch["time"]) - length - float(start["time"])
+    start = next(event for event in events if event.name == "attempt")
+    epoch = next(event for event in events if event.name == "report")
+    length = TRAIN_IMAGES / float(epoch.metrics["pretrain/images_per_second"])
+    return float(epoch.time) - length - float(start.time)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import MetricsReported
 
 METRIC = "knn/top1_val"
 
@@ -40,7 +41,7 @@ class Clock:
     def started(self, trial: Any) -> None:
         pass
 
-    def reported(self, trial: Any, metrics: Any, step: int) -> None:
+    def reported(self, trial: Any, report: MetricsReported) -> None:
         pass
 
     def ended(self, trial: Any) -> None:

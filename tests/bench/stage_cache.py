@@ -29,6 +29,7 @@ from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, attempt
+from ssl_sweep.trialdir.events import MetricsReported, StageFinished
 from ssl_sweep.trialdir.journal import read
 
 
@@ -38,7 +39,7 @@ class Quiet:
     def started(self, trial: Any) -> None:
         pass
 
-    def reported(self, trial: Any, metrics: Any, step: int) -> None:
+    def reported(self, trial: Any, report: MetricsReported) -> None:
         pass
 
     def ended(self, trial: Any) -> None:
@@ -95,7 +96,7 @@ def measure(epochs: int, *, shared: bool) -> Measured:
         times = [[float(part) for part in (each / "times").read_text().split()] for each in folders]
         wall, cpu = (sum(column) for column in zip(*times, strict=True))
         events = [event for each in folders for event in read(each)[0]]
-        pretrain = [event["seconds"] for event in events if event.get("stage") == "pretrain"]
+        pretrain = [event.seconds for event in events if isinstance(event, StageFinished) and event.stage == "pretrain"]
         return Measured(seconds, wall, cpu, pretrain, [dict(trial.results or {}) for trial in ledger.trials])
 
 

@@ -26,6 +26,7 @@ from ssl_sweep.tables.options import table_of
 from ssl_sweep.tables.render import render
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.tracking.transcript import text
+from ssl_sweep.trialdir.events import AttemptStarted, Ended, StageFinished
 from ssl_sweep.trialdir.journal import Journal
 
 NAME, SEEDS, EPOCHS = "bench", 5, 20
@@ -64,15 +65,15 @@ def write_trial(spec: SweepSpec, storage: Storage) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({**known, "config": resolve(spec, choice, 0)}))
     journal = Journal(folder)
-    journal.append("attempt", attempt=1, host="node7", pid=1, git_commit="c0ffee", versions={"torch": "2.11"})
+    journal.append(AttemptStarted(attempt=1, host="node7", pid=1, git_commit="c0ffee", versions={"torch": "2.11"}))
     for epoch in range(EPOCHS):
         journal.report(
             {f"pretrain/{name}": 1.0 / (1 + epoch) for name in ("loss", "effective_rank", "uniformity")}, epoch
         )
     for stage in spec.evaluate:
         results = {f"top1_{split}": 50.0 for split in ("val", "test", "best_val", "best_test")}
-        journal.append("stage", stage=stage, key="k", seconds=1.0, results=results)
-    journal.append("end", state="COMPLETE", reason=None, message=None, traceback=None)
+        journal.append(StageFinished(stage=stage, key="k", seconds=1.0, results=results))
+    journal.append(Ended(state="COMPLETE", reason=None, message=None, traceback=None))
     recorder = Recorder(NAME, storage.sweep(NAME), storage.tracking_uri, spec.model_dump(mode="json"))
     recorder.start()
     if recorder.close(120.0):

@@ -19,6 +19,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome, attempt
+from ssl_sweep.trialdir.events import MetricsReported
 
 CRASH = Outcome("FAILED", reason="crash", message="broken")
 
@@ -36,7 +37,7 @@ class Quiet:
     """A watcher that does not look."""
 
     def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Any, step: int) -> None: ...
+    def reported(self, trial: Trial, report: MetricsReported) -> None: ...
     def ended(self, trial: Trial) -> None: ...
 
 

@@ -21,6 +21,7 @@ from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stages import Finished, link
 from ssl_sweep.trialdir import journal, requests
 from ssl_sweep.trialdir.atomic import write_bytes, write_text
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, PretrainingFinished, StageFinished
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.requests import asked
 
@@ -101,8 +102,8 @@ def test_killed_on_one_node_a_trial_ends_on_another_to_the_bit(
     ours, theirs = (weights(folder) for folder in (lab / "runs" / KEY, tmp_path / "undisturbed"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     events = journal.read(lab / "runs" / KEY)[0]
-    assert [event["event"] for event in events].count("attempt") == 2
-    losses = [event["step"] for event in events if "pretrain/loss" in event.get("metrics", ())]
+    assert [event.name for event in events].count("attempt") == 2
+    losses = [event.step for event in events if "pretrain/loss" in getattr(event, "metrics", ())]
     assert losses == [1, 2, 3]  # each epoch once, none lost between the nodes
     assert not list((lab / "runs").rglob("checkpoint.pt"))
     assert not list(tmp_path.glob("[bc]/**/*.pt"))  # the nodes keep nothing
@@ -114,7 +115,7 @@ def test_killed_on_one_node_a_trial_ends_on_another_to_the_bit(
     other = record("two", linear={"epochs": 1})
     assert run(bucket, tmp_path / "c", cache, other).state == "COMPLETE"
     events = journal.read(lab / "runs/demo/trials/two")[0]
-    assert any(event.get("tags") == {"pretrained_by": "one"} for event in events)
+    assert any(getattr(event, "tags", None) == {"pretrained_by": "one"} for event in events)
     assert (lab / "runs/demo/trials/two/artifacts/pictures.png").exists()
 
 
@@ -149,11 +150,11 @@ def at_a_stages_begin(folder: Path) -> None:
     """What a trial has on disk: pretrained, at the first epochs of an evaluation, of which an older try is gone."""
     made, told = folder / "stages" / "abc", Journal(folder)
     write_bytes(made / "encoder.pt", b"weights")
-    Journal(made).append("stage", trial="one", results={})
+    Journal(made).append(PretrainingFinished(trial="one", results={}))
     write_bytes(folder / "artifacts" / "pictures.png", b"picture")
-    told.append("artifact", path="artifacts/pictures.png")
+    told.append(ArtifactAdded(path="artifacts/pictures.png"))
     link(made / "encoder.pt", folder / "encoder.pt")
-    told.append("stage", stage="pretrain", key="abc", results={})
+    told.append(StageFinished(stage="pretrain", key="abc", results={}))
     Finished(folder / "stages.json").add("pretrain", "abc", {})
     write_text(folder / "linear" / "key", "new")
     told.report({"linear/loss": 1.0}, 1)
@@ -180,13 +181,13 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
             copy.push()
         events = journal.read(there)[0]
         lengths.add(len([path for path in there.rglob("*") if path.is_file()]))
-        assert all((there / event["path"]).exists() for event in events if event["event"] == "artifact")
+        assert all((there / event.path).exists() for event in events if event.name == "artifact")
         if Finished(there / "stages.json").key("pretrain"):
             assert (there / "encoder.pt").exists()
             assert (there.parents[1] / "stages" / "abc" / "encoder.pt").exists()
-            assert any(event["event"] == "stage" for event in events)
+            assert any(event.name == "stage" for event in events)
         if (there / "linear" / "checkpoint.pt").read_bytes() == b"1":
-            assert any(event["event"] == "report" for event in events)
+            assert any(event.name == "report" for event in events)
         elif (there / "linear" / "checkpoint.pt").exists():
             assert (there / "linear" / "key").read_text() == "old"
     assert len(lengths) > 4  # it died at many places
@@ -214,26 +215,26 @@ def test_what_goes_here_goes_there(lab: Path, node: Callable[[str], Carried]) ->
 
 def test_an_attempt_that_was_taken_for_dead_ends(node: Callable[[str], Carried], lab: Path) -> None:
     a = node("a")
-    Journal(a.folder).append("attempt", attempt=1)
+    Journal(a.folder).append(AttemptStarted(attempt=1))
     a.push()
     b = node("b")
-    Journal(b.folder).append("attempt", attempt=2)
+    Journal(b.folder).append(AttemptStarted(attempt=2))
     b.push()
     Journal(a.folder).report({"knn/top1_val": 1.0}, 1)
     with pytest.raises(BucketError, match=r"demo/trials/one: another attempt at this trial writes there"):
         a.push()
-    Journal(b.folder).append("end", state="COMPLETE")
+    Journal(b.folder).append(Ended(state="COMPLETE"))
     b.push()
-    assert [event["event"] for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "attempt", "end"]
+    assert [event.name for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "attempt", "end"]
 
 
 def test_a_write_whose_answer_was_lost_is_its_own(node: Callable[[str], Carried], lab: Path) -> None:
     a = node("a")
-    Journal(a.folder).append("attempt", attempt=1)
+    Journal(a.folder).append(AttemptStarted(attempt=1))
     a.bucket.put(f"{KEY}/journal.jsonl", (a.folder / "journal.jsonl").read_bytes())
-    Journal(a.folder).append("end", state="COMPLETE")
+    Journal(a.folder).append(Ended(state="COMPLETE"))
     a.push()
-    assert [event["event"] for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "end"]
+    assert [event.name for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "end"]
 
 
 def test_it_hears_what_it_is_asked(node: Callable[[str], Carried]) -> None:

@@ -22,6 +22,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import MetricsReported
 
 SAMPLE = re.compile(r"^ray_ssl_sweep_(?P<name>\w+)\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE)
 Samples = dict[tuple[str, ...], float]
@@ -45,7 +46,7 @@ def cluster() -> Iterator[str]:
 
 class Quiet:
     def started(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Any, report: MetricsReported) -> None: ...
     def ended(self, trial: Any) -> None: ...
 
 
@@ -158,9 +159,13 @@ def test_rates_of_running_trials_are_summed_and_a_shared_pretraining_counts_once
     told = SweepMetrics(ledger, int)
     for trial, rate in zip(running, (100.5, 200.25, 200.25), strict=True):
         told.started(trial)
-        told.reported(trial, {"pretrain/loss": 1.0, "pretrain/images_per_second": rate}, 1)
+        told.reported(
+            trial, MetricsReported(metrics={"pretrain/loss": 1.0, "pretrain/images_per_second": rate}, step=1)
+        )
     assert told._images_per_second(running) == 300.75
-    told.reported(running[0], {"knn/top1_val": 50.0}, 1)  # at a stage that trains on nothing
+    told.reported(
+        running[0], MetricsReported(metrics={"knn/top1_val": 50.0}, step=1)
+    )  # at a stage that trains on nothing
     assert told._images_per_second(running) == 200.25
     told.ended(running[1])
     assert told._images_per_second([*running[:1], trials[2]]) == 0  # the last is to be tried again

@@ -1,6 +1,5 @@
 """What the driver does about pruning: whom it asks to end, which seeds it runs, and what it leaves in the journals."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import AttemptStarted, MetricsReported
 from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.requests import Ask, ask, asked
 
@@ -27,7 +27,7 @@ class Log:
         self.ended_as: list[tuple[int, int, str]] = []
 
     def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Trial, report: MetricsReported) -> None: ...
 
     def ended(self, trial: Trial) -> None:
         self.ended_as.append((trial.choice, trial.seed, trial.state))
@@ -45,7 +45,7 @@ def begin(search: LedgerScheduler, name: str) -> tuple[Path, int, int]:
     """Start a trial as a worker would: its folder, choice and seed."""
     given = search.next(name)
     assert isinstance(given, Launch)
-    Journal(given.folder).append("attempt", attempt=given.attempt)
+    Journal(given.folder).append(AttemptStarted(attempt=given.attempt))
     return given.folder, given.record["choice"], given.record["seed"]
 
 
@@ -76,7 +76,7 @@ def test_a_bad_choice_is_asked_to_end_and_its_other_seeds_never_run(tmp_path: Pa
     assert first.watcher.ended_as == [(0, 0, "COMPLETE"), (1, 0, "PRUNED"), (1, 1, "PRUNED")]
     unrun = first.ledger.choice(1).trials[1]
     folder = tmp_path / "sweep" / "trials" / unrun.trial_id
-    assert (last(folder)["state"], last(folder)["message"]) == ("PRUNED", f"not run: seed 0 {WHY}")
+    assert (last(folder).state, last(folder).message) == ("PRUNED", f"not run: seed 0 {WHY}")
     assert yaml.safe_load((folder / "config.yaml").read_text())["config"]["views"]["overlay_alpha"] == 0.1
     # the seed of the good choice, which was queued when its first was complete, then the next choice
     assert [begin(first, name)[1:] for name in "cd"] == [(0, 1), (2, 0)]
@@ -108,7 +108,7 @@ def test_a_decision_stands_whoever_dies_before_it_is_done(tmp_path: Path, how: s
     else:
         first.end("b", Outcome("FAILED", reason="crash", message="broken"))
     assert [trial.state for trial in first.ledger.choice(1).trials] == ["PRUNED", "PRUNED"]
-    assert (last(folder)["state"], last(folder)["message"]) == ("PRUNED", WHY)
+    assert (last(folder).state, last(folder).message) == ("PRUNED", WHY)
     assert [begin(first, name)[1:] for name in "cd"] == [(0, 1), (2, 0)]
 
 
@@ -125,7 +125,7 @@ def test_who_was_killed_before_showing_an_unrun_trial_shows_it_later(
     assert not folder.exists()
     search(tmp_path)
     search(tmp_path)
-    assert [event["event"] for event in read(folder)[0]] == ["end"]
+    assert [event.name for event in read(folder)[0]] == ["end"]
 
 
 def test_a_new_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:

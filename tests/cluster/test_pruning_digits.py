@@ -1,6 +1,5 @@
 """ASHA on real trainings of the digits: it stops the bad learning rates and keeps the best one."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import attempt
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
 from ssl_sweep.trialdir.requests import asked
 
@@ -36,7 +36,7 @@ class Nobody:
     """A watcher of nothing."""
 
     def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Trial, report: MetricsReported) -> None: ...
     def ended(self, trial: Trial) -> None: ...
 
 
@@ -58,8 +58,8 @@ def test_the_best_learning_rate_survives_and_the_bad_ones_stop_at_a_rung(tmp_pat
     rungs = []
     for trial in [trial for trial in search.ledger.trials if trial.state == "PRUNED" and trial.attempts]:
         events = read(storage.trial("digits", trial.trial_id))[0]
-        rungs.append([event["step"] for event in events if event["event"] == "report"][-1])
-        assert (events[-1]["state"], events[-1]["message"]) == ("PRUNED", trial.message)
+        rungs.append([event.step for event in events if event.name == "report"][-1])
+        assert (events[-1].state, events[-1].message) == ("PRUNED", trial.message)
         assert trial.message.startswith(f"pruned at epoch {rungs[-1]}, with pretrain/knn_top1_val ")
     assert set(rungs) <= {2, 4}
     assert rungs.count(2) >= 2

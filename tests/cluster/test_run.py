@@ -22,6 +22,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import Outcome, stopped
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
 
 METRIC = "knn/top1_val"
@@ -45,8 +46,8 @@ class Log:
     def started(self, trial: Any) -> None:
         self.events.append(("started", trial.trial_id, trial.attempts))
 
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None:
-        self.events.append(("reported", trial.trial_id, step))
+    def reported(self, trial: Any, report: MetricsReported) -> None:
+        self.events.append(("reported", trial.trial_id, report.step))
 
     def ended(self, trial: Any) -> None:
         self.events.append(("ended", trial.trial_id, trial.state))
@@ -147,9 +148,9 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
     assert states(ledger) == {"COMPLETE": 8}
     struck = ledger.choice(1).trials[0]
     assert (struck.attempts, struck.failures, struck.lost) == (2, 0, 1)
-    ends = [event for event in read(storage.trial("sweep", struck.trial_id))[0] if event["event"] == "end"]
-    assert [(end["state"], end["reason"]) for end in ends] == [("FAILED", "lost")]
-    assert "killed, maybe by the kernel for want of memory" in ends[0]["message"]
+    ends = [event for event in read(storage.trial("sweep", struck.trial_id))[0] if event.name == "end"]
+    assert [(end.state, end.reason) for end in ends] == [("FAILED", "lost")]
+    assert "killed, maybe by the kernel for want of memory" in ends[0].message
 
 
 def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_a_sweep_over_an_evaluation_pretrains_once_a_seed(tmp_path: Path) -> Non
     run_sweep(ledger, storage, Log())
     assert states(ledger) == {"COMPLETE": 6}
     makers = [
-        [event["trial"] for event in read(folder)[0] if event["event"] == "attempt"]
+        [event.trial for event in read(folder)[0] if event.name == "attempt"]
         for folder in storage.sweep("sweep").glob("stages/*")
     ]
     assert [len(each) for each in makers] == [1, 1]

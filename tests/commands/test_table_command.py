@@ -11,6 +11,7 @@ from ssl_sweep.cli import app
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.recorder import Recorder
+from ssl_sweep.trialdir.events import AttemptStarted, Ended, StageFinished
 from ssl_sweep.trialdir.journal import Journal
 
 TEST = "knn/top1_test"
@@ -43,10 +44,10 @@ def write_sweep(storage: Storage, name: str, method: str, uri: str) -> None:
             folder.mkdir(parents=True)
             (folder / "config.yaml").write_text(yaml.safe_dump({**known, "config": resolve(spec, choice, seed)}))
             journal = Journal(folder)
-            journal.append("attempt", attempt=1, host="node7", pid=1, git_commit=None, versions={})
+            journal.append(AttemptStarted(attempt=1, host="node7", pid=1, git_commit=None, versions={}))
             results = {"top1_val": score - 1, "top1_test": score}
-            journal.append("stage", stage="knn", key="k", seconds=1.0, results=results)
-            journal.append("end", state="COMPLETE", reason=None, message=None, traceback=None)
+            journal.append(StageFinished(stage="knn", key="k", seconds=1.0, results=results))
+            journal.append(Ended(state="COMPLETE", reason=None, message=None, traceback=None))
     recorder = Recorder(name, storage.sweep(name), uri, spec.model_dump(mode="json"))
     recorder.start()
     assert recorder.close(120.0) == 0

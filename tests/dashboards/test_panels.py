@@ -32,6 +32,7 @@ from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import MetricsReported
 
 FOLDER = Path(__file__).parents[2] / "dashboards"
 OF_REAL_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used"}
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 
 class Quiet:
     def started(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Any, report: MetricsReported) -> None: ...
     def ended(self, trial: Any) -> None: ...
 
 

@@ -14,6 +14,7 @@ from ssl_sweep.data.sources import open_source
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trialdir import checkpoint, disk, journal
 from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.events import AttemptStarted, DescriptionSet, Ended
 
 STEPS = 20
 
@@ -60,14 +61,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(small_disk
 
 def test_a_full_disk_leaves_whole_events_only(small_disk: Path) -> None:
     book = journal.Journal(small_disk)
-    book.append("attempt")
+    book.append(AttemptStarted())
     ballast = fill(small_disk)
     with pytest.raises(OSError, match=r"full|space") as caught:
-        book.append("note", text="x" * 100_000)
+        book.append(DescriptionSet(text="x" * 100_000))
     assert disk.is_full(caught.value)
     ballast.unlink()
-    book.append("end")
-    assert [event["event"] for event in journal.read(small_disk)[0]] == ["attempt", "end"]
+    book.append(Ended(state="COMPLETE"))
+    assert [event.name for event in journal.read(small_disk)[0]] == ["attempt", "end"]
 
 
 def test_a_cache_without_room_is_named_and_left_clean(small_disk: Path, tmp_path: Path) -> None:

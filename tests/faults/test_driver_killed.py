@@ -21,7 +21,7 @@ Started = subprocess.Popen[bytes]
 
 def attempts(storage: Path) -> int:
     """How often a trial was begun."""
-    return sum(event["event"] == "attempt" for folder in storage.glob("faults/trials/*") for event in read(folder)[0])
+    return sum(event.name == "attempt" for folder in storage.glob("faults/trials/*") for event in read(folder)[0])
 
 
 def kill_at_a_random_moment(driver: Started, storage: Path, before: int, rng: random.Random) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial import run as trial
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
 from ssl_sweep.trialdir.requests import ask
 
@@ -46,7 +47,7 @@ class Watcher:
 
     def started(self, trial: Any) -> None: ...
     def ended(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None:
+    def reported(self, trial: Any, report: MetricsReported) -> None:
         self.reports += 1
         if self.reports == 1:
             self.at_first_report(trial)
@@ -92,7 +93,7 @@ def trained_alone(spec: SweepSpec, folder: Path, epochs: int) -> tuple[dict[str,
 
 
 def events(storage: Storage, ledger: Ledger, kind: str) -> list[dict[str, Any]]:
-    return [each for each in read(storage.trial("gang", ledger.trials[0].trial_id))[0] if each["event"] == kind]
+    return [each for each in read(storage.trial("gang", ledger.trials[0].trial_id))[0] if each.name == kind]
 
 
 @pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_worker_that_is_killed_costs_an_attempt_and_changes_nothing(tmp_path: 
     killed: list[int] = []
 
     def kill_the_second(running: Any) -> None:
-        first = events(storage, ledger, "attempt")[0]["pid"]
+        first = events(storage, ledger, "attempt")[0].pid
         workers = {pid for pid, name in gang().items() if name == "RayTrainWorker"}
         assert first in workers
         assert len(workers) == 2
@@ -114,11 +115,11 @@ def test_a_worker_that_is_killed_costs_an_attempt_and_changes_nothing(tmp_path: 
     assert killed
     ended = ledger.trials[0]
     assert (ended.state, ended.attempts, ended.lost, ended.failures) == ("COMPLETE", 2, 1, 0)
-    assert [(each["state"], each["reason"]) for each in events(storage, ledger, "end")] == [
+    assert [(each.state, each.reason) for each in events(storage, ledger, "end")] == [
         ("FAILED", "lost"),
         ("COMPLETE", None),
     ]
-    epochs = [each["step"] for each in events(storage, ledger, "report") if "pretrain/loss" in each["metrics"]]
+    epochs = [each.step for each in events(storage, ledger, "report") if "pretrain/loss" in each.metrics]
     assert epochs == [1, 2, 3]
 
     results, expected = trained_alone(ledger.spec, tmp_path / "three", 3)

@@ -130,7 +130,7 @@ def test_the_trials_of_a_node_that_dies_are_tried_elsewhere(
         again = trial.trial_id in struck
         assert (trial.attempts, trial.lost, trial.failures) == ((2, 1, 0) if again else (1, 0, 0))
         assert trial.results == {METRIC: trial.seed * 3.0}
-        ends = [each["reason"] for each in read(storage.trial("sweep", trial.trial_id))[0] if each["event"] == "end"]
+        ends = [each.reason for each in read(storage.trial("sweep", trial.trial_id))[0] if each.name == "end"]
         assert ends == (["lost"] if again else [])
         if again:
             assert (storage.trial("sweep", trial.trial_id) / "attempt-2").read_text() != disk

@@ -89,7 +89,7 @@ def test_a_real_sweep_of_gangs_lies_in_the_bucket(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert place in ran.stdout  # the next commands name it
     trials = sorted(folder for folder in (lab / "runs/real/trials").iterdir())
-    makers = [event["tags"] for each in trials for event in read(each)[0] if "pretrained_by" in event.get("tags", {})]
+    makers = [event.tags for each in trials for event in read(each)[0] if "pretrained_by" in getattr(event, "tags", {})]
     assert len(makers) == 1  # of two trials the second took the first's
     assert all((each / "encoder.pt").exists() for each in trials)
 
@@ -156,7 +156,7 @@ def test_whatever_dies_the_bucket_has_it(
     struck = [path.name for path in (disks / doomed).glob("storage/*/attempts/rank0/faults/trials/*")]
     assert struck  # what was at work there is there still, and was ended elsewhere
     for trial in struck:
-        assert [event["event"] for event in read(lab / "runs/faults/trials" / trial)[0]].count("attempt") > 1
+        assert [event.name for event in read(lab / "runs/faults/trials" / trial)[0]].count("attempt") > 1
     assert not list(tmp_path.rglob("weights.pt"))  # a driver needs none
 
 

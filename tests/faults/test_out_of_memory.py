@@ -17,6 +17,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
 
 STEP_BYTES, STEPS = 50_000_000, 80
@@ -27,7 +28,7 @@ class Quiet:
     """A watcher that does not look."""
 
     def started(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None: ...
+    def reported(self, trial: Any, report: MetricsReported) -> None: ...
     def ended(self, trial: Any) -> None: ...
 
 
@@ -86,6 +87,6 @@ def test_a_trial_that_the_memory_monitor_ends_says_what_to_lower(tmp_path: Path)
     assert (trial.message or "").startswith(
         "out of memory, ended by Ray's memory monitor; lower one of pretrain.batch_size"
     )
-    (end,) = (event for event in read(storage.trial("sweep", trial.trial_id))[0] if event["event"] == "end")
-    assert end["reason"] == "oom"
-    assert "memory" in end["traceback"]
+    (end,) = (event for event in read(storage.trial("sweep", trial.trial_id))[0] if event.name == "end")
+    assert end.reason == "oom"
+    assert "memory" in end.traceback

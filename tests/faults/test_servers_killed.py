@@ -34,7 +34,7 @@ def ended_with(driver: Driver) -> Iterator[Driver]:
 
 def reports(storage: Path) -> int:
     """How many steps the trials have reported."""
-    return sum(event["event"] == "report" for folder in storage.glob("faults/trials/*") for event in read(folder)[0])
+    return sum(event.name == "report" for folder in storage.glob("faults/trials/*") for event in read(folder)[0])
 
 
 def goes_on(driver: Driver, storage: Path, steps: int, timeout_s: float = 120.0) -> None:

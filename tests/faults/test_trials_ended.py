@@ -28,6 +28,7 @@ from ssl_sweep.sweep.steering import ResumeSelection, prepare_resume, request_en
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial import run as trials
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
 
 METRIC = "knn/top1_val"
@@ -49,7 +50,7 @@ class Watcher:
 
     def started(self, trial: Any) -> None: ...
     def ended(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, metrics: Mapping[str, float], step: int) -> None:
+    def reported(self, trial: Any, report: MetricsReported) -> None:
         self.reports += 1
         if self.reports == 1:
             self.on_report()
@@ -82,11 +83,11 @@ def test_a_trial_that_hangs_is_ended_and_tried_again_in_a_new_process(tmp_path: 
         ("COMPLETE", 2, 1),
     ]
     events = read(storage.trial("sweep", ledger.trials[1].trial_id))[0]
-    first = next(event for event in events if event["event"] == "end")
-    assert first["reason"] == "hung"
-    assert first["message"].startswith("no sign of life for 0:00:03; it was in wait (threading.py:")
-    assert " < run (" in first["message"]
-    assert "in attempt" in first["traceback"]
+    first = next(event for event in events if event.name == "end")
+    assert first.reason == "hung"
+    assert first.message.startswith("no sign of life for 0:00:03; it was in wait (threading.py:")
+    assert " < run (" in first.message
+    assert "in attempt" in first.traceback
 
 
 @pytest.mark.parametrize(("what", "state"), [("stop", "STOPPED"), ("pause", "PAUSED")])
@@ -111,7 +112,7 @@ def test_asked_from_another_terminal_trials_end_at_their_next_report(tmp_path: P
     assert (ending.interrupted, ending.asked.ask if ending.asked else None) == (True, what)
     assert Counter(trial.state for trial in ledger.trials) in ({state: 2}, {state: 1, "CREATED": 1})
     for trial in ledger.trials:
-        ends = [each["state"] for each in read(storage.trial("sweep", trial.trial_id))[0] if each["event"] == "end"]
+        ends = [each.state for each in read(storage.trial("sweep", trial.trial_id))[0] if each.name == "end"]
         assert ends == ([state] if trial.attempts else [])
 
 

@@ -80,7 +80,7 @@ def test_a_trial_measures_its_cost_where_the_search_goes_by_it(tmp_path: Path, m
     record = {"trial_id": "t", "config": resolve(spec(), {WIDTH: 8, ALPHA: 0.1}, 0)}
     outcome = attempt.attempt(record, 1, lambda *_: None, tmp_path / "t", tmp_path, objectives=[ACCURACY, COST])
     assert outcome.results.keys() == {ACCURACY, *COSTS}
-    reports = [event["metrics"] for event in read(tmp_path / "t")[0] if event["event"] == "report"]
+    reports = [event.metrics for event in read(tmp_path / "t")[0] if event.name == "report"]
     assert reports == [{name: outcome.results[name] for name in COSTS}]
     plain = attempt.attempt(record, 1, lambda *_: None, tmp_path / "u", tmp_path, objectives=[ACCURACY])
     assert plain.results == {ACCURACY: 50.0}

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from ssl_sweep.tracking.recorder import Recorder
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
 
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} $x$ "quoted" é 漢'
@@ -64,23 +65,23 @@ class Written:
         config = {"data": {"source": "digits"}, "method": {"name": "autoencoder"}, "seed": seed}
         (folder / "config.yaml").write_text(yaml.safe_dump({**known, "config": config}))
         journal = Journal(folder)
-        journal.append("attempt", attempt=1, host="node7", git_commit="c0ffee1234567890")
+        journal.append(AttemptStarted(attempt=1, host="node7", git_commit="c0ffee1234567890"))
         for epoch in range(1, epochs + 1):
             journal.report(_epoch(epoch, top1, collapsed), epoch)
         if collapsed:
-            journal.append("tags", tags={"collapsed": "true"})
+            journal.append(TagsSet(tags={"collapsed": "true"}))
         for name, content in (files or {}).items():
             (folder / "artifacts").mkdir(exist_ok=True)
             (folder / "artifacts" / name).write_bytes(content)
-            journal.append("artifact", path=f"artifacts/{name}")
+            journal.append(ArtifactAdded(path=f"artifacts/{name}"))
         if state == "COMPLETE":
-            journal.append("stage", stage="pretrain", key="k", seconds=40.0, results={"loss": 0.1})
+            journal.append(StageFinished(stage="pretrain", key="k", seconds=40.0, results={"loss": 0.1}))
             for epoch in range(1, 4):
                 journal.report({"finetune/top1_val": top1 - 10 / epoch, "finetune/top1_test": top1 - 9 / epoch}, epoch)
-            journal.append("stage", stage="finetune", key="k", seconds=20.0, results={"top1_val": top1 - 10 / 3})
-            journal.append("stage", stage="knn", key="k", seconds=2.0, results={"top1_test": top1 - 12})
+            journal.append(StageFinished(stage="finetune", key="k", seconds=20.0, results={"top1_val": top1 - 10 / 3}))
+            journal.append(StageFinished(stage="knn", key="k", seconds=2.0, results={"top1_test": top1 - 12}))
         if state is not None:
-            journal.append("end", state=state, **end)
+            journal.append(Ended(state=state, **end))
         return folder
 
     def deliver(self) -> None:

@@ -20,6 +20,7 @@ from ssl_sweep.report.page import MAX_ROWS, make_page, render_page
 from ssl_sweep.report.pictures import MAX_BYTES, MAX_SIDE, feature_map, picture, read_gallery
 from ssl_sweep.report.sweep import Sweep, read_sweep
 from ssl_sweep.tables.labels import duration
+from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal
 
 KNOB = "views.overlay_alpha"
@@ -156,7 +157,7 @@ def test_an_end_is_marked_in_the_stage_that_it_came_in(write: Callable[..., Any]
     journal = Journal(folder)
     for epoch in (1, 2):
         journal.report({"finetune/top1_val": 10.0 * epoch}, epoch)
-    journal.append("end", state="PRUNED")
+    journal.append(Ended(state="PRUNED"))
     written.deliver()
     sweep = read_sweep("demo", written.uri)
     plots = {plot.title: plot for plot in learning_plots(sweep, read_curves(sweep, written.uri))}

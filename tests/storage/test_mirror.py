@@ -12,6 +12,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.spool import Spool
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.events import AttemptStarted, Ended, TagsSet
 from ssl_sweep.trialdir.journal import Journal
 
 Machine = Callable[[str], Storage]
@@ -91,23 +92,23 @@ def test_another_machines_driver_takes_over(machine: Machine, lab: Path) -> None
         write_text(a.sweep("demo") / name, name)
     for name in (".ray/state", "driver.lock", "artifacts/x.md.partial"):
         write_text(a.sweep("demo") / name, name)
-    Journal(a.sweep("demo")).append("attempt")
+    Journal(a.sweep("demo")).append(AttemptStarted())
     mirror.push(a, "demo")
     there = {path.relative_to(lab / "runs/demo").as_posix() for path in (lab / "runs").rglob("*") if path.is_file()}
     assert there == {"spec.yaml", "sweep_id", "recorded.json", "artifacts/table.md", "journal.jsonl"}
     b = machine("b")
     mirror.take_over(b, "demo")
     assert all((b.sweep("demo") / name).read_bytes() == (a.sweep("demo") / name).read_bytes() for name in there)
-    Journal(b.sweep("demo")).append("end", state="COMPLETE")
+    Journal(b.sweep("demo")).append(Ended(state="COMPLETE"))
     mirror.push(b, "demo")
     mirror.take_over(a, "demo")
-    assert [event["event"] for event in journal.read(a.sweep("demo"))[0]] == ["attempt", "end"]
+    assert [event.name for event in journal.read(a.sweep("demo"))[0]] == ["attempt", "end"]
 
 
 def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket) -> None:
     a = machine("a")
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
-    Journal(a.sweep("demo")).append("attempt")
+    Journal(a.sweep("demo")).append(AttemptStarted())
     write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
     mirror.exchange(a, "demo")
     spool = Spool(a.sweep("demo"))
@@ -126,13 +127,13 @@ def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket)
 def test_who_ends_a_dead_attempt_goes_on_from_the_buckets_journal(machine: Machine, bucket: Bucket) -> None:
     a = machine("a")
     folder = a.trial("demo", "one")
-    Journal(folder).append("tags", tags={"stale": "of long ago"})
+    Journal(folder).append(TagsSet(tags={"stale": "of long ago"}))
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     with mirror.at_hand(a, folder):
-        Journal(folder).append("end", state="FAILED")
+        Journal(folder).append(Ended(state="FAILED"))
     mirror.pull(machine("b"), "demo")
     events = journal.read(machine("b").trial("demo", "one"))[0]
-    assert [event["event"] for event in events] == ["report", "report", "end"]
+    assert [event.name for event in events] == ["report", "report", "end"]
     etag = bucket.etag(f"{TRIAL}/journal.jsonl")
     with mirror.at_hand(a, folder):
         pass

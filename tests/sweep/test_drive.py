@@ -20,6 +20,7 @@ from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import drive
 from ssl_sweep.trialdir.disk import DiskFull
+from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates
@@ -46,8 +47,8 @@ def begin(ledger: Ledger, storage: Storage) -> None:
     for trial in choice.trials:
         ledger.update(replace(trial, state="RUNNING", attempts=1))
     for trial in choice.trials[:2]:
-        Journal(storage.trial("demo", trial.trial_id)).append("attempt", attempt=1)
-    Journal(storage.trial("demo", choice.trials[1].trial_id)).append("end", state="FAILED", reason="lost")
+        Journal(storage.trial("demo", trial.trial_id)).append(AttemptStarted(attempt=1))
+    Journal(storage.trial("demo", choice.trials[1].trial_id)).append(Ended(state="FAILED", reason="lost"))
 
 
 def statuses(uri: str) -> list[tuple[str, str]]:
@@ -94,7 +95,7 @@ def test_a_spoilt_journal_does_not_leave_the_others_running(
     ledger = open_ledger(storage.ledger_url, spec)
     begin(ledger, storage)
     spoilt, _, last = (storage.trial("demo", trial.trial_id) / "journal.jsonl" for trial in ledger.trials)
-    Journal(last.parent).append("attempt", attempt=1)
+    Journal(last.parent).append(AttemptStarted(attempt=1))
     spoilt.write_text("no json\n")
     drive._end_interrupted(ledger, storage)
     assert '"state": "INTERRUPTED"' in last.read_text()

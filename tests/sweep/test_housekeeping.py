@@ -24,6 +24,7 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import stage_key
 from ssl_sweep.trial.stages import Finished, link
 from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.events import AttemptStarted
 from ssl_sweep.trialdir.journal import Journal
 
 METRIC = "knn/top1_val"
@@ -62,7 +63,7 @@ def end(made: Made, trial: Trial, state: str, score: float = 50.0) -> Path:
     """Leave a trial's folder, and its pretraining's, as a trial does that ends so; pruned and failed ones half-way."""
     ledger, storage = made
     folder, stage = storage.trial("sweep", trial.trial_id), stage_of(made, trial)
-    Journal(folder).append("attempt", attempt=1)
+    Journal(folder).append(AttemptStarted(attempt=1))
     (folder / "log.txt").write_text("here\n")
     if state == "COMPLETE":
         if not encoder_path(stage).exists():

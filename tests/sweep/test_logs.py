@@ -16,6 +16,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, follow_log, read_log, sweep_logs, tail, trial_log
+from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
 
 
@@ -46,7 +47,7 @@ def write(storage: Storage, trial: Trial, text: str) -> None:
 
 def fail(ledger: Ledger, storage: Storage, number: int, error: str) -> None:
     trial, traceback = ledger.trials[number], f"Traceback (most recent call last):\n  deep\n{error}\n"
-    Journal(storage.trial("sweep", trial.trial_id)).append("end", state="FAILED", message=error, traceback=traceback)
+    Journal(storage.trial("sweep", trial.trial_id)).append(Ended(state="FAILED", message=error, traceback=traceback))
     ledger.update(replace(trial, state="FAILED", reason="crash", message=error))
 
 
@@ -92,14 +93,14 @@ def test_following_a_trial_that_was_just_resumed_does_not_end_with_the_attempt_b
     ledger: Ledger, storage: Storage
 ) -> None:
     journal = Journal(storage.trial("sweep", ledger.trials[0].trial_id))
-    journal.append("attempt", attempt=1)
+    journal.append(AttemptStarted(attempt=1))
     fail(ledger, storage, 0, "ValueError: odd")
     _, path = find_log(ledger, storage, ledger.trials[0].trial_id)
     trial = replace(ledger.trials[0], state="RUNNING", attempts=2)
     assert not read_log(trial, path)[2]
-    journal.append("attempt", attempt=2)
+    journal.append(AttemptStarted(attempt=2))
     assert not read_log(trial, path)[2]
-    journal.append("end", state="COMPLETE")
+    journal.append(Ended(state="COMPLETE"))
     assert read_log(trial, path)[2]
 
 

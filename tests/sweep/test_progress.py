@@ -9,6 +9,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep import progress
 from ssl_sweep.sweep.progress import Progress
+from ssl_sweep.trialdir.events import MetricsReported
 
 TRIAL = Trial("t0", choice=3, seed=1, state="RUNNING", attempts=1)
 
@@ -60,7 +61,7 @@ def test_a_pipe_hears_of_a_long_trial_once_a_minute(spec: SweepSpec, monkeypatch
     shown.started(TRIAL)
     for epoch in range(1, 7):
         clock[0] += 25
-        shown.reported(TRIAL, {"pretrain/loss": 1 / epoch}, epoch)
+        shown.reported(TRIAL, MetricsReported(metrics={"pretrain/loss": 1 / epoch}, step=epoch))
     assert text.getvalue().splitlines() == [
         "[0/2] choice 3 seed 1: pretrain epoch 3  pretrain/loss 0.3333",
         "[0/2] choice 3 seed 1: pretrain epoch 6  pretrain/loss 0.1667",
@@ -70,6 +71,6 @@ def test_a_pipe_hears_of_a_long_trial_once_a_minute(spec: SweepSpec, monkeypatch
 def test_a_terminal_is_drawn_on_and_gets_no_lines(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     shown, text, clock = watched(spec, monkeypatch, force_terminal=True)
     clock[0] += 100
-    shown.reported(TRIAL, {"pretrain/loss": 1.0}, 1)
+    shown.reported(TRIAL, MetricsReported(metrics={"pretrain/loss": 1.0}, step=1))
     shown.ended(replace(TRIAL, state="COMPLETE", results={"knn/top1_val": 51.25}))
     assert text.getvalue() == ""

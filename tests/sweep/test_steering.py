@@ -23,6 +23,7 @@ from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume, request_end
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir import requests
+from ssl_sweep.trialdir.events import AttemptStarted, MetricsReported
 from ssl_sweep.trialdir.journal import Journal, read
 
 METRIC = "knn/top1_val"
@@ -35,7 +36,7 @@ class Ends:
         self.states: list[str] = []
 
     def started(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial, metrics: Any, step: int) -> None: ...
+    def reported(self, trial: Trial, report: MetricsReported) -> None: ...
     def ended(self, trial: Trial) -> None:
         self.states.append(trial.state)
 
@@ -131,11 +132,11 @@ def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> 
     ledger = opened(storage)
     begun, fresh = ledger.ask().trials[0], ledger.ask().trials[0]  # type: ignore[union-attr]
     ledger.update(replace(begun, state="RUNNING", attempts=1))  # its driver was killed
-    Journal(storage.trial("sweep", begun.trial_id)).append("attempt", attempt=1)
+    Journal(storage.trial("sweep", begun.trial_id)).append(AttemptStarted(attempt=1))
     assert request_end(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
     again = load_ledger(storage.ledger_url, "sweep")
     assert [trial.state for trial in again.trials] == ["STOPPED", "CREATED"]
-    assert read(storage.trial("sweep", begun.trial_id))[0][-1]["state"] == "STOPPED"
+    assert read(storage.trial("sweep", begun.trial_id))[0][-1].state == "STOPPED"
     assert fresh.trial_id == again.trials[1].trial_id
 
 

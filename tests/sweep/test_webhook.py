@@ -20,6 +20,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.sweep import notify, webhook
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.webhook import Outbox, Webhook, WebhookError
+from ssl_sweep.trialdir.events import MetricsReported
 
 SECRET = "of the tests"
 
@@ -179,7 +180,7 @@ def test_a_silent_sweep_is_said_to_be_stuck_once_a_silence(
     assert receiver.payloads()[0]["state"] == "stuck"
     time.sleep(0.8)
     assert len(receiver.requests) == 1
-    notifier.reported(ledger.trials[0], {"knn/top1_val": 50.0}, 1)
+    notifier.reported(ledger.trials[0], MetricsReported(metrics={"knn/top1_val": 50.0}, step=1))
     assert len(receiver.payloads(2)) == 2
     notifier.close()
 

@@ -8,6 +8,7 @@ from servers import S3, Mlflow
 
 from ssl_sweep.tracking import reader
 from ssl_sweep.tracking.recorder import sync
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
 
 
@@ -18,10 +19,10 @@ def finished_trial(folder: Path) -> None:
     (trial / "config.yaml").write_text(yaml.safe_dump(known))
     (trial / "artifacts" / "reconstruction.png").write_bytes(b"picture")
     journal = Journal(trial)
-    journal.append("attempt", attempt=1, host="node7", pid=1)
-    journal.append("artifact", path="artifacts/reconstruction.png")
+    journal.append(AttemptStarted(attempt=1, host="node7", pid=1))
+    journal.append(ArtifactAdded(path="artifacts/reconstruction.png"))
     journal.report({"knn/top1_val": 50.0}, 1)
-    journal.append("end", state="COMPLETE")
+    journal.append(Ended(state="COMPLETE"))
 
 
 @pytest.mark.slow

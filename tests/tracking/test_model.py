@@ -23,6 +23,7 @@ from ssl_sweep.tracking.model import mlflow, save
 from ssl_sweep.tracking.recorder import Recorder, sync
 from ssl_sweep.trial.export import Trained, read_trial, write
 from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.events import AttemptStarted, BestTrialChosen, DescriptionSet, Ended
 from ssl_sweep.trialdir.journal import Journal
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates
@@ -55,15 +56,15 @@ def add_trial(folder: Path, seed: int) -> Encoder:
     checkpoint.save(trial / "encoder.pt", {"encoder": built.state_dict()})
     (trial / "config.yaml").write_text(yaml.safe_dump({**reader, "config": config}))
     journal = Journal(trial)
-    journal.append("attempt", attempt=1)
+    journal.append(AttemptStarted(attempt=1))
     journal.report({"knn/top1_val": 40.0 + seed}, 0)
     journal.report({"knn/top1_val": 50.0 + seed}, 1)
-    journal.append("end", state="COMPLETE")
+    journal.append(Ended(state="COMPLETE"))
     return built.eval()
 
 
 def name_best(folder: Path, seed: int) -> None:
-    Journal(folder).append("best", trial=f"uuid-{seed}")
+    Journal(folder).append(BestTrialChosen(trial=f"uuid-{seed}"))
 
 
 def models_of(uri: str) -> list[LoggedModel]:
@@ -156,7 +157,7 @@ def test_all_complete_trials_become_models(folder: Path, uri: str) -> None:
     for seed in range(2):
         add_trial(folder, seed)
     failed = add_trial(folder, 2)
-    Journal(folder / "trials" / "uuid-2").append("end", state="FAILED", reason="crash")
+    Journal(folder / "trials" / "uuid-2").append(Ended(state="FAILED", reason="crash"))
     (folder / "trials" / "uuid-1" / "encoder.pt").unlink()  # a method that does not pretrain
     recorder = Recorder("demo", folder, uri, {"tracking": {"models": "all"}})
     recorder.start()
@@ -179,7 +180,7 @@ def test_an_encoder_that_cannot_be_read_holds_up_nothing(
     add_trial(folder, 0)
     (folder / "trials" / "uuid-0" / "encoder.pt").write_bytes(b"spoilt")
     name_best(folder, 0)
-    Journal(folder).append("note", text="after it")
+    Journal(folder).append(DescriptionSet(text="after it"))
     sync("demo", folder, uri)
     assert models_of(uri) == []
     assert "MLflow shows no model of trial uuid-0: its encoder cannot be made a model (CheckpointError" in caplog.text

@@ -23,6 +23,7 @@ from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tracking import reader
 from ssl_sweep.tracking.recorder import Recorder, sync
 from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, MetricsReported, StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates
@@ -62,7 +63,7 @@ def begin_trial(
     (trial / "config.yaml").write_text(yaml.safe_dump({**known, "config": {**sections, **(config or {})}}))
     journal = Journal(trial)
     commit = "c0ffee"
-    journal.append("attempt", attempt=attempt, host="node7", pid=1, git_commit=commit, versions={"torch": "2.11"})
+    journal.append(AttemptStarted(attempt=attempt, host="node7", pid=1, git_commit=commit, versions={"torch": "2.11"}))
     for step in range(2):
         journal.report({"pretrain/loss": 1.0 / (1 + step + choice), "pretrain/odd": [math.nan, math.inf][step]}, step)
     return journal
@@ -72,16 +73,16 @@ def end_trial(journal: Journal, top1: float = 50.0) -> None:
     folder = journal.path.parent
     (folder / "artifacts").mkdir(exist_ok=True)
     (folder / "artifacts" / "reconstruction.png").write_bytes(b"picture")
-    journal.append("artifact", path="artifacts/reconstruction.png")
+    journal.append(ArtifactAdded(path="artifacts/reconstruction.png"))
     journal.report({"finetune/top1_test": top1 - 1}, 0)
     journal.report({"finetune/top1_test": top1}, 1)
-    journal.append("stage", stage="finetune", key="k1", seconds=2.5, results={"top1_test": top1})
-    journal.append("stage", stage="knn", key="k2", seconds=0.5, results={"top1_test": top1 - 10})
-    journal.append("end", state="COMPLETE", reason=None, message=None, traceback=None)
+    journal.append(StageFinished(stage="finetune", key="k1", seconds=2.5, results={"top1_test": top1}))
+    journal.append(StageFinished(stage="knn", key="k2", seconds=0.5, results={"top1_test": top1 - 10}))
+    journal.append(Ended(state="COMPLETE", reason=None, message=None, traceback=None))
 
 
 def fail_trial(journal: Journal) -> None:
-    journal.append("end", state="FAILED", reason="oom", message="out of memory", traceback="Traceback: out of memory")
+    journal.append(Ended(state="FAILED", reason="oom", message="out of memory", traceback="Traceback: out of memory"))
 
 
 def make_sweep(folder: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_a_trial(folder: Path, uri: str) ->
 
 def test_metrics_keep_their_time_and_a_stage_adds_what_it_did_not_report(folder: Path, uri: str) -> None:
     journal = begin_trial(folder, 0, 0)
-    journal.append("report", metrics={"pretrain/loss": 0.25}, step=2, time=1234.5)
+    journal.append(MetricsReported(metrics={"pretrain/loss": 0.25}, step=2, time=1234.5))
     end_trial(journal)
     sync("demo", folder, uri)
     run = runs_of(uri)["overlay_alpha=0.0 seed=0"]
@@ -220,7 +221,7 @@ def test_histories_are_all_that_was_reported(folder: Path, uri: str) -> None:
 
 
 def test_histories_of_a_sweep_without_trials_have_their_types(folder: Path, uri: str) -> None:
-    Journal(folder).append("attempt")
+    Journal(folder).append(AttemptStarted())
     sync("demo", folder, uri)
     found = reader.histories("demo", uri)
     assert [str(kind) for kind in found.dtypes[["step", "value"]]] == ["int64", "float64"]
@@ -262,7 +263,7 @@ def test_a_trial_that_never_ran_is_shown_with_its_knobs_and_its_end(folder: Path
     end_trial(begin_trial(folder, 0, 0))
     journal = begin_trial(folder, 1, 1)
     journal.path.write_text("")
-    journal.append("end", state="PRUNED", message="not run: seed 0 pruned at epoch 3")
+    journal.append(Ended(state="PRUNED", message="not run: seed 0 pruned at epoch 3"))
     sync("demo", folder, uri)
     found = reader.runs(["demo"], uri).set_index("state")
     assert found["views.overlay_alpha"].to_dict() == {"COMPLETE": 0.0, "PRUNED": 0.1}
@@ -283,7 +284,7 @@ def test_a_trial_that_never_ran_is_shown_with_its_knobs_and_its_end(folder: Path
     ],
 )
 def test_states_have_their_status(folder: Path, uri: str, state: str, status: str) -> None:
-    begin_trial(folder, 0, 0).append("end", state=state, reason=None, message=None, traceback=None)
+    begin_trial(folder, 0, 0).append(Ended(state=state, reason=None, message=None, traceback=None))
     sync("demo", folder, uri)
     assert runs_of(uri)["overlay_alpha=0.0 seed=0"].info.status == status
     assert reader.runs(["demo"], uri)["state"].tolist() == [state]
@@ -320,10 +321,10 @@ def every_state(folder: Path) -> None:
         for seed in range(2):
             journal = begin_trial(folder, choice, seed)
             if (choice, seed) == (1, 1):
-                journal.append("tags", tags={"collapsed": "true"})
+                journal.append(TagsSet(tags={"collapsed": "true"}))
             end_trial(journal, 50.0 + choice + seed)
     fail_trial(begin_trial(folder, 2, 0))
-    begin_trial(folder, 2, 1).append("end", state="PRUNED", reason=None, message=None, traceback=None)
+    begin_trial(folder, 2, 1).append(Ended(state="PRUNED", reason=None, message=None, traceback=None))
     path = begin_trial(folder, 3, 0).path.parent / "config.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "confirms": True}))
 
@@ -376,7 +377,7 @@ def test_more_than_mlflow_takes_at_once(folder: Path, uri: str) -> None:
     for step in range(3):
         journal.report({f"stage/metric{i}": float(i) for i in range(500)}, step)
     journal.report({"transfer/parquet:../a=b (50%)/top1": 1.0}, 0)
-    journal.append("end", state="FAILED", reason="crash", message="a\0b" + "y" * 9_000, traceback=None)
+    journal.append(Ended(state="FAILED", reason="crash", message="a\0b" + "y" * 9_000, traceback=None))
     sync("demo", folder, uri)
     run = runs_of(uri)["overlay_alpha=0.0 seed=0"]
     assert len(run.data.params["long"]) == 6_000
@@ -474,7 +475,7 @@ def test_a_new_sweep_of_an_old_name_stays_apart(folder: Path, uri: str) -> None:
 def test_what_mlflow_refuses_holds_up_nobody(folder: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     make_sweep(folder)
     sync("demo", folder, uri)
-    begin_trial(folder, 0, 0).append("artifact", path="../../../mlflow.db")
+    begin_trial(folder, 0, 0).append(ArtifactAdded(path="../../../mlflow.db"))
     spoilt = folder / "trials" / "uuid-0-1" / "journal.jsonl"
     spoilt.write_text(spoilt.read_text() + "no json\n")
     begin_trial(folder, 1, 1).report({"late": 2.0}, 9)
@@ -500,7 +501,7 @@ def test_a_parameter_keeps_its_first_value(folder: Path, uri: str, caplog: pytes
 
 
 def test_a_lost_artifact_is_said(folder: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    begin_trial(folder, 0, 0).append("artifact", path="artifacts/gone.png")
+    begin_trial(folder, 0, 0).append(ArtifactAdded(path="artifacts/gone.png"))
     sync("demo", folder, uri)
     assert "gone.png is gone and cannot be shown" in caplog.text
     assert files_of(uri, runs_of(uri)["overlay_alpha=0.0 seed=0"]) == {"config.yaml"}

@@ -4,13 +4,14 @@ import pytest
 
 from ssl_sweep.tracking import spool as module
 from ssl_sweep.tracking.spool import SWEEP, Spool
+from ssl_sweep.trialdir.events import AttemptStarted
 from ssl_sweep.trialdir.journal import Journal
 
 
 def write(folder: Path, name: str, count: int) -> None:
     journal = Journal(folder / "trials" / name if name else folder)
     for _ in range(count):
-        journal.append("attempt")
+        journal.append(AttemptStarted())
 
 
 def deliver(spool: Spool) -> int:

@@ -3,14 +3,15 @@ import math
 import pytest
 
 from ssl_sweep.tracking.transcript import Point, Transcript, knob_numbers, labels, parameters, run_name, text, value_of
+from ssl_sweep.trialdir.events import AttemptStarted, BestTrialChosen, Ended, Event, MetricsReported, StageFinished
 
 
-def stage(results: dict[str, float]) -> dict[str, object]:
-    return {"event": "stage", "time": 2.0, "stage": "knn", "seconds": 1.5, "results": results}
+def stage(results: dict[str, float]) -> Event:
+    return StageFinished(time=2.0, stage="knn", seconds=1.5, results=results)
 
 
-def report(name: str, value: float, step: int) -> dict[str, object]:
-    return {"event": "report", "time": 1.0, "metrics": {name: value}, "step": step}
+def report(name: str, value: float, step: int) -> Event:
+    return MetricsReported(time=1.0, metrics={name: value}, step=step)
 
 
 def test_a_result_that_was_reported_is_not_said_again() -> None:
@@ -22,9 +23,9 @@ def test_a_result_that_was_reported_is_not_said_again() -> None:
 
 def test_the_last_state_stands() -> None:
     events = [
-        {"event": "attempt", "time": 1.0, "attempt": 1, "host": "a"},
-        {"event": "end", "time": 2.0, "state": "FAILED", "reason": "crash", "message": "m", "traceback": "t"},
-        {"event": "attempt", "time": 3.0, "attempt": 2, "host": "b"},
+        AttemptStarted(time=1.0, attempt=1, host="a"),
+        Ended(time=2.0, state="FAILED", reason="crash", message="m", traceback="t"),
+        AttemptStarted(time=3.0, attempt=2, host="b"),
     ]
     failed = Transcript().update(events[:2])
     assert (failed.status, failed.end_ms, failed.texts) == ("FAILED", 2000, {"traceback.txt": "t"})
@@ -35,7 +36,7 @@ def test_the_last_state_stands() -> None:
 
 
 def test_events_without_a_place_are_passed_over() -> None:
-    update = Transcript().update([{"event": "heartbeat", "time": 1.0}, report("a/b", 1.0, 0)])
+    update = Transcript().update([Event(time=1.0), report("a/b", 1.0, 0)])
     assert update.points == [Point("a/b", 1.0, 1000, 0)]
 
 
@@ -80,7 +81,7 @@ def test_run_names_say_what_differs() -> None:
 
 
 def test_the_last_best_stands() -> None:
-    events = [{"event": "best", "time": 1.0, "trial": name} for name in ("a", "b")]
+    events = [BestTrialChosen(time=1.0, trial=name) for name in ("a", "b")]
     update = Transcript().update(events)
     assert (update.best, update.tags) == ("b", {"ssl_sweep.best_trial": "b"})
 

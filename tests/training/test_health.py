@@ -44,7 +44,7 @@ def ignore(metrics: dict[str, float], step: int) -> None:
 
 
 def tags(folder: Path) -> list[dict[str, str]]:
-    return [event["tags"] for event in journal.read(folder)[0] if event["event"] == "tags"]
+    return [event.tags for event in journal.read(folder)[0] if event.name == "tags"]
 
 
 @pytest.fixture
@@ -122,14 +122,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[Path
 def test_the_last_epochs_values_are_results(watched: tuple[Path, dict[str, float]]) -> None:
     folder, results = watched
     assert {f"pretrain/{name}" for name in ("loss", *METRICS)} < results.keys()
-    reports = [event for event in journal.read(folder)[0] if "pretrain/loss" in event.get("metrics", {})]
-    assert [event["step"] for event in reports] == [1, 2]
-    assert {name: reports[1]["metrics"][f"pretrain/{name}"] for name in METRICS} == {
+    reports = [event for event in journal.read(folder)[0] if "pretrain/loss" in getattr(event, "metrics", {})]
+    assert [event.step for event in reports] == [1, 2]
+    assert {name: reports[1].metrics[f"pretrain/{name}"] for name in METRICS} == {
         name: results[f"pretrain/{name}"] for name in METRICS
     }
     # all validation images, and a bank that holds all training images: the evaluation itself
     assert results["pretrain/knn_top1_val"] == results["knn/top1_val"]
-    assert "pretrain/feature_std" in reports[1]["metrics"]  # the method's own, of its projections
+    assert "pretrain/feature_std" in reports[1].metrics  # the method's own, of its projections
 
 
 def test_training_is_the_same_to_the_bit_without_it(

@@ -12,6 +12,7 @@ from ssl_sweep.spec.sweep import from_dump, resolve
 from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import checkpoint, journal
+from ssl_sweep.trialdir.events import StageFinished
 
 SPEC: dict[str, Any] = {
     "name": "trial",
@@ -77,12 +78,12 @@ def test_a_stage_whose_checkpoint_is_damaged_starts_again(
     path.write_bytes(spoil(path.read_bytes()))
     assert checkpoint.damage(path) is not None
     check_end(tmp_path, cache, undisturbed)
-    told = [event["tags"]["repeated"] for event in journal.read(tmp_path)[0] if "repeated" in event.get("tags", {})]
+    told = [event.tags["repeated"] for event in journal.read(tmp_path)[0] if "repeated" in getattr(event, "tags", {})]
     assert len(told) == 1
     assert "checkpoint.pt was " in told[0]
     assert path.with_name("checkpoint.pt.damaged").exists()
-    reports = [event for event in journal.read(tmp_path)[0] if event["event"] == "report"]
-    assert len({(*event["metrics"], event["step"]) for event in reports}) == len(reports)  # every epoch once
+    reports = [event for event in journal.read(tmp_path)[0] if event.name == "report"]
+    assert len({(*event.metrics, event.step) for event in reports}) == len(reports)  # every epoch once
 
 
 def test_the_finished_stages_are_in_the_journal_too(
@@ -93,7 +94,7 @@ def test_the_finished_stages_are_in_the_journal_too(
     path.write_bytes(cut_off(path.read_bytes()))
     check_end(tmp_path, cache, undisturbed)
     assert "stages.json is damaged" in caplog.text
-    ended = [event["stage"] for event in journal.read(tmp_path)[0] if event["event"] == "stage" and "stage" in event]
+    ended = [event.stage for event in journal.read(tmp_path)[0] if isinstance(event, StageFinished)]
     assert ended == ["pretrain", "knn", "linear", "finetune"]
     assert json.loads(path.read_text()).keys() == set(ended)
 
@@ -108,7 +109,7 @@ def test_what_was_cut_off_as_it_was_written_into_a_journal_is_written_again(
         file.write(end)
     check_end(tmp_path, cache, undisturbed)
     told, expected = (
-        [(event["metrics"].keys(), event["step"]) for event in journal.read(folder)[0] if event["event"] == "report"]
+        [(event.metrics.keys(), event.step) for event in journal.read(folder)[0] if event.name == "report"]
         for folder in (tmp_path, undisturbed[0])
     )
     assert told == expected

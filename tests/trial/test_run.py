@@ -95,8 +95,8 @@ def test_stopped_anywhere_and_run_again_it_ends_the_same(
     torch.manual_seed(99)  # another process has another past
     assert trial.run(config(), ignore, tmp_path, cache=cache) == undisturbed[1]
     assert_same_encoder(tmp_path, undisturbed[0])
-    reports = [event for event in journal.read(tmp_path)[0] if event["event"] == "report"]
-    told = [(sorted(event["metrics"]), event["step"]) for event in reports]
+    reports = [event for event in journal.read(tmp_path)[0] if event.name == "report"]
+    told = [(sorted(event.metrics), event.step) for event in reports]
     assert len(told) == len({json.dumps(each) for each in told})  # every epoch once
 
 
@@ -188,9 +188,9 @@ def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> Non
     assert (outcome.state, outcome.reason) == ("FAILED", "diverged")
     assert "lower lr" in (outcome.message or "")
     events = journal.read(tmp_path)[0]
-    assert [event["event"] for event in events] == ["attempt", "artifact", "end"]
-    assert events[0]["versions"]["torch"]
-    assert "Diverged" in events[-1]["traceback"]
+    assert [event.name for event in events] == ["attempt", "artifact", "end"]
+    assert events[0].versions["torch"]
+    assert "Diverged" in events[-1].traceback
     assert "Diverged" in (tmp_path / "log.txt").read_text()
 
 
@@ -221,7 +221,7 @@ def test_without_a_finite_objective_a_trial_has_failed(
     outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objectives=[objective])
     end = journal.read(tmp_path / "t")[0][-1]
     state = "FAILED" if reason else "COMPLETE"
-    assert (outcome.state, outcome.reason, end["state"], end["reason"]) == (state, reason, state, reason)
+    assert (outcome.state, outcome.reason, end.state, end.reason) == (state, reason, state, reason)
     assert bool(outcome.results) == (reason is None)
     assert said is None or re.search(said, outcome.message or "")
 
@@ -239,5 +239,5 @@ def test_a_trial_that_is_asked_to_end_leaves_its_checkpoint_and_is_no_failure(
 
     outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
     assert (outcome.state, outcome.message) == (state, "as asked")
-    assert journal.read(tmp_path)[0][-1]["state"] == state
+    assert journal.read(tmp_path)[0][-1].state == state
     assert list(tmp_path.glob("stages/*/checkpoint.pt"))

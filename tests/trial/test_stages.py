@@ -19,6 +19,7 @@ from ssl_sweep.training.loop import Diverged, Stop
 from ssl_sweep.trial import attempt, stage_keys, stages
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir.events import PretrainingStarted
 
 EPOCHS = 3
 SPEC: dict[str, Any] = {
@@ -68,11 +69,11 @@ def wait_for(condition: Callable[[], Any], process: multiprocessing.process.Base
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in journal.read(folder)[0] if event["event"] == kind]
+    return [event for event in journal.read(folder)[0] if event.name == kind]
 
 
 def tags(folder: Path) -> list[dict[str, str]]:
-    return [event["tags"] for event in events(folder, "tags")]
+    return [event.tags for event in events(folder, "tags")]
 
 
 def stage_of(sweep: Path, **changes: Any) -> Path:
@@ -81,13 +82,13 @@ def stage_of(sweep: Path, **changes: Any) -> Path:
 
 def makers(sweep: Path, **changes: Any) -> list[str]:
     """Who set about a pretraining, in their order."""
-    return [event["trial"] for event in events(stage_of(sweep, **changes), "attempt")]
+    return [event.trial for event in events(stage_of(sweep, **changes), "attempt")]
 
 
 def told(folder: Path) -> list[tuple[int, float]]:
     """Epoch and loss of each report of the pretraining."""
-    reports = [event for event in events(folder, "report") if "pretrain/loss" in event["metrics"]]
-    return [(event["step"], event["metrics"]["pretrain/loss"]) for event in reports]
+    reports = [event for event in events(folder, "report") if "pretrain/loss" in event.metrics]
+    return [(event.step, event.metrics["pretrain/loss"]) for event in reports]
 
 
 def assert_same_encoder(ours: Path, theirs: Path) -> None:
@@ -134,7 +135,7 @@ def test_the_second_trial_picks_up_what_the_first_made(
     assert [step for step, name in seen if name.startswith("pretrain/")] == [1, 2, 3]
     assert [tags(folder) for folder in (ours, theirs)] == [[{"pretrained_by": "first"}], []]
     for path in ("artifacts/pictures_before.png", "artifacts/pictures.png"):
-        assert path in [event["path"] for event in events(ours, "artifact")]
+        assert path in [event.path for event in events(ours, "artifact")]
         assert (ours / path).read_bytes() == (alone[0] / path).read_bytes()
     assert not list(tmp_path.rglob("*.partial"))
     assert not list(tmp_path.rglob("checkpoint.pt"))
@@ -229,7 +230,7 @@ def test_a_maker_that_falls_silent_is_named_and_not_waited_for(
 
     maker = threading.Thread(target=live)
     with FileLock(stage / "lock"):  # a lock that outlives its host is held like this
-        journal.Journal(stage).append("attempt", trial="maker", host="node7", pid=4711)
+        journal.Journal(stage).append(PretrainingStarted(trial="maker", host="node7", pid=4711))
         maker.start()
         said = rf"trial maker .*node7, process 4711.*remove {stage / 'lock'}; then resume"
         with pytest.raises(stages.MakerSilent, match=said):
@@ -355,7 +356,7 @@ def test_a_picture_that_is_gone_is_not_shown(tmp_path: Path, cache: Path, caplog
     gone = stage_of(tmp_path) / "artifacts" / "map.png"
     gone.unlink()
     assert run(tmp_path, "second", cache) == first
-    shown = [event["path"] for event in events(tmp_path / "trials" / "second", "artifact")]
+    shown = [event.path for event in events(tmp_path / "trials" / "second", "artifact")]
     assert "artifacts/map.png" not in shown
     assert "artifacts/neighbours.png" in shown
     assert f"{gone} is gone and cannot be shown" in caplog.text

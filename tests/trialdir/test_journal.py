@@ -7,45 +7,112 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ssl_sweep.trialdir.events import (
+    ArtifactAdded,
+    AttemptStarted,
+    BestTrialChosen,
+    DescriptionSet,
+    Ended,
+    Event,
+    FailedAlike,
+    MetricsReported,
+    PretrainingFailed,
+    PretrainingFinished,
+    PretrainingStarted,
+    StageFinished,
+    TagsSet,
+)
 from ssl_sweep.trialdir.journal import JOURNAL, MAX_LINE_BYTES, Journal, JournalError, read
 
 
-def events_of(folder: Path) -> list[dict[str, object]]:
+def events_of(folder: Path) -> list[Any]:
     return read(folder)[0]
 
 
 def test_events_come_back_in_order_with_their_time(tmp_path: Path) -> None:
     before = time.time()
     journal = Journal(tmp_path / "trial")
-    journal.append("attempt", attempt=1, versions={"torch": "2"})
-    journal.append("end", state="COMPLETE", reason=None, time=5.0)
+    journal.append(AttemptStarted(attempt=1, versions={"torch": "2"}))
+    journal.append(Ended(state="COMPLETE", reason=None, time=5.0))
     first, second = events_of(tmp_path / "trial")
-    assert before <= first.pop("time") <= time.time()
-    assert first == {"event": "attempt", "attempt": 1, "versions": {"torch": "2"}}
-    assert second == {"time": 5.0, "event": "end", "state": "COMPLETE", "reason": None}
+    assert before <= first.time <= time.time()
+    assert first == AttemptStarted(time=first.time, attempt=1, versions={"torch": "2"})
+    assert second == Ended(time=5.0, state="COMPLETE")
+    lines = [json.loads(line) for line in (tmp_path / "trial" / JOURNAL).read_text().splitlines()]
+    assert lines == [
+        {"time": first.time, "event": "attempt", "attempt": 1, "versions": {"torch": "2"}},
+        {"time": 5.0, "event": "end", "state": "COMPLETE", "reason": None},  # what it was not given is not written
+    ]
+
+
+LINES = {
+    AttemptStarted: '{"time": 1, "event": "attempt", "attempt": 1, "host": "a", "pid": 2, "git_commit": null, '
+    '"versions": {"torch": null}}',
+    MetricsReported: '{"time": 1.5, "event": "report", "metrics": {"knn/top1_val": 3, "knn/loss": "nan"}, "step": 4}',
+    StageFinished: '{"time": 1.5, "event": "stage", "stage": "knn", "key": "k", "seconds": 1, "results": {"a": "inf"}}',
+    ArtifactAdded: '{"time": 1.5, "event": "artifact", "path": "artifacts/pictures.png"}',
+    TagsSet: '{"time": 1.5, "event": "tags", "tags": {"collapsed": "true", "sampler": null, "objective": ["a", "b"]}}',
+    DescriptionSet: '{"time": 1.5, "event": "note", "text": "| a |"}',
+    BestTrialChosen: '{"time": 1.5, "event": "best", "trial": "one"}',
+    Ended: '{"time": 1.5, "event": "end", "state": "FAILED", "reason": "oom", "message": "m", "traceback": null}',
+    FailedAlike: '{"time": 1.5, "event": "failed_alike", "maker": "one", "failed_at": 1.25}',
+    PretrainingStarted: '{"time": 1.5, "event": "attempt", "trial": "one", "host": "a", "pid": 2}',
+    PretrainingFinished: '{"time": 1.5, "event": "stage", "trial": "one", "results": {"loss": 0.5}}',
+    PretrainingFailed: '{"time": 1.5, "event": "failed", "trial": "one", "kind": "Diverged", "message": "m"}',
+}
+
+
+@pytest.mark.parametrize("event_class", LINES)
+def test_every_line_of_a_journal_is_read_as_its_event_and_written_again_alike(
+    tmp_path: Path, event_class: type[Event]
+) -> None:
+    (tmp_path / JOURNAL).write_text(LINES[event_class] + "\n")
+    (event,) = events_of(tmp_path)
+    assert type(event) is event_class
+    Journal(tmp_path / "copy").append(event)
+    assert json.loads((tmp_path / "copy" / JOURNAL).read_text()) == json.loads(LINES[event_class])
+
+
+def test_an_event_of_a_later_version_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"time": 2.0, "event": "heartbeat", "more": 1}\n')
+    assert [(type(event), event.time) for event in events_of(tmp_path)] == [(Event, 2.0)]
+
+
+def test_a_report_names_its_stage() -> None:
+    assert MetricsReported(metrics={"linear/top1_val": 1.0, "linear/loss": 2.0}, step=3).stage == "linear"
+    assert MetricsReported(metrics={}, step=3).stage == ""
+
+
+def test_an_event_is_written_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.append_once(TagsSet(tags={"a": "1"}))
+    assert not journal.append_once(TagsSet(tags={"a": "1"}))
+    assert journal.append_once(TagsSet(tags={"a": "2"}))
+    assert [event.tags for event in events_of(tmp_path)] == [{"a": "1"}, {"a": "2"}]
 
 
 def test_non_finite_numbers_are_strict_json(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.report({"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5}, 0)
-    journal.append("stage", stage="knn", key="k", seconds=1.0, results={"top1": math.nan, "note": "nano"})
+    journal.append(StageFinished(stage="knn", key="k", seconds=1.0, results={"top1": math.nan, "note": "nano"}))
     for line in (tmp_path / JOURNAL).read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
     report, stage = events_of(tmp_path)
-    assert math.isnan(report["metrics"]["a"])
-    assert [report["metrics"][name] for name in "bcd"] == [math.inf, -math.inf, 1.5]
-    assert math.isnan(stage["results"]["top1"])
-    assert stage["results"]["note"] == "nano"
+    assert math.isnan(report.metrics["a"])
+    assert [report.metrics[name] for name in "bcd"] == [math.inf, -math.inf, 1.5]
+    assert math.isnan(stage.results["top1"])
+    assert stage.results["note"] == "nano"
 
 
 def test_metrics_may_be_tensors_and_numpy_numbers(tmp_path: Path) -> None:
     Journal(tmp_path).report({"a": torch.tensor(0.5), "b": np.float32(0.25), "c": 3}, 1)
-    assert events_of(tmp_path)[0]["metrics"] == {"a": 0.5, "b": 0.25, "c": 3.0}
+    assert events_of(tmp_path)[0].metrics == {"a": 0.5, "b": 0.25, "c": 3.0}
 
 
 def test_the_first_report_of_a_metric_and_step_stands(tmp_path: Path) -> None:
@@ -57,18 +124,18 @@ def test_the_first_report_of_a_metric_and_step_stands(tmp_path: Path) -> None:
     assert not resumed.report({"loss": 8.0}, 1)
     assert resumed.report({"loss": 8.0, "top1": 50.0}, 1)
     assert resumed.report({"loss": 0.8}, 2)
-    reports = [(event["step"], event["metrics"]) for event in events_of(tmp_path)]
+    reports = [(event.step, event.metrics) for event in events_of(tmp_path)]
     assert reports == [(0, {"loss": 1.0}), (1, {"loss": 0.9}), (1, {"top1": 50.0}), (2, {"loss": 0.8})]
 
 
 def test_opening_cuts_off_an_unfinished_line(tmp_path: Path) -> None:
-    Journal(tmp_path).append("attempt", attempt=1)
+    Journal(tmp_path).append(AttemptStarted(attempt=1))
     whole = (tmp_path / JOURNAL).read_bytes()
     with (tmp_path / JOURNAL).open("ab") as file:
         file.write(b'{"time": 1.0, "event": "rep')
     assert read(tmp_path) == (events_of(tmp_path), len(whole))
-    Journal(tmp_path).append("attempt", attempt=2)
-    assert [event["attempt"] for event in events_of(tmp_path)] == [1, 2]
+    Journal(tmp_path).append(AttemptStarted(attempt=2))
+    assert [event.attempt for event in events_of(tmp_path)] == [1, 2]
     assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
 
 
@@ -83,17 +150,19 @@ def test_read_goes_on_from_an_offset_and_stops_at_an_end(tmp_path: Path) -> None
     journal = Journal(tmp_path)
     offsets = []
     for number in range(3):
-        journal.append("attempt", attempt=number)
+        journal.append(AttemptStarted(attempt=number))
         offsets.append(read(tmp_path)[1])
-    assert [event["attempt"] for event in read(tmp_path, offsets[0])[0]] == [1, 2]
+    assert [event.attempt for event in read(tmp_path, offsets[0])[0]] == [1, 2]
     assert read(tmp_path, offsets[2]) == ([], offsets[2])
     events, end = read(tmp_path, offsets[0], offsets[1] + 3)
-    assert ([event["attempt"] for event in events], end) == ([1], offsets[1])
+    assert ([event.attempt for event in events], end) == ([1], offsets[1])
 
 
-@pytest.mark.parametrize("line", [b"not json\n", b"3\n", b'{"event": "end"}\n', b"\0\0\n"])
+@pytest.mark.parametrize(
+    "line", [b"not json\n", b"3\n", b'{"event": "end"}\n', b"\0\0\n", b'{"time": 1.0, "event": "end"}\n']
+)
 def test_a_spoilt_line_is_named(tmp_path: Path, line: bytes) -> None:
-    Journal(tmp_path).append("attempt", attempt=1)
+    Journal(tmp_path).append(AttemptStarted(attempt=1))
     offset = read(tmp_path)[1]
     with (tmp_path / JOURNAL).open("ab") as file:
         file.write(line)
@@ -104,27 +173,27 @@ def test_a_spoilt_line_is_named(tmp_path: Path, line: bytes) -> None:
 def test_a_long_traceback_keeps_its_end_and_a_line_is_bounded(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(
-        "end", state="FAILED", message="m" * 10_000, traceback="\N{GRINNING FACE}" * 50_000 + "ValueError: x"
+        Ended(state="FAILED", message="m" * 10_000, traceback="\N{GRINNING FACE}" * 50_000 + "ValueError: x")
     )
     end = events_of(tmp_path)[0]
-    assert len(end["message"]) == 2_000
-    assert len(end["traceback"]) == 20_000
-    assert end["traceback"].endswith("ValueError: x")
+    assert len(end.message) == 2_000
+    assert len(end.traceback) == 20_000
+    assert end.traceback.endswith("ValueError: x")
     assert (tmp_path / JOURNAL).stat().st_size < MAX_LINE_BYTES
     with pytest.raises(ValueError, match=r"journal event 'tags' has \d+ bytes, at most"):
-        journal.append("tags", tags={"a": "x" * MAX_LINE_BYTES})
+        journal.append(TagsSet(tags={"a": "x" * MAX_LINE_BYTES}))
     assert len(events_of(tmp_path)) == 1
 
 
 def test_any_text_can_be_written(tmp_path: Path) -> None:
     message = "line\nbreak \r \u2028 \x00 \udcff end"
-    Journal(tmp_path).append("end", state="FAILED", message=message)
-    assert events_of(tmp_path)[0]["message"] == message.replace("\udcff", "?")
+    Journal(tmp_path).append(Ended(state="FAILED", message=message))
+    assert events_of(tmp_path)[0].message == message.replace("\udcff", "?")
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.append("attempt", attempt=1)
+    journal.append(AttemptStarted(attempt=1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:  # a file size limit fails a write half-way, as a full disk does
@@ -135,7 +204,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert journal.report({"loss": 1.0}, 0)
-    assert [event["event"] for event in events_of(tmp_path)] == ["attempt", "report"]
+    assert [event.name for event in events_of(tmp_path)] == ["attempt", "report"]
 
 
 WRITER = """
@@ -157,7 +226,7 @@ def test_killed_writers_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
         time.sleep(0.05)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-    steps = [event["step"] for event in events_of(tmp_path)]
+    steps = [event.step for event in events_of(tmp_path)]
     assert steps == list(range(len(steps)))
     assert steps
 

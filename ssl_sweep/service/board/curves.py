@@ -8,6 +8,7 @@ from ssl_sweep.report.figures import Plot, Trace, escaped, figure, numbers, shor
 from ssl_sweep.service.board.snapshot import TrialRow
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir.events import MetricsReported
 
 MAX_TRIALS = 20  # at a time
 MAX_STEPS = 400  # of a curve
@@ -53,9 +54,9 @@ def courses(rows: Sequence[TrialRow], folders: Sequence[Path], asked: str | None
 def _reported(folder: Path) -> Points:
     found: dict[str, dict[int, float]] = {}
     for event in journal.read(folder)[0]:
-        if event["event"] == "report":
-            for name, value in event["metrics"].items():
-                found.setdefault(name, {})[event["step"]] = value
+        if isinstance(event, MetricsReported):
+            for name, value in event.metrics.items():
+                found.setdefault(name, {})[event.step] = value
     return found
 
 

@@ -1,0 +1,158 @@
+"""The events of journals, one class each; `journal.py` reads and writes them as lines of JSON.
+
+They are pydantic models because a model knows which fields it was given: a line has exactly these keys, and a line that
+lacks a field is refused with its place in the file. A field that may be missing from a line is None here.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from ssl_sweep.trialdir.states import TrialState
+
+
+def _number(value: Any) -> Any:
+    """JSON has no nan and no infinities; a journal holds them as text."""
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+Numbers = dict[str, Annotated[float, PlainValidator(_number)]]
+
+
+class Event(BaseModel):
+    """Something that happened, at `time` in Unix seconds. An event of no subclass is of a later version: ignore it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    name: ClassVar[str] = "unknown"  # its name in the file
+    time: float = Field(default_factory=time.time)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that it was given, without its time."""
+        given = self.model_fields_set - {"time"}
+        return {field: value for field, value in self if field in given}
+
+
+class AttemptStarted(Event):
+    """A trial's attempt started; in a sweep's journal, where `attempt` is None, a driver."""
+
+    name = "attempt"
+    attempt: int | None = None
+    host: str | None = None
+    pid: int | None = None
+    git_commit: str | None = None
+    versions: dict[str, str | None] | None = None
+
+
+class MetricsReported(Event):
+    """A stage of a trial reported the metrics of an epoch."""
+
+    name = "report"
+    metrics: Numbers
+    step: int
+
+    @property
+    def stage(self) -> str:
+        """The stage that reported: the prefix of all these metrics' names."""
+        return next(iter(self.metrics), "").partition("/")[0]
+
+
+class StageFinished(Event):
+    """A trial finished a stage. The names of `results` have no prefix."""
+
+    name = "stage"
+    stage: str
+    key: str | None = None
+    seconds: float
+    results: Numbers
+
+
+class ArtifactAdded(Event):
+    """A file was written; `path` is relative to the journal's folder."""
+
+    name = "artifact"
+    path: str
+
+
+class TagsSet(Event):
+    """Tags got these values."""
+
+    name = "tags"
+    tags: dict[str, Any]
+
+
+class DescriptionSet(Event):
+    """The sweep's description in MLflow is this Markdown."""
+
+    name = "note"
+    text: str
+
+
+class BestTrialChosen(Event):
+    """The sweep chose this trial as its best."""
+
+    name = "best"
+    trial: str
+
+
+class Ended(Event):
+    """An attempt ended; in a sweep's journal, the sweep."""
+
+    name = "end"
+    state: TrialState
+    reason: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+class FailedAlike(Event):
+    """A trial failed as the trial `maker` did, whose pretraining it shares."""
+
+    name = "failed_alike"
+    maker: str
+    failed_at: float
+
+
+class PretrainingStarted(Event):
+    """A trial started or continued a shared pretraining."""
+
+    name = "attempt"
+    trial: str
+    host: str
+    pid: int
+
+
+class PretrainingFinished(Event):
+    """A trial finished a shared pretraining."""
+
+    name = "stage"
+    trial: str
+    results: Numbers
+
+
+class PretrainingFailed(Event):
+    """A shared pretraining failed, as it will in each trial that shares it; `kind` is the error's class."""
+
+    name = "failed"
+    trial: str
+    kind: str
+    message: str
+
+
+TYPES = {
+    kind.name: kind
+    for kind in (
+        AttemptStarted, MetricsReported, StageFinished, ArtifactAdded, TagsSet, DescriptionSet, BestTrialChosen, Ended,
+        FailedAlike, PretrainingFailed,
+    )
+}  # fmt: skip
+
+
+def event_type(line: Mapping[str, Any]) -> type[Event]:
+    """The class of a journal's line. Two names stand for one thing in a trial's journal, another in a pretraining's."""
+    if line["event"] == "attempt" and "trial" in line:
+        return PretrainingStarted
+    if line["event"] == "stage" and "stage" not in line:
+        return PretrainingFinished
+    return TYPES.get(str(line["event"]), Event)
