@@ -30,6 +30,7 @@ from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import Finished
 from ssl_sweep.trialdir.events import PretrainingFinished
 from ssl_sweep.trialdir.journal import JOURNAL, read
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import ASK
 from ssl_sweep.trialdir.watchdog import ALIVE, DUMP
 
@@ -168,7 +169,7 @@ class Carried:
 
 
 @contextmanager
-def carried(bucket: Bucket, folder: Path, record: Mapping[str, Any]) -> Iterator[tuple[Path, Callable[[], None]]]:
+def carried(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Have a trial's folder here while the block runs, and what is written to it in the bucket when it ends.
 
     Gives the folder, and what brings the driver's wishes into it.
@@ -181,14 +182,14 @@ def carried(bucket: Bucket, folder: Path, record: Mapping[str, Any]) -> Iterator
     Raises:
         BucketError: the bucket was away for too long, or another attempt has taken the trial over.
     """
-    key = f"{record['sweep']}/trials/{record['trial_id']}"
+    key = f"{record.sweep}/trials/{record.trial_id}"
     copy = Carried(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
     if rank() > 0:  # who only reads the checkpoint that rank 0 goes on from
         copy.fetch()
         yield copy.folder, lambda: None
         shutil.rmtree(copy.folder, ignore_errors=True)
         return
-    copy.fetch(_pretraining(record["config"]))
+    copy.fetch(_pretraining(record.config))
     ended = threading.Event()
     sender = threading.Thread(target=_send_on, args=(copy, ended), name="sender", daemon=True)
     sender.start()

@@ -25,6 +25,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, ended, without_a_word
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
 COLLECTIVE_TIMEOUT_S = 10 * 24 * 3600  # a trial may wait long for another's pretraining; `resources.timeout` watches
@@ -43,7 +44,7 @@ class GangFailed(RuntimeError):  # noqa: N818 - what it says
 def run_gang(
     work: Callable[[Report], Outcome],
     resources: Resources,
-    record: Mapping[str, Any],
+    record: TrialRecord,
     storage: Storage,
     scratch: Path,
     report: Report,
@@ -74,8 +75,8 @@ def run_gang(
     finally:
         for actor in started:
             ray.kill(actor)
-    folder = storage.trial(record["sweep"], record["trial_id"])
-    return _outcome(told, fitted.exception(), record["config"], folder, partial(mirror.at_hand, storage, folder))
+    folder = storage.trial(record.sweep, record.trial_id)
+    return _outcome(told, fitted.exception(), record.config, folder, partial(mirror.at_hand, storage, folder))
 
 
 def hide_gpus(resources: Resources) -> None:

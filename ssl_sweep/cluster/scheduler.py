@@ -6,9 +6,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ssl_sweep.cluster.observers import Observer
 from ssl_sweep.cluster.trial_queue import TrialQueue
@@ -22,9 +19,9 @@ from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
-from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.events import Ended, MetricsReported
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
 from ssl_sweep.trialdir.states import TrialState
 
@@ -37,7 +34,7 @@ SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault i
 class Launch:
     """An attempt at a trial that is to start now."""
 
-    record: dict[str, Any]  # the trial's identity and config, see `attempt`
+    record: TrialRecord
     attempt: int  # from 1 on
     folder: Path
 
@@ -71,7 +68,7 @@ class LedgerScheduler:
         self.interrupted = False
         self._only, self._lease = only, lease
         self._poll_at, self._informed = -math.inf, set[str]()  # the next look at requests; the trials that have theirs
-        self._upcoming = TrialQueue(lambda trial: pretraining(self._record(trial)["config"]))
+        self._upcoming = TrialQueue(lambda trial: pretraining(self._record(trial).config))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
         for trial in ledger.condemned:  # the driver died before they could end themselves
@@ -131,7 +128,7 @@ class LedgerScheduler:
         """
         if (trial := self._ended(run)) is not None:
             with mirror.at_hand(self.storage, self._folder(trial)):
-                outcome = without_a_word(self._folder(trial), LOST, said, self._record(trial)["config"])
+                outcome = without_a_word(self._folder(trial), LOST, said, self._record(trial).config)
             self._decide(trial, outcome)
 
     def abandon(self, run: str) -> None:
@@ -204,7 +201,7 @@ class LedgerScheduler:
             folder = self._folder(trial)
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
                 with mirror.at_hand(self.storage, folder):
-                    write_text(folder / "config.yaml", yaml.safe_dump(self._record(trial), sort_keys=False))
+                    self._record(trial).write(folder)
                     Journal(folder).append(Ended(state=trial.state, message=trial.message))
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
@@ -263,17 +260,17 @@ class LedgerScheduler:
             each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds
         )
 
-    def _record(self, trial: Trial) -> dict[str, Any]:
+    def _record(self, trial: Trial) -> TrialRecord:
         knobs = dict(self.ledger.choice(trial.choice).knobs)
-        return {
-            "trial_id": trial.trial_id,
-            "sweep": self.ledger.spec.name,
-            "choice": trial.choice,
-            "seed": trial.seed,
-            "confirms": trial.confirms,
-            "knobs": knobs,
-            "config": resolve(self.ledger.spec, knobs, trial.seed),
-        }
+        return TrialRecord(
+            trial_id=trial.trial_id,
+            sweep=self.ledger.spec.name,
+            choice=trial.choice,
+            seed=trial.seed,
+            confirms=trial.confirms,
+            knobs=knobs,
+            config=resolve(self.ledger.spec, knobs, trial.seed),
+        )
 
     def _folder(self, trial: Trial) -> Path:
         return self.storage.trial(self.ledger.spec.name, trial.trial_id)

@@ -27,7 +27,7 @@ class LedgerSearch(Searcher):
             launch = self.scheduler.next(trial_id)
             if isinstance(launch, Launch):
                 return {
-                    "record": json.dumps(launch.record),
+                    "record": launch.record.to_json(),
                     "attempt": launch.attempt,
                     "folder": str(launch.folder),
                 }

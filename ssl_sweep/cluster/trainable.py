@@ -1,7 +1,7 @@
 """What Ray runs for each trial: one attempt, its reports told to the driver."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -17,8 +17,9 @@ from ssl_sweep.storage.bucket import PATIENCE_S
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, heeding
+from ssl_sweep.trialdir.record import TrialRecord
 
-AttemptFunction = Callable[[Mapping[str, Any], int, Report, Path, Path], Outcome]  # see `attempt`
+AttemptFunction = Callable[[TrialRecord, int, Report, Path, Path], Outcome]  # see `attempt`
 
 # Tune wants something to reserve for a trial; the driver of a trial with several workers only waits for them, and must
 # not take the CPU that the last of them needs
@@ -29,7 +30,7 @@ def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path)
     """The function that Ray Tune is to run for each of the sweep's trials."""
 
     def trial(config: dict[str, Any]) -> None:
-        record, folder = json.loads(config["record"]), Path(config["folder"])
+        record, folder = TrialRecord.from_json(config["record"]), Path(config["folder"])
 
         def attempt(report: Report) -> Outcome:
             with _at_work(place, record, folder) as (here, hear):
@@ -63,7 +64,7 @@ def _storage(place: str) -> Storage:
 
 
 @contextmanager
-def _at_work(place: str, record: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+def _at_work(place: str, record: TrialRecord, folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Where an attempt works on this node, and what has it hear the driver: nothing need, where that is the storage."""
     storage = _storage(place)
     if storage.bucket is None:

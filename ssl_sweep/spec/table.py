@@ -12,7 +12,7 @@ from ssl_sweep.spec.domains import Choices, Range
 from ssl_sweep.spec.section import Section
 from ssl_sweep.spec.sections import NAMED, metric_remedy
 from ssl_sweep.tables.labels import Key, row_key, row_label
-from ssl_sweep.tracking.transcript import parameters
+from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 _Texts = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -147,9 +147,7 @@ def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]
     configs = [config, *({name: case[name] for name in NAMED if name in case} for case in cases)]
     for section, branches in sections["search"].branches.items():
         configs += [{section: {"name": branch.name, **branch.fixed}} for branch in branches.choices]
-    return list(
-        dict.fromkeys([*searched, *(path for each in configs for path in parameters({"config": each})), *OF_ALL])
-    )
+    return list(dict.fromkeys([*searched, *(path for each in configs for path in flat(each)), *OF_ALL]))
 
 
 def _labels(rows: Any, searched: Mapping[str, Choices | Range]) -> dict[Key, str] | None:

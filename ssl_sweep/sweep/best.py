@@ -24,7 +24,7 @@ def select_trial(ledger: Ledger, storage: Storage, named: str | None) -> tuple[T
     trial = best_trial(ledger, storage) if named is None else find_trial(ledger.trials, named)
     if trial is None:
         raise NoSuchTrial(f"sweep {spec.name!r} has no complete trial with an encoder; name another with --trial")
-    words = [run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})]
+    words = [run_name(ledger.choice(trial.choice).knobs, trial.seed)]
     score = (trial.results or {}).get(spec.search.primary.metric)
     words += [f"{spec.search.primary.metric} {score:.4g}" if score is not None else trial.state]
     seeds = "the best fresh seed of the choice with the best mean over fresh seeds"

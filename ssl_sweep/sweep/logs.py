@@ -117,7 +117,7 @@ def _traceback(folder: Path) -> str | None:
 
 
 def _title(ledger: Ledger, trial: Trial) -> str:
-    name = run_name({"knobs": ledger.choice(trial.choice).knobs, "seed": trial.seed})
+    name = run_name(ledger.choice(trial.choice).knobs, trial.seed)
     reason = f", {trial.reason}" if trial.reason else ""
     return f"trial {trial.trial_id} ({name}): {trial.state}{reason}, attempts {trial.attempts}"
 

@@ -17,6 +17,7 @@ from ssl_sweep.trialdir.events import (
     StageFinished,
     TagsSet,
 )
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
 PREFIX = "ssl_sweep."  # of every tag that is ours
@@ -117,27 +118,30 @@ def _end(event: Ended, update: Update) -> None:
         update.texts["traceback.txt"] = event.traceback
 
 
-def parameters(record: Mapping[str, Any]) -> dict[str, str]:
-    """A trial's record (trial_id, choice, seed, knobs, config) as flat texts: `views.overlay_alpha` -> `0.3`."""
-    flat = {**record.get("knobs", {}), **_flatten(record.get("config", {}))}
-    if "seed" in record:
-        flat["seed"] = record["seed"]
-    return {path: text(value) for path, value in flat.items()}
+def parameters(record: TrialRecord) -> dict[str, str]:
+    """A trial's knobs, config and seed as flat texts: `views.overlay_alpha` -> `0.3`."""
+    seed = {} if record.seed is None else {"seed": text(record.seed)}
+    return {**searched(record), **flat(record.config), **seed}
 
 
-def labels(record: Mapping[str, Any]) -> dict[str, str]:
+def flat(config: Mapping[str, Any]) -> dict[str, str]:
+    """The values of nested sections as texts: `{"views": {"alpha": 0.3}}` -> `{"views.alpha": "0.3"}`."""
+    return {path: text(value) for path, value in _flatten(config).items()}
+
+
+def labels(record: TrialRecord) -> dict[str, str]:
     """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones.
 
     A trial with a fresh seed, which confirms what the search has found, is tagged so.
     """
     knobs = {f"knob.{path}": value for path, value in searched(record).items()}
-    confirms = {"confirms": True} if record.get("confirms") else {}
-    return _tags({**summary(record.get("config", {})), **knobs, **confirms})
+    confirms = {"confirms": True} if record.confirms else {}
+    return _tags({**summary(record.config), **knobs, **confirms})
 
 
-def searched(record: Mapping[str, Any]) -> dict[str, str]:
+def searched(record: TrialRecord) -> dict[str, str]:
     """The searched knobs of a trial as texts."""
-    return {path: text(value) for path, value in record.get("knobs", {}).items()}
+    return {path: text(value) for path, value in record.knobs.items()}
 
 
 def summary(config: Mapping[str, Any]) -> dict[str, str | None]:
@@ -147,25 +151,25 @@ def summary(config: Mapping[str, Any]) -> dict[str, str | None]:
     return {**names, "data": (config.get("data") or {}).get("source")}
 
 
-def knob_numbers(record: Mapping[str, Any]) -> dict[str, float]:
+def knob_numbers(record: TrialRecord) -> dict[str, float]:
     """The searched knobs that are numbers, and the seed, as `knob/views.overlay_alpha`.
 
     MLflow orders and compares parameters and tags as texts, so that 10 comes before 9; metrics are numbers.
     """
-    values = {**record.get("knobs", {}), "seed": record.get("seed")}
+    values = {**record.knobs, "seed": record.seed}
     numbers = {path: value for path, value in values.items() if isinstance(value, (int, float))}
     return {KNOB + path: float(value) for path, value in numbers.items() if not isinstance(value, bool)}
 
 
-def run_name(record: Mapping[str, Any]) -> str:
+def run_name(knobs: Mapping[str, Any], seed: int | None) -> str:
     """`overlay_alpha=0.3 seed=0`: what tells the trial from its neighbours."""
-    knobs = {path: value for path, value in record.get("knobs", {}).items() if path != "seed"}
+    knobs = {path: value for path, value in knobs.items() if path != "seed"}
     short = [path.rpartition(".")[2] for path in knobs]
     parts = [
         f"{name if short.count(name) == 1 else path}={text(value)}"
         for (path, value), name in zip(knobs.items(), short, strict=True)
     ]
-    return " ".join([*parts, f"seed={record.get('seed')}"])[:250]
+    return " ".join([*parts, f"seed={seed}"])[:250]
 
 
 def text(value: Any) -> str:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunTag
@@ -24,6 +23,7 @@ from ssl_sweep.tracking.spool import SWEEP, folder_of
 from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, Refused, is_database, tag
 from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
+from ssl_sweep.trialdir.record import RecordError, TrialRecord
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters that MLflow takes
 MAX_PARAMS = 100  # in one batch
@@ -117,28 +117,24 @@ class SweepRuns:
 
     def _create(self, name: str) -> str:
         tags: dict[str, Any] = {"sweep": self._sweep, "sweep_id": self._sweep_id, "role": "parent"}
-        record, title, parent = {}, self._sweep, {}
+        title, parent = self._sweep, {}
         if name != SWEEP:
             record = self._record(name)
-            tags |= {"role": "trial", "trial_id": name, "choice": record.get("choice"), "seed": record.get("seed")}
-            title, parent = run_name(record), {PARENT: self.parent}
+            tags |= {"role": "trial", "trial_id": name, "choice": record.choice, "seed": record.seed}
+            title, parent = run_name(record.knobs, record.seed), {PARENT: self.parent}
         first, _ = read(folder_of(self._folder, name), 0, MAX_LINE_BYTES)
         started = first[0].time if first else time.time()
         ours = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
         run = self._client.create_run(self._experiment_id, int(started * 1000), ours | parent, title)
         return str(run.info.run_id)
 
-    def _record(self, name: str) -> dict[str, Any]:
-        path = folder_of(self._folder, name) / "config.yaml"
-        if not path.exists():  # the trial died before it wrote it
-            return {}
+    def _record(self, name: str) -> TrialRecord:
         try:
-            record: dict[str, Any] = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-        except yaml.YAMLError as error:
-            raise Refused(
-                f"{path} is no YAML ({error}); restore it, then run `ssl-sweep sync {self._sweep}`"
-            ) from error
-        return record
+            return TrialRecord.read(folder_of(self._folder, name))
+        except FileNotFoundError:  # the trial died before it wrote it
+            return TrialRecord(name)
+        except RecordError as error:
+            raise Refused(f"{error}; restore it, then run `ssl-sweep sync {self._sweep}`") from error
 
     def _upload(self, name: str, run_id: str, relative: str) -> None:
         folder = folder_of(self._folder, name).resolve()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.knobs.cost import costs
@@ -29,9 +28,9 @@ from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import disk, watchdog
-from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import asked
 from ssl_sweep.trialdir.states import TrialState
 
@@ -63,7 +62,7 @@ class Outcome:
 
 
 def attempt(
-    record: Mapping[str, Any],
+    record: TrialRecord,
     number: int,
     report: Report,
     folder: Path,
@@ -78,7 +77,7 @@ def attempt(
     Every rank of a trial with several workers calls it; rank 0's outcome is the trial's, unless another has failed.
 
     Args:
-        record: the trial's identity and config: trial_id, sweep, choice, seed, knobs, config.
+        record: the trial's identity and config.
         number: which attempt this is, from 1 on.
         report: see `trial.run`.
         folder: the trial's folder.
@@ -96,7 +95,7 @@ def attempt(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(dict(record), sort_keys=False))
+        record.write(folder)
         Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, told, folder, cache, stages, objectives)
@@ -148,27 +147,25 @@ def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, A
     return ended(folder, outcome)
 
 
-def _assist(
-    record: Mapping[str, Any], folder: Path, cache: Path, stages: Path | None, timeout: float | None
-) -> Outcome:
+def _assist(record: TrialRecord, folder: Path, cache: Path, stages: Path | None, timeout: float | None) -> Outcome:
     try:
-        trial.assist(record["config"], folder, cache=cache, stages=stages, timeout=timeout)
+        trial.assist(record.config, folder, cache=cache, stages=stages, timeout=timeout)
     except (Dismissed, Diverged) as alike:  # rank 0 has the same loss to the bit, fails too, and says so
         return Outcome(TrialState.STOPPED, message=str(alike))
     except Exception as error:  # the trial's edge
-        return _failed(error, record["config"], folder)
+        return _failed(error, record.config, folder)
     return Outcome(TrialState.COMPLETE)
 
 
 def _run(
-    record: Mapping[str, Any], report: Report, folder: Path, cache: Path, stages: Path | None, objectives: Sequence[str]
+    record: TrialRecord, report: Report, folder: Path, cache: Path, stages: Path | None, objectives: Sequence[str]
 ) -> Outcome:
     try:
         if (ask := asked(folder)) is not None:  # while it waited for its resources
             raise Stop(ask.why)
-        results = trial.run(record["config"], report, folder, cache=cache, stages=stages)
+        results = trial.run(record.config, report, folder, cache=cache, stages=stages)
         if any(objective in COSTS for objective in objectives):
-            measured = costs(record["config"])
+            measured = costs(record.config)
             Journal(folder).report(measured, 0)
             results |= measured
         for objective in objectives:
@@ -176,7 +173,7 @@ def _run(
     except Stop as stop:
         return stopped(folder, stop)
     except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
-        return _failed(error, record["config"], folder)
+        return _failed(error, record.config, folder)
     return Outcome(TrialState.COMPLETE, results)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.models.encoder import STATISTICS
@@ -20,6 +19,7 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import Finished
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.atomic import write_bytes
+from ssl_sweep.trialdir.record import RecordError, TrialRecord
 
 NET = "net."  # before every key of an encoder's state
 SUFFIX = ".safetensors"
@@ -33,15 +33,15 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trial's encoder, in evaluation mode on the CPU, with the trial's record (trial_id, seed, knobs, config)."""
+    """A trial's encoder, in evaluation mode on the CPU, and the trial's record."""
 
     encoder: Encoder
-    record: Mapping[str, Any]
+    record: TrialRecord
 
     @property
     def settings(self) -> dict[str, Any]:
         """The encoder's name and knobs."""
-        return dict(self.record["config"]["encoder"])
+        return dict(self.record.config["encoder"])
 
 
 def has_encoder(folder: Path) -> bool:
@@ -57,17 +57,19 @@ def read_trial(folder: Path) -> Trained:
         CheckpointError: its file is damaged.
     """
     try:
-        record = yaml.safe_load((folder / "config.yaml").read_text())
+        record = TrialRecord.read(folder)
     except FileNotFoundError as error:
         raise ExportError(f"{folder}: no config.yaml; the trial has not started") from error
+    except RecordError as error:
+        raise ExportError(str(error)) from error
     state = checkpoint.load(encoder_path(folder), torch.device("cpu")) if has_encoder(folder) else None
     if state is None and Finished(folder / "stages.json").key("pretrain") is not None:
         remedy = "name another trial with --trial, or run these knobs in a sweep of their own"
         raise ExportError(f"{folder}: its encoder was removed (ssl-sweep clean, keep_encoders); {remedy}")
     if state is None:
-        method = record["config"]["method"]["name"]
+        method = record.config["method"]["name"]
         raise ExportError(f"{folder}: no encoder; the trial has not pretrained yet, or {method} does not pretrain")
-    encoder = _build(record["config"]["encoder"], record["config"]["data"]["image_size"], str(folder))
+    encoder = _build(record.config["encoder"], record.config["data"]["image_size"], str(folder))
     return Trained(_filled(encoder, state["encoder"], str(folder)), record)
 
 
@@ -124,7 +126,7 @@ def read(path: str | Path) -> Encoder:
 
 def describe(trained: Trained, metrics: Mapping[str, float]) -> dict[str, str]:
     """What one wants to know of an encoder without the sweep, as texts: safetensors' metadata takes nothing else."""
-    record, config, encoder = trained.record, trained.record["config"], trained.encoder
+    record, config, encoder = trained.record, trained.record.config, trained.encoder
     known: dict[str, Any] = {
         "format": "pt",
         "load": how_to_load(trained),
@@ -136,7 +138,7 @@ def describe(trained: Trained, metrics: Mapping[str, float]) -> dict[str, str]:
         "normalize": trained.settings.get("normalize", "none"),
         "method": config["method"]["name"],
         "data": config["data"]["source"],
-        **{key: record[key] for key in ("sweep", "trial_id", "choice", "seed", "knobs") if key in record},
+        **{name: getattr(record, name) for name in ("sweep", "trial_id", "choice", "seed", "knobs")},
         "metrics": dict(metrics),
         "ssl_sweep": version("ssl-sweep"),
     }

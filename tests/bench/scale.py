@@ -110,8 +110,9 @@ def ours(folder: Path, trials: int) -> Meter:
 
     from ssl_sweep.cluster.run import run_sweep
     from ssl_sweep.trial.attempt import Outcome
+    from ssl_sweep.trialdir.record import TrialRecord
 
-    def fake(record: Any, number: int, report: Any, *_: Any) -> Outcome:
+    def fake(record: TrialRecord, number: int, report: Any, *_: Any) -> Outcome:
         report({METRIC: 50.0}, 1)
         return Outcome("COMPLETE", {METRIC: 50.0})
 

@@ -13,7 +13,6 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.events import MetricsReported, StageFinished
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 
 class Quiet:
@@ -73,7 +73,7 @@ class Measured(NamedTuple):
 
 
 def timed(
-    record: Mapping[str, Any], number: int, report: Report, folder: Path, cache: Path, *, stages: Path | None
+    record: TrialRecord, number: int, report: Report, folder: Path, cache: Path, *, stages: Path | None
 ) -> Outcome:
     """An attempt that leaves its wall and CPU seconds in the trial's folder."""
     wall, cpu = time.monotonic(), time.process_time()

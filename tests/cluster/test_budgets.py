@@ -20,6 +20,7 @@ from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.record import TrialRecord
 
 CRASH = Outcome("FAILED", reason="crash", message="broken")
 
@@ -63,7 +64,7 @@ def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, LedgerScheduler]:
 
 def alpha(given: Any) -> float:
     assert isinstance(given, Launch), given
-    return float(given.record["knobs"]["views.overlay_alpha"])
+    return float(given.record.knobs["views.overlay_alpha"])
 
 
 def test_a_crashed_trial_waits_twice_as_long_each_time_and_others_run_meanwhile(tmp_path: Path, clock: Clock) -> None:
@@ -146,7 +147,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("ssl_sweep.trial.run.run", full)
     config = resolve(spec(evaluate={"linear": {"batch_size": 96}, "knn": {}}), {"views.overlay_alpha": 0.0}, 0)
-    outcome = attempt({"config": config}, 1, print, tmp_path / "trial", tmp_path)
+    outcome = attempt(TrialRecord("t", config=config), 1, print, tmp_path / "trial", tmp_path)
     assert outcome.reason == "oom"
     assert outcome.message is not None
     for said in ("pretrain.batch_size (256)", "linear.batch_size (96)", "data.image_size (8)", "precision: bf16"):

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from ssl_sweep.trialdir import journal, requests
 from ssl_sweep.trialdir.atomic import write_bytes, write_text
 from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, PretrainingFinished, StageFinished
 from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import asked
 
 KEY = "demo/trials/one"
 
 
-def record(trial_id: str = "one", **evaluate: Any) -> dict[str, Any]:
+def record(trial_id: str = "one", **evaluate: Any) -> TrialRecord:
     spec = {
         "name": "demo",
         "data": {"source": "digits", "image_size": 8, "classes": ["4", "9"]},
@@ -38,8 +39,7 @@ def record(trial_id: str = "one", **evaluate: Any) -> dict[str, Any]:
         "evaluate": {"knn": {}, **evaluate},
         "precision": "fp32",
     }
-    known = {"trial_id": trial_id, "sweep": "demo", "choice": 0, "seed": 0, "confirms": False, "knobs": {}}
-    return {**known, "config": resolve(from_dump(spec), {}, 0)}
+    return TrialRecord(trial_id, "demo", choice=0, seed=0, config=resolve(from_dump(spec), {}, 0))
 
 
 def ignore(metrics: dict[str, float], step: int) -> None:
@@ -67,7 +67,7 @@ def node(bucket: Bucket, tmp_path: Path) -> Callable[[str], Carried]:
     return make
 
 
-def run(bucket: Bucket, folder: Path, cache: Path, what: Mapping[str, Any], report: Any = ignore) -> attempt.Outcome:
+def run(bucket: Bucket, folder: Path, cache: Path, what: TrialRecord, report: Any = ignore) -> attempt.Outcome:
     with carried.carried(bucket, folder, what) as (here, _):
         return attempt.attempt(what, 1, report, here, cache)
 
@@ -97,7 +97,7 @@ def test_killed_on_one_node_a_trial_ends_on_another_to_the_bit(
     left = next((lab / "runs" / KEY).glob("stages/*/checkpoint.pt"))
     assert torch.load(left, weights_only=True)["progress"]["epoch"] == 1
     outcome = run(bucket, tmp_path / "b", cache, record())
-    expected = trial.run(record()["config"], ignore, tmp_path / "undisturbed", cache=cache)
+    expected = trial.run(record().config, ignore, tmp_path / "undisturbed", cache=cache)
     assert (outcome.state, outcome.results) == ("COMPLETE", expected)
     ours, theirs = (weights(folder) for folder in (lab / "runs" / KEY, tmp_path / "undisturbed"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -250,5 +250,5 @@ def test_a_bucket_that_stayed_away_is_told_as_such(tmp_path: Path) -> None:
     away = "the storage s3://lab has been away for 300 s"
     raised = f"ray.exceptions.RayTaskError(BucketError): {away}"
     said = f"Traceback ...\n{raised}\n{BucketError.__module__}.BucketError: {away}\n"
-    outcome = attempt.without_a_word(tmp_path, "its process died", said, record()["config"])
+    outcome = attempt.without_a_word(tmp_path, "its process died", said, record().config)
     assert (outcome.reason, outcome.message) == ("lost", away)

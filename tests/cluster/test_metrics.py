@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.record import TrialRecord
 
 SAMPLE = re.compile(r"^ray_ssl_sweep_(?P<name>\w+)\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE)
 Samples = dict[tuple[str, ...], float]
@@ -59,10 +60,10 @@ def make(tmp_path: Path, name: str) -> tuple[Ledger, Storage]:
     return open_ledger(storage.ledger_url, spec), storage
 
 
-def slow(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+def slow(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
     for epoch in (1, 2, 3, 4):
         time.sleep(0.5)
-        report({"pretrain/loss": 1.0, "pretrain/images_per_second": 100.0 + record["choice"]}, epoch)
+        report({"pretrain/loss": 1.0, "pretrain/images_per_second": 100.0 + record.choice}, epoch)
     report({"knn/top1_val": 50.0}, 0)
     return Outcome("COMPLETE", {"knn/top1_val": 50.0})
 

@@ -46,7 +46,7 @@ def begin(search: LedgerScheduler, name: str) -> tuple[Path, int, int]:
     given = search.next(name)
     assert isinstance(given, Launch)
     Journal(given.folder).append(AttemptStarted(attempt=given.attempt))
-    return given.folder, given.record["choice"], given.record["seed"]
+    return given.folder, given.record.choice, given.record.seed
 
 
 def report(search: LedgerScheduler, name: str, value: float, step: int = 1) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 
@@ -47,7 +48,7 @@ def _cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def looks(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+def looks(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
     """A trial that leaves what it was given."""
     folder.mkdir(parents=True)
     (folder / "given").write_text(f"{torch.get_num_threads()} {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")

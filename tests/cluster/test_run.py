@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import Outcome, stopped
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 ALPHAS = [0.0, 0.1, 0.2, 0.3]
@@ -53,11 +54,11 @@ class Log:
         self.events.append(("ended", trial.trial_id, trial.state))
 
 
-def quadratic(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+def quadratic(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
     """Best at alpha 0.2; leaves a mark for each attempt, with the process that made it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"attempt-{number}").write_text(str(os.getpid()))
-    value = 100 - 100 * (record["knobs"]["views.overlay_alpha"] - 0.2) ** 2
+    value = 100 - 100 * (record.knobs["views.overlay_alpha"] - 0.2) ** 2
     for step in (1, 2, 3):
         report({METRIC: value * step / 3}, step)
     return Outcome("COMPLETE", {METRIC: value})
@@ -66,8 +67,8 @@ def quadratic(record: Mapping[str, Any], number: int, report: Any, folder: Path,
 def fails(reason: str, attempts: int, message: str = "broken"):
     """A trial at alpha 0.1 that fails so often for this reason."""
 
-    def trial(record: Mapping[str, Any], number: int, *rest: Any) -> Outcome:
-        if record["knobs"]["views.overlay_alpha"] == 0.1 and number <= attempts:
+    def trial(record: TrialRecord, number: int, *rest: Any) -> Outcome:
+        if record.knobs["views.overlay_alpha"] == 0.1 and number <= attempts:
             return Outcome("FAILED", reason=reason, message=message)
         return quadratic(record, number, *rest)
 
@@ -122,8 +123,8 @@ TRIES = {"crash": 3, "diverged": 1, "oom": 1, "data": 1, "collapsed": 1}
 
 
 def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
-    def fails_or_not(record: Mapping[str, Any], *rest: Any) -> Outcome:
-        if (reason := reasons.get(record["knobs"]["views.overlay_alpha"])) is not None:
+    def fails_or_not(record: TrialRecord, *rest: Any) -> Outcome:
+        if (reason := reasons.get(record.knobs["views.overlay_alpha"])) is not None:
             return Outcome("FAILED", reason=reason, message=f"broken by {reason}")
         return quadratic(record, *rest)
 
@@ -137,8 +138,8 @@ def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -> None:
-    def dies(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
-        if record["choice"] == 1 and record["seed"] == 0 and number == 1:
+    def dies(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+        if record.choice == 1 and record.seed == 0 and number == 1:
             folder.mkdir(parents=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return quadratic(record, number, report, folder, cache)
@@ -154,7 +155,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
 
 
 def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) -> None:
-    def broken(record: Mapping[str, Any], number: int, *rest: Any) -> Outcome:
+    def broken(record: TrialRecord, number: int, *rest: Any) -> Outcome:
         return Outcome("FAILED", reason="crash", message="ImportError: no module named nothing")
 
     ledger, storage = make(tmp_path)
@@ -165,8 +166,8 @@ def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) ->
 
 
 def test_seeds_that_diverge_alike_do_not_stop_the_other_choices(tmp_path: Path) -> None:
-    def diverges_at_the_first(record: Mapping[str, Any], *rest: Any) -> Outcome:
-        if record["choice"] == 0:
+    def diverges_at_the_first(record: TrialRecord, *rest: Any) -> Outcome:
+        if record.choice == 0:
             return Outcome("FAILED", reason="diverged", message="loss is nan in epoch 1; lower lr")
         return quadratic(record, *rest)
 
@@ -189,9 +190,9 @@ def test_tpe_finds_the_best_alpha(tmp_path: Path) -> None:
 WATCHED = "pretrain/knn_top1_val"
 
 
-def learning(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+def learning(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
     """The quadratic, with a metric that rises towards it for nine epochs; ends itself when it is asked to."""
-    value = 100 - 100 * (record["knobs"]["views.overlay_alpha"] - 0.2) ** 2
+    value = 100 - 100 * (record.knobs["views.overlay_alpha"] - 0.2) ** 2
     try:
         for epoch in range(1, 10):
             report({WATCHED: value - 9 / epoch}, epoch)
@@ -221,7 +222,7 @@ def test_asha_ends_bad_choices_at_their_rung_and_runs_the_seeds_of_the_good(tmp_
 
 
 def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:
-    def crowded(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def crowded(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         here = folder.parent / "here"
         here.touch(exist_ok=False)  # fails when another trial is in
         outcome = quadratic(record, number, report, folder, cache)
@@ -255,7 +256,7 @@ def suggested(search: LedgerScheduler, name: str) -> tuple[float, int]:
     """The knobs of the trial that a free worker gets."""
     given = search.next(name)
     assert isinstance(given, Launch)
-    knobs = given.record["knobs"]
+    knobs = given.record.knobs
     return knobs["views.overlay_alpha"], knobs["evaluate.knn.k"]
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.record import TrialRecord
 
 FOLDER = Path(__file__).parents[2] / "dashboards"
 OF_REAL_GPUS = {"ray_node_gpus_utilization", "ray_node_gram_used"}
@@ -49,7 +50,7 @@ class Quiet:
     def ended(self, trial: Any) -> None: ...
 
 
-def work(seen: Path, record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+def work(seen: Path, record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
     """Train until Prometheus has `seen` all that it should, on a GPU that torch believes to have."""
     import torch
 

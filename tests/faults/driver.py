@@ -20,6 +20,7 @@ from ssl_sweep.sweep import drive
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
 
 STEP_S = 0.1
 METRIC = "knn/top1_val"
@@ -53,7 +54,7 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
             checkpoint.save(path, state)
         return {METRIC: float(state["weights"].sum())}
 
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Any:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Any:
         attempts.trial.run = fake
         return attempts.attempt(record, number, report, folder, cache)
 

@@ -15,6 +15,7 @@ from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trialdir import checkpoint, disk, journal
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.events import AttemptStarted, DescriptionSet, Ended
+from ssl_sweep.trialdir.record import TrialRecord
 
 STEPS = 20
 
@@ -95,7 +96,7 @@ def test_an_attempt_says_that_its_disk_is_full(
     monkeypatch.setattr(attempts.trial, "run", run)
     if moment == "begin":
         fill(small_disk)
-    outcome = attempts.attempt({"config": {}}, 1, print, small_disk / "trial", tmp_path)
+    outcome = attempts.attempt(TrialRecord("t"), 1, print, small_disk / "trial", tmp_path)
     assert (outcome.state, outcome.reason) == ("FAILED", "disk")
     assert "MB free" in (outcome.message or "")
 

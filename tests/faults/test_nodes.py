@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 NODES = ["node0", "node1", "node2"]
@@ -82,7 +83,7 @@ def test_trials_land_on_all_nodes_and_each_node_packs_once(
 ) -> None:
     """Slow: three raylets and a real trial's process on each."""
 
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         meet(folder, number, cache)
         return attempt(record, number, report, folder, cache)
 
@@ -101,14 +102,14 @@ def test_the_trials_of_a_node_that_dies_are_tried_elsewhere(
     disk = str(caches[NODES[-1]])
     doomed = next(node for node in cluster.worker_nodes if disk in str(node._ray_params.env_vars))
 
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         meet(folder, number, cache)
         if number == 1 and str(cache) == disk:
             threading.Event().wait()
         for step in range(1, 4):
             time.sleep(0.2)
-            report({METRIC: float(record["seed"] * step)}, step)
-        return Outcome("COMPLETE", {METRIC: float(record["seed"] * 3)})
+            report({METRIC: float(record.seed * step)}, step)
+        return Outcome("COMPLETE", {METRIC: float(record.seed * 3)})
 
     def at_work() -> list[Path]:
         return [path for path in tmp_path.rglob("attempt-1") if path.read_text() == disk]

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 STEP_BYTES, STEPS = 50_000_000, 80
 ROOM_BYTES = 1_500_000_000  # between what is in use and what the monitor allows
@@ -65,7 +66,7 @@ def allowed() -> float:
 def test_a_trial_that_the_memory_monitor_ends_says_what_to_lower(tmp_path: Path) -> None:
     """Slow: a Ray of its own, and time to fill some memory."""
 
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         def hog(config: Any, report: Any, folder: Path, **_: Any) -> dict[str, float]:
             taken = []
             for _step in range(STEPS):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ssl_sweep.trial import run as trials
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 
@@ -66,9 +67,9 @@ def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, Storage]:
 
 
 def test_a_trial_that_hangs_is_ended_and_tried_again_in_a_new_process(tmp_path: Path) -> None:
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         def run(config: Any, report: Any, folder: Path, **_: Any) -> dict[str, float]:
-            if record["choice"] == 1 and number == 1:
+            if record.choice == 1 and number == 1:
                 threading.Event().wait()
             report({METRIC: 50.0}, 1)
             return {METRIC: 50.0}
@@ -92,7 +93,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_again_in_a_new_process(tmp_path: 
 
 @pytest.mark.parametrize(("what", "state"), [("stop", "STOPPED"), ("pause", "PAUSED")])
 def test_asked_from_another_terminal_trials_end_at_their_next_report(tmp_path: Path, what: Any, state: str) -> None:
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, cache: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
         def endless(config: Any, report: Any, folder: Path, **_: Any) -> dict[str, float]:
             for step in range(1, 3000):
                 time.sleep(0.05)
@@ -153,7 +154,7 @@ def images(folder: Path) -> Path:
 def test_a_corrupt_image_stops_a_sweep_once_and_is_named(tmp_path: Path) -> None:
     corrupt, cache = images(tmp_path / "images"), tmp_path / "cache"
 
-    def work(record: Mapping[str, Any], number: int, report: Any, folder: Path, _: Path) -> Outcome:
+    def work(record: TrialRecord, number: int, report: Any, folder: Path, _: Path) -> Outcome:
         return attempts.attempt(record, number, report, folder, cache, stages=tmp_path / "sweep" / "stages")
 
     data = {"source": f"imagefolder:{tmp_path / 'images'}", "image_size": 8, "val_fraction": 0.2}

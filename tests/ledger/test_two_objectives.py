@@ -25,6 +25,7 @@ from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tables.render import grid, render
 from ssl_sweep.trial import attempt
 from ssl_sweep.trialdir.journal import read
+from ssl_sweep.trialdir.record import TrialRecord
 
 ACCURACY, COST = "knn/top1_val", "cost/million_parameters"
 TWO = [f"maximize {ACCURACY}", f"minimize {COST}"]
@@ -77,7 +78,7 @@ def test_costs_depend_on_nothing_but_the_config() -> None:
 
 def test_a_trial_measures_its_cost_where_the_search_goes_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt.trial, "run", lambda *_, **__: {ACCURACY: 50.0})
-    record = {"trial_id": "t", "config": resolve(spec(), {WIDTH: 8, ALPHA: 0.1}, 0)}
+    record = TrialRecord("t", config=resolve(spec(), {WIDTH: 8, ALPHA: 0.1}, 0))
     outcome = attempt.attempt(record, 1, lambda *_: None, tmp_path / "t", tmp_path, objectives=[ACCURACY, COST])
     assert outcome.results.keys() == {ACCURACY, *COSTS}
     reports = [event.metrics for event in read(tmp_path / "t")[0] if event.name == "report"]

@@ -182,7 +182,7 @@ def test_a_resume_takes_up_what_it_is_told(
     search = LedgerScheduler(ledger, storage, Ends(), only=only)
     given = []
     while isinstance(launch := search.next(str(len(given))), Launch):
-        given.append(ids.index(launch.record["trial_id"]))
+        given.append(ids.index(launch.record.trial_id))
     assert given == runs
 
 

@@ -25,6 +25,7 @@ from ssl_sweep.trial.export import Trained, read_trial, write
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.events import AttemptStarted, BestTrialChosen, DescriptionSet, Ended
 from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
 
 # MLflow 3.17 uses a loader that SQLAlchemy 2.1 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -52,9 +53,9 @@ def add_trial(folder: Path, seed: int) -> Encoder:
     built = ENCODERS["drlim"](16, dim=8)
     trial = folder / "trials" / f"uuid-{seed}"
     config = config_of(name="drlim", dim=8)
-    reader = {"trial_id": trial.name, "sweep": "demo", "choice": 0, "seed": seed, "knobs": {"method.dim": 64}}
+    record = {"trial_id": trial.name, "sweep": "demo", "choice": 0, "seed": seed, "knobs": {"method.dim": 64}}
     checkpoint.save(trial / "encoder.pt", {"encoder": built.state_dict()})
-    (trial / "config.yaml").write_text(yaml.safe_dump({**reader, "config": config}))
+    (trial / "config.yaml").write_text(yaml.safe_dump({**record, "config": config}))
     journal = Journal(trial)
     journal.append(AttemptStarted(attempt=1))
     journal.report({"knn/top1_val": 40.0 + seed}, 0)
@@ -102,7 +103,7 @@ def test_both_flavours_give_our_features_for_any_batch(
     monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cuda")  # as MLflow decides where there is a GPU
     knobs = {key: value for key, value in settings.items() if key != "name"}
     encoder = ENCODERS[settings["name"]](16, **knobs).eval()
-    save(Trained(encoder, {"config": config_of(**settings)}), tmp_path / "model")
+    save(Trained(encoder, TrialRecord("one", config=config_of(**settings))), tmp_path / "model")
     shown = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     module = mlflow.pytorch.load_model(str(tmp_path / "model"))
     for batch in (1, 2, 5):
@@ -118,7 +119,7 @@ def test_both_flavours_give_our_features_for_any_batch(
 
 
 def test_a_model_holds_no_pickle_of_code(tmp_path: Path) -> None:
-    save(Trained(ENCODERS["drlim"](16).eval(), {"config": config_of(name="drlim")}), tmp_path / "model")
+    save(Trained(ENCODERS["drlim"](16).eval(), TrialRecord("one", config=config_of(name="drlim"))), tmp_path / "model")
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pth", ".pickle", ".py")]
     with zipfile.ZipFile(tmp_path / "model" / "data" / "model.pt2") as archive:
         pickled = {name: archive.read(name) for name in archive.namelist() if name.endswith(".pt")}

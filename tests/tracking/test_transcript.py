@@ -4,6 +4,7 @@ import pytest
 
 from ssl_sweep.tracking.transcript import Point, Transcript, knob_numbers, labels, parameters, run_name, text, value_of
 from ssl_sweep.trialdir.events import AttemptStarted, BestTrialChosen, Ended, Event, MetricsReported, StageFinished
+from ssl_sweep.trialdir.record import TrialRecord
 
 
 def stage(results: dict[str, float]) -> Event:
@@ -54,15 +55,16 @@ def test_other_values_are_no_numbers(value: object) -> None:
 
 
 def test_parameters_are_flat_with_the_searched_knobs() -> None:
-    record = {
-        "seed": 4,
-        "knobs": {"views.alpha": 0.3, "method": "moco"},
-        "config": {
+    record = TrialRecord(
+        "one",
+        seed=4,
+        knobs={"views.alpha": 0.3, "method": "moco"},
+        config={
             "views": {"alpha": 0.3, "flip": None},
             "method": {"name": "moco"},
             "evaluate": {"knn": {"k": [1, 5]}},
         },
-    }
+    )
     assert parameters(record) == {
         "views.alpha": "0.3",
         "method": "moco",
@@ -71,13 +73,13 @@ def test_parameters_are_flat_with_the_searched_knobs() -> None:
         "evaluate.knn.k": "[1, 5]",
         "seed": "4",
     }
-    assert parameters({}) == {}
+    assert parameters(TrialRecord("one")) == {}
 
 
 def test_run_names_say_what_differs() -> None:
-    assert run_name({"knobs": {"views.overlay_alpha": 0.3, "seed": 1}, "seed": 1}) == "overlay_alpha=0.3 seed=1"
+    assert run_name({"views.overlay_alpha": 0.3, "seed": 1}, 1) == "overlay_alpha=0.3 seed=1"
     both = {"pretrain.lr": 0.1, "evaluate.finetune.lr": 0.01}
-    assert run_name({"knobs": both, "seed": 0}) == "pretrain.lr=0.1 evaluate.finetune.lr=0.01 seed=0"
+    assert run_name(both, 0) == "pretrain.lr=0.1 evaluate.finetune.lr=0.01 seed=0"
 
 
 def test_the_last_best_stands() -> None:
@@ -89,7 +91,7 @@ def test_the_last_best_stands() -> None:
 def test_what_trials_are_picked_and_sorted_by() -> None:
     knobs = {"method.dim": 64, "views.alpha": 0.3, "views.flip": True, "method.head": "mlp", "method.size": None}
     config = {"method": {"name": "moco"}, "encoder": {"name": "vit_tiny"}, "data": {"source": "digits"}}
-    record = {"seed": 3, "knobs": knobs, "config": config}
+    record = TrialRecord("one", seed=3, knobs=knobs, config=config)
     assert labels(record) == {
         "ssl_sweep.method": "moco",
         "ssl_sweep.encoder": "vit_tiny",
@@ -101,4 +103,4 @@ def test_what_trials_are_picked_and_sorted_by() -> None:
         "ssl_sweep.knob.method.size": "null",
     }
     assert knob_numbers(record) == {"knob/method.dim": 64.0, "knob/views.alpha": 0.3, "knob/seed": 3.0}
-    assert (labels({}), knob_numbers({})) == ({}, {})
+    assert (labels(TrialRecord("one")), knob_numbers(TrialRecord("one"))) == ({}, {})

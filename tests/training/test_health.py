@@ -22,6 +22,7 @@ from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stage_keys import stage_key
 from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir.record import TrialRecord
 
 SPEC: dict[str, Any] = {
     "name": "health",
@@ -170,7 +171,7 @@ def test_a_sound_trial_is_not_tagged_and_an_older_config_has_the_defaults(
 
 def test_by_choice_a_collapse_ends_the_trial(tmp_path: Path, cache: Path) -> None:
     seen: list[int] = []
-    record = {"trial_id": "t", "config": config(health={**EVERYTHING, "on_collapse": "stop"})}
+    record = TrialRecord("t", config=config(health={**EVERYTHING, "on_collapse": "stop"}))
     for _ in range(2):  # a failed trial that is resumed goes on, and fails again: at its last epoch, too
         outcome = attempt.attempt(record, 1, lambda metrics, step: seen.append(step), tmp_path, cache)
         assert (outcome.state, outcome.reason) == ("FAILED", "collapsed")

@@ -25,6 +25,7 @@ from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.export import ExportError, Trained, read, read_trial, write
 from ssl_sweep.trialdir import checkpoint
+from ssl_sweep.trialdir.record import TrialRecord
 
 RESNET_HEAD, VIT_HEAD = ["fc.weight", "fc.bias"], ["heads.head.weight", "heads.head.bias"]
 
@@ -91,7 +92,9 @@ def test_torchvisions_vit_misses_only_its_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize("patch_size", [16, 32])
 def test_vit_base_is_torchvisions(patch_size: int) -> None:
     with torch.device("meta"):
-        trained = Trained(ViTBase(64, patch_size=patch_size), {"config": {"encoder": {"name": "vit_base"}}})
+        trained = Trained(
+            ViTBase(64, patch_size=patch_size), TrialRecord("one", config={"encoder": {"name": "vit_base"}})
+        )
         model = getattr(torchvision.models, f"vit_b_{patch_size}")(image_size=64)
     assert f"torchvision.models.vit_b_{patch_size}(image_size=64)" in ssl_sweep.export.how_to_load(trained)
     shapes = {f"net.{key}": value.shape for key, value in model.state_dict().items() if "heads" not in key}
@@ -154,7 +157,7 @@ def test_an_encoder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trial" / "encoder.pt").unlink()
     with pytest.raises(ExportError, match=r"no encoder; .* or supervised does not"):
         read_trial(tmp_path / "trial")
-    pixels = Trained(ENCODERS["pixels"](8), {"config": {"encoder": {"name": "pixels"}}})
+    pixels = Trained(ENCODERS["pixels"](8), TrialRecord("one", config={"encoder": {"name": "pixels"}}))
     with pytest.raises(ExportError, match="encoder pixels has no weights"):
         write(pixels, tmp_path / "out.safetensors", {})
 

@@ -16,6 +16,7 @@ from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stage_keys import stage_key
 from ssl_sweep.trialdir import journal, requests
+from ssl_sweep.trialdir.record import TrialRecord
 
 SPEC: dict[str, Any] = {
     "name": "trial",
@@ -183,7 +184,7 @@ def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
 
 
 def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> None:
-    record = {"trial_id": "t", "config": config(pretrain={**SPEC["pretrain"], "lr": 1e30, "optimizer": "sgd"})}
+    record = TrialRecord("t", config=config(pretrain={**SPEC["pretrain"], "lr": 1e30, "optimizer": "sgd"}))
     outcome = attempt.attempt(record, 1, ignore, tmp_path, cache)
     assert (outcome.state, outcome.reason) == ("FAILED", "diverged")
     assert "lower lr" in (outcome.message or "")
@@ -217,7 +218,7 @@ def test_without_a_finite_objective_a_trial_has_failed(
     small = {"label_free": {"images": 10, "view_images": 4, "views": 2}}
     data = {"source": one_picture(tmp_path / "data"), "image_size": 8}
     spec = {"data": data, "encoder": "pixels", "method": "supervised", "evaluate": small}
-    record = {"trial_id": "t", "config": config(**spec, search={"objective": "maximize label_free/rankme_val"})}
+    record = TrialRecord("t", config=config(**spec, search={"objective": "maximize label_free/rankme_val"}))
     outcome = attempt.attempt(record, 1, ignore, tmp_path / "t", cache, objectives=[objective])
     end = journal.read(tmp_path / "t")[0][-1]
     state = "FAILED" if reason else "COMPLETE"
@@ -237,7 +238,7 @@ def test_a_trial_that_is_asked_to_end_leaves_its_checkpoint_and_is_no_failure(
             requests.ask(tmp_path, ask, "as asked")
         raise Stop("as asked")
 
-    outcome = attempt.attempt({"trial_id": "t", "config": config()}, 1, stop, tmp_path, cache)
+    outcome = attempt.attempt(TrialRecord("t", config=config()), 1, stop, tmp_path, cache)
     assert (outcome.state, outcome.message) == (state, "as asked")
     assert journal.read(tmp_path)[0][-1].state == state
     assert list(tmp_path.glob("stages/*/checkpoint.pt"))

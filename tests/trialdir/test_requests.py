@@ -4,6 +4,7 @@ import pytest
 
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir import requests
+from ssl_sweep.trialdir.record import TrialRecord
 
 
 def test_what_is_asked_is_read_until_it_is_taken_back(tmp_path: Path) -> None:
@@ -33,12 +34,12 @@ def test_an_ask_that_is_cut_off_is_no_ask_and_names_its_file(tmp_path: Path) -> 
     requests.ask(tmp_path, "stop", "by hand")
     path = tmp_path / requests.ASK
     path.write_text(path.read_text()[:10])
-    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    outcome = attempt(TrialRecord("t"), 1, print, tmp_path, tmp_path)
     assert (outcome.state, outcome.reason) == ("FAILED", "crash")  # to be tried again, and asked anew
     assert f"{path} is damaged" in (outcome.message or "")
 
 
 def test_a_trial_that_is_asked_to_end_before_it_begins_does_not_begin(tmp_path: Path) -> None:
     requests.ask(tmp_path, "stop", "by hand")
-    outcome = attempt({"config": {}}, 1, print, tmp_path, tmp_path)
+    outcome = attempt(TrialRecord("t"), 1, print, tmp_path, tmp_path)
     assert (outcome.state, outcome.message) == ("STOPPED", "by hand")

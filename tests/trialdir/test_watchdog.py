@@ -16,13 +16,14 @@ HANGS = """
 import ctypes, sys
 from pathlib import Path
 from ssl_sweep.trial import attempt as attempts
+from ssl_sweep.trialdir.record import TrialRecord
 
 def stuck(*_, **__):
     ctypes.PyDLL(None).sleep(120)  # as native code that never gives the GIL back
 
 attempts.trial.run = stuck
 folder = Path(sys.argv[1])
-attempts.attempt({"config": {}}, 1, print, folder, folder, timeout=1.5)
+attempts.attempt(TrialRecord("t"), 1, print, folder, folder, timeout=1.5)
 """
 
 LIVES = """
@@ -52,7 +53,7 @@ def test_a_trial_that_hangs_with_the_gil_is_ended_and_says_where_it_was(tmp_path
     dump = watchdog.take_dump(tmp_path)
     assert dump is not None
     assert watchdog.summary(dump).startswith(
-        "no sign of life for 0:00:01.500000; it was in stuck (<string>:7) < _run ("
+        "no sign of life for 0:00:01.500000; it was in stuck (<string>:8) < _run ("
     )
     assert watchdog.take_dump(tmp_path) is None  # the next attempt's end is not mistaken for this one's
 

@@ -18,7 +18,7 @@ from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.endpoint import Name, Service, Viewer, found
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.sweep.status import last_sign
-from ssl_sweep.tracking.transcript import parameters
+from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.trialdir.journal import JournalError
 from ssl_sweep.trialdir.states import TrialState
 
@@ -241,10 +241,7 @@ def _name(section: Any, key: str = "name") -> str:
 
 def _differing(submissions: list[Submission]) -> list[tuple[str, list[str]]]:
     """The settings that are not the same for all, as `views.overlay_alpha`, and each sweep's."""
-    specs = [
-        parameters({"config": {key: value for key, value in each.spec.items() if key not in IGNORED}})
-        for each in submissions
-    ]
+    specs = [flat({key: value for key, value in each.spec.items() if key not in IGNORED}) for each in submissions]
     paths = dict.fromkeys(path for spec in specs for path in spec)
     rows = {path: [spec.get(path, "") for spec in specs] for path in paths}
     return [(path, values) for path, values in rows.items() if len(set(values)) > 1]
