@@ -24,7 +24,7 @@ from ssl_sweep.spec.section import Resources
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
-from ssl_sweep.trial.attempt import Outcome, ended, without_a_word
+from ssl_sweep.trial.attempt import Outcome, dead_process_outcome, ended
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
@@ -110,7 +110,7 @@ def _outcome(
     failures = getattr(error, "worker_failures", {})
     who = f"worker {', '.join(map(str, failures))}" if failures else "a worker"
     with at_hand():
-        return without_a_word(folder, f"{who} of the trial died: killed, or out of memory", str(error), config)
+        return dead_process_outcome(folder, f"{who} of the trial died: killed, or out of memory", str(error), config)
 
 
 def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources, scratch: Path) -> Any:

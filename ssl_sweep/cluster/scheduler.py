@@ -18,7 +18,7 @@ from ssl_sweep.spec.plan import pretraining
 from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.trial.attempt import ENDS, Outcome, without_a_word
+from ssl_sweep.trial.attempt import ENDS, Outcome, dead_process_outcome
 from ssl_sweep.trialdir.events import Ended, MetricsReported
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.record import TrialRecord
@@ -128,7 +128,7 @@ class LedgerScheduler:
         """
         if (trial := self._ended(run)) is not None:
             with mirror.at_hand(self.storage, self._folder(trial)):
-                outcome = without_a_word(self._folder(trial), LOST, said, self._record(trial).config)
+                outcome = dead_process_outcome(self._folder(trial), LOST, said, self._record(trial).config)
             self._decide(trial, outcome)
 
     def abandon(self, run: str) -> None:

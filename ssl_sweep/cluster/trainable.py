@@ -16,7 +16,7 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.bucket import PATIENCE_S
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.training.loop import Report
-from ssl_sweep.trial.attempt import Outcome, heeding
+from ssl_sweep.trial.attempt import Outcome, with_stop_check
 from ssl_sweep.trialdir.record import TrialRecord
 
 AttemptFunction = Callable[[TrialRecord, int, Report, Path, Path], Outcome]  # see `attempt`
@@ -40,7 +40,7 @@ def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path)
                     report(metrics, step)
                     hear()
 
-                return work(record, config["attempt"], heeding(told, here), here, cache_folder())
+                return work(record, config["attempt"], with_stop_check(told, here), here, cache_folder())
 
         if spec.resources.workers > 1:
             outcome = run_gang(attempt, spec.resources, record, _storage(place), scratch, _report)

@@ -44,7 +44,7 @@ def gather_no_grad(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def from_first_rank(x: Tensor) -> Tensor:
+def broadcast(x: Tensor) -> Tensor:
     """Rank 0's `x` on every rank; all ranks bring the same shape."""
     if world_size() > 1:
         x = x.clone()
@@ -74,7 +74,7 @@ def on_first_rank(work: Callable[[], None]) -> None:
             work()
             done += 1
     finally:
-        done = from_first_rank(done)
+        done = broadcast(done)
     if not done:
         raise Dismissed("rank 0 has ended its work")
 

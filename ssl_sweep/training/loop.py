@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_sweep.models.distributed import from_first_rank, gather_no_grad, mean_scalars, on_first_rank, rank, world_size
+from ssl_sweep.models.distributed import broadcast, gather_no_grad, mean_scalars, on_first_rank, rank, world_size
 from ssl_sweep.models.global_norm import average_statistics
 from ssl_sweep.training import optimizers
 from ssl_sweep.training.optimizers import Recipe
@@ -200,7 +200,7 @@ class _Run:
             return due
         # to agree is to wait for one another, so it is not done at every step
         at_check = self.progress.step % CHECK_EVERY_STEPS == 0
-        return at_check and bool(from_first_rank(torch.tensor(float(due))))
+        return at_check and bool(broadcast(torch.tensor(float(due))))
 
     def save(self) -> None:
         self.saved = time.monotonic()

@@ -87,7 +87,7 @@ def attempt(
         timeout: seconds without a sign of life after which this process is ended; None: never.
     """
     if rank() > 0:
-        return _assist(record, folder, cache, stages, timeout)
+        return _run_worker(record, folder, cache, stages, timeout)
 
     def told(metrics: dict[str, float], step: int) -> None:
         with watchdog.waiting():  # a driver that is busy is no trial that hangs
@@ -107,7 +107,7 @@ def attempt(
         return Outcome(TrialState.FAILED, {}, "disk", disk.message(error, folder), traceback.format_exc())
 
 
-def heeding(report: Report, folder: Path) -> Report:
+def with_stop_check(report: Report, folder: Path) -> Report:
     """The report, and after it an end of the trial of this folder if it is asked to."""
 
     def told(metrics: dict[str, float], step: int) -> None:
@@ -125,7 +125,7 @@ def ended(folder: Path, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, Any]) -> Outcome:
+def dead_process_outcome(folder: Path, message: str, said: str, config: Mapping[str, Any]) -> Outcome:
     """The outcome of an attempt whose process died, written down: of itself, for want of memory, or of a sign of life.
 
     Args:
@@ -147,9 +147,9 @@ def without_a_word(folder: Path, message: str, said: str, config: Mapping[str, A
     return ended(folder, outcome)
 
 
-def _assist(record: TrialRecord, folder: Path, cache: Path, stages: Path | None, timeout: float | None) -> Outcome:
+def _run_worker(record: TrialRecord, folder: Path, cache: Path, stages: Path | None, timeout: float | None) -> Outcome:
     try:
-        trial.assist(record.config, folder, cache=cache, stages=stages, timeout=timeout)
+        trial.run_worker(record.config, folder, cache=cache, stages=stages, timeout=timeout)
     except (Dismissed, Diverged) as alike:  # rank 0 has the same loss to the bit, fails too, and says so
         return Outcome(TrialState.STOPPED, message=str(alike))
     except Exception as error:  # the trial's edge

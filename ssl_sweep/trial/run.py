@@ -4,7 +4,7 @@ A trial folder holds `encoder.pt` and `stages.json` (what is finished), `EVALUAT
 `journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining goes on in a folder of its own, which trials that
 differ only in an evaluation share (`stages.py`). To resume is to call `run` again on the same folder.
 
-Of a trial with several workers rank 0 calls `run`, the others `assist`: they pretrain along and are then let go.
+Of a trial with several workers rank 0 calls `run`, the others `run_worker`: they join the pretraining and then return.
 """
 
 import logging
@@ -53,7 +53,7 @@ def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: P
     return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
 
 
-def assist(
+def run_worker(
     config: Config, workdir: Path, *, cache: Path, stages: Path | None = None, timeout: float | None = None
 ) -> None:
     """Take a rank's part in the pretraining that rank 0 runs, if it has to run any; the arguments are `run`'s.
@@ -63,7 +63,7 @@ def assist(
     Raises:
         Dismissed: rank 0 has been stopped, or failed.
     """
-    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").assist(timeout)
+    _Trial(config, _ignore, workdir, cache, stages or workdir / "stages").run_worker(timeout)
 
 
 def encoder_path(folder: Path) -> Path:
@@ -103,7 +103,7 @@ class _Trial:
             results |= self._stage(name, partial(self._evaluate, name, pretrained))
         return results
 
-    def assist(self, timeout: float | None) -> None:
+    def run_worker(self, timeout: float | None) -> None:
         splits = self._open_data(timeout)  # before rank 0 asks: it waits, and is to give signs of life
         if told := int(gather_no_grad(torch.zeros(1))[0]):
             self.precision = PRECISIONS[told - 1]  # rank 0's: nodes differ

@@ -250,5 +250,5 @@ def test_a_bucket_that_stayed_away_is_told_as_such(tmp_path: Path) -> None:
     away = "the storage s3://lab has been away for 300 s"
     raised = f"ray.exceptions.RayTaskError(BucketError): {away}"
     said = f"Traceback ...\n{raised}\n{BucketError.__module__}.BucketError: {away}\n"
-    outcome = attempt.without_a_word(tmp_path, "its process died", said, record().config)
+    outcome = attempt.dead_process_outcome(tmp_path, "its process died", said, record().config)
     assert (outcome.reason, outcome.message) == ("lost", away)

@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ssl_sweep.models.batchnorm import shuffled
-from ssl_sweep.models.distributed import from_first_rank, gather, gather_no_grad, rank, world_size
+from ssl_sweep.models.distributed import broadcast, gather, gather_no_grad, rank, world_size
 
 PER_RANK = 3
 
@@ -16,7 +16,7 @@ PER_RANK = 3
 def test_one_process_gathers_itself() -> None:
     x = torch.randn(2, 3, requires_grad=True)
     assert gather(x) is x
-    assert from_first_rank(x) is x
+    assert broadcast(x) is x
     assert torch.equal(gather_no_grad(x), x)
     assert not gather_no_grad(x).requires_grad
     assert (world_size(), rank()) == (1, 0)
@@ -43,7 +43,7 @@ def two_ranks(index: int, folder: str) -> None:
         "gathered": gathered.detach(),
         "no_grad": gather_no_grad(own),
         "grad": own.grad,
-        "first": from_first_rank(torch.full((2,), float(index))),
+        "first": broadcast(torch.full((2,), float(index))),
         "shuffled": shuffled(lambda x: 2 * x, own, order),
         "normalised": shuffled(nn.BatchNorm1d(4, affine=False).double(), own, order),
     }
