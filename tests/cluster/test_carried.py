@@ -154,7 +154,7 @@ def at_a_stages_begin(folder: Path) -> None:
     write_bytes(folder / "artifacts" / "pictures.png", b"picture")
     told.append(ArtifactAdded(path="artifacts/pictures.png"))
     link(made / "encoder.pt", folder / "encoder.pt")
-    told.append(StageFinished(stage="pretrain", key="abc", results={}))
+    told.append(StageFinished(stage="pretrain", key="abc", seconds=1.0, results={}))
     Finished(folder / "stages.json").add("pretrain", "abc", {})
     write_text(folder / "linear" / "key", "new")
     told.report({"linear/loss": 1.0}, 1)

@@ -12,8 +12,9 @@ from ray.tune.search import Searcher
 from ssl_sweep.cluster.scheduler import Idle, Launch
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.trial.attempt import Outcome
+from ssl_sweep.trialdir.record import TrialRecord
 
-LAUNCH = Launch({"trial_id": "x", "config": {"seed": 0}}, attempt=2, folder=Path("/sweeps/x"))
+LAUNCH = Launch(TrialRecord("x", config={"seed": 0}), attempt=2, folder=Path("/sweeps/x"))
 
 
 class Scheduler:
@@ -50,7 +51,8 @@ def test_tune_gets_json_and_is_told_to_wait_or_that_there_is_no_more() -> None:
     search = LedgerSearch(Scheduler(LAUNCH, Idle.WAIT, Idle.FINISHED))  # type: ignore[arg-type]
     config = search.suggest("a")
     assert isinstance(config, dict)
-    assert (json.loads(config["record"]), config["attempt"], config["folder"]) == (LAUNCH.record, 2, "/sweeps/x")
+    assert (config["attempt"], config["folder"]) == (2, "/sweeps/x")
+    assert json.loads(config["record"]) == asdict(LAUNCH.record)
     assert search.suggest("b") is None
     assert search.suggest("b") == Searcher.FINISHED
 

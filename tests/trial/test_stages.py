@@ -20,6 +20,7 @@ from ssl_sweep.trial import attempt, stage_keys, stages
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.events import PretrainingStarted
+from ssl_sweep.trialdir.record import TrialRecord
 
 EPOCHS = 3
 SPEC: dict[str, Any] = {
@@ -207,7 +208,7 @@ def test_a_trial_that_waits_tells_the_makers_epochs_and_can_be_stopped(tmp_path:
         maker = threading.Thread(target=make)
         maker.start()
         outcome = attempt.attempt(
-            {"config": config()}, 1, report, tmp_path / "waits", cache, stages=tmp_path / "stages"
+            TrialRecord("waits", config=config()), 1, report, tmp_path / "waits", cache, stages=tmp_path / "stages"
         )
         maker.join()
     assert (outcome.state, seen) == ("STOPPED", [1, 2])
