@@ -6,7 +6,6 @@ between, the service finds the sweep LAUNCHING, and the job either there or not.
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from ssl_sweep.service.queue import Room
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.plan import GROWS_TO
+from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import END_S, news
 from ssl_sweep.sweep.status import counts
 from ssl_sweep.sweep.steering import order_end, request_end
@@ -41,10 +41,6 @@ NOT_MORE = "what was resumed of it has ended"
 DONE = ("complete", "pruned", "failed")
 SHOWN = (*DONE, "running", "stopped", "paused")
 ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
-USERS_MISTAKE, INTERRUPTED = 2, 130  # exit codes of a driver
-# mistakes of the moment: a lease that a dead driver holds, a node that went away after the launch
-PASSING = ("another driver is running", "cannot run here")
-RAYS_OWN = re.compile(r"Job entrypoint command failed|Running entrypoint for job|.* job_manager\.py:\d+ -- ")
 log = logging.getLogger(__name__)
 
 
@@ -141,22 +137,23 @@ class Drivers:
     def _conclude(self, submission: Submission, job: Job) -> None:
         """Write down how a driver ended."""
         code, asked = job.exit_code, submission.asked
-        if asked is None and code == INTERRUPTED:
+        if asked is None and code == ExitCode.INTERRUPTED:
             asked = self._ordered(submission)
-        tail = _tail(job.message)
+        said = job.last_lines()[-MAX_REASON:]
         if job.status == "SUCCEEDED":
             self._end(submission, "COMPLETE", "")
         elif asked is not None:
             self._settle(submission, asked)
         elif job.status == "STOPPED":
             self._end(submission, "STOPPED", "its job was stopped in Ray")
-        elif code == USERS_MISTAKE and not any(words in job.message for words in PASSING):
-            self._give_up(submission, tail)
-        elif code == 1 and submission.counts.get("failed") and not submission.counts.get("running"):
+        elif code == ExitCode.USER_ERROR:
+            self._give_up(submission, said)
+        elif code == ExitCode.INCOMPLETE and submission.counts.get("failed") and not submission.counts.get("running"):
             failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"
             self._end(submission, "FAILED", f"{failed}; ssl-sweep logs {submission.name}")
         else:
-            self._died(submission, "its driver was interrupted" if code == INTERRUPTED else f"its driver ended: {tail}")
+            why = "its driver was interrupted" if code == ExitCode.INTERRUPTED else f"its driver ended: {said}"
+            self._died(submission, why)
 
     def _died(self, submission: Submission, why: str) -> None:
         """Have a sweep without a driver launched again, later each time; or give it up."""
@@ -263,10 +260,3 @@ def _words(submission: Submission, spec: Path) -> list[str]:
 def _ask(submission: Submission) -> Ask:
     what: Literal["stop", "pause"] = "stop" if submission.asked == "stop" else "pause"
     return Ask(what, f"ssl-sweep {what} through the service")
-
-
-def _tail(message: str) -> str:
-    """The last lines of what a driver printed, which Ray quotes among its own."""
-    lines = [line for line in message.strip().splitlines() if line.strip()]
-    lines = [line for line in lines if not RAYS_OWN.match(line)] or lines
-    return "\n".join(lines[-5:])[-MAX_REASON:]

@@ -5,6 +5,7 @@ Ray takes a name once: whoever submits again after a crash in between finds the 
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ssl_sweep.service.queue import Room
 WAIT_S = 20.0
 MAX_NODES = 10_000
 GOING_ON = ("PENDING", "RUNNING")
+RAYS_OWN = re.compile(r"Job entrypoint command failed|Running entrypoint for job|.* job_manager\.py:\d+ -- ")
 
 
 class RayAway(Exception):  # noqa: N818 - says what is wrong
@@ -29,8 +31,18 @@ class Job:
     """What Ray knows of a job. `status`: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
 
     status: str
-    message: str
-    exit_code: int | None
+    message: str  # for people only; decisions go by `exit_code`
+    exit_code: int | None  # None while the job runs, or if its driver never started or was lost
+
+    @classmethod
+    def of(cls, details: Mapping[str, Any]) -> "Job":
+        """Read the job details of Ray's HTTP interface."""
+        return cls(details["status"], details.get("message") or "", details.get("driver_exit_code"))
+
+    def last_lines(self) -> str:
+        """The last lines that the driver printed, without the lines that Ray puts around them."""
+        lines = [line for line in self.message.strip().splitlines() if line.strip()]
+        return "\n".join([line for line in lines if not RAYS_OWN.match(line)][-5:] or lines[-5:])
 
 
 class RayJobs:
@@ -58,8 +70,7 @@ class RayJobs:
         answer = self._ask("GET", f"/api/jobs/{name}")
         if answer.status_code == 404:
             return None
-        found = _json(answer)
-        return Job(found["status"], found.get("message") or "", found.get("driver_exit_code"))
+        return Job.of(_json(answer))
 
     def logs(self, name: str) -> str:
         """What a job's driver has printed; empty where Ray knows nothing of it. Raises RayAway."""

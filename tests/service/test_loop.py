@@ -209,8 +209,9 @@ def test_a_head_that_forgot_its_jobs_gets_them_again(
     ("code", "message", "state", "reason"),
     [
         (2, "data.source: 'imagefolder:x' is no folder", "FAILED", "is no folder"),
-        (2, "another driver is running this sweep", "QUEUED", "another driver"),
-        (2, "tiny cannot run here: a trial wants 1 GPU, there are 0", "QUEUED", "there are 0"),  # a node went away
+        (75, "another driver is running this sweep", "QUEUED", "another driver"),
+        (75, "tiny cannot run here: a trial wants 1 GPU, there are 0", "QUEUED", "there are 0"),  # a node went away
+        (2, "the folder named 'another driver is running' is missing", "FAILED", "is missing"),  # words decide nothing
         (130, "interrupted", "QUEUED", "its driver was interrupted"),
         (1, "Traceback\nOSError: no space", "QUEUED", "OSError: no space"),
     ],
