@@ -92,7 +92,7 @@ def trained_alone(spec: SweepSpec, folder: Path, epochs: int) -> tuple[dict[str,
     return results, weights(folder)
 
 
-def events(storage: Storage, ledger: Ledger, kind: str) -> list[dict[str, Any]]:
+def events(storage: Storage, ledger: Ledger, kind: str) -> list[Any]:
     return [each for each in read(storage.trial("gang", ledger.trials[0].trial_id))[0] if each.name == kind]
 
 
@@ -143,9 +143,9 @@ def test_a_stopped_trial_leaves_no_process_and_no_reservation(tmp_path: Path) ->
     run_sweep(ledger, storage, Watcher(stop))
     assert seen.count("RayTrainWorker") == 2
     ended = events(storage, ledger, "end")[-1]
-    assert (ledger.trials[0].state, ended["state"]) == ("STOPPED", "STOPPED")
+    assert (ledger.trials[0].state, ended.state) == ("STOPPED", "STOPPED")
     while gang() or reservations():
-        assert time.time() - ended["time"] < FREED_WITHIN_S, (gang(), reservations())
+        assert time.time() - ended.time < FREED_WITHIN_S, (gang(), reservations())
         time.sleep(0.2)
     assert len(events(storage, ledger, "report")) == 1  # it ended at once
 
