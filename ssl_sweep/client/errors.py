@@ -5,10 +5,12 @@ from typing import Any
 
 import httpx2
 
+from ssl_sweep.errors import UserError
+
 Json = dict[str, Any]
 
 
-class ServiceError(ValueError):
+class ServiceError(UserError, ValueError):
     """The service refused, with its status and what is wrong; or, with status 0, none answered."""
 
     def __init__(self, message: str, status: int = 0, problems: Sequence[Json] = ()) -> None:

@@ -23,6 +23,7 @@ from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
+from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
@@ -32,7 +33,7 @@ from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import Ask
 
 
-class ClusterError(ValueError):
+class ClusterError(UserError, ValueError):
     """The Ray cluster cannot be used."""
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from ssl_sweep.errors import UserError
+
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
     from ssl_sweep.storage.layout import Storage
@@ -122,15 +124,8 @@ def user_errors() -> Iterator[None]:
     """Print a user's mistake as one message, without a stack trace, and exit with 2."""
     try:
         yield
-    except (ValueError, LookupError, OSError) as error:
-        if not _is_users(error):
-            raise
+    except (UserError, FileNotFoundError, PermissionError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(USER_MISTAKE) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-
-
-def _is_users(error: Exception) -> bool:
-    """The package's own errors name place, value and remedy; a bare ValueError is our fault and shows its trace."""
-    return type(error).__module__.startswith("ssl_sweep") or isinstance(error, (FileNotFoundError, PermissionError))

@@ -7,10 +7,12 @@ from typing import Concatenate, NamedTuple, ParamSpec, overload
 import torch
 from torch import Generator, Tensor
 
+from ssl_sweep.errors import UserError
+
 P = ParamSpec("P")
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data is missing, damaged or misnamed; the message names the place, the value and the remedy."""
 
 

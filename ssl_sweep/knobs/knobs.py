@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
 from ssl_sweep.models.encoders import ENCODERS
 
@@ -19,7 +20,7 @@ Kind = Literal["methods", "evaluations", "encoders"]
 _ATTRIBUTE = {"methods": "Method", "evaluations": "evaluate"}
 
 
-class UnknownNameError(ValueError):
+class UnknownNameError(UserError, ValueError):
     """There is no method, evaluation or encoder of this name."""
 
     def __init__(self, kind: Kind, name: str) -> None:

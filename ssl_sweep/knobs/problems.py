@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from ssl_sweep.errors import UserError
+
 Loc = tuple[str | int, ...]
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ class Problem:
         return ": ".join(part for part in (place, self.key, value, text) if part)
 
 
-class SpecError(ValueError):
+class SpecError(UserError, ValueError):
     """An invalid spec. The message has one line for each problem."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
-class LedgerAway(ValueError):  # noqa: N818 - says what happened
+class LedgerAway(UserError, ValueError):  # noqa: N818 - says what happened
     """The ledger's database cannot be reached, or has been away for too long."""
 
 

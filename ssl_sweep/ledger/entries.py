@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.states import ENDED, TrialState
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 LEASE = "lease"  # the note of who drives a sweep
 
 
-class LedgerError(ValueError):
+class LedgerError(UserError, ValueError):
     """The ledger does not fit what was asked of it."""
 
 

@@ -7,6 +7,7 @@ import anyio
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.service.access import User
 from ssl_sweep.service.guard import AWAY_S, Refused
 from ssl_sweep.service.loop import Loop
@@ -61,10 +62,8 @@ def _readable(make: Callable[[], T]) -> T:
     """What is made from MLflow; what the package itself says against it is the answer."""
     try:
         return make()
-    except (ValueError, LookupError, FileNotFoundError) as error:
-        if type(error).__module__.startswith("ssl_sweep") or isinstance(error, FileNotFoundError):
-            raise Refused(409, str(error)) from None
-        raise
+    except (UserError, FileNotFoundError) as error:
+        raise Refused(409, str(error)) from None
     except Exception as error:
         if type(error).__module__.startswith("mlflow."):
             raise Refused(503, f"MLflow does not answer as it should: {redacted(str(error))[:500]}", AWAY_S) from error

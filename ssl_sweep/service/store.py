@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.service import tables
 from ssl_sweep.service.access import Access
@@ -26,7 +27,7 @@ ENDED = ("COMPLETE", "FAILED", "STOPPED", "PAUSED")
 BUSY_S = 30.0  # how long one writer waits for another
 
 
-class StoreError(ValueError):
+class StoreError(UserError, ValueError):
     """The store does not take what it was given."""
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.atomic import replacing
 
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
-class BucketError(ValueError):
+class BucketError(UserError, ValueError):
     """A bucket cannot be reached, refuses, or has been away for too long."""
 
 

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_sweep.errors import UserError
+
 if TYPE_CHECKING:
     from ssl_sweep.storage.bucket import Bucket
 
@@ -22,7 +24,7 @@ POSTGRESQL = {
 }
 
 
-class NoFolder(ValueError):  # noqa: N818 - says what it means
+class NoFolder(UserError, ValueError):  # noqa: N818 - says what it means
     """Sweeps cannot lie there, or not without more being said."""
 
 

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage import mirror
@@ -14,7 +15,7 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir.states import TrialState
 
 
-class NoSuchTrial(LookupError):  # noqa: N818 - what it says
+class NoSuchTrial(UserError, LookupError):  # noqa: N818 - what it says
     """No trial, or more than one, is what was asked for."""
 
 

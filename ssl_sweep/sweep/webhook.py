@@ -24,13 +24,15 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from ssl_sweep.errors import UserError
+
 TRIES, LONGEST_WAIT_S = 8, 60.0  # after 1, 2, 4, ... 60 s
 REQUEST_S = 3.0
 LATER = (408, 425, 429)  # beside 5xx: answers after which it is worth to try again
 log = logging.getLogger(__name__)
 
 
-class WebhookError(ValueError):
+class WebhookError(UserError, ValueError):
     """A setting of the webhook is no good."""
 
 

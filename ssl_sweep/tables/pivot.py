@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.tables.labels import SPLITS, Key, row_key, row_label, value_text
 from ssl_sweep.tables.pareto import on_front
@@ -22,7 +23,7 @@ Groups = Sequence[str] | Mapping[str, Sequence[Any]]
 Trials = dict[Key, list[int]]  # the positions of each row's COMPLETE trials
 
 
-class TableError(ValueError):
+class TableError(UserError, ValueError):
     """A table that cannot be made of these runs."""
 
 

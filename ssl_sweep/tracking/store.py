@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
 from sqlalchemy import Connection, Select, and_, create_engine, select
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
@@ -32,7 +33,7 @@ class Refused(Exception):  # noqa: N818 - MLflow's answer
     """MLflow will never take this: to try again is of no use."""
 
 
-class NotRecorded(LookupError):  # noqa: N818 - what it says
+class NotRecorded(UserError, LookupError):  # noqa: N818 - what it says
     """MLflow holds no such sweep, or no such trial of it."""
 
 

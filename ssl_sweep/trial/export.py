@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.models.encoder import STATISTICS
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
@@ -27,7 +28,7 @@ TORCHVISION_WIDTH = 64
 TORCHVISION_VITS = {("vit_base", 16): "vit_b_16", ("vit_base", 32): "vit_b_32"}
 
 
-class ExportError(ValueError):
+class ExportError(UserError, ValueError):
     """There is no encoder to take out, or no place for it."""
 
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ssl_sweep.errors import UserError
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # as SQLite and as torch's writer put it, whose errors have no number
 WORDS = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 
 
-class DiskFull(OSError):  # noqa: N818 - says what it is
+class DiskFull(UserError, OSError):  # noqa: N818 - says what it is
     """There is no room for what must be written; the message names the folder, what is free there, and the remedy."""
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.events import Event, MetricsReported, event_type
 
 JOURNAL = "journal.jsonl"
@@ -23,7 +24,7 @@ MAX_MESSAGE = 2_000  # characters
 MAX_TRACEBACK = 20_000  # characters, the last ones: they name the error
 
 
-class JournalError(ValueError):
+class JournalError(UserError, ValueError):
     """A line of a journal is not an event."""
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.atomic import write_text
 
 RECORD = "config.yaml"
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A trial's `config.yaml` cannot be read."""
 
 

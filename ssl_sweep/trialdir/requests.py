@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.atomic import write_text
 
 ASK = "ask.json"
@@ -23,7 +24,7 @@ class Ask:
     why: str
 
 
-class DamagedAsk(ValueError):  # noqa: N818 - what it is
+class DamagedAsk(UserError, ValueError):  # noqa: N818 - what it is
     """A trial cannot read what it is asked."""
 
 
