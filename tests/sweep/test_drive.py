@@ -18,7 +18,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep import drive
+from ssl_sweep.sweep import drive, finish
 from ssl_sweep.trialdir.disk import DiskFull
 from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
@@ -97,7 +97,7 @@ def test_a_spoilt_journal_does_not_leave_the_others_running(
     spoilt, _, last = (storage.trial("demo", trial.trial_id) / "journal.jsonl" for trial in ledger.trials)
     Journal(last.parent).append(AttemptStarted(attempt=1))
     spoilt.write_text("no json\n")
-    drive._end_interrupted(ledger, storage)
+    finish.end_interrupted(ledger, storage)
     assert '"state": "INTERRUPTED"' in last.read_text()
     assert f"trial {ledger.trials[0].trial_id}: MLflow may show it as running" in caplog.text
     assert "remove that line" in caplog.text
@@ -117,7 +117,7 @@ def test_mlflow_that_goes_away_at_the_end_costs_the_table_and_not_the_sweep(
         raise ConnectionError("nobody answers")
 
     monkeypatch.setattr(drive, "run_sweep", run_sweep)
-    monkeypatch.setattr(drive, "runs", gone)
+    monkeypatch.setattr(finish, "runs", gone)
     summary = drive.drive(spec, storage, Console(file=io.StringIO()))
     assert (summary.exit_code, summary.table) == (0, None)
     assert "MLflow cannot be read (nobody answers); its table: ssl-sweep table demo" in caplog.text
