@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import load_ledger, open_ledger
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.store import Submission
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.sweep.status import counts
@@ -57,7 +57,7 @@ class Filled(Service):
         ways = {"mlflow_url": "http://mlflow.lab:5000", "ray_url": "http://ray.lab:8265"}
         super().__init__(folder, **(ways | settings))
         self.storage = self.settings.storage
-        self.loop.room = Room(64, 8)
+        self.loop.capacity = Capacity(64, 8)
         self.draw = random.Random(0)
 
     def submit(self, name: str, owner: str = "ann", *, gpus: float = 0.5, **changes: Any) -> Submission:

@@ -13,7 +13,7 @@ from ssl_sweep.service.access import Role
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import Job, RayAway
 from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
@@ -51,7 +51,7 @@ class Service:
         self.store = Store(f"sqlite:///{folder / 'service.db'}")
         self.settings = Settings(Storage(folder), (folder / "data",), **settings)
         self.loop = Loop(self.store, Quiet(), self.settings)  # type: ignore[arg-type]
-        self.loop.room = Room(4, 2)
+        self.loop.capacity = Capacity(4, 2)
         self.app = make_app(self.store, self.loop, self.settings, runs=False)
 
     def client(self, user: str | None, role: Role = "submitter", address: str = "10.0.0.1") -> TestClient:
@@ -90,10 +90,10 @@ class Cluster:
         self.away = False
         self.kill: str | None = None
 
-    def capacity(self) -> Room:
+    def capacity(self) -> Capacity:
         if self.away:
             raise RayAway("no Ray cluster answers")
-        return Room(4, 2)
+        return Capacity(4, 2)
 
     def find(self, name: str) -> Job | None:
         self.maybe_die("find")

@@ -1,4 +1,4 @@
-"""Commands of who runs the service for others."""
+"""Commands for those who run the service: serve, audit and token."""
 
 import re
 import ssl
@@ -23,99 +23,114 @@ from ssl_sweep.commands.shared import (
 )
 
 if TYPE_CHECKING:
+    from ssl_sweep.service.listener import Listener
     from ssl_sweep.service.store import Store
     from ssl_sweep.storage.layout import Storage
 
 USER_NAME = r"[^\W_][\w.@+-]{0,99}"
 
 
+DataRoots = Annotated[
+    list[Path],
+    typer.Option(
+        "--data-root",
+        metavar="DIR",
+        envvar="SSL_SWEEP_DATA",
+        help="folder whose data specs may name; relative paths start at the first one; repeatable",
+    ),
+]
+Host = Annotated[str, typer.Option(help="address to listen on; beyond loopback every request needs a token")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")]
+RayAddress = Annotated[
+    str, typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head")
+]
+MaxSweeps = Annotated[
+    int | None, typer.Option(min=1, envvar="SSL_SWEEP_MAX_SWEEPS", help="maximum running sweeps per user")
+]
+MaxGpus = Annotated[float | None, typer.Option(min=0, envvar="SSL_SWEEP_MAX_GPUS", help="maximum GPUs in use per user")]
+AutoscaleMaxCpus = Annotated[
+    float,
+    typer.Option(
+        "--autoscale-max-cpus", "--grows-to-cpus", min=0, help="CPUs of all workers of a fully scaled-up cluster"
+    ),
+]
+AutoscaleMaxGpus = Annotated[
+    float,
+    typer.Option(
+        "--autoscale-max-gpus", "--grows-to-gpus", min=0, help="GPUs of all workers of a fully scaled-up cluster"
+    ),
+]
+TlsCertificate = Annotated[Path | None, typer.Option(exists=True, help="TLS certificate file (PEM)")]
+TlsKey = Annotated[Path | None, typer.Option(exists=True, help="private key file of the certificate (PEM)")]
+MlflowUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", envvar="SSL_SWEEP_MLFLOW_URL", help="address of MLflow's pages for browsers"),
+]
+RayUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", envvar="SSL_SWEEP_RAY_URL", help="address of Ray's dashboard for browsers"),
+]
+TrustedProxy = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="proxy address whose X-Forwarded-* headers are trusted")
+]
+
+
 @app.command()
 def serve(
-    data_root: Annotated[
-        list[Path],
-        typer.Option(
-            "--data-root",
-            metavar="DIR",
-            envvar="SSL_SWEEP_DATA",
-            help="specs may name data below it, relative data starts there; repeat it for more",
-        ),
-    ],
-    host: Annotated[
-        str, typer.Option(help="address to listen at; elsewhere than on loopback everybody needs a token")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8300,
-    ray: Annotated[
-        str,
-        typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head"),
-    ] = "http://127.0.0.1:8265",
-    max_sweeps: Annotated[
-        int | None, typer.Option(min=1, envvar="SSL_SWEEP_MAX_SWEEPS", help="of one user at a time")
-    ] = None,
-    max_gpus: Annotated[
-        float | None, typer.Option(min=0, envvar="SSL_SWEEP_MAX_GPUS", help="of one user at a time")
-    ] = None,
-    grows_to_cpus: Annotated[float, typer.Option(min=0, help="of workers, where the cluster scales itself")] = 0,
-    grows_to_gpus: Annotated[float, typer.Option(min=0, help="the same")] = 0,
-    tls_cert: Annotated[Path | None, typer.Option(exists=True, help="certificate, with --tls-key")] = None,
-    tls_key: Annotated[Path | None, typer.Option(exists=True, help="private key of the certificate")] = None,
-    mlflow_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", envvar="SSL_SWEEP_MLFLOW_URL", help="MLflow's pages as a browser reaches them"),
-    ] = None,
-    ray_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", envvar="SSL_SWEEP_RAY_URL", help="Ray's dashboard as a browser reaches it"),
-    ] = None,
-    trusted_proxy: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="proxy that is believed whom it speaks for")
-    ] = None,
+    data_root: DataRoots,
+    host: Host = "127.0.0.1",
+    port: Port = 8300,
+    ray: RayAddress = "http://127.0.0.1:8265",
+    max_sweeps: MaxSweeps = None,
+    max_gpus: MaxGpus = None,
+    autoscale_max_cpus: AutoscaleMaxCpus = 0,
+    autoscale_max_gpus: AutoscaleMaxGpus = 0,
+    tls_cert: TlsCertificate = None,
+    tls_key: TlsKey = None,
+    mlflow_url: MlflowUrl = None,
+    ray_url: RayUrl = None,
+    trusted_proxy: TrustedProxy = None,
     storage: StorageFolder = None,
 ) -> None:
-    """Take sweeps over HTTP, queue them and run them on a Ray cluster as jobs, until Ctrl-C; sweeps then go on."""
+    """Queue sweeps sent over HTTP and run them as jobs of a Ray cluster, until Ctrl-C; running sweeps continue."""
     with user_errors():
-        from ssl_sweep.service.guard import is_loopback
-        from ssl_sweep.service.queue import Limits, Room
+        from ssl_sweep.service.listener import Listener
+        from ssl_sweep.service.queue import Capacity, Limits
         from ssl_sweep.service.server import serve as run
         from ssl_sweep.service.settings import Settings
-        from ssl_sweep.storage.layout import NoFolder
-        from ssl_sweep.storage.urls import redacted
 
-        _check_options(data_root, ray, tls_cert, tls_key)
-        here = is_loopback(host) and trusted_proxy is None
-        roots = tuple(folder.expanduser().resolve() for folder in data_root)
-        limits, most = Limits(max_sweeps, max_gpus), Room(grows_to_cpus, grows_to_gpus)
-        place = storage_at(storage)
-        if place.url is not None:
-            raise NoFolder(
-                f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
-            )
-        _store(place).close()  # what is wrong with its address is said here, not in a trace
-        uri = place.tracking_uri if place.tracking_uri.startswith("http") else ""
-        pages = mlflow_url or redacted(uri)
-        settings = Settings(place, roots, limits, grows_to=most, open=here, mlflow_url=pages, ray_url=ray_url or ray)
-        scheme = "https" if tls_cert else "http"
-        err.print(
-            f"{scheme}://{host}:{port} before the cluster of {ray}; Ctrl-C ends it, sweeps go on",
-            markup=False,
-            soft_wrap=True,
+        _check_data_roots(data_root)
+        _check_ray_address(ray)
+        _check_certificate(tls_cert, tls_key)
+        listener = Listener(host, port, tls_cert, tls_key, trusted_proxy)
+        place = _checked_storage(storage)
+        settings = Settings(
+            place,
+            tuple(folder.expanduser().resolve() for folder in data_root),
+            Limits(max_sweeps, max_gpus),
+            autoscale_max=Capacity(autoscale_max_cpus, autoscale_max_gpus),
+            open=listener.is_local,
+            mlflow_url=mlflow_url or _mlflow_pages(place),
+            ray_url=ray_url or ray,
         )
-        if not here and tls_cert is None and trusted_proxy is None:
-            err.print(
-                "tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False
-            )
-        run(settings, ray, host, port, certificate=tls_cert, key=tls_key, trusted_proxy=trusted_proxy)
+        _announce(listener, ray)
+        run(settings, ray, listener)
 
 
-def _check_options(roots: Sequence[Path], ray: str, certificate: Path | None, key: Path | None) -> None:
+def _check_data_roots(roots: Sequence[Path]) -> None:
     for root in roots:
         if not root.expanduser().is_dir():
-            raise typer.BadParameter(
-                f"{root} is no folder; make it, or name the one with images", param_hint="--data-root"
-            )
+            told = f"{root} is no folder; make it, or name the one with images"
+            raise typer.BadParameter(told, param_hint="--data-root")
+
+
+def _check_ray_address(ray: str) -> None:
     if not ray.startswith(("http://", "https://")):
-        raise typer.BadParameter(
-            f"{ray!r} is no address; give the head's dashboard, http://HOST:8265", param_hint="--ray"
-        )
+        told = f"{ray!r} is no address; give the head's dashboard, http://HOST:8265"
+        raise typer.BadParameter(told, param_hint="--ray")
+
+
+def _check_certificate(certificate: Path | None, key: Path | None) -> None:
     if key is not None and certificate is None:
         raise typer.BadParameter("goes with --tls-cert, the certificate's file", param_hint="--tls-key")
     if certificate is not None:
@@ -124,6 +139,33 @@ def _check_options(roots: Sequence[Path], ray: str, certificate: Path | None, ke
         except ssl.SSLError as error:
             told = f"{certificate} and {key or 'no --tls-key'} are no certificate with its key, both PEM ({error})"
             raise typer.BadParameter(told, param_hint="--tls-cert") from None
+
+
+def _checked_storage(storage: str | None) -> "Storage":
+    """The storage with a database that answers. Raises NoFolder or StoreError."""
+    from ssl_sweep.storage.layout import NoFolder
+
+    place = storage_at(storage)
+    if place.url is not None:
+        raise NoFolder(
+            f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
+        )
+    _store(place).close()  # a wrong address is one message here, and a stack trace in the server
+    return place
+
+
+def _mlflow_pages(place: "Storage") -> str:
+    """MLflow's address without its password; empty where no server has pages."""
+    from ssl_sweep.storage.urls import redacted
+
+    return redacted(place.tracking_uri) if place.tracking_uri.startswith("http") else ""
+
+
+def _announce(listener: "Listener", ray: str) -> None:
+    said = f"{listener.url} queues sweeps for the cluster of {ray}; Ctrl-C ends it, running sweeps continue"
+    err.print(said, markup=False, soft_wrap=True)
+    if listener.is_exposed:
+        err.print("tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False)
 
 
 def _store(place: "Storage") -> "Store":

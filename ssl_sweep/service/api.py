@@ -57,7 +57,7 @@ Submitter = Annotated[User, Depends(submitter)]
 async def plan(asked: Spec, user: Submitter, service: Service) -> Planned:
     """Say what a sweep would cost, and whether its trials fit the cluster; runs nothing."""
     spec, size = await heavy(_checked, service, user, asked)
-    return planned(spec.name, size, fitted=service.room is not None)
+    return planned(spec.name, size, fitted=service.capacity is not None)
 
 
 @router.post("/sweeps", status_code=201, responses=SUBMITTED | refusals(400, 409, 422))
@@ -159,11 +159,11 @@ def delete(name: Name, user: Submitter, service: Service) -> None:
 @router.get("/cluster")
 def cluster(_: Viewer, service: Service) -> Cluster:
     """What the cluster has, and what the service has given of it."""
-    held, room = service.store.find(states=ACTIVE), service.room
+    held, capacity = service.store.find(states=ACTIVE), service.capacity
     return Cluster(
         trouble=service.trouble,
-        cpus=room.cpus if room else None,
-        gpus=room.gpus if room else None,
+        cpus=capacity.cpus if capacity else None,
+        gpus=capacity.gpus if capacity else None,
         cpus_given=sum(each.cpus * each.granted for each in held),
         gpus_given=sum(each.gpus * each.granted for each in held),
         waiting=len(service.store.find(states=WAITING)),
@@ -188,8 +188,8 @@ def _checked(service: Loop, user: User, asked: Spec) -> tuple[SweepSpec, Plan]:
     if wait := checks.wait(user.name):
         raise Refused(429, f"{user.name} sends too many specs", wait)
     spec = submitted(asked.spec, asked.overrides, service.settings.data_roots)
-    room = service.room
-    return spec, make_plan(spec, [{"CPU": room.cpus, "GPU": room.gpus}] if room else None)
+    capacity = service.capacity
+    return spec, make_plan(spec, [{"CPU": capacity.cpus, "GPU": capacity.gpus}] if capacity else None)
 
 
 def _new(service: Loop, user: User, asked: Submit, key: str | None) -> Submission:

@@ -19,7 +19,7 @@ from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.service.jobs import GOING_ON, Job, RayJobs
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.plan import GROWS_TO
@@ -100,8 +100,8 @@ class Drivers:
         command = [sys.executable, "-m", "ssl_sweep", *_words(submission, spec)]
         command += ["--storage", str(self._settings.storage.root)]  # Ray tells a job's driver where the cluster is
         environment = {"SSL_SWEEP_DATA": str(self._settings.data_roots[0])}
-        if (grown := self._settings.grows_to) != Room(0, 0):
-            environment[GROWS_TO] = json.dumps({"CPU": grown.cpus, "GPU": grown.gpus})
+        if (most := self._settings.autoscale_max) != Capacity(0, 0):
+            environment[GROWS_TO] = json.dumps({"CPU": most.cpus, "GPU": most.gpus})
         self._ray.submit(job_name(submission), command, environment)
 
     def _look(self, submission: Submission, *, now: bool = False) -> None:

@@ -1,6 +1,5 @@
 """The door: who is let in, how often, with how much, and what is written down about it."""
 
-import ipaddress
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ssl_sweep.service.access import Access, User
+from ssl_sweep.service.listener import is_loopback
 
 MAX_BODY = 400_000  # bytes; a spec has 100,000 characters at most
 TOO_LARGE = f"a request has at most {MAX_BODY:,} bytes; is it the right file?"
@@ -170,14 +170,6 @@ class Guard:
             self.store.note(user, address, action, status)
         except Exception:  # what was done is done
             log.exception("the audit log could not take %s", (user, address, action, status))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _address(scope: Scope) -> str:

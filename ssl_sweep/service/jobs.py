@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 
 WAIT_S = 20.0
 MAX_NODES = 10_000
@@ -77,12 +77,12 @@ class RayJobs:
         answer = self._ask("GET", f"/api/jobs/{name}/logs")
         return "" if answer.status_code == 404 else str(_json(answer).get("logs") or "")
 
-    def capacity(self) -> Room:
+    def capacity(self) -> Capacity:
         """CPUs and GPUs of all nodes that are up. Raises RayAway."""
         found = _json(self._ask("GET", "/api/v0/nodes", params={"limit": MAX_NODES, "detail": "true"}))
         nodes = [node for node in found["data"]["result"]["result"] if node["state"] == "ALIVE"]
         totals = [node.get("resources_total") or {} for node in nodes]
-        return Room(*(sum(float(each.get(kind, 0)) for each in totals) for kind in ("CPU", "GPU")))
+        return Capacity(*(sum(float(each.get(kind, 0)) for each in totals) for kind in ("CPU", "GPU")))
 
     def close(self) -> None:
         self._client.close()

@@ -10,7 +10,7 @@ import time
 from ssl_sweep.ledger.lease import Driven, Lease
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayAway, RayJobs
-from ssl_sweep.service.queue import Room, Running, Waiting, decide, ordered
+from ssl_sweep.service.queue import Capacity, Running, Waiting, decide, ordered
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
 
@@ -23,7 +23,7 @@ class Loop:
     def __init__(self, store: Store, ray: RayJobs, settings: Settings) -> None:
         """Raises WebhookError."""
         self.store, self.ray, self.settings = store, ray, settings
-        self.room: Room | None = None  # as last heard of, or what the cluster grows to
+        self.capacity: Capacity | None = None  # as last heard of, or what the cluster grows to
         self.trouble = ""  # why nothing goes on, where nothing does
         self.drivers = Drivers(store, ray, settings)
         self._ended = threading.Event()
@@ -46,7 +46,7 @@ class Loop:
     def tick(self) -> None:
         """Look at everything once."""
         try:
-            self.room = self.ray.capacity().or_more(self.settings.grows_to)
+            self.capacity = self.ray.capacity().at_least(self.settings.autoscale_max)
         except RayAway as error:
             self.trouble = str(error)
             for held_up in self.store.find(states=(*WAITING, *ACTIVE)):
@@ -55,7 +55,7 @@ class Loop:
         self.trouble = ""
         for submission in self.store.find(states=ACTIVE):
             self._guarded(submission)
-        self._launch(self.room)
+        self._launch(self.capacity)
 
     def _run(self) -> None:
         lease: Lease | None = None
@@ -93,10 +93,10 @@ class Loop:
             log.exception("sweep %s cannot be followed", submission.name)
             self.drivers.explain(submission, f"cannot be followed: {type(error).__name__}: {error}")
 
-    def _launch(self, room: Room) -> None:
+    def _launch(self, capacity: Capacity) -> None:
         waiting = {each.name: each for each in self.store.find(states=WAITING)}
         queue = [_waiting(each) for each in waiting.values()]
-        decision = decide(queue, self._held(), room, self.settings.limits, time.time())
+        decision = decide(queue, self._held(), capacity, self.settings.limits, time.time())
         for name, slots in decision.launch.items():
             old = waiting[name]
             attempt, now = old.attempt + 1, time.time()

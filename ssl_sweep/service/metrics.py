@@ -19,7 +19,7 @@ def exposition(service: Loop) -> str:
     samples: dict[str, list[tuple[str, float]]] = {
         "sweeps": [(f'{{state="{state}"}}', counts.get(state, 0)) for state in (*WAITING, *ACTIVE, *ENDED)],
         "queue_seconds": [("", round(time.time() - min(queued), 1) if queued else 0.0)],
-        "ray_up": [("", int(service.room is not None and not service.trouble))],
+        "ray_up": [("", int(service.capacity is not None and not service.trouble))],
     }
     lines = []
     for name, values in samples.items():

@@ -87,7 +87,7 @@ class Sweep(BaseModel):
     owner: str
     description: str | None = None
     state: Literal["QUEUED", "LAUNCHING", "RUNNING", "COMPLETE", "FAILED", "STOPPED", "PAUSED"]
-    reason: Annotated[str, Field(description="why it waits, or how it ended", examples=["waits for room"])]
+    reason: Annotated[str, Field(description="why it waits, or how it ended", examples=["waits for resources"])]
     asked: Annotated[str | None, Field(description="stop or pause, where its driver has yet to follow")] = None
     priority: int
     trials_at_once: Annotated[int, Field(description="as it was last granted; 0 while it waits")]

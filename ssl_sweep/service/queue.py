@@ -45,18 +45,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Room:
-    """CPUs and GPUs."""
+class Capacity:
+    """CPUs and GPUs of a cluster, or of a part of it."""
 
     cpus: float
     gpus: float
 
-    def or_more(self, other: "Room") -> "Room":
-        """The larger of both, of each kind."""
-        return Room(max(self.cpus, other.cpus), max(self.gpus, other.gpus))
+    def at_least(self, other: "Capacity") -> "Capacity":
+        """The larger number of each resource."""
+        return Capacity(max(self.cpus, other.cpus), max(self.gpus, other.gpus))
 
-    def holds(self, wanted: Waiting) -> int:
-        """How many of its trials fit."""
+    def count_fitting(self, wanted: Waiting) -> int:
+        """How many trials of a sweep fit, up to those that it may run at a time."""
         shares = [have / want for have, want in ((self.cpus, wanted.cpus), (self.gpus, wanted.gpus)) if want]
         return max(0, min([wanted.slots, *(int(share + 1e-9) for share in shares)]))
 
@@ -70,7 +70,7 @@ class Decision:
 
 
 def decide(
-    waiting: Sequence[Waiting], running: Sequence[Running], capacity: Room, limits: Limits, now: float
+    waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capacity, limits: Limits, now: float
 ) -> Decision:
     """Who is launched now. `running` holds `capacity` and what it has of it is not given twice."""
     decision, held = Decision({}, {}), list(running)
@@ -80,15 +80,15 @@ def decide(
         chosen = queue.pop(0)
         free = _free(capacity, held)
         why = _obstacle(chosen, held, capacity, limits, now) or (
-            f"waits behind {kept.id}, which has waited longest for room" if kept else ""
+            f"waits behind {kept.id}, which has waited longest for resources" if kept else ""
         )
-        slots = 0 if why else min(free.holds(chosen), _allowed(chosen, held, limits))
+        slots = 0 if why else min(free.count_fitting(chosen), _allowed(chosen, held, limits))
         if slots:
             decision.launch[chosen.id] = slots
             held.append(Running(chosen.owner, chosen.cpus * slots, chosen.gpus * slots))
             queue = ordered(queue, held, now)  # shares have changed
             continue
-        room = f"waits for room: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
+        room = f"waits for resources: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
         decision.reasons[chosen.id] = why or room
         if not why and now - chosen.since > PATIENCE_S:
             kept = chosen
@@ -106,11 +106,11 @@ def ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> 
     return sorted(waiting, key=rank)
 
 
-def _obstacle(each: Waiting, held: Sequence[Running], capacity: Room, limits: Limits, now: float) -> str:
+def _obstacle(each: Waiting, held: Sequence[Running], capacity: Capacity, limits: Limits, now: float) -> str:
     """What stands in its way however much is free."""
     if now < each.not_before:
         return "goes on after a while"
-    if not capacity.holds(each):
+    if not capacity.count_fitting(each):
         return f"does not fit this cluster: {_needs(each)}, the cluster has {_shown(capacity)}"
     if limits.gpus is not None and each.gpus > limits.gpus:
         return f"can never run: {_needs(each)}, a user may have {limits.gpus:g} GPUs at a time"
@@ -130,18 +130,18 @@ def _allowed(each: Waiting, held: Sequence[Running], limits: Limits) -> int:
     return max(0, min(each.slots, int((limits.gpus - _used(each.owner, held).gpus) / each.gpus + 1e-9)))
 
 
-def _used(owner: str, held: Sequence[Running]) -> Room:
+def _used(owner: str, held: Sequence[Running]) -> Capacity:
     own = [run for run in held if run.owner == owner]
-    return Room(sum(run.cpus for run in own), sum(run.gpus for run in own))
+    return Capacity(sum(run.cpus for run in own), sum(run.gpus for run in own))
 
 
-def _free(capacity: Room, held: Sequence[Running]) -> Room:
-    return Room(capacity.cpus - sum(run.cpus for run in held), capacity.gpus - sum(run.gpus for run in held))
+def _free(capacity: Capacity, held: Sequence[Running]) -> Capacity:
+    return Capacity(capacity.cpus - sum(run.cpus for run in held), capacity.gpus - sum(run.gpus for run in held))
 
 
 def _needs(each: Waiting) -> str:
-    return f"a trial needs {_shown(Room(each.cpus, each.gpus))}"
+    return f"a trial needs {_shown(Capacity(each.cpus, each.gpus))}"
 
 
-def _shown(room: Room) -> str:
-    return f"{max(0.0, room.cpus):g} CPUs and {max(0.0, room.gpus):g} GPUs"
+def _shown(capacity: Capacity) -> str:
+    return f"{max(0.0, capacity.cpus):g} CPUs and {max(0.0, capacity.gpus):g} GPUs"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ssl_sweep.service.queue import Limits, Room
+from ssl_sweep.service.queue import Capacity, Limits
 from ssl_sweep.storage.layout import Storage
 
 
@@ -14,7 +14,7 @@ class Settings:
     storage: Storage
     data_roots: tuple[Path, ...]  # absolute; a spec's relative data starts at the first
     limits: Limits = field(default_factory=Limits)
-    grows_to: Room = field(default_factory=lambda: Room(0, 0))  # what an autoscaler may make of the cluster
+    autoscale_max: Capacity = field(default_factory=lambda: Capacity(0, 0))  # all workers when scaled up
     open: bool = False  # bound to loopback: who has no token is this machine's admin, until there are tokens
     mlflow_url: str = ""  # as a browser reaches it; empty: nothing leads there
     ray_url: str = ""

@@ -295,13 +295,13 @@ def test_the_queue_says_who_is_next_and_why_they_wait(tmp_path: Path) -> None:
     here = Filled(tmp_path, open=True)
     client = TestClient(here.app, "http://127.0.0.1:8300", client=("127.0.0.1", 5))
     here.submit("first", "ann", state="RUNNING", granted=4, gpus=1.0)
-    here.submit("second", "ann", reason="waits for room")
-    here.submit("third", "bob", reason="waits for room")  # uses less
+    here.submit("second", "ann", reason="waits for resources")
+    here.submit("third", "bob", reason="waits for resources")  # uses less
     here.submit("urgent", "ann", priority=5)
     text = client.get("/list", params={"state": "waiting"}).text
     assert re.findall(r'href="/sweeps/(\w+)"', text) == ["urgent", "third", "second"]
     assert [f"no. {place} in the queue" in text for place in (1, 2, 3, 4)] == [True, True, True, False]
-    assert "waits for room" in text
+    assert "waits for resources" in text
     assert "<b>4</b> of 8 given" in text
     assert "<b>8</b> of 64 given" in text
     assert "no. 2 in the queue" in client.get("/sweeps/third/head").text

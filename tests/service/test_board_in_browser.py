@@ -47,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     filled.run("alphas", mlflow=True)
     filled.submit("running", description=NASTY, reason=NASTY)
     filled.run("running", "RUNNING", failure=(NASTY, NASTY))
-    filled.submit("waiting", "bob", reason="waits for room: a trial needs 2 CPUs and 0.5 GPUs")
+    filled.submit("waiting", "bob", reason="waits for resources: a trial needs 2 CPUs and 0.5 GPUs")
     filled.fill("many", CHOICES, SEEDS)
     tokens = {name: filled.store.create_token(name, role)[0] for name, role in
               {"ann": "submitter", "vic": "viewer", "root": "admin"}.items()}  # fmt: skip
@@ -183,7 +183,7 @@ def test_sweeps_with_progress_queue_and_cluster(board: Any) -> None:
     tab.wait_for_selector("table.sweeps")
     text = " ".join(tab.locator("#list").inner_text().split())
     assert "GPUS 2 of 8 given" in text
-    assert "no. 1 in the queue waits for room" in text
+    assert "no. 1 in the queue waits for resources" in text
     assert "24 of 24 done, 2 pruned, 2 failed" in text
     assert "4 running" in text
     assert "5000 of 5000 done" in text
@@ -206,7 +206,7 @@ def test_a_change_is_shown_and_said_without_a_reload(board: Any, served: Served)
     served.filled.store.change(served.filled.now("waiting"), state="PAUSED", reason="as it was asked")
     says(tab, "#head", "paused")
     assert tab.locator("#status").inner_text().startswith("waiting is paused")
-    served.filled.store.change(served.filled.now("waiting"), state="QUEUED", reason="waits for room")
+    served.filled.store.change(served.filled.now("waiting"), state="QUEUED", reason="waits for resources")
 
 
 def test_everything_of_a_sweep_is_drawn(board: Any, served: Served) -> None:

@@ -263,7 +263,7 @@ def test_a_plan_says_what_fits_the_services_cluster(spec: Path, service: Service
     wants_gpus = command("plan", spec, "--set", "resources.gpus=3")
     assert "does not fit" in wants_gpus
     assert "until the cluster has grown" in wants_gpus
-    service.loop.room = None
+    service.loop.capacity = None
     unknown = command("plan", spec, "--set", "resources.gpus=3")
     assert "not known: no cluster answers there" in unknown
     assert "does not fit" not in unknown

@@ -15,7 +15,7 @@ from ssl_sweep.ledger.orders import give_order, read_orders
 from ssl_sweep.service.drivers import MAX_DEATHS
 from ssl_sweep.service.jobs import Job
 from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.store import Store
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.sweep.webhook import Webhook
@@ -61,7 +61,7 @@ def test_a_full_cluster_makes_a_sweep_wait_and_says_why(
     submit(store, tmp_path, "next", owner="bob")
     loop.tick()
     assert submitted(store, "next").state == "QUEUED"
-    assert "waits for room" in submitted(store, "next").reason
+    assert "waits for resources" in submitted(store, "next").reason
     loop.tick()
     cluster.ends("SUCCEEDED", 0)
     loop.tick()
@@ -73,9 +73,9 @@ def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
     store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path, cpus=2, gpus=2, slots=9)
-    growing = make_loop(tmp_path, store, cluster, grows_to=Room(3, 8))  # has 4 CPUs and 2 GPUs now
+    growing = make_loop(tmp_path, store, cluster, autoscale_max=Capacity(3, 8))  # has 4 CPUs and 2 GPUs now
     growing.tick()
-    assert growing.room == Room(4, 8)
+    assert growing.capacity == Capacity(4, 8)
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 2)
     assert json.loads(cluster.environments[0]["SSL_SWEEP_GROWS_TO"]) == {"CPU": 3, "GPU": 8}
 
@@ -83,10 +83,10 @@ def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
 def test_a_cluster_without_a_worker_is_given_work_that_makes_it_grow(
     store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "capacity", lambda: Room(0, 0))
+    monkeypatch.setattr(cluster, "capacity", lambda: Capacity(0, 0))
     submit(store, tmp_path, slots=9)
     submit(store, tmp_path, "next", slots=9)
-    growing = make_loop(tmp_path, store, cluster, grows_to=Room(8, 2))
+    growing = make_loop(tmp_path, store, cluster, autoscale_max=Capacity(8, 2))
     growing.tick()
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)  # of half a GPU each
     assert "0 GPUs of 8 CPUs and 2 GPUs are free" in submitted(store, "next").reason

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from ssl_sweep.service.app import make_app
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.queue import Room
+from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.storage.layout import Storage
@@ -40,7 +40,7 @@ def test_the_queue_is_counted_for_who_has_a_token(tmp_path: Path) -> None:
     assert found["ssl_sweep_service_sweepsFAILED"] == 0
     assert 60 <= found["ssl_sweep_service_queue_seconds"] < 70
     assert found["ssl_sweep_service_ray_up"] == 0  # it has not been heard of yet
-    loop.room = Room(4, 2)
+    loop.capacity = Capacity(4, 2)
     assert told(client)["ssl_sweep_service_ray_up"] == 1
     loop.trouble = "Ray is away"
     assert told(client)["ssl_sweep_service_ray_up"] == 0

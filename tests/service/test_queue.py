@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssl_sweep.service.queue import AGING_S, PATIENCE_S, Limits, Room, Running, Waiting, decide
+from ssl_sweep.service.queue import AGING_S, PATIENCE_S, Capacity, Limits, Running, Waiting, decide
 
-CLUSTER = Room(cpus=16, gpus=8)
+CLUSTER = Capacity(cpus=16, gpus=8)
 NO_LIMITS = Limits()
 
 
@@ -84,7 +84,7 @@ def test_a_sweep_whose_driver_died_waits_its_time() -> None:
 
 
 def test_a_cluster_that_shrank_launches_nothing_more() -> None:
-    made = decide([sweep("a")], [Running("bob", 16, 8)], Room(8, 4), Limits(gpus=4), 0)
+    made = decide([sweep("a")], [Running("bob", 16, 8)], Capacity(8, 4), Limits(gpus=4), 0)
     assert made.launch == {}
 
 

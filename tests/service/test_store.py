@@ -12,7 +12,11 @@ from sqlalchemy import create_engine, event, text
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
+from ssl_sweep.service import server
 from ssl_sweep.service.access import User
+from ssl_sweep.service.listener import Listener
+from ssl_sweep.service.queue import Capacity, Limits
+from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, StoreError, Submission, _engine
 
 
@@ -179,6 +183,39 @@ def test_a_service_that_cannot_work_is_not_started(tmp_path: Path) -> None:
         ran = CliRunner().invoke(app, ["serve", *map(str, words)], catch_exceptions=False, env={"COLUMNS": "400"})
         assert ran.exit_code == 2, ran.output
         assert said in " ".join(ran.output.split())
+
+
+def test_what_serve_is_told_reaches_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[Settings, str, Listener]] = []
+    monkeypatch.setattr(server, "serve", lambda *given: served.append(given))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    given = ["serve", "--data-root", str(tmp_path), "--storage", str(tmp_path), "--host", "0.0.0.0", "--max-gpus", "3"]
+    for names in (
+        ("--autoscale-max-cpus", "--autoscale-max-gpus"),
+        ("--grows-to-cpus", "--grows-to-gpus"),
+    ):  # as before
+        ran = CliRunner().invoke(app, [*given, names[0], "8", names[1], "2"], catch_exceptions=False)
+        assert ran.exit_code == 0, ran.output
+        assert "unencrypted" in ran.output
+    assert served[0] == served[1]
+    settings, ray, listener = served[0]
+    assert (settings.limits, settings.autoscale_max) == (Limits(gpus=3), Capacity(8, 2))
+    assert (settings.data_roots, settings.open, settings.ray_url) == ((tmp_path,), False, ray)
+    assert listener == Listener("0.0.0.0", 8300)
+
+
+@pytest.mark.parametrize(
+    ("listener", "is_local", "is_exposed"),
+    [
+        (Listener(), True, False),
+        (Listener("localhost"), True, False),
+        (Listener(trusted_proxy="127.0.0.1"), False, False),
+        (Listener("0.0.0.0"), False, True),
+        (Listener("0.0.0.0", certificate=Path("cert.pem")), False, False),
+    ],
+)
+def test_who_can_reach_a_listener(listener: Listener, is_local: bool, is_exposed: bool) -> None:
+    assert (listener.is_local, listener.is_exposed) == (is_local, is_exposed)
 
 
 def test_a_silent_postgresql_is_not_waited_for_by_the_hour() -> None:
