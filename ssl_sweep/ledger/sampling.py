@@ -21,7 +21,7 @@ from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial
 
 from ssl_sweep.spec.pruning import max_epochs
-from ssl_sweep.spec.sweep import Choices, Range, SweepSpec, space
+from ssl_sweep.spec.sweep import Categorical, Range, SweepSpec, space
 
 GENERATIONS = 8  # of a genetic search
 
@@ -144,9 +144,9 @@ def pruner(spec: SweepSpec) -> BasePruner | None:
         return PRUNERS[search.pruner.name](search.pruner, epochs)
 
 
-def distribution(values: Choices | Range) -> BaseDistribution:
+def distribution(values: Categorical | Range) -> BaseDistribution:
     """A searched knob's values as Optuna has them."""
-    if isinstance(values, Choices):
+    if isinstance(values, Categorical):
         return CategoricalDistribution(values.values)
     low, high, step = values.low, values.high, values.step
     if values.is_int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, Loc, did_you_mean, validation_error
-from ssl_sweep.spec.domains import Branch, Branches, Choices, Range
+from ssl_sweep.spec.domains import Branch, Branches, Categorical, Range
 from ssl_sweep.spec.sections import NAMED, Base, check_named, named_part
 from ssl_sweep.spec.values import read_values
 
@@ -63,7 +63,7 @@ def _branch(section: str, choice: Any, base: Base) -> Branch:
     part = named_part(NAMED[section], settings)
     read = {knob: errors.run((knob,), read_values, values, part, knob) for knob, values in searched.items()}
     errors.raise_if_any()
-    space: dict[str, Choices | Range] = {knob: values for knob, values in read.items() if values is not None}
+    space: dict[str, Categorical | Range] = {knob: values for knob, values in read.items() if values is not None}
     single = {knob: values.listed()[0] for knob, values in space.items() if len(values.listed()) == 1}
     several = {knob: values for knob, values in space.items() if knob not in single}
     settings = {knob: value for knob, value in {**settings, **single}.items() if knob not in ("name", *several)}

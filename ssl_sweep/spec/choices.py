@@ -5,18 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
-from ssl_sweep.spec.domains import Branches, Choices, Range
+from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sections import CASE, CONSTRUCTED, NAMED, Settings
 
 MAX_COMBINED = 500  # of a section; a spec is read whenever its sweep is looked at
 
 
-def searched(search: Search) -> dict[str, Choices | Range]:
+def searched(search: Search) -> dict[str, Categorical | Range]:
     """The searched knobs that every choice has, see `spec.space`."""
-    cases = {CASE: Choices(values=tuple(search.cases))} if search.cases else {}
+    cases = {CASE: Categorical(values=tuple(search.cases))} if search.cases else {}
     named = {
-        path: Choices(values=values.names) if isinstance(values, Branches) else values
+        path: Categorical(values=values.names) if isinstance(values, Branches) else values
         for path, values in search.space.items()
     }
     return {**cases, **named}
@@ -49,7 +49,7 @@ def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str
             yield choice, {path: choice[path] for path in own}, (section,)
 
 
-def num_settings(values: Choices | Range | Branches) -> int | None:
+def num_settings(values: Categorical | Range | Branches) -> int | None:
     """How many settings a searched knob, or section with its knobs, has; None where a range is without a step."""
     if not isinstance(values, Branches):
         return len(values.listed()) or None
@@ -59,7 +59,7 @@ def num_settings(values: Choices | Range | Branches) -> int | None:
     return sum(math.prod(size or 0 for size in each) for each in sizes)
 
 
-def _settings(path: str, values: Choices | Range, search: Search) -> list[Settings]:
+def _settings(path: str, values: Categorical | Range, search: Search) -> list[Settings]:
     """Every value of a knob; of a section every branch with every value of its own knobs."""
     if path not in search.branches:
         return [{path: value} for value in values.listed()]
@@ -71,7 +71,7 @@ def _settings(path: str, values: Choices | Range, search: Search) -> list[Settin
     return found
 
 
-def _firsts(path: str, values: Choices | Range, search: Search) -> list[Settings]:
+def _firsts(path: str, values: Categorical | Range, search: Search) -> list[Settings]:
     """Every value of a list, or of a section with the first value of each knob of its own; the first of a range."""
     if path not in search.branches:
         return [{path: value} for value in ((values.low,) if isinstance(values, Range) else values.values)]

@@ -12,7 +12,7 @@ from ssl_sweep.spec.section import Section
 MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
 
 
-class Choices(Section):
+class Categorical(Section):
     """A searched knob takes one of these values."""
 
     values: tuple[Any, ...]
@@ -77,7 +77,7 @@ class Branch(Section):
 
     name: str
     fixed: dict[str, Any]
-    space: dict[str, Choices | Range]
+    space: dict[str, Categorical | Range]
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def json_schema() -> Schema:
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
     del sections["root"]
-    for name in ("Choices", "Branch", "Branches"):
+    for name in ("Categorical", "Branch", "Branches"):
         del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 
 from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
-from ssl_sweep.spec.domains import Branches, Choices, Range
+from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.pruners import BY_EPOCH, Halving, Median, Wilcoxon, read_pruner
 from ssl_sweep.spec.section import Section
 
@@ -62,7 +62,7 @@ class Search(Section):
     model_config = ConfigDict(serialize_by_alias=True)
     called: ClassVar[str] = "search"
 
-    space: dict[str, Choices | Range | Branches] = Field(
+    space: dict[str, Categorical | Range | Branches] = Field(
         default_factory=dict,
         description="{knob path: values}: a path is `views.X`, `method.X`, `encoder.X`, `pretrain.X` or "
         "`evaluate.NAME.X`; values are a list of choices or a range {low, high, log, step}. `method` and "
@@ -150,8 +150,8 @@ class Search(Section):
     def highest(self, path: str, fixed: int) -> int:
         """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
         searched = self.space.get(path)
-        if isinstance(searched, Choices | Range):
-            return int(max(searched.values) if isinstance(searched, Choices) else searched.high)
+        if isinstance(searched, Categorical | Range):
+            return int(max(searched.values) if isinstance(searched, Categorical) else searched.high)
         return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
 
     @property
@@ -160,9 +160,9 @@ class Search(Section):
         return {section: each for section, each in self.space.items() if isinstance(each, Branches)}
 
     @property
-    def branch_knobs(self) -> dict[str, list[Choices | Range]]:
+    def branch_knobs(self) -> dict[str, list[Categorical | Range]]:
         """The knobs that only some choices have, by path, with the values of each branch that has them."""
-        found: dict[str, list[Choices | Range]] = {}
+        found: dict[str, list[Categorical | Range]] = {}
         for section, branches in self.branches.items():
             for branch in branches.choices:
                 for knob, values in branch.space.items():

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from ssl_sweep.knobs.objective import COST, COSTS, Objective
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.branches import listed_entries, read_branches
-from ssl_sweep.spec.domains import Branches, Choices, Range
+from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.pruners import NONE, PRUNE_ON, parsed_objective, read_prune_on
 from ssl_sweep.spec.search import CONDITIONAL, Sampler
 from ssl_sweep.spec.sections import NAMED, Base, check_named, metric_remedy
@@ -59,7 +59,7 @@ def _check_branches(raw: Mapping[str, Any], space: Mapping[str, Any], errors: Er
             errors.add(("sampler",), raw["sampler"], message, f"use one of {', '.join(CONDITIONAL)}")
 
 
-def _entry(path: str, entry: Any, base: Base) -> Choices | Range | None:
+def _entry(path: str, entry: Any, base: Base) -> Categorical | Range | None:
     located = base.locate(path, entry)
     return None if located is None else read_values(entry, *located)
 

@@ -24,7 +24,7 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
-from ssl_sweep.spec.domains import Branch, Choices, Range
+from ssl_sweep.spec.domains import Branch, Categorical, Range
 from ssl_sweep.spec.pruning import pruning_findings
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.section import Resources, Section, Tracking
@@ -44,7 +44,7 @@ from ssl_sweep.spec.table import Table, read_table
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 __all__ = [
-    "Choices", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
+    "Categorical", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
 ]  # fmt: skip
 
 MAX_GRID = 10_000
@@ -155,7 +155,7 @@ class SweepSpec(Section):
         searched = self.search.space.get("pretrain.batch_size")
         loc: tuple[str, ...] = ("pretrain", "batch_size")
         sizes: Iterable[Any] = (self.pretrain["batch_size"],)
-        if isinstance(searched, Choices | Range):
+        if isinstance(searched, Categorical | Range):
             loc, sizes = ("search", "space", "pretrain.batch_size"), searched.listed()
         for size in sizes:
             if size % workers:
@@ -187,7 +187,7 @@ class SweepSpec(Section):
         return self
 
 
-def space(spec: SweepSpec) -> dict[str, Choices | Range]:
+def space(spec: SweepSpec) -> dict[str, Categorical | Range]:
     """The searched knobs that every choice has, by path, in the file's order; `case` first, where there are cases.
 
     A section of which there are several, `method` or `encoder`, is one of them; the rest is in `search.branches`.

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ssl_sweep.knobs.objective import COSTS
 from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
-from ssl_sweep.spec.domains import Choices, Range
+from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.section import Section
 from ssl_sweep.spec.sections import NAMED, metric_remedy
 from ssl_sweep.tables.labels import Key, row_key, row_label
@@ -71,7 +71,7 @@ class Table(Section):
 
 def read_table(
     raw: Mapping[str, Any],
-    searched: Mapping[str, Choices | Range] | None,
+    searched: Mapping[str, Categorical | Range] | None,
     metrics: list[str] | None,
     sections: Mapping[str, Any],
     errors: ErrorCollector,
@@ -150,7 +150,7 @@ def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]
     return list(dict.fromkeys([*searched, *(path for each in configs for path in flat(each)), *OF_ALL]))
 
 
-def _labels(rows: Any, searched: Mapping[str, Choices | Range]) -> dict[Key, str] | None:
+def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> dict[Key, str] | None:
     """Every row's label by value; None where the spec alone does not tell which rows there will be."""
     if not isinstance(rows, list | tuple) or not all(isinstance(row, str) and row in searched for row in rows):
         return None

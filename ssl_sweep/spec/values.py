@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
-from ssl_sweep.spec.domains import Choices, Range
+from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.sections import Part
 
 
-def read_values(entry: Any, part: Part, knob: str) -> Choices | Range:
+def read_values(entry: Any, part: Part, knob: str) -> Categorical | Range:
     """A list of choices or a range. Raises ValidationError."""
     if isinstance(entry, list):
         return _choices(entry, part, knob)
@@ -18,7 +18,7 @@ def read_values(entry: Any, part: Part, knob: str) -> Choices | Range:
     raise validation_error(Finding((), entry, message, "write `[0.1, 0.2]` or `{low: 0.1, high: 0.5}`"))
 
 
-def _choices(values: list[Any], part: Part, knob: str) -> Choices:
+def _choices(values: list[Any], part: Part, knob: str) -> Categorical:
     errors = ErrorCollector()
     typed: list[Any] = []
     for index, value in enumerate(values):
@@ -30,7 +30,7 @@ def _choices(values: list[Any], part: Part, knob: str) -> Choices:
     if not values:
         errors.add((), values, "has no choices", "name at least one")
     errors.raise_if_any()
-    return Choices(values=tuple(typed))
+    return Categorical(values=tuple(typed))
 
 
 def _range(entry: dict[str, Any], part: Part, knob: str) -> Range:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ssl_sweep.spec.file import load_spec
-from ssl_sweep.spec.sweep import Choices, SpecError, SweepSpec
+from ssl_sweep.spec.sweep import Categorical, SpecError, SweepSpec
 
 TEXT = """\
 name: toy
@@ -85,7 +85,10 @@ def test_overrides(path: Path) -> None:
         ],
     )
     assert spec.pretrain["epochs"] == 2
-    assert spec.search.space == {"views.overlay_alpha": Choices(values=(0.2,)), "pretrain.lr": Choices(values=(0.1,))}
+    assert spec.search.space == {
+        "views.overlay_alpha": Categorical(values=(0.2,)),
+        "pretrain.lr": Categorical(values=(0.1,)),
+    }
     assert spec.search.cases == {"flat": {"views.flip": 0.0}}
     assert (spec.encoder["name"], spec.encoder["width"]) == ("resnet18", 16)
     assert spec.resources.cpus == 2

@@ -89,11 +89,11 @@ def test_space_has_typed_values() -> None:
     assert isinstance(queue, spec.Range)
     assert (temperature.low, temperature.high, temperature.log, temperature.is_int) == (1.0, 4.0, True, False)
     assert (queue.low, queue.high, queue.step, queue.is_int) == (2, 64, None, True)
-    assert searched["views.auto_augment"] == spec.Choices(values=(True, False))
-    assert searched["method.layers"] == spec.Choices(values=([1], [2, 3]))
+    assert searched["views.auto_augment"] == spec.Categorical(values=(True, False))
+    assert searched["method.layers"] == spec.Categorical(values=([1], [2, 3]))
     assert list(searched) == list(space)
     clips = searched["pretrain.clip_norm"]
-    assert isinstance(clips, spec.Choices)
+    assert isinstance(clips, spec.Categorical)
     assert [type(value) for value in clips.values] == [type(None), float]
 
 
@@ -147,7 +147,7 @@ def test_cases_are_the_values_of_a_knob_called_case() -> None:
         {"case": "overlay", "pretrain.lr": 0.2},
         {"case": "mask", "pretrain.lr": 0.1},
     ]
-    assert spec.space(sweep)["case"] == spec.Choices(values=tuple(CASES))
+    assert spec.space(sweep)["case"] == spec.Categorical(values=tuple(CASES))
     assert sweep.table.rows == ("case", "pretrain.lr")
 
 
