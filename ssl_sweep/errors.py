@@ -3,30 +3,30 @@
 Each message names the place, the value and a remedy. Each class stands in the package that raises it:
 
 UserError
-├── BucketError           storage   a bucket cannot be reached, refuses a request, or has been away for too long
-├── ClusterError          cluster   the Ray cluster cannot be used
-│   └── InfeasibleError   cluster   no node has the resources for a trial
-├── DamagedAsk            trialdir  a trial cannot read what it is asked
-├── DataError             data      images are missing, damaged or misnamed
-│   └── Damaged           data      a pack differs from what was written
-├── DiskFull              trialdir  there is no room for what must be written
-├── ExportError           trial     there is no encoder to export, or no place for it
-├── JournalError          trialdir  a line of a journal is not an event
-├── LedgerAway            ledger    the ledger's database cannot be reached
-├── LedgerError           ledger    the ledger does not fit the request
-│   ├── Driven            ledger    another driver runs this sweep
-│   ├── LeaseLost         ledger    another driver has taken this sweep over
-│   └── NoLocks           ledger    the storage's file system cannot lock files
-├── NoFolder              storage   sweeps cannot be stored there
-├── NoSuchTrial           sweep     no trial, or more than one, fits the request
-├── NotRecorded           tracking  MLflow holds no such sweep or trial
-├── RecordError           trialdir  a trial's `config.yaml` cannot be read
-├── ServiceError          client    the service refused a request, or did not answer
-├── SpecError             knobs     a spec is invalid; one line for each problem
-├── StoreError            service   the service's database does not accept a value
-├── TableError            tables    no table can be made of these runs
-├── UnknownNameError      knobs     there is no method, evaluation or encoder of this name
-└── WebhookError          sweep     a setting of the webhook is invalid
+├── BucketError             storage   a bucket cannot be reached, refuses a request, or has been away for too long
+├── ClusterError            cluster   the Ray cluster cannot be used
+│   └── InfeasibleError     cluster   no node has the resources for a trial
+├── DamagedAsk              trialdir  a trial cannot read what it is asked
+├── DataError               data      images are missing, damaged or misnamed
+│   └── Damaged             data      a pack differs from what was written
+├── DiskFull                trialdir  there is no room for what must be written
+├── ExportError             trial     there is no encoder to export, or no place for it
+├── JournalError            trialdir  a line of a journal is not an event
+├── LedgerError             ledger    the ledger does not fit the request
+│   ├── LeaseLost           ledger    another driver has taken this sweep over
+│   ├── NoFileLocksError    ledger    the storage's file system cannot lock files
+│   └── SweepLockedError    ledger    another driver runs this sweep
+├── LedgerUnreachableError  ledger    the ledger's database cannot be reached
+├── NoFolder                storage   sweeps cannot be stored there
+├── NoSuchTrial             sweep     no trial, or more than one, fits the request
+├── NotRecorded             tracking  MLflow holds no such sweep or trial
+├── RecordError             trialdir  a trial's `config.yaml` cannot be read
+├── ServiceError            client    the service refused a request, or did not answer
+├── SpecError               knobs     a spec is invalid; one line for each problem
+├── StoreError              service   the service's database does not accept a value
+├── TableError              tables    no table can be made of these runs
+├── UnknownNameError        knobs     there is no method, evaluation or encoder of this name
+└── WebhookError            sweep     a setting of the webhook is invalid
 
 Any other exception is a fault of this package, or of the machine, and keeps its stack trace.
 """

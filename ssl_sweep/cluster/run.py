@@ -78,7 +78,7 @@ def run_sweep(
         ClusterError: the cluster does not let us in.
         InfeasibleError: no node has the resources for a trial.
         LeaseLost: another driver has taken the sweep over.
-        LedgerAway: the ledger's database has been away for too long.
+        LedgerUnreachableError: the ledger's database has been away for too long.
     """
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)

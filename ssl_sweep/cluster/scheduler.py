@@ -71,7 +71,7 @@ class LedgerScheduler:
         self._upcoming = TrialQueue(lambda trial: pretraining(self._record(trial).config))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
-        for trial in ledger.condemned:  # the driver died before they could end themselves
+        for trial in ledger.pruned_running:  # the driver died before they could end themselves
             self._end(trial, Outcome(TrialState.PRUNED, message=ledger.choice(trial.choice).pruned))
         for choice in ledger.choices:
             self._upcoming.add(self._due(choice))
@@ -92,7 +92,7 @@ class LedgerScheduler:
         self.poll_requests()
         if self.asked is not None or self.interrupted or self.lease_lost:
             return Idle.WAIT if self._running and not self.interrupted else Idle.FINISHED
-        with self.ledger.together():  # a choice is asked for and its first trial begun at once
+        with self.ledger.transaction():  # a choice is asked for and its first trial begun at once
             trial = self._begin_next()
         if trial is None:
             waits = self._running or (self._upcoming and self.halted is None)
@@ -180,7 +180,7 @@ class LedgerScheduler:
         return None if self.lease_lost else trial
 
     def _decide(self, trial: Trial, outcome: Outcome) -> None:
-        if outcome.state == TrialState.FAILED and trial in self.ledger.condemned:
+        if outcome.state == TrialState.FAILED and trial in self.ledger.pruned_running:
             self._end(trial, Outcome(TrialState.PRUNED, message=self.ledger.choice(trial.choice).pruned))
         else:
             self._settle(trial, outcome)

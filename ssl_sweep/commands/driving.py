@@ -182,12 +182,12 @@ def _drive(
 ) -> None:
     from ssl_sweep.cluster.run import InfeasibleError
     from ssl_sweep.commands.terminal import summary
-    from ssl_sweep.ledger.lease import Driven
+    from ssl_sweep.ledger.lease import SweepLockedError
     from ssl_sweep.sweep.drive import drive
 
     try:
         ended: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
-    except (Driven, InfeasibleError) as error:
+    except (SweepLockedError, InfeasibleError) as error:
         is_extended = extends and isinstance(error, InfeasibleError)
         hint = f"; {spec.name} is extended already, go on with: ssl-sweep resume {spec.name}" if is_extended else ""
         err.print(f"{error}{hint}", style="red", markup=False, soft_wrap=True)

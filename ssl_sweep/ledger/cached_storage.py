@@ -17,7 +17,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, Update, and_, bindparam, select
 
-from ssl_sweep.ledger.database import NOTES, Store
+from ssl_sweep.ledger.database import NOTES, DatabaseStorage
 from ssl_sweep.ledger.entries import LEASE, LeaseLost
 
 TRIALS, VALUES, STEPS = (
@@ -38,21 +38,21 @@ _READ_NOTE = (
 STATE = "state"  # stands for a trial's own row, where other rows have their key
 
 
-class Mirror(InMemoryStorage):
+class CachedStudyStorage(InMemoryStorage):
     """One study; a trial's id is its number here, and another one in the database.
 
     Raises LeaseLost when something is to be written and the sweep's lease is another driver's.
     """
 
-    def __init__(self, store: Store, name: str, owner: str | None = None) -> None:
+    def __init__(self, database: DatabaseStorage, name: str, owner: str | None = None) -> None:
         """owner: of the lease; None where a test writes without one."""
         super().__init__()
-        self._store, self._study_row, self._owner = store, store.get_study_id_from_name(name), owner
-        study = self.create_new_study(store.get_study_directions(self._study_row), name)
-        for key, value in store.get_study_system_attrs(self._study_row).items():
+        self._database, self._study_row, self._owner = database, database.get_study_id_from_name(name), owner
+        study = self.create_new_study(database.get_study_directions(self._study_row), name)
+        for key, value in database.get_study_system_attrs(self._study_row).items():
             super().set_study_system_attr(study, key, value)
         self._rows: list[int] = []  # the trials' ids in the database
-        for trial in store.get_all_trials(self._study_row, deepcopy=False):
+        for trial in database.get_all_trials(self._study_row, deepcopy=False):
             super().create_new_trial(study, trial)
             self._rows.append(trial._trial_id)
         # what is yet to be written: a trial, a table and a key there -> whether the database may have that row
@@ -60,7 +60,7 @@ class Mirror(InMemoryStorage):
         self._holding, self._unsure = False, False  # unsure: a write has failed, and may have been done all the same
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Make one transaction of what the block changes; nothing of it is written where the block does not end."""
         if self._holding:
             yield
@@ -74,7 +74,7 @@ class Mirror(InMemoryStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """The notes, which others write too."""
-        return self._store.get_study_user_attrs(self._study_row)
+        return self._database.get_study_user_attrs(self._study_row)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         where, values = {"study_id": self._study_row, "key": key}, {"value_json": json.dumps(value)}
@@ -84,10 +84,10 @@ class Mirror(InMemoryStorage):
                 connection.execute(NOTES.insert(), {**where, **values})
             self._check_lease(connection)
 
-        self._store.transact(put)
+        self._database.transact(put)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._store.set_study_system_attr(self._study_row, key, value)
+        self._database.set_study_system_attr(self._study_row, key, value)
         super().set_study_system_attr(study_id, key, value)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -144,7 +144,7 @@ class Mirror(InMemoryStorage):
         """What could not be written is written with what follows, if anything does."""
         if self._changes:
             unsure, self._unsure = self._unsure, True
-            self._store.transact(lambda connection, again: self._put_all(connection, again or unsure))
+            self._database.transact(lambda connection, again: self._put_all(connection, again or unsure))
             self._changes.clear()
             self._unsure = False
 

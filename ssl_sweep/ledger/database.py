@@ -28,43 +28,49 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
-class LedgerAway(UserError, ValueError):  # noqa: N818 - says what happened
+class LedgerUnreachableError(UserError, ValueError):
     """The ledger's database cannot be reached, or has been away for too long."""
 
 
-def open_storage(url: str, *, known: bool = False) -> "Store":
+def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
     """The database at a URL of SQLAlchemy's, its tables made when it is new.
 
     Those of a `known` one were there: to look at them again Optuna loads all its migrations, 30 ms.
 
     Raises:
-        LedgerAway: it cannot be reached, its driver is not installed, or the URL is none.
+        LedgerUnreachableError: it cannot be reached, its driver is not installed, or the URL is none.
     """
     try:
         if known:
             with suppress(StorageInternalError):  # it is away, or another's: what follows finds out
-                return _store(url, skip_table_creation=True, skip_compatibility_check=True)
-        return make_tables(lambda: _store(url))
+                return _connect(url, skip_table_creation=True, skip_compatibility_check=True)
+        return make_tables(lambda: _connect(url))
     except ImportError as error:
         remedy = "for PostgreSQL: pip install 'ssl-sweep[postgres]'"
-        raise LedgerAway(f"the ledger at {redacted(url)} lacks its database driver ({error}); {remedy}") from error
+        raise LedgerUnreachableError(
+            f"the ledger at {redacted(url)} lacks its database driver ({error}); {remedy}"
+        ) from error
     except ArgumentError as error:
         remedy = "set SSL_SWEEP_LEDGER to one, such as postgresql://USER@HOST/DATABASE, or unset it"
-        raise LedgerAway(f"the ledger's {redacted(url)!r} is no database's URL ({error}); {remedy}") from error
+        raise LedgerUnreachableError(
+            f"the ledger's {redacted(url)!r} is no database's URL ({error}); {remedy}"
+        ) from error
     except OperationalError as error:
         remedy = "check SSL_SWEEP_LEDGER, that the database is up, and the password (PGPASSWORD for PostgreSQL)"
-        raise LedgerAway(f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}") from error
+        raise LedgerUnreachableError(
+            f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}"
+        ) from error
 
 
-def _store(url: str, **options: Any) -> "Store":
+def _connect(url: str, **options: Any) -> "DatabaseStorage":
     backend = make_url(url).get_backend_name()
     if backend == "sqlite":  # two sweeps of one file wait for one another's writes rather than fail
-        return Store(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
+        return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
     arguments = POSTGRESQL if backend == "postgresql" else {}
-    return LastingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
+    return RetryingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
 
 
-class Store(RDBStorage):
+class DatabaseStorage(RDBStorage):
     """A database of studies. A driver's trials come here by `transact` alone."""
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
@@ -94,7 +100,7 @@ class Store(RDBStorage):
             return False
 
 
-class LastingStorage(Store):
+class RetryingStorage(DatabaseStorage):
     """A database on a server that may be restarted: what it does not answer is asked again, for some minutes.
 
     An answer may be lost of a write that was done.
@@ -105,19 +111,19 @@ class LastingStorage(Store):
         weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open behind
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
-        """As above, again and again for some minutes. Raises LedgerAway."""
+        """As above, again and again for some minutes. Raises LedgerUnreachableError."""
 
         def once(again: bool) -> Answer:
             with self.engine.begin() as connection:
                 return write(connection, again)
 
-        return self._insisted(once)
+        return self._with_retries(once)
 
-    def _repeated(self, name: str, *wiring: Any, **values: Any) -> Any:
-        return self._insisted(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
+    def _retried(self, name: str, *wiring: Any, **values: Any) -> Any:
+        return self._with_retries(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
 
-    def _insisted(self, call: Callable[[bool], Answer]) -> Answer:
-        """The answer to a call, which is told whether it is made again. Raises LedgerAway."""
+    def _with_retries(self, call: Callable[[bool], Answer]) -> Answer:
+        """The answer to a call, which is told whether it is made again. Raises LedgerUnreachableError."""
         deadline, delay_s, again = time.monotonic() + PATIENCE_S, FIRST_DELAY_S, False
         while True:
             try:
@@ -136,8 +142,8 @@ class LastingStorage(Store):
             time.sleep(delay_s)
             again, delay_s = True, min(2 * delay_s, LONGEST_DELAY_S)
 
-    def _given_up(self, error: Exception) -> LedgerAway:
-        return LedgerAway(
+    def _given_up(self, error: Exception) -> LedgerUnreachableError:
+        return LedgerUnreachableError(
             f"the ledger at {redacted(self.url)} has been away for {PATIENCE_S:g} s ({_reason(error)}); when it is "
             "back, `ssl-sweep resume` goes on with the sweep"
         )
@@ -157,7 +163,7 @@ for _name in (
     "set_study_system_attr",
     "_get_trials",
 ):
-    setattr(LastingStorage, _name, partialmethod(LastingStorage._repeated, _name))
+    setattr(RetryingStorage, _name, partialmethod(RetryingStorage._retried, _name))
 
 
 def _is_away(error: Exception) -> bool:

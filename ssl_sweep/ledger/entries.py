@@ -11,7 +11,7 @@ from ssl_sweep.trialdir.states import ENDED, TrialState
 if TYPE_CHECKING:
     import optuna
 
-    from ssl_sweep.ledger.database import Store
+    from ssl_sweep.ledger.database import DatabaseStorage
 
 LEASE = "lease"  # the note of who drives a sweep
 
@@ -50,7 +50,7 @@ class Trial:
         return self.state in ENDED
 
     @property
-    def anew(self) -> "Trial":
+    def reset(self) -> "Trial":
         """It again, under its own id, with its budgets whole and its attempts counted on."""
         return Trial(self.trial_id, self.choice, self.seed, attempts=self.attempts, confirms=self.confirms)
 
@@ -92,9 +92,9 @@ class Choice:
 class Notes:
     """Small values beside a sweep's choices, each written by itself: who drives it, what people ask of it."""
 
-    def __init__(self, study: "optuna.Study", store: "Store") -> None:
-        """store: the database that the study is in."""
-        self._study, self._store = study, store
+    def __init__(self, study: "optuna.Study", database: "DatabaseStorage") -> None:
+        """database: the database that the study is in."""
+        self._study, self._database = study, database
 
     def read(self) -> dict[str, Any]:
         """All of them, as they are now."""
@@ -106,7 +106,7 @@ class Notes:
 
     def swap(self, name: str, old: Any, new: Any) -> bool:
         """Set one where it still is the old one, or None; says whether it was. Of two at once, one is told so."""
-        return self._store.swap_note(self._study.study_name, name, old, new)
+        return self._database.swap_note(self._study.study_name, name, old, new)
 
 
 def _mean(trials: Sequence[Trial], metric: str) -> float | None:

@@ -25,11 +25,11 @@ WATCH_S = 20.0  # a counter that stands still for so long is a dead driver's
 log = logging.getLogger(__name__)
 
 
-class Driven(LedgerError):  # noqa: N818 - says what the sweep is
+class SweepLockedError(LedgerError):
     """Another driver is at work on this sweep."""
 
 
-class NoLocks(LedgerError):  # noqa: N818 - says what is wrong
+class NoFileLocksError(LedgerError):
     """The storage's file system cannot lock files."""
 
 
@@ -38,7 +38,7 @@ def sole_driver(folder: Path, notes: Notes) -> Iterator["Lease"]:
     """Be a sweep's only driver while the block runs.
 
     Raises:
-        Driven: there is one, here or on another machine.
+        SweepLockedError: there is one, here or on another machine.
     """
     with _file_lock(folder, notes):
         lease = Lease(notes)
@@ -54,7 +54,7 @@ def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
     """Keep drivers away while the block runs; writes nothing to the ledger, whose disk may be full.
 
     Raises:
-        Driven: there is one, here or on another machine.
+        SweepLockedError: there is one, here or on another machine.
     """
     with _file_lock(folder, notes):
         Lease(notes).check_free()
@@ -91,17 +91,17 @@ class Lease:
         self.taken_by: str | None = None  # who has taken it from us
 
     def acquire(self) -> None:
-        """Take the lease; where its holder shows no sign of life, take it over. Raises Driven."""
+        """Take the lease; where its holder shows no sign of life, take it over. Raises SweepLockedError."""
         self._held = self.check_free()
         if not self._write():  # of two that find it free one is told so
-            raise _driven(self._read() or {"host": "another machine", "pid": "?"})
+            raise _locked_error(self._read() or {"host": "another machine", "pid": "?"})
         self._thread.start()
 
     def check_free(self) -> dict[str, Any] | None:
-        """The lease as a holder that has died left it, if one did. Raises Driven where it gives a sign of life."""
+        """Return a dead holder's lease, or None without one. Raises SweepLockedError if the holder is alive."""
         held = self._read()
         if held is not None and not _has_died(held) and self._moves(held):
-            raise _driven(self._read() or held)
+            raise _locked_error(self._read() or held)
         return self._read() and held
 
     def release(self) -> None:
@@ -159,14 +159,14 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise _driven(driver_of(notes) or {"host": "this machine", "pid": "?"}) from None
+        raise _locked_error(driver_of(notes) or {"host": "this machine", "pid": "?"}) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise
         remedy = (
             "give --storage (or SSL_SWEEP_STORAGE) a file system with locks: a local disk, NFS 4, Lustre with -o flock"
         )
-        raise NoLocks(
+        raise NoFileLocksError(
             f"{folder}: two drivers could not be told apart here, there are no file locks ({error}); {remedy}"
         ) from error
     try:
@@ -175,8 +175,10 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
         lock.release()
 
 
-def _driven(held: Mapping[str, Any]) -> Driven:
-    return Driven(f"another driver is running this sweep, {_who(held)}; `ssl-sweep status` shows it, `stop` ends it")
+def _locked_error(held: Mapping[str, Any]) -> SweepLockedError:
+    return SweepLockedError(
+        f"another driver is running this sweep, {_who(held)}; `ssl-sweep status` shows it, `stop` ends it"
+    )
 
 
 def _who(held: Mapping[str, Any]) -> str:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import optuna
 from optuna.trial import FrozenTrial
 
-from ssl_sweep.ledger.database import Store, open_storage
+from ssl_sweep.ledger.cached_storage import CachedStudyStorage
+from ssl_sweep.ledger.database import DatabaseStorage, open_storage
 from ssl_sweep.ledger.entries import LedgerError, Notes
-from ssl_sweep.ledger.in_memory import Mirror
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
@@ -51,21 +51,21 @@ def open_ledger(
             sweep to learn from is not there, or has too little to learn.
     """
     taught = _lessons(url, spec, say)
-    storage = open_storage(url)
-    _study_of(storage, spec)
-    mirror = Mirror(storage, spec.name, owner)
-    study = optuna.load_study(storage=mirror, study_name=spec.name)
+    database = open_storage(url)
+    _study_of(database, spec)
+    cached = CachedStudyStorage(database, spec.name, owner)
+    study = optuna.load_study(storage=cached, study_name=spec.name)
     if "uuid" not in study.user_attrs:
         study.set_user_attr("uuid", str(uuid.uuid4()))
     if not extends:
         _check_same(study, spec)
     if taught:
-        known = {each.user_attrs.get(FROM) for each in study.get_trials(deepcopy=False)}
-        with mirror.together():
-            study.add_trials([each for each in taught if each.user_attrs[FROM] not in known])
-        study.set_user_attr("taught", True)  # by who was killed before this, the rest is added
+        known = {frozen.user_attrs.get(FROM) for frozen in study.get_trials(deepcopy=False)}
+        with cached.transaction():
+            study.add_trials([frozen for frozen in taught if frozen.user_attrs[FROM] not in known])
+        study.set_user_attr("taught", True)  # set last: a driver killed before this adds the rest when it resumes
     study.set_user_attr("spec", spec.model_dump(mode="json"))
-    return Ledger(study, spec, Notes(study, storage), mirror)
+    return Ledger(study, spec, Notes(study, database), cached)
 
 
 def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
@@ -84,7 +84,7 @@ def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[Fr
     return taught
 
 
-def _is_taught(storage: Store, name: str) -> bool:
+def _is_taught(storage: DatabaseStorage, name: str) -> bool:
     if name not in optuna.get_all_study_names(storage):
         return False
     return "taught" in optuna.load_study(storage=storage, study_name=name).user_attrs
@@ -110,7 +110,7 @@ def read_ledger(url: str, name: str) -> Iterator[Ledger]:
         storage.engine.dispose()
 
 
-def _load(storage: Store, name: str) -> Ledger:
+def _load(storage: DatabaseStorage, name: str) -> Ledger:
     try:
         study = optuna.load_study(storage=storage, study_name=name)
         spec = study.user_attrs["spec"]
@@ -131,13 +131,13 @@ def sweep_names(url: str) -> list[str]:
     return _begun(open_storage(url))
 
 
-def _begun(storage: Store) -> list[str]:
+def _begun(storage: DatabaseStorage) -> list[str]:
     """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
     # Optuna's own summaries of studies read every trial of each
     return sorted(each.study_name for each in storage.get_all_studies() if "spec" in each.user_attrs)
 
 
-def _study_of(storage: Store, spec: SweepSpec) -> optuna.Study:
+def _study_of(storage: DatabaseStorage, spec: SweepSpec) -> optuna.Study:
     directions = [objective.direction for objective in spec.search.objectives]
     if spec.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=spec.name)

@@ -1,4 +1,4 @@
-"""A choice as Optuna has it until it is told the end: where its trials are written, and what the pruner says of it."""
+"""A choice that has not been told to Optuna yet: stores its trials, and asks the pruner about it."""
 
 import math
 import warnings
@@ -12,55 +12,55 @@ from ssl_sweep.ledger.entries import Choice, Trial
 from ssl_sweep.trialdir.states import TrialState
 
 
-class Asked:
-    """One choice that Optuna was asked for and has not been told the end of."""
+class OpenChoice:
+    """One choice whose Optuna trial is running."""
 
-    def __init__(self, asked: optuna.Trial, steps: Iterable[int]) -> None:
-        """steps: those that the pruner has been told of."""
-        self._asked, self._steps = asked, set(steps)
+    def __init__(self, trial: optuna.Trial, steps: Iterable[int]) -> None:
+        """steps: those that have been reported to the pruner."""
+        self._trial, self._steps = trial, set(steps)
 
     @property
-    def number_of_steps(self) -> int:
-        """How many values the pruner knows."""
+    def num_reports(self) -> int:
+        """The number of values that the pruner has."""
         return len(self._steps)
 
     def write(self, trial: Trial) -> None:
-        """Note how one of its trials stands."""
-        self._asked.set_user_attr(f"seed:{trial.seed}", asdict(trial))
+        """Store the state of one of its trials."""
+        self._trial.set_user_attr(f"seed:{trial.seed}", asdict(trial))
 
-    def condemn(self, why: str) -> None:
-        """Note that the pruner has had enough of it."""
-        self._asked.set_user_attr("pruned", why)
+    def mark_pruned(self, why: str) -> None:
+        """Store that the choice is pruned."""
+        self._trial.set_user_attr("pruned", why)
 
-    def is_news(self, value: float, step: int) -> bool:
-        """Whether the pruner can be told of this: it takes finite values, at steps as they rise."""
+    def accepts(self, value: float, step: int) -> bool:
+        """Whether the pruner takes this report: it needs finite values and rising steps."""
         return math.isfinite(value) and step > max(self._steps, default=0)
 
-    def tell_pruner(self, value: float, step: int) -> None:
-        """Write down what the pruner is to judge by."""
-        self._asked.report(value, step)
+    def report(self, value: float, step: int) -> None:
+        """Report a value to the pruner."""
+        self._trial.report(value, step)
         self._steps.add(step)
 
-    def tell_seeds(self, choice: Choice, metric: str) -> None:
-        """Have a pruner by seed know every seed that is complete."""
+    def report_seeds(self, choice: Choice, metric: str) -> None:
+        """Report every complete seed that a pruner by seed does not have yet."""
         for step, trial in enumerate(choice.trials):
             if trial.results is not None and step not in self._steps and math.isfinite(trial.results[metric]):
-                self.tell_pruner(trial.results[metric], step)
+                self.report(trial.results[metric], step)
 
-    def is_bad(self) -> bool:
-        """What the pruner says."""
+    def should_prune(self) -> bool:
+        """The pruner's decision."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # SciPy's, that seeds tie, and Optuna's, that there is nothing to compare
-            return self._asked.should_prune()
+            warnings.simplefilter("ignore")  # SciPy warns of tied seeds, Optuna that there is nothing to compare with
+            return self._trial.should_prune()
 
-    def end(self, choice: Choice, metrics: Sequence[str]) -> None:
-        """Tell the mean over seeds; of a pruned choice nothing more; one that lacks a seed for another reason failed.
+    def tell(self, choice: Choice, metrics: Sequence[str]) -> None:
+        """Report the means over seeds; without them, PRUNED if a pruner ended the choice, else FAIL.
 
-        Samplers leave out what failed, and know of what was pruned that its last value is one of early days.
+        Samplers ignore what failed. Of a pruned choice they know that its last value is an early one.
         """
-        study, means = self._asked.study, choice.means(metrics)
+        study, means = self._trial.study, choice.means(metrics)
         if means is not None:
-            study.tell(self._asked, means)
+            study.tell(self._trial, means)
         else:
             pruned = not choice.retriable and any(trial.state == TrialState.PRUNED for trial in choice.trials)
-            study.tell(self._asked, state=OptunaState.PRUNED if pruned else OptunaState.FAIL)
+            study.tell(self._trial, state=OptunaState.PRUNED if pruned else OptunaState.FAIL)

@@ -36,7 +36,7 @@ def taken_up_again(search: Search, choice: Choice, chosen: Collection[str]) -> l
     """A choice's trials with those anew that are chosen by their ids, or ended only because the first seed did."""
     follow = {each.trial_id for each in choice.trials if each.state == TrialState.STOPPED and each.attempts == 0}
     again = {*chosen, *(follow if search.prunes_by == "epoch" else ())}
-    return [trial.anew if trial.trial_id in again else trial for trial in choice.trials]
+    return [trial.reset if trial.trial_id in again else trial for trial in choice.trials]
 
 
 def fresh_seeds(search: Search, choices: Mapping[int, Choice]) -> dict[int, list[int]]:

@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from ssl_sweep.ledger import rules
-from ssl_sweep.ledger.asked import Asked
+from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.entries import Choice, Notes, Trial
-from ssl_sweep.ledger.in_memory import Mirror
+from ssl_sweep.ledger.open_choice import OpenChoice
 from ssl_sweep.ledger.sampling import Knobs, Place, pruner, sampler, suggest
 from ssl_sweep.ledger.warm_start import FROM
 from ssl_sweep.spec.sweep import SweepSpec, grid
@@ -34,20 +34,22 @@ class Ledger:
     after each seed whether the next one runs. What it decides is written down before anybody acts on it.
     """
 
-    def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes, mirror: Mirror | None = None) -> None:
-        """mirror: the study's storage; None where it is another process that is the sweep's driver, and writes."""
+    def __init__(
+        self, study: optuna.Study, spec: SweepSpec, notes: Notes, storage: CachedStudyStorage | None = None
+    ) -> None:
+        """storage: the study's storage; None where it is another process that is the sweep's driver, and writes."""
         self.spec = spec
         self.notes = notes
-        self._study, self._reads_only = study, mirror is None
+        self._study, self._reads_only = study, storage is None
         # makes one transaction of a block's changes, which nobody may act on before it has ended
-        self.together: Callable[[], AbstractContextManager[None]] = mirror.together if mirror else nullcontext
+        self.transaction: Callable[[], AbstractContextManager[None]] = storage.transaction if storage else nullcontext
         if (own := pruner(spec)) is not None:
             study.pruner = own
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
         self._knobs = Knobs(spec)
         self._grid = grid(spec) if spec.search.sampler == "grid" else None
         self._choices: dict[int, Choice] = {}
-        self._open: dict[int, Asked] = {}  # choices that Optuna has not been told the end of, by number
+        self._open: dict[int, OpenChoice] = {}  # choices that Optuna has not been told the end of, by number
         self._earlier: list[FrozenTrial] = []  # of other sweeps
         self._confirming = {  # the trials with fresh seeds, by their choice's number
             int(name.partition(":")[2]): tuple(Trial.read(noted) for noted in trials)
@@ -57,7 +59,7 @@ class Ledger:
         known = study.get_trials(deepcopy=False)
         # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
         self._waiting = sum(frozen.state == OptunaState.WAITING for frozen in known)
-        with self.together():
+        with self.transaction():
             for frozen in known:
                 self._read(frozen)
 
@@ -92,7 +94,7 @@ class Ledger:
 
     def ask(self) -> Choice | None:
         """The next choice, or None when the search has as many as it wants."""
-        with self.together():
+        with self.transaction():
             if self._waiting:
                 self._waiting -= 1
             elif not self._propose():
@@ -116,7 +118,7 @@ class Ledger:
         return [trial for trials in begun.values() for trial in trials]
 
     @property
-    def condemned(self) -> list[Trial]:
+    def pruned_running(self) -> list[Trial]:
         """Trials that were to be pruned as they ran, and have not ended yet."""
         if self.spec.search.prunes_by != "epoch":
             return []
@@ -133,20 +135,22 @@ class Ledger:
         if search.prunes_by != "epoch" or trial.seed != choice.trials[0].seed or choice.pruned is not None:
             return None
         value, asked = metrics.get(search.prune_objective.metric, math.nan), self._open[number]
-        if not asked.is_news(value, epoch):
+        if not asked.accepts(value, epoch):
             return None
-        with self.together():
-            asked.tell_pruner(search.prune_sign * value, epoch)
-            if not asked.is_bad():
+        with self.transaction():
+            asked.report(search.prune_sign * value, epoch)
+            if not asked.should_prune():
                 return None
-            return self._condemn(number, f"pruned at epoch {epoch}, with {search.prune_objective.metric} {value:.4g}")
+            return self._mark_pruned(
+                number, f"pruned at epoch {epoch}, with {search.prune_objective.metric} {value:.4g}"
+            )
 
     def update(self, trial: Trial) -> list[Trial]:
         """Write down a trial's new state; when that was the last of its choice, tell the sampler.
 
         Returns those of its choice that end with it without having run.
         """
-        with self.together():
+        with self.transaction():
             self._write(trial)
             return [] if trial.confirms else self._conclude(trial.choice)
 
@@ -157,9 +161,9 @@ class Ledger:
         with all that sampler and pruner know of the old one.
         """
         fresh = [trial for trial in choice.confirming if trial.trial_id in chosen]
-        with self.together():
+        with self.transaction():
             for trial in fresh:
-                self._write(trial.anew)
+                self._write(trial.reset)
             if len(fresh) < len(chosen):
                 self._retry(choice, chosen)
 
@@ -206,7 +210,7 @@ class Ledger:
         root = asked.user_attrs.get("root", asked.number)
         self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
         told = self._study.get_trials(deepcopy=False)[asked.number].intermediate_values
-        self._open[root] = Asked(asked, told if self.spec.search.prunes_by else ())
+        self._open[root] = OpenChoice(asked, told if self.spec.search.prunes_by else ())
         self._conclude(root)  # the driver died between the last seed's end and this
         return self._choices[root]
 
@@ -277,19 +281,19 @@ class Ledger:
     def _judge_seeds(self, number: int) -> None:
         """Have a pruner by seed judge what is complete, where seeds are left that have not begun."""
         choice, asked = self._choices[number], self._open[number]
-        asked.tell_seeds(choice, self.spec.search.primary.metric)
+        asked.report_seeds(choice, self.spec.search.primary.metric)
         left = {trial.state for trial in choice.trials if not trial.ended}
-        if left == {TrialState.CREATED} and choice.pruned is None and asked.is_bad():
-            self._condemn(number, f"pruned after {asked.number_of_steps} seeds, as worse than the best choice")
+        if left == {TrialState.CREATED} and choice.pruned is None and asked.should_prune():
+            self._mark_pruned(number, f"pruned after {asked.num_reports} seeds, as worse than the best choice")
 
-    def _condemn(self, number: int, why: str) -> str:
-        self._open[number].condemn(why)
+    def _mark_pruned(self, number: int, why: str) -> str:
+        self._open[number].mark_pruned(why)
         self._choices[number] = replace(self._choices[number], pruned=why)
         return why
 
     def _tell_if_ended(self, number: int) -> None:
         if self._choices[number].ended:
-            self._open.pop(number).end(self._choices[number], self.spec.search.metrics)
+            self._open.pop(number).tell(self._choices[number], self.spec.search.metrics)
 
 
 def _root(frozen: FrozenTrial) -> int:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from ssl_sweep import __version__
 from ssl_sweep.knobs.problems import SpecError
-from ssl_sweep.ledger.database import LedgerAway
+from ssl_sweep.ledger.database import LedgerUnreachableError
 from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.service import api, reading
 from ssl_sweep.service.answers import Answers
@@ -55,7 +55,13 @@ def make_app(store: Store, loop: Loop, settings: Settings, *, runs: bool = True)
     app.add_exception_handler(SpecError, lambda request, error: _told(request, 422, wrong(error)))
     app.add_exception_handler(RequestValidationError, lambda request, error: _told(request, 422, _unread(error)))
     app.add_exception_handler(HTTPException, lambda request, error: session.refused(request, error))
-    for kind, status in {StoreError: 409, LedgerError: 404, NoSuchTrial: 404, LedgerAway: 503, RayAway: 503}.items():
+    for kind, status in {
+        StoreError: 409,
+        LedgerError: 404,
+        NoSuchTrial: 404,
+        LedgerUnreachableError: 503,
+        RayAway: 503,
+    }.items():
         app.add_exception_handler(kind, _as(status))
     mistake = Wrong(message="the service made a mistake; its log has more")
     app.add_exception_handler(Exception, lambda request, _: _told(request, 500, mistake))

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from ssl_sweep.ledger.lease import Driven, Lease
+from ssl_sweep.ledger.lease import Lease, SweepLockedError
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayAway, RayJobs
 from ssl_sweep.service.queue import Capacity, Running, Waiting, decide, ordered
@@ -79,7 +79,7 @@ class Loop:
         lease = Lease(self.store, log.debug)  # who waits beside a working service looks again and again
         try:
             lease.acquire()
-        except Driven:
+        except SweepLockedError:
             self.trouble = "another service works on this database: this one answers, and takes over when that one ends"
             return None
         return lease

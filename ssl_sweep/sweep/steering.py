@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssl_sweep.ledger.entries import LedgerError, Notes, Trial
-from ssl_sweep.ledger.lease import Driven, driver_of, sole_driver
+from ssl_sweep.ledger.lease import SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.orders import clear_orders, give_order, read_orders
 from ssl_sweep.ledger.study import Ledger
@@ -43,9 +43,9 @@ def request_end(storage: Storage, name: str, what: Literal["stop", "pause"], nam
     chosen = order_end(ledger, ask, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
-            anew = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
-            ended = _end_now(anew, storage, ask)
-    except Driven:
+            reopened = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
+            ended = _end_now(reopened, storage, ask)
+    except SweepLockedError:
         driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"
         where = f"process {driver['pid']} on {driver['host']}"

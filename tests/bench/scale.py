@@ -53,7 +53,7 @@ class Meter:
         """Take the time of what a trial costs in the ledger."""
         for name in ("ask", "update", "report"):
             setattr(ledger, name, self._timed(getattr(ledger, name)))
-        ledger._study._storage._store.transact = self._timed(ledger._study._storage._store.transact)
+        ledger._study._storage._database.transact = self._timed(ledger._study._storage._database.transact)
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*wiring: Any) -> Any:

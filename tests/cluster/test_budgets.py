@@ -128,7 +128,7 @@ def test_a_ledger_from_before_lost_trials_were_counted_is_read(tmp_path: Path) -
     ledger, _ = make(tmp_path)
     trial = ledger.ask().trials[0]  # type: ignore[union-attr]
     old = {name: value for name, value in asdict(trial).items() if name != "lost"}
-    ledger._open[0]._asked.set_user_attr("seed:0", {**old, "state": "RUNNING", "attempts": 2})
+    ledger._open[0]._trial.set_user_attr("seed:0", {**old, "state": "RUNNING", "attempts": 2})
     again, _ = make(tmp_path)
     assert [(each.state, each.attempts, each.lost) for each in again.trials] == [("RUNNING", 2, 0)]
 

@@ -14,7 +14,7 @@ from servers import Postgres, free_port
 
 from ssl_sweep.ledger import database
 from ssl_sweep.ledger import open as ledgers
-from ssl_sweep.ledger.database import LastingStorage, LedgerAway, open_storage
+from ssl_sweep.ledger.database import LedgerUnreachableError, RetryingStorage, open_storage
 from ssl_sweep.ledger.entries import LeaseLost, LedgerError
 from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes, read_ledger
 from ssl_sweep.ledger.study import Ledger
@@ -52,8 +52,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Unreliable.share = 0.0
 
 
-def unreliable(url: str) -> LastingStorage:
-    return LastingStorage(url, engine_kwargs={"connect_args": {"factory": Unreliable}})
+def unreliable(url: str) -> RetryingStorage:
+    return RetryingStorage(url, engine_kwargs={"connect_args": {"factory": Unreliable}})
 
 
 def spec(sampler: str) -> Any:
@@ -101,7 +101,7 @@ def test_a_ledger_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytes
     storage = unreliable(f"sqlite:///{tmp_path / 'ledger.db'}")
     study = storage.create_new_study([], "sweep")
     Unreliable.share = 1.0
-    with pytest.raises(LedgerAway, match=r"away for 0\.05 s \(server closed .*`ssl-sweep resume` goes on"):
+    with pytest.raises(LedgerUnreachableError, match=r"away for 0\.05 s \(server closed .*`ssl-sweep resume` goes on"):
         storage.set_study_user_attr(study, "name", "value")
 
 
@@ -115,7 +115,7 @@ def test_a_ledger_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_a_ledger_that_cannot_be_opened_names_the_remedy_and_no_password(url: str, said: str) -> None:
-    with pytest.raises(LedgerAway, match=said) as error:
+    with pytest.raises(LedgerUnreachableError, match=said) as error:
         open_storage(url.format(port=free_port()))
     assert "cret" not in str(error.value)
 
@@ -156,7 +156,7 @@ def test_a_ledger_on_postgresql_is_the_one_on_sqlite(
     with pytest.raises(StorageInternalError):  # at once: the connection is well
         storage.get_study_id_from_name("sweep")
     monkeypatch.setenv("PGPASSWORD", "wrong")
-    with pytest.raises(LedgerAway, match=r"password authentication failed .*PGPASSWORD"):
+    with pytest.raises(LedgerUnreachableError, match=r"password authentication failed .*PGPASSWORD"):
         open_storage(there)
 
 
@@ -193,7 +193,10 @@ def test_a_ledger_that_is_read_again_and_gone_says_so_at_once(monkeypatch: pytes
         with read_ledger(url, "sweep"):
             pass
         server.kill()
-        with pytest.raises(LedgerAway, match=r"cannot be reached .*that the database is up"), read_ledger(url, "sweep"):
+        with (
+            pytest.raises(LedgerUnreachableError, match=r"cannot be reached .*that the database is up"),
+            read_ledger(url, "sweep"),
+        ):
             pass
     finally:
         server.remove()

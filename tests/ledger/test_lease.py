@@ -16,9 +16,9 @@ import pytest
 
 from ssl_sweep.ledger import database, lease
 from ssl_sweep.ledger import open as ledgers
-from ssl_sweep.ledger.database import LastingStorage
+from ssl_sweep.ledger.database import RetryingStorage
 from ssl_sweep.ledger.entries import LeaseLost, Notes
-from ssl_sweep.ledger.lease import Driven, Lease, NoLocks, driver_of, sole_driver
+from ssl_sweep.ledger.lease import Lease, NoFileLocksError, SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 
@@ -67,7 +67,10 @@ def beating(url: str) -> Iterator[Notes]:
 def test_a_second_driver_on_another_machine_is_refused_and_told_where_the_first_is(
     tmp_path: Path, beating: Notes, url: str
 ) -> None:
-    with pytest.raises(Driven, match=r"process 1 on node7.*`stop` ends it"), sole_driver(tmp_path, notes(url)):
+    with (
+        pytest.raises(SweepLockedError, match=r"process 1 on node7.*`stop` ends it"),
+        sole_driver(tmp_path, notes(url)),
+    ):
         pass
 
 
@@ -96,7 +99,7 @@ def test_on_one_machine_the_second_is_refused_at_once(
     monkeypatch.setattr(lease, "WATCH_S", 60)
     with (
         sole_driver(tmp_path, notes(url)),
-        pytest.raises(Driven, match=f"process {os.getpid()} on"),
+        pytest.raises(SweepLockedError, match=f"process {os.getpid()} on"),
         sole_driver(tmp_path, notes(url)),
     ):
         pass
@@ -109,7 +112,7 @@ def test_of_many_that_start_at_once_one_wins(url: str) -> None:
     def take(each: Lease) -> None:
         try:
             each.acquire()
-        except Driven:
+        except SweepLockedError:
             return
         won.append(each)
 
@@ -175,14 +178,14 @@ class CutOff(sqlite3.Connection):
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LastingStorage]:
+def far(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RetryingStorage]:
     """Opens a database that is tried again when it is away."""
     monkeypatch.setattr(database, "FIRST_DELAY_S", 0.01)
-    return lambda url: LastingStorage(url, engine_kwargs={"connect_args": {"factory": CutOff, "timeout": 60}})
+    return lambda url: RetryingStorage(url, engine_kwargs={"connect_args": {"factory": CutOff, "timeout": 60}})
 
 
 def test_a_driver_that_was_cut_off_writes_nothing_once_another_drives(
-    tmp_path: Path, url: str, far: Callable[[str], LastingStorage], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, far: Callable[[str], RetryingStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sole_driver(tmp_path, notes(url)) as ours:
         monkeypatch.setattr(lease, "BEAT_S", 60)
@@ -203,7 +206,7 @@ def test_a_driver_that_was_cut_off_writes_nothing_once_another_drives(
 
 
 def test_a_sign_of_life_that_was_held_up_overwrites_nobodys_lease(
-    url: str, far: Callable[[str], LastingStorage], monkeypatch: pytest.MonkeyPatch
+    url: str, far: Callable[[str], RetryingStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes(url)
     with monkeypatch.context() as patched:
@@ -219,8 +222,10 @@ def test_a_sign_of_life_that_was_held_up_overwrites_nobodys_lease(
 
 def test_a_sign_of_life_whose_answer_was_lost_was_given(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     there = notes(url)
-    transact = there._store.transact
-    monkeypatch.setattr(there._store, "transact", lambda write: transact(lambda connection, _: write(connection, True)))
+    transact = there._database.transact
+    monkeypatch.setattr(
+        there._database, "transact", lambda write: transact(lambda connection, _: write(connection, True))
+    )
     assert there.swap("sign", None, {"count": 1})
     assert there.swap("sign", None, {"count": 1})
     assert not there.swap("sign", None, {"count": 2})
@@ -235,7 +240,9 @@ def test_storage_without_locks_is_refused_with_the_remedy(
 
     monkeypatch.setattr(lease.FileLock, "acquire", refused)
     with (
-        pytest.raises(NoLocks, match=r"there are no file locks .*; give --storage .* a file system with locks"),
+        pytest.raises(
+            NoFileLocksError, match=r"there are no file locks .*; give --storage .* a file system with locks"
+        ),
         sole_driver(tmp_path, notes(url)),
     ):
         pass

@@ -216,11 +216,11 @@ def test_killed_between_the_decision_and_the_trials_end(url: str) -> None:
     running = start(ledger, choice.trials[0])
     why = train(ledger, running, [40.0])
     again = open_ledger(url, spec("asha"))
-    assert again.condemned == [running]
+    assert again.pruned_running == [running]
     assert again.due(again.choice(choice.number)) == []
     assert again.choice(choice.number).pruned == why
     again.update(replace(running, state="PRUNED", message=why))
-    assert again.condemned == []
+    assert again.pruned_running == []
     assert told(url)[1] == (TrialState.PRUNED, 40.0)
 
 

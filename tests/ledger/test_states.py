@@ -70,8 +70,8 @@ class Driver:
         for name in WRITES:
             setattr(storage, name, self.dying(getattr(storage, name)))
         for name in ("transact", "set_study_user_attr"):
-            setattr(storage._store, name, self.dying_after(getattr(storage._store, name)))
-        for trial in self.ledger.condemned:
+            setattr(storage._database, name, self.dying_after(getattr(storage._database, name)))
+        for trial in self.ledger.pruned_running:
             self.ledger.update(replace(trial, state="PRUNED", message="as decided"))
         return self.ledger
 

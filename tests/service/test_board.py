@@ -15,7 +15,7 @@ from board_data import METRIC, SPEC, Filled
 from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
-from ssl_sweep.ledger.database import LedgerAway
+from ssl_sweep.ledger.database import LedgerUnreachableError
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.service import api
 from ssl_sweep.service.access import User
@@ -467,7 +467,7 @@ def test_what_is_wrong_is_told_on_a_page(filled: Filled, as_user: Any, path: str
 
 def test_what_is_away_is_told_with_what_to_do(filled: Filled, as_user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any, **__: Any) -> Any:
-        raise LedgerAway("the ledger at postgresql://lab cannot be reached")
+        raise LedgerUnreachableError("the ledger at postgresql://lab cannot be reached")
 
     def mistake(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("a secret")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from ssl_sweep.cli import app
 from ssl_sweep.cluster.run import ClusterError, Ending, InfeasibleError
 from ssl_sweep.ledger.entries import LedgerError, Trial
-from ssl_sweep.ledger.lease import Driven
+from ssl_sweep.ledger.lease import SweepLockedError
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
@@ -45,7 +45,7 @@ def test_how_the_trials_ended_is_the_exit_code(states: tuple[str, ...], ending: 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Driven("another driver is running this sweep"), 75),
+        (SweepLockedError("another driver is running this sweep"), 75),
         (InfeasibleError("demo cannot run here: a trial wants 1 GPU, there are 0"), 75),
         (ClusterError("no Ray cluster lets us in"), 2),
         (LedgerError("demo was stopped"), 2),

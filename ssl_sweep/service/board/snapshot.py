@@ -114,7 +114,7 @@ class Snapshots:
         self._lock = threading.Lock()
 
     def of(self, service: Loop, submission: Submission) -> Snapshot:
-        """A sweep as it is now, or was a moment ago. Raises LedgerAway."""
+        """A sweep as it is now, or was a moment ago. Raises LedgerUnreachableError."""
         shelf, key = self._shelf(submission.id), _key(submission)
         if shelf.snapshot is not None and shelf.lock.locked():
             return shelf.snapshot  # somebody else reads the next one
