@@ -11,22 +11,25 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage
-from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, Update, and_, bindparam, select
 
-from ssl_sweep.ledger.database import NOTES, DatabaseStorage
+from ssl_sweep.ledger.compat import (
+    NOTES,
+    PARAMS,
+    STEPS,
+    SYSTEM_ATTRS,
+    TRIALS,
+    USER_ATTRS,
+    VALUES,
+    row_of,
+    stored_id,
+)
+from ssl_sweep.ledger.database import DatabaseStorage
 from ssl_sweep.ledger.entries import LEASE, LeaseLost
 
-TRIALS, VALUES, STEPS = (
-    model.__table__ for model in (models.TrialModel, models.TrialValueModel, models.TrialIntermediateValueModel)
-)
-PARAMS, USER, SYSTEM = (
-    model.__table__
-    for model in (models.TrialParamModel, models.TrialUserAttributeModel, models.TrialSystemAttributeModel)
-)
 _FIND = select(TRIALS.c.trial_id).where(
     TRIALS.c.study_id == bindparam("study_id"), TRIALS.c.number == bindparam("number")
 )
@@ -54,7 +57,7 @@ class CachedStudyStorage(InMemoryStorage):
         self._rows: list[int] = []  # the trials' ids in the database
         for trial in database.get_all_trials(self._study_row, deepcopy=False):
             super().create_new_trial(study, trial)
-            self._rows.append(trial._trial_id)
+            self._rows.append(stored_id(trial))
         # what is yet to be written: a trial, a table and a key there -> whether the database may have that row
         self._changes: dict[tuple[int, Table, Any], bool] = {}
         self._holding, self._unsure = False, False  # unsure: a write has failed, and may have been done all the same
@@ -96,8 +99,8 @@ class CachedStudyStorage(InMemoryStorage):
         trial = self.get_trial(number)
         keys: dict[Table, Mapping[Any, Any] | range] = {
             PARAMS: trial.params,
-            USER: trial.user_attrs,
-            SYSTEM: trial.system_attrs,
+            USER_ATTRS: trial.user_attrs,
+            SYSTEM_ATTRS: trial.system_attrs,
             VALUES: range(len(trial.values or ())),
             STEPS: trial.intermediate_values,
         }
@@ -127,12 +130,12 @@ class CachedStudyStorage(InMemoryStorage):
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         known = key in self.get_trial(trial_id).user_attrs
         super().set_trial_user_attr(trial_id, key, value)
-        self._changed((trial_id, USER, key), known)
+        self._changed((trial_id, USER_ATTRS, key), known)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         known = key in self.get_trial(trial_id).system_attrs
         super().set_trial_system_attr(trial_id, key, value)
-        self._changed((trial_id, SYSTEM, key), known)
+        self._changed((trial_id, SYSTEM_ATTRS, key), known)
 
     def _changed(self, change: tuple[int, Table, Any] | None = None, known: bool = False) -> None:
         if change is not None:
@@ -155,7 +158,7 @@ class CachedStudyStorage(InMemoryStorage):
             if table is TRIALS:
                 self._put_trial(connection, number, known, again)
                 continue
-            names, values = _row(self.get_trial(number), table, key)
+            names, values = row_of(self.get_trial(number), table, key)
             where = {"trial_id": self._rows[number], **names}
             if not (known or again) or not _update(connection, table, where, values):
                 new.setdefault(table, []).append({**where, **values})
@@ -185,22 +188,6 @@ class CachedStudyStorage(InMemoryStorage):
             self._rows[number:] = [row]
         if known or again:
             _update(connection, TRIALS, {"trial_id": self._rows[number]}, values)
-
-
-def _row(trial: FrozenTrial, table: Table, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of a row that belongs to a trial: what it is found by, and what it says."""
-    if table is PARAMS:
-        distribution, value = trial.distributions[key], trial.params[key]
-        internal, text = distribution.to_internal_repr(value), distribution_to_json(distribution)
-        return {"param_name": key}, {"param_value": internal, "distribution_json": text}
-    if table is VALUES:
-        number, kind = models.TrialValueModel.value_to_stored_repr(trial.values[key])
-        return {"objective": key}, {"value": number, "value_type": kind}
-    if table is STEPS:
-        stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(trial.intermediate_values[key])
-        return {"step": key}, dict(zip(("intermediate_value", "intermediate_value_type"), stored, strict=True))
-    attrs = trial.user_attrs if table is USER else trial.system_attrs
-    return {"key": key}, {"value_json": json.dumps(attrs[key])}
 
 
 def _update(connection: Connection, table: Table, where: Mapping[str, Any], values: Mapping[str, Any]) -> bool:

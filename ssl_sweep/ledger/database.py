@@ -11,19 +11,18 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import StudyUserAttributeModel
 from sqlalchemy import Connection, and_, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.ledger.compat import GET_TRIALS, NOTES
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
-NOTES = StudyUserAttributeModel.__table__
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -149,7 +148,7 @@ class RetryingStorage(DatabaseStorage):
         )
 
 
-# Optuna's questions, and its writes of a study's own values: each a transaction that may be repeated
+# Optuna's reads, and its writes of a study's own values: each is a transaction that may be repeated
 for _name in (
     "create_new_study",
     "get_study_id_from_name",
@@ -161,7 +160,7 @@ for _name in (
     "get_trial",
     "set_study_user_attr",
     "set_study_system_attr",
-    "_get_trials",
+    GET_TRIALS,
 ):
     setattr(RetryingStorage, _name, partialmethod(RetryingStorage._retried, _name))
 

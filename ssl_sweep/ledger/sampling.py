@@ -20,6 +20,7 @@ from optuna.samplers import (
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.trial import FrozenTrial
 
+from ssl_sweep.ledger.compat import set_group_ranges
 from ssl_sweep.spec.pruning import max_epochs
 from ssl_sweep.spec.sweep import Categorical, Range, SweepSpec, space
 
@@ -74,8 +75,7 @@ class _GroupedTPE(TPESampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         found = super().infer_relative_search_space(study, trial)
-        for group in self._search_space_group.search_spaces if self._search_space_group else ():
-            group.update({name: self._now.get(name, values) for name, values in group.items()})
+        set_group_ranges(self, self._now)
         return {name: self._now.get(name, values) for name, values in found.items()}
 
 

@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from ssl_sweep.ledger import rules
+from ssl_sweep.ledger import compat, rules
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.entries import Choice, Notes, Trial
 from ssl_sweep.ledger.open_choice import OpenChoice
@@ -179,7 +179,7 @@ class Ledger:
         else:
             new = create_trial(
                 state=OptunaState.WAITING,
-                system_attrs={**same[-1].system_attrs, "fixed_params": self._knobs.params(choice.knobs)},
+                system_attrs={**same[-1].system_attrs, **compat.fixed_params(self._knobs.params(choice.knobs))},
                 user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
                 intermediate_values=same[-1].intermediate_values,
             )
@@ -198,7 +198,7 @@ class Ledger:
             self._open.pop(root, None)
         else:
             self._set_sampler()
-            self._add(optuna.Trial(self._study, frozen._trial_id))
+            self._add(compat.running_trial(self._study, frozen))
 
     def _add(self, asked: optuna.Trial) -> Choice:
         """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
