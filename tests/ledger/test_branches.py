@@ -19,6 +19,7 @@ from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import NOTHING
 from ssl_sweep.tables.render import grid as shown
 from ssl_sweep.tracking.transcript import parameters
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 METHODS = {
@@ -217,7 +218,7 @@ def test_mistakes_are_named(search: dict[str, Any], said: str) -> None:
 def runs(made: SweepSpec) -> pd.DataFrame:
     rows = []
     for number, choice in enumerate(grid(made)):
-        written = parameters({"knobs": choice, "config": resolve(made, choice, 0)})
+        written = parameters(TrialRecord("t", knobs=choice, config=resolve(made, choice, 0)))
         row = {"trial_id": str(number), "sweep": "demo", "choice": number, "seed": 0, "state": "COMPLETE"}
         rows.append({**row, **written, "knn/top1_test": 50.0 + number, METRIC: 50.0 + number})
     return pd.DataFrame(rows).astype(object).where(lambda frame: frame.notna(), None)
