@@ -1,4 +1,4 @@
-"""Whether this installation can do its work, each check with its remedy."""
+"""Checks of an installation for `ssl-sweep doctor`."""
 
 import platform
 import sys
@@ -12,8 +12,8 @@ from ssl_sweep.storage.urls import redacted
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "pandas")
 
 
-def examine(storage: Storage) -> list[dict[str, Any]]:
-    """One entry a check: what, whether it is well, what was found or what to do."""
+def run_checks(storage: Storage) -> list[dict[str, Any]]:
+    """Run all checks; each gives its name, whether it passed, and what it found or the error."""
     checks: dict[str, Callable[[], str]] = {
         "python": lambda: f"{platform.python_version()} at {sys.executable}",
         **{package: lambda package=package: version(package) for package in PACKAGES},  # type: ignore[misc]
@@ -23,13 +23,13 @@ def examine(storage: Storage) -> list[dict[str, Any]]:
         "ledger": lambda: _ledger(storage),
         "mlflow store": lambda: _mlflow(storage),
     }
-    return [_checked(what, check) for what, check in checks.items()]
+    return [_run_check(what, check) for what, check in checks.items()]
 
 
-def _checked(what: str, check: Callable[[], str]) -> dict[str, Any]:
+def _run_check(what: str, check: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"check": what, "ok": True, "found": check()}
-    except Exception as error:  # whatever is wrong with an installation is what the user asked for
+    except Exception as error:  # any error of an installation is a result here
         return {"check": what, "ok": False, "found": redacted(f"{type(error).__name__}: {error}")}
 
 

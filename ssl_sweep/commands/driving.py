@@ -1,11 +1,10 @@
-"""Commands that run a sweep, and that steer one that runs."""
+"""Commands that run, resume, stop, pause, extend and clean a sweep."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ssl_sweep.commands.shared import (
-    USER_MISTAKE,
     Address,
     Name,
     Set,
@@ -14,10 +13,10 @@ from ssl_sweep.commands.shared import (
     Trials,
     app,
     err,
+    next_command,
     out,
-    remote,
+    remote_client,
     storage_at,
-    to_type,
     user_errors,
 )
 from ssl_sweep.sweep.exit_codes import ExitCode
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
-    """Run a sweep, or go on with it: what is done stays done."""
+    """Run a sweep, or continue it. Finished trials are not run again."""
     with user_errors():
         from ssl_sweep.spec.file import load_spec
 
@@ -43,25 +42,25 @@ def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = Non
 @app.command()
 def resume(
     name: Name,
-    failed: Annotated[bool, typer.Option("--failed", help="only the trials that failed")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only trials that failed.")] = False,
     trials: Trials = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="from now on, how often a crashed trial is tried again")
+        int | None, typer.Option(min=0, metavar="N", help="New limit of retries of a crashed trial.")
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="from now on, trials at a time")
+        int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="New limit of trials at a time.")
     ] = None,
     storage: StorageFolder = None,
     address: Address = None,
 ) -> None:
-    """Go on with a sweep by its name, its failed and stopped trials included."""
+    """Continue a sweep by its name, and run its failed and stopped trials again."""
     with user_errors():
-        if client := remote(storage=storage, address=address):
+        if client := remote_client(storage=storage, address=address):
             if retries is not None or max_concurrent is not None:
-                words = "the service resumes with the spec as submitted, and its queue gives trials at a time"
-                err.print(f"{words}: leave --retries and --max-concurrent out", style="red", markup=False)
-                raise typer.Exit(USER_MISTAKE)
-            _queued(client.resume(name, failed=failed, trials=trials or ()))
+                words = "the service resumes with the submitted spec, and its queue limits trials at a time"
+                err.print(f"{words}: leave out --retries and --max-concurrent", style="red", markup=False)
+                raise typer.Exit(ExitCode.USER_ERROR)
+            _print_queued(client.resume(name, failed=failed, trials=trials or ()))
             return
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.sweep.steering import ResumeSelection
@@ -78,52 +77,64 @@ def resume(
 
 @app.command()
 def stop(name: Name, trials: Trials = None, storage: StorageFolder = None) -> None:
-    """Stop a sweep, or trials of it, that runs anywhere: at its next report a trial leaves a checkpoint and ends."""
-    with user_errors():
-        if client := remote(storage=storage):
-            told = client.stop(name, trials or ())
-            said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
-        else:
-            from ssl_sweep.sweep.steering import request_end
+    """Stop a sweep, or some of its trials, wherever it runs.
 
-            said = request_end(storage_at(storage), name, "stop", trials or ())
-        out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
+    A running trial ends at its next report and leaves a checkpoint. `resume` continues it.
+    """
+    with user_errors():
+        if client := remote_client(storage=storage):
+            message = _state_message(client.stop(name, trials or ()))
+        else:
+            from ssl_sweep.sweep.steering import stop_or_pause
+
+            message = stop_or_pause(storage_at(storage), name, "stop", trials or ())
+        out.print(message, markup=False, soft_wrap=True)
+        out.print(f"continue it: {next_command(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def pause(name: Name, storage: StorageFolder = None) -> None:
-    """Pause a sweep that runs anywhere; `run` and `resume` go on with it."""
+    """Pause a sweep, wherever it runs. `run` and `resume` continue it."""
     with user_errors():
-        if client := remote(storage=storage):
-            told = client.pause(name)
-            said = f"{name} is {told['state']}" + (f", asked to {told['asked']}" if told["asked"] else "")
+        if client := remote_client(storage=storage):
+            message = _state_message(client.pause(name))
         else:
-            from ssl_sweep.sweep.steering import request_end
+            from ssl_sweep.sweep.steering import stop_or_pause
 
-            said = request_end(storage_at(storage), name, "pause")
-        out.print(said, markup=False, soft_wrap=True)
-        out.print(f"go on with it: {to_type(f'resume {name}', storage)}", markup=False, soft_wrap=True)
+            message = stop_or_pause(storage_at(storage), name, "pause")
+        out.print(message, markup=False, soft_wrap=True)
+        out.print(f"continue it: {next_command(f'resume {name}', storage)}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def extend(
     name: Name,
-    trials: Annotated[str, typer.Option("--trials", metavar="+N", help="choices more: +20; or in all: 40")],
+    choices: Annotated[
+        str,
+        typer.Option(
+            "--choices",
+            "--trials",
+            metavar="+N",
+            help="Choices to add (+20), or the new total (40). --trials is the old name.",
+        ),
+    ],
     overrides: Set = None,
     storage: StorageFolder = None,
     address: Address = None,
 ) -> None:
-    """Run more choices of a sweep in the same study; `--set search.space.X=...` may widen numeric ranges."""
+    """Run more choices of a sweep in the same study.
+
+    `--set search.space.KNOB=...` may widen numeric ranges.
+    """
     with user_errors():
-        if client := remote(storage=storage, address=address):
-            _queued(client.extend(name, trials, overrides or ()))
+        if client := remote_client(storage=storage, address=address):
+            _print_queued(client.extend(name, choices, overrides or ()))
             return
         from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.extension import extended
+        from ssl_sweep.sweep.extension import extend_spec
 
         place = storage_at(storage)
-        spec = extended(load_ledger(place.ledger_url, name).spec, trials, overrides or [])
+        spec = extend_spec(load_ledger(place.ledger_url, name).spec, choices, overrides or [])
         _drive(spec, place, address, extends=True)
 
 
@@ -132,21 +143,24 @@ def clean(
     name: Name,
     keep_encoders: Annotated[
         int | None,
-        typer.Option(min=1, metavar="K", help="keep the encoders of the K best choices only [default: the spec's]"),
+        typer.Option(min=1, metavar="K", help="Keep encoders of the K best choices only.", show_default="the spec's"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     storage: StorageFolder = None,
 ) -> None:
-    """Free what a sweep no longer needs; results, journals, logs and what can still be resumed stay."""
+    """Remove files that a sweep no longer needs.
+
+    Results, journals, logs and all that can still be resumed stay.
+    """
     with user_errors():
         from contextlib import nullcontext
 
-        from ssl_sweep.commands.terminal import surplus_table
+        from ssl_sweep.commands.terminal import removable_table
         from ssl_sweep.ledger.lease import no_driver
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.storage import mirror
-        from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undelivered
+        from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
@@ -154,22 +168,29 @@ def clean(
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
             with mirror.snapshot(place, name) as there:
-                count = undelivered(ledger, there)
+                count = undelivered_events(ledger, there)
             if keep and count:
-                out.print(f"MLflow lacks {count} events, so encoders stay: ssl-sweep sync {name}", style="yellow")
+                out.print(
+                    f"MLflow lacks {count} events, so encoders stay; send them: ssl-sweep sync {name}", style="yellow"
+                )
                 keep = None
             with mirror.hollow(place, name) as shape:
-                found = surplus(ledger, shape, keep)
-                out.print(surplus_table(found, freed_bytes(found)))
-                if not dry_run and any(each.paths for each in found):
+                removable = find_removable(ledger, shape, keep)
+                out.print(removable_table(removable, freed_bytes(removable)))
+                if not dry_run and any(kind.paths for kind in removable):
                     if not yes:
-                        typer.confirm("remove all this?", abort=True)
-                    remove(found)
+                        typer.confirm("remove these files?", abort=True)
+                    remove(removable)
 
 
-def _queued(sweep: "Mapping[str, Any]") -> None:
+def _state_message(sweep: "Mapping[str, Any]") -> str:
+    """A service's answer to a request to stop or pause."""
+    return f"{sweep['name']} is {sweep['state']}" + (f", asked to {sweep['asked']}" if sweep["asked"] else "")
+
+
+def _print_queued(sweep: "Mapping[str, Any]") -> None:
     name = sweep["name"]
-    out.print(f"{name} is in the queue: {to_type(f'status {name}')}", markup=False, soft_wrap=True)
+    out.print(f"{name} is in the queue: {next_command(f'status {name}')}", markup=False, soft_wrap=True)
 
 
 def _drive(
@@ -186,11 +207,11 @@ def _drive(
     from ssl_sweep.sweep.drive import drive
 
     try:
-        ended: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
+        result: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
     except (SweepLockedError, InfeasibleError) as error:
         is_extended = extends and isinstance(error, InfeasibleError)
-        hint = f"; {spec.name} is extended already, go on with: ssl-sweep resume {spec.name}" if is_extended else ""
+        hint = f"; {spec.name} is extended already, continue it: ssl-sweep resume {spec.name}" if is_extended else ""
         err.print(f"{error}{hint}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(ExitCode.TRY_AGAIN) from None
-    out.print(summary(spec, storage, ended))
-    raise typer.Exit(ended.exit_code)
+    out.print(summary(spec, storage, result))
+    raise typer.Exit(result.exit_code)

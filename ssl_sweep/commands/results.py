@@ -1,4 +1,4 @@
-"""Commands for what a sweep has found: tables, pages, encoders, MLflow."""
+"""Commands for the results of sweeps: tables, pages, encoders, MLflow."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from ssl_sweep.commands.shared import (
     StorageFolder,
     app,
     out,
-    remote,
+    remote_client,
     storage_at,
     tracking_uri_of,
     user_errors,
@@ -22,51 +22,57 @@ from ssl_sweep.commands.shared import (
 
 @app.command()
 def table(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="the sweeps' names")],
-    form: Annotated[Format, typer.Option("--format", "-f", help="for a page, a paper or a script")] = "md",
-    rows: Annotated[str | None, typer.Option(metavar="PARAMETER,...", help="parameters, searched or not")] = None,
-    columns: Annotated[str | None, typer.Option(metavar="METRIC,...", help="metrics, side by side")] = None,
-    interval: Annotated[
-        Literal["std", "t", "bootstrap"] | None, typer.Option(help="± standard deviation, or a 95 % interval")
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of the sweeps.")],
+    form: Annotated[Format, typer.Option("--format", "-f", help="Output format.")] = "md",
+    rows: Annotated[
+        str | None, typer.Option(metavar="PARAMETER,...", help="Parameters that name the rows, searched or not.")
     ] = None,
-    baseline: Annotated[str | None, typer.Option(metavar="ROW", help="row that the others are tested against")] = None,
-    test: Annotated[Literal["t", "wilcoxon"] | None, typer.Option(help="paired, seed by seed")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="METRIC,...", help="Metrics that make the columns.")] = None,
+    interval: Annotated[
+        Literal["std", "t", "bootstrap"] | None, typer.Option(help="Show ± the standard deviation, or a 95 % interval.")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(metavar="ROW", help="Row that all others are tested against.")] = None,
+    test: Annotated[Literal["t", "wilcoxon"] | None, typer.Option(help="Significance test, paired by seed.")] = None,
     group_by: Annotated[
-        str | None, typer.Option(metavar="PARAMETER,...", help="only the best row of each: method.name, sweep")
+        str | None, typer.Option(metavar="PARAMETER,...", help="Only the best row of each group: method.name, sweep.")
     ] = None,
     storage: StorageFolder = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow store [default: the sweeps', or the storage's]")
+        str | None, typer.Option("--tracking-uri", help="MLflow store.", show_default="the sweeps', else the storage's")
     ] = None,
 ) -> None:
-    """Print the ablation table of a sweep, or of several in one, from MLflow alone; options rule over the spec's."""
+    """Print the ablation table of one or several sweeps.
+
+    It is made from MLflow alone. Options override those of the spec.
+    """
     with user_errors():
-        listed = {"rows": rows, "columns": columns, "group_by": group_by}
-        asked = {
-            key: None if text is None else [part.strip() for part in text.split(",")] for key, text in listed.items()
+        lists = {"rows": rows, "columns": columns, "group_by": group_by}
+        chosen = {
+            key: None if text is None else [part.strip() for part in text.split(",")] for key, text in lists.items()
         }
-        if client := remote(storage=storage):
-            sys.stdout.write(client.table(names, form, **asked, interval=interval, baseline=baseline, test=test))
+        if client := remote_client(storage=storage):
+            sys.stdout.write(client.table(names, form, **chosen, interval=interval, baseline=baseline, test=test))
             return
         from ssl_sweep.tables.options import table_of
         from ssl_sweep.tables.render import render
 
         stores = {name: tracking_uri or tracking_uri_of(storage_at(storage), name) for name in names}
-        made = table_of(stores, **asked, interval=interval, baseline=baseline, test=test)
-        sys.stdout.write(render(made, form, caption=", ".join(stores)).rstrip("\n") + "\n")
+        ablation = table_of(stores, **chosen, interval=interval, baseline=baseline, test=test)
+        sys.stdout.write(render(ablation, form, caption=", ".join(stores)).rstrip("\n") + "\n")
 
 
 @app.command()
 def export(
     name: Name,
-    output: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="file to write")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="File to write.")],
     trial: Annotated[
-        str | None, typer.Option("--trial", metavar="ID", help="a trial's id, or how it begins [default: the best]")
+        str | None,
+        typer.Option("--trial", metavar="ID", help="Trial by its id or the start of it.", show_default="the best"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: StorageFolder = None,
 ) -> None:
-    """Write a trial's encoder to a file, its weights under torchvision's names."""
+    """Write the encoder of a trial to a file, with torchvision's names of weights."""
     with user_errors():
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.storage import mirror
@@ -90,16 +96,19 @@ def export(
 def report(
     name: Name,
     output: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="file to write [default: NAME.html]")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default="NAME.html")
     ] = None,
     storage: StorageFolder = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow store [default: the sweep's, or the storage's]")
+        str | None, typer.Option("--tracking-uri", help="MLflow store.", show_default="the sweep's, else the storage's")
     ] = None,
 ) -> None:
-    """Write a sweep's page, from MLflow alone: table, plots, pictures, failures and cost in one HTML file."""
+    """Write the page of a sweep: table, plots, pictures, failures and cost in one HTML file.
+
+    It is made from MLflow alone.
+    """
     with user_errors():
-        if client := remote(storage=storage):
+        if client := remote_client(storage=storage):
             page = client.report(name)
         else:
             from ssl_sweep.report.page import make_page
@@ -113,7 +122,7 @@ def report(
 
 @app.command()
 def sync(name: Name, storage: StorageFolder = None) -> None:
-    """Send a sweep's events to MLflow again, all of them; what is there already stays as it is."""
+    """Send all events of a sweep to MLflow. Those that it already has are not changed."""
     with user_errors():
         from ssl_sweep.storage import mirror
         from ssl_sweep.tracking.recorder import sync as deliver
@@ -127,9 +136,9 @@ def sync(name: Name, storage: StorageFolder = None) -> None:
 @app.command()
 def ui(
     storage: StorageFolder = None,
-    port: Annotated[int, typer.Option(help="port on this machine")] = 5000,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
 ) -> None:
-    """Open MLflow's pages on a storage folder, until Ctrl-C."""
+    """Serve MLflow's pages of a storage folder on this machine, until Ctrl-C."""
     with user_errors():
         import subprocess
 
@@ -140,5 +149,5 @@ def ui(
             f"MLflow: [bold]http://127.0.0.1:{port}[/bold]  (store {redacted(place.tracking_uri)}; Ctrl-C ends it)"
         )
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-        own = {**os.environ, "MLFLOW_BACKEND_STORE_URI": place.tracking_uri}  # a list of processes shows no password
-        raise typer.Exit(subprocess.run(command, check=False, env=own).returncode)  # noqa: S603 - our own interpreter
+        environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": place.tracking_uri}  # `ps` must not show a password
+        raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own interpreter

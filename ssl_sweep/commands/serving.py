@@ -11,7 +11,6 @@ import typer
 from rich.text import Text
 
 from ssl_sweep.commands.shared import (
-    USER_MISTAKE,
     AsJson,
     StorageFolder,
     app,
@@ -21,6 +20,7 @@ from ssl_sweep.commands.shared import (
     storage_at,
     user_errors,
 )
+from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ssl_sweep.service.listener import Listener
@@ -36,42 +36,44 @@ DataRoots = Annotated[
         "--data-root",
         metavar="DIR",
         envvar="SSL_SWEEP_DATA",
-        help="folder whose data specs may name; relative paths start at the first one; repeatable",
+        help="Folder whose data specs may name; relative paths start at the first one. Repeatable.",
     ),
 ]
-Host = Annotated[str, typer.Option(help="address to listen on; beyond loopback every request needs a token")]
-Port = Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")]
+Host = Annotated[str, typer.Option(help="Address to listen on; beyond loopback every request needs a token.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
 RayAddress = Annotated[
-    str, typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="dashboard of the cluster's head")
+    str, typer.Option("--ray", metavar="URL", envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster's head.")
 ]
 MaxSweeps = Annotated[
-    int | None, typer.Option(min=1, envvar="SSL_SWEEP_MAX_SWEEPS", help="maximum running sweeps per user")
+    int | None, typer.Option(min=1, envvar="SSL_SWEEP_MAX_SWEEPS", help="Maximum running sweeps per user.")
 ]
-MaxGpus = Annotated[float | None, typer.Option(min=0, envvar="SSL_SWEEP_MAX_GPUS", help="maximum GPUs in use per user")]
+MaxGpus = Annotated[
+    float | None, typer.Option(min=0, envvar="SSL_SWEEP_MAX_GPUS", help="Maximum GPUs in use per user.")
+]
 AutoscaleMaxCpus = Annotated[
     float,
     typer.Option(
-        "--autoscale-max-cpus", "--grows-to-cpus", min=0, help="CPUs of all workers of a fully scaled-up cluster"
+        "--autoscale-max-cpus", "--grows-to-cpus", min=0, help="CPUs of all workers of a fully scaled-up cluster."
     ),
 ]
 AutoscaleMaxGpus = Annotated[
     float,
     typer.Option(
-        "--autoscale-max-gpus", "--grows-to-gpus", min=0, help="GPUs of all workers of a fully scaled-up cluster"
+        "--autoscale-max-gpus", "--grows-to-gpus", min=0, help="GPUs of all workers of a fully scaled-up cluster."
     ),
 ]
-TlsCertificate = Annotated[Path | None, typer.Option(exists=True, help="TLS certificate file (PEM)")]
-TlsKey = Annotated[Path | None, typer.Option(exists=True, help="private key file of the certificate (PEM)")]
+TlsCertificate = Annotated[Path | None, typer.Option(exists=True, help="TLS certificate file (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(exists=True, help="Private key file of the certificate (PEM).")]
 MlflowUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", envvar="SSL_SWEEP_MLFLOW_URL", help="address of MLflow's pages for browsers"),
+    typer.Option(metavar="URL", envvar="SSL_SWEEP_MLFLOW_URL", help="Address of MLflow's pages for browsers."),
 ]
 RayUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", envvar="SSL_SWEEP_RAY_URL", help="address of Ray's dashboard for browsers"),
+    typer.Option(metavar="URL", envvar="SSL_SWEEP_RAY_URL", help="Address of Ray's dashboard for browsers."),
 ]
 TrustedProxy = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="proxy address whose X-Forwarded-* headers are trusted")
+    str | None, typer.Option(metavar="ADDRESS", help="Proxy address whose X-Forwarded-* headers are trusted.")
 ]
 
 
@@ -190,44 +192,44 @@ def _store(place: "Storage") -> "Store":
 
 @app.command()
 def audit(
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="how many, the newest")] = 50,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of entries.")] = 50,
     storage: StorageFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show who changed what at the service, and what was refused: the newest last."""
+    """Show changes of the service and refused requests, the newest last."""
     with user_errors():
         from rich.table import Table
 
-        found = _store(storage_at(storage)).audited(lines)[::-1]
+        entries = _store(storage_at(storage)).audited(lines)[::-1]
         if as_json:
-            print_json(found)
+            print_json(entries)
             return
         shown = Table("time", "user", "address", "status", "what", box=None, header_style="dim")
-        for each in found:
-            cells = (each["user"], each["address"], str(each["status"]), each["action"])
-            shown.add_row(_when(each["time"]), *(Text(cell) for cell in cells))
+        for entry in entries:
+            cells = (entry["user"], entry["address"], str(entry["status"]), entry["action"])
+            shown.add_row(_when(entry["time"]), *(Text(cell) for cell in cells))
         out.print(shown)
 
 
 def _when(seconds: float) -> str:
-    """A time on this machine's clock."""
+    """A Unix time in this machine's time zone."""
     return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-token = typer.Typer(help="Tokens that let people use the service.", no_args_is_help=True)
+token = typer.Typer(help="Create, list and revoke tokens of the service's users.", no_args_is_help=True)
 app.add_typer(token, name="token")
 
 
 @token.command()
 def create(
-    user: Annotated[str, typer.Argument(metavar="USER", help="whose it is")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="Name of the user.")],
     role: Annotated[
         Literal["viewer", "submitter", "admin"],
-        typer.Option(help="see everything; and submit and change own sweeps; and change everybody's"),
+        typer.Option(help="Viewers see all sweeps, submitters also change their own, admins all."),
     ] = "submitter",
     storage: StorageFolder = None,
 ) -> None:
-    """Make a token of a user's and print it, once: only its hash is kept."""
+    """Create a token and print it. It is shown only once; the service keeps its hash."""
     with user_errors():
         if not re.fullmatch(USER_NAME, user):
             told = (
@@ -241,24 +243,26 @@ def create(
 
 @token.command("list")
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
-    """List the tokens by their ids, not themselves."""
+    """List tokens: ids, users and roles."""
     with user_errors():
         from rich.table import Table
 
-        found = _store(storage_at(storage)).tokens()
+        tokens = _store(storage_at(storage)).tokens()
         if as_json:
-            print_json(found)
+            print_json(tokens)
             return
-        shown = Table("id", "user", "role", "made", box=None, header_style="dim")
-        for each in found:
+        shown = Table("id", "user", "role", "created", box=None, header_style="dim")
+        for each in tokens:
             shown.add_row(each["id"], Text(each["user"]), each["role"], _when(each["created"]))
         out.print(shown)
 
 
 @token.command()
-def revoke(number: Annotated[str, typer.Argument(metavar="ID")], storage: StorageFolder = None) -> None:
-    """Make a token useless at once, by its id."""
+def revoke(
+    number: Annotated[str, typer.Argument(metavar="ID", help="Id of the token.")], storage: StorageFolder = None
+) -> None:
+    """Revoke a token at once."""
     with user_errors():
         if not _store(storage_at(storage)).revoke_token(number):
             err.print(f"there is no token {number}; `ssl-sweep token list` names them", style="red", markup=False)
-            raise typer.Exit(USER_MISTAKE)
+            raise typer.Exit(ExitCode.USER_ERROR)

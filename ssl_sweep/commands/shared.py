@@ -1,4 +1,4 @@
-"""What the commands share: the app, options, and how a user's mistake is shown."""
+"""Shared by all commands: the app, common options, and how errors are shown."""
 
 import json
 import os
@@ -13,50 +13,54 @@ import typer
 from rich.console import Console
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
     from ssl_sweep.storage.layout import Storage
 
 app = typer.Typer(
-    help="Hyperparameter sweeps for self-supervised image learning.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-PIPE_WIDTH = 160  # a pipe has no width of its own: tables must not be cut to 80 columns there
+PIPE_WIDTH = 160  # columns; Rich would cut tables in a pipe to 80
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
-USER_MISTAKE, INTERRUPTED = 2, 130
 REMOTE = {"submit", "priority", "delete", "plan", "list", "status", "logs", "table", "report"}
 REMOTE |= {"stop", "pause", "resume", "extend"}
-_chosen: ContextVar[str | None] = ContextVar("server", default=None)
+_server: ContextVar[str | None] = ContextVar("server", default=None)
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="the sweep's spec file")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="the sweep's name")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.YAML", help="Spec file of the sweep.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key: --set pretrain.epochs=2")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set pretrain.epochs=2. Repeatable."),
 ]
 StorageFolder = Annotated[
     str | None,
     typer.Option(
-        "--storage", metavar="FOLDER|S3://...", help="where sweeps lie [default: $SSL_SWEEP_STORAGE or ./runs]"
+        "--storage",
+        metavar="FOLDER|S3://...",
+        help="Where sweeps are stored.",
+        show_default="$SSL_SWEEP_STORAGE or ./runs",
     ),
 ]
 Address = Annotated[
-    str | None, typer.Option("--address", help="Ray cluster [default: $RAY_ADDRESS, or Ray on this machine]")
+    str | None,
+    typer.Option("--address", help="Ray cluster.", show_default="$RAY_ADDRESS, else this machine"),
 ]
 Trials = Annotated[
     list[str] | None,
-    typer.Option("--trial", metavar="ID", help="only this trial, by its id or how that begins; repeat it"),
+    typer.Option("--trial", metavar="ID", help="Only this trial, by its id or the start of it. Repeatable."),
 ]
 Format = Literal["md", "tex", "csv", "json", "html"]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON for a script")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
-def choose(
+def select_server(
     context: typer.Context,
     server: Annotated[
         str | None,
@@ -64,35 +68,38 @@ def choose(
             "--server",
             metavar="URL",
             envvar="SSL_SWEEP_SERVER",
-            help="a service, or its profile's name, whose sweeps the command is about; its token: $SSL_SWEEP_TOKEN",
+            help="URL or profile of a service to work with; $SSL_SWEEP_TOKEN holds its token.",
         ),
     ] = None,
 ) -> None:
-    """Say whose sweeps the command is about: those of a storage folder, or of a service."""
-    if server and context.invoked_subcommand not in REMOTE | {"schema"}:  # which is the same everywhere
+    """Run and compare hyperparameter sweeps for self-supervised image learning.
+
+    Commands work on the sweeps of a storage folder, or with --server on those of a service.
+    """
+    if server and context.invoked_subcommand not in REMOTE | {"schema"}:  # the schema is the same everywhere
         remedy = "leave --server out, and unset SSL_SWEEP_SERVER"
         err.print(f"`{context.invoked_subcommand}` works on a storage folder: {remedy}", style="red", markup=False)
-        raise typer.Exit(USER_MISTAKE)
-    _chosen.set(server)
+        raise typer.Exit(ExitCode.USER_ERROR)
+    _server.set(server)
 
 
-def remote(**local: object) -> "Client | None":
-    """The service that `--server` names; `local`: options that say where a sweep lies or runs, and go without one."""
+def remote_client(**local: object) -> "Client | None":
+    """The client of the service that `--server` names, or None; refuses the options in `local` beside `--server`."""
     from ssl_sweep.client.client import Client
 
-    server = _chosen.get()
+    server = _server.get()
     if not server:
         return None
     for option in (name for name, value in local.items() if value is not None):
         remedy = f"leave --{option} out, or --server (and unset SSL_SWEEP_SERVER)"
         err.print(f"--{option} and --server {server} exclude each other: {remedy}", style="red", markup=False)
-        raise typer.Exit(USER_MISTAKE)
+        raise typer.Exit(ExitCode.USER_ERROR)
     return Client(server)
 
 
-def to_type(words: str, storage: str | None = None) -> str:
-    """A command to type next, about the same service or storage."""
-    server = _chosen.get()
+def next_command(words: str, storage: str | None = None) -> str:
+    """A full command line to suggest to the user, for the same service or storage."""
+    server = _server.get()
     named = f"--server {server} " if server and server != os.environ.get("SSL_SWEEP_SERVER") else ""
     return f"ssl-sweep {named}{words}" + (f" --storage {storage}" if storage else "")
 
@@ -104,7 +111,7 @@ def storage_at(place: str | None) -> "Storage":
 
 
 def tracking_uri_of(storage: "Storage", name: str) -> str:
-    """The sweep's own MLflow store where its folder is here, else the storage's."""
+    """The MLflow store that the sweep's spec names, else the storage's."""
     import yaml
 
     from ssl_sweep.storage import mirror
@@ -121,11 +128,11 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Print a user's mistake as one message, without a stack trace, and exit with 2."""
+    """Print a user's error as one message without a stack trace, and exit with 2."""
     try:
         yield
     except (UserError, FileNotFoundError, PermissionError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(USER_MISTAKE) from None
+        raise typer.Exit(ExitCode.USER_ERROR) from None
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -1,6 +1,6 @@
-"""What the commands print for a person: Rich tables and the words at the end of a sweep.
+"""Rich tables and texts that the commands print.
 
-A service's client imports this: torch and pandas, which take seconds, only where a sweep ends here.
+Commands against a service import this file, so it must not import torch or pandas, which take seconds.
 """
 
 import shutil
@@ -23,7 +23,7 @@ from ssl_sweep.tables.labels import duration
 if TYPE_CHECKING:
     from ssl_sweep.spec.sweep import SweepSpec
     from ssl_sweep.sweep.drive import Summary
-    from ssl_sweep.sweep.housekeeping import Surplus
+    from ssl_sweep.sweep.housekeeping import Removable
     from ssl_sweep.tables.table import Table as Ablation
 
 STYLES = {
@@ -32,20 +32,20 @@ STYLES = {
 }  # fmt: skip
 
 
-def summary(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Group:
-    """The end of a driver's work: the table, what failed, and what to type next."""
+def summary(spec: "SweepSpec", storage: Storage, result: "Summary") -> Group:
+    """The result of a driver: table, failures, and commands to try next."""
     parts: list[RenderableType] = []
-    if ended.table is not None and ended.complete:
-        parts += [_ablation(spec, ended.table), Text()]
-    parts.append(_verdict(spec, ended))
-    if ended.unrecorded:
-        parts.append(Text(f"MLflow has not taken {ended.unrecorded} events yet: ssl-sweep sync {spec.name}", "yellow"))
-    parts += [Text(), _next_commands(spec, storage, ended)]
+    if result.table is not None and result.complete:
+        parts += [_ablation(spec, result.table), Text()]
+    parts.append(_outcome(spec, result))
+    if result.unrecorded:
+        parts.append(Text(f"MLflow lacks {result.unrecorded} events; send them: ssl-sweep sync {spec.name}", "yellow"))
+    parts += [Text(), _next_commands(spec, storage, result)]
     return Group(*parts)
 
 
 def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) -> Group:
-    """A plan's numbers, and what stands in its way, here or at a service."""
+    """The numbers of a plan and its problems, here or at a service."""
     upper = "at most " if plan["at_most"] else ""
     rows = Table.grid(padding=(0, 2))
     confirm = f", and {plan['confirming']} to confirm the best" if plan["confirming"] else ""
@@ -54,17 +54,15 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
     for evaluation, epochs in plan["evaluation_epochs"].items():
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
-    at_once = "not known: no cluster answers there" if plan["concurrent"] is None else plan["concurrent"]
+    at_once = "unknown: the service's cluster does not answer" if plan["concurrent"] is None else plan["concurrent"]
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
-    remedy = (
-        "lower it, or it waits until the cluster has grown" if server else "lower it, or give a cluster's --address"
-    )
-    problems = [Text(f"does not fit: {each}; {remedy}", "red") for each in plan["problems"]]
+    remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
+    problems = [Text(f"does not fit: {each}; lower it, {remedy}", "red") for each in plan["problems"]]
     return Group(Text(name, "bold"), rows, *problems)
 
 
 def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a sweep of a service."""
+    """One line for each sweep of a service."""
     table = Table("name", "owner", "state", "done", "failed", "best", "why", box=None, header_style="dim")
     for sweep in sweeps:
         counts = sweep["counts"]
@@ -76,7 +74,7 @@ def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a sweep."""
+    """One line for each sweep of a storage folder."""
     columns = ("name", "total", "complete", "running", "failed", "pruned", "objective", "best")
     table = Table(*columns, box=None, header_style="dim")
     for sweep in sweeps:
@@ -85,7 +83,7 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def status_table(status: Mapping[str, Any]) -> Group:
-    """One line a trial under the counts, and each failure's message once."""
+    """Counts, one line for each trial, and each error once."""
     table = Table("trial", "knobs", "seed", "state", "stage", "epoch", "attempts", "last sign", box=None)
     metric = parse_objectives(status["objective"])[0].metric
     table.add_column(metric, justify="right")
@@ -105,16 +103,16 @@ def status_table(status: Mapping[str, Any]) -> Group:
     shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
     counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))
     phase = "  confirming" if status["phase"] == "confirming" else ""
-    head = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
+    headline = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
     failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
     messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
-    tried = Counter(
+    retried = Counter(
         f"after {trial['reason']}: {trial['message']}"
         for trial in status["trials"]
-        if trial["state"] in ("CREATED", "RUNNING") and trial["reason"]  # what was paused or stopped has none
+        if trial["state"] in ("CREATED", "RUNNING") and trial["reason"]  # paused and stopped ones have no reason
     )
-    messages += [Text(f"{count} tried again {message}", "yellow") for message, count in tried.items()]
-    return Group(head, *_steered(status), table, *messages)
+    messages += [Text(f"{count} tried again {message}", "yellow") for message, count in retried.items()]
+    return Group(headline, *_driver_lines(status), table, *messages)
 
 
 def _attempts(trial: Mapping[str, Any]) -> str:
@@ -123,20 +121,20 @@ def _attempts(trial: Mapping[str, Any]) -> str:
     return f"{trial['attempts']} ({', '.join(spent)})" if spent else str(trial["attempts"])
 
 
-def _steered(status: Mapping[str, Any]) -> list[Text]:
-    """Who drives the sweep, and what is asked of it."""
+def _driver_lines(status: Mapping[str, Any]) -> list[Text]:
+    """The driver of the sweep, and requests to stop or pause it."""
     driver, asked = status["driver"], status["asked"]
-    if "owner" in status:  # of a service
+    if "owner" in status:  # the sweep is a service's
         why = f": {status['reason']}" if status["reason"] else ""
         return [Text(f"{status['owner']}'s, {status['state']}{why}" + (f"; asked to {asked['ask']}" if asked else ""))]
     lines = [Text(f"driver: process {driver['pid']} on {driver['host']}", "dim")] if driver else []
     if asked:
-        lines.append(Text(f"{asked['ask']} ({asked['why']}); go on: ssl-sweep resume {status['name']}", "yellow"))
+        lines.append(Text(f"{asked['ask']} ({asked['why']}); continue it: ssl-sweep resume {status['name']}", "yellow"))
     return lines
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
-    """One line a check of the doctor's."""
+    """One line for each check of `ssl-sweep doctor`."""
     table = Table.grid(padding=(0, 2))
     for check in checks:
         mark = Text("ok", "green") if check["ok"] else Text("failed", "red")
@@ -144,19 +142,19 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def surplus_table(found: Sequence["Surplus"], freed: Mapping[str, int]) -> Table:
-    """One line a kind of what can go, and their sum."""
-    table = Table("what can go", "files", "MB", box=None, header_style="dim")
-    lines = [(each.kind, len(each.files), freed[each.kind]) for each in found]
-    for kind, files, room in [*lines, ("in all", sum(line[1] for line in lines), sum(freed.values()))]:
-        table.add_row(kind, str(files), f"{room / 1e6:,.1f}")
+def removable_table(removable: Sequence["Removable"], freed: Mapping[str, int]) -> Table:
+    """One line for each kind of removable files, and their sum."""
+    table = Table("can be removed", "files", "MB", box=None, header_style="dim")
+    lines = [(kind.kind, len(kind.files), freed[kind.kind]) for kind in removable]
+    for kind, files, size in [*lines, ("total", sum(line[1] for line in lines), sum(freed.values()))]:
+        table.add_row(kind, str(files), f"{size / 1e6:,.1f}")
     for column in table.columns[1:]:
         column.justify = "right"
     return table
 
 
-def watched(draw: Callable[[], RenderableType], console: Console) -> None:
-    """Draw again every two seconds until Ctrl-C."""
+def refresh(draw: Callable[[], RenderableType], console: Console) -> None:
+    """Draw every two seconds until Ctrl-C."""
     with Live(draw(), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(2)
@@ -176,44 +174,44 @@ def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
     return Group(table, *(Text(note, "dim") for note in ablation.notes))
 
 
-def _verdict(spec: "SweepSpec", ended: "Summary") -> Text:
+def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
     from ssl_sweep.ledger.budgets import HALTS
 
-    done = f"{len(ended.complete)} of {ended.total} trials complete"
-    done += f", {len(ended.pruned)} pruned" if ended.pruned else ""
-    if fresh := ended.confirming:
+    done = f"{len(result.complete)} of {result.total} trials complete"
+    done += f", {len(result.pruned)} pruned" if result.pruned else ""
+    if fresh := result.confirming:
         complete = sum(trial.state == "COMPLETE" for trial in fresh)
         words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
         choices = len({trial.choice for trial in fresh})
         done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"
-    if ended.ending.halted is not None:
-        full = any(trial.reason in HALTS and not trial.ended for trial in ended.trials)
-        why = "" if full else ", since the first trials all failed alike"
-        return Text(f"{done}; stopped{why}:\n{ended.ending.halted}", "red")
-    failures = Counter(f"{trial.reason}: {trial.message}" for trial in ended.failed)
+    if result.ending.halted is not None:
+        is_full = any(trial.reason in HALTS and not trial.ended for trial in result.trials)
+        why = "" if is_full else ", since the first trials all failed alike"
+        return Text(f"{done}; stopped{why}:\n{result.ending.halted}", "red")
+    failures = Counter(f"{trial.reason}: {trial.message}" for trial in result.failed)
     lines = [f"{count} failed, {message}" for message, count in failures.items()]
-    asked = ended.ending.asked
+    asked = result.ending.asked
     if asked is not None:
         words = "stopped" if asked.ask == "stop" else "paused"
         lines.append(
-            f"{words} ({asked.why}); what ran left a checkpoint: ssl-sweep resume {spec.name} goes on from there"
+            f"{words} ({asked.why}); running trials left checkpoints: ssl-sweep resume {spec.name} continues from them"
         )
-    elif ended.ending.interrupted:
-        lines.append("interrupted; what ran goes on from its last checkpoint")
+    elif result.ending.interrupted:
+        lines.append("interrupted; a resume continues from the last checkpoints")
     return Text("\n".join([done, *lines]), "red" if failures else "")
 
 
-def _next_commands(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Table:
+def _next_commands(spec: "SweepSpec", storage: Storage, result: "Summary") -> Table:
     place = "" if storage == Storage.default() else f" --storage {storage.place}"
-    left = len(ended.complete) + len(ended.pruned) < ended.total
+    is_open = len(result.complete) + len(result.pruned) < result.total
     rows = Table.grid(padding=(0, 2))
     for words, meaning in (
         ("ui", "browse the trials in MLflow"),
         (f"table {spec.name} --format tex", "the table for the paper"),
-        (f"status {spec.name}", "every trial"),
+        (f"status {spec.name}", "all trials"),
         (
             f"resume {spec.name}",
-            "go on, failed trials included" if left else "go on after a failure or an interruption",
+            "continue, failed trials included" if is_open else "continue after a failure or an interruption",
         ),
     ):
         rows.add_row(Text(f"{_program()} {words}{place}", "bold"), meaning)
@@ -221,9 +219,9 @@ def _next_commands(spec: "SweepSpec", storage: Storage, ended: "Summary") -> Tab
 
 
 def _program() -> str:
-    """The command as this shell finds it: its name where that is on the PATH, else how it was called."""
-    called = Path(sys.argv[0])
-    return "ssl-sweep" if called.name != "ssl-sweep" or shutil.which("ssl-sweep") else str(called)
+    """How the user calls this program: `ssl-sweep` if it is on the PATH, else by its path."""
+    program = Path(sys.argv[0])
+    return "ssl-sweep" if program.name != "ssl-sweep" or shutil.which("ssl-sweep") else str(program)
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Commands that say what there is, what it would cost and how it goes."""
+"""Commands that only read: plan, list, status, logs, schema and doctor."""
 
 import json
 import os
@@ -20,32 +20,37 @@ from ssl_sweep.commands.shared import (
     StorageFolder,
     app,
     err,
+    next_command,
     out,
     print_json,
-    remote,
+    remote_client,
     storage_at,
-    to_type,
     user_errors,
 )
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
 
-AHEAD = ("QUEUED", "LAUNCHING", "RUNNING")  # states of a sweep of a service whose trials run, or are to
+ACTIVE = ("QUEUED", "LAUNCHING", "RUNNING")  # states of a service's sweep that has trials to run
 WAIT_S = 2.0
 
 
 @app.command()
 def logs(
     name: Name,
-    trial: Annotated[str | None, typer.Option("--trial", metavar="ID", help="a trial's id, or how it begins")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="keep showing what is written")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="of the end of a log")] = 20,
+    trial: Annotated[
+        str | None, typer.Option("--trial", metavar="ID", help="Trial by its id or the start of it.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new output.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of lines from the end of a log.")] = 20,
     storage: StorageFolder = None,
 ) -> None:
-    """Show why trials failed, each error once, or what running ones write; with --trial that trial's log."""
+    """Show the errors of failed trials, each once, or the output of running ones.
+
+    With --trial, show the log of that trial.
+    """
     with user_errors():
-        if client := remote(storage=storage):
+        if client := remote_client(storage=storage):
             if not follow:
                 _write([client.logs(name, trial=trial, lines=lines)])
                 return
@@ -65,13 +70,13 @@ def logs(
 
 
 def _await_trial(client: "Client", name: str) -> None:
-    """Say how a sweep stands until one of its trials runs, or it has ended."""
-    told = ""
-    while (sweep := client.show(name))["state"] in AHEAD and not sweep["counts"].get("running"):
+    """Print the state of a sweep until one of its trials runs or it has ended."""
+    printed = ""
+    while (sweep := client.show(name))["state"] in ACTIVE and not sweep["counts"].get("running"):
         now = ": ".join(part for part in (sweep["state"], sweep["reason"]) if part)
-        if now != told:
+        if now != printed:
             err.print(f"no trial of {name} runs yet, waiting for one; it is {now}", markup=False, soft_wrap=True)
-        told = now
+        printed = now
         time.sleep(WAIT_S)
 
 
@@ -83,12 +88,12 @@ def _write(texts: Iterable[str]) -> None:
 
 @app.command()
 def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
-    """Say what a sweep would cost, and whether its trials fit here; runs nothing."""
+    """Show what a sweep would cost and whether its trials fit here. Runs nothing."""
     with user_errors():
         from ssl_sweep.commands.terminal import plan_table
         from ssl_sweep.spec.document import file_text
 
-        if client := remote(address=address):
+        if client := remote_client(address=address):
             planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
         else:
             planned = _planned(spec_file, overrides or (), address)
@@ -115,22 +120,22 @@ def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> 
 
 @app.command("list")
 def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
-    """List the sweeps of a storage folder."""
+    """List the sweeps of a storage folder or a service."""
     with user_errors():
         from ssl_sweep.commands.terminal import overview_table, submitted_table
 
-        if client := remote(storage=storage):
-            found, shown = client.sweeps(), submitted_table
+        if client := remote_client(storage=storage):
+            sweeps, make_table = client.sweeps(), submitted_table
         else:
             from ssl_sweep.sweep.status import overview
 
-            found, shown = overview(storage_at(storage)), overview_table
+            sweeps, make_table = overview(storage_at(storage)), overview_table
         if as_json:
-            print_json(found)
-        elif found:
-            out.print(shown(found))
+            print_json(sweeps)
+        elif sweeps:
+            out.print(make_table(sweeps))
         else:
-            first = to_type("submit SPEC.YAML") if client else "ssl-sweep run experiments/quickstart.yaml"
+            first = next_command("submit SPEC.YAML") if client else "ssl-sweep run experiments/quickstart.yaml"
             out.print(f"no sweeps yet: {first}", markup=False, soft_wrap=True)
 
 
@@ -139,13 +144,13 @@ def status(
     name: Name,
     storage: StorageFolder = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="keep showing it, until Ctrl-C")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
-    """Show a sweep's trials: state, stage, epoch, attempts, and what failed."""
+    """Show the trials of a sweep: state, stage, epoch, attempts and errors."""
     with user_errors():
-        from ssl_sweep.commands.terminal import status_table, watched
+        from ssl_sweep.commands.terminal import refresh, status_table
 
-        if client := remote(storage=storage):
+        if client := remote_client(storage=storage):
             read = partial(client.status, name)
         else:
             from ssl_sweep.sweep.status import sweep_status
@@ -154,16 +159,16 @@ def status(
         if as_json:
             print_json(read())
         elif watch:
-            watched(lambda: status_table(read()), out)
+            refresh(lambda: status_table(read()), out)
         else:
             out.print(status_table(read()))
 
 
 @app.command()
 def schema(
-    output: Annotated[Path | None, typer.Argument(help="file to write [default: print]")] = None,
+    output: Annotated[Path | None, typer.Argument(help="File to write.", show_default="print")] = None,
 ) -> None:
-    """Write the JSON schema of spec files, with which editors complete and check them."""
+    """Write the JSON schema of spec files, which editors use to complete and check them."""
     with user_errors():
         from ssl_sweep.spec.schema import json_schema
 
@@ -177,12 +182,12 @@ def schema(
 
 @app.command()
 def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
-    """Check this installation: versions, devices, and whether the stores can be reached."""
+    """Check versions, devices and access to the stores."""
     with user_errors():
-        from ssl_sweep.commands.doctor import examine
+        from ssl_sweep.commands.doctor import run_checks
         from ssl_sweep.commands.terminal import checks_table
 
-        checks = examine(storage_at(storage))
+        checks = run_checks(storage_at(storage))
         if as_json:
             print_json(checks)
         else:

@@ -157,5 +157,5 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
         raise LedgerError(
             f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
             "give the new one another name, or undo the change to go on with the old one; "
-            f"for more choices of the same: ssl-sweep extend {spec.name} --trials +N"
+            f"for more choices of the same: ssl-sweep extend {spec.name} --choices +N"
         )

@@ -32,8 +32,8 @@ from ssl_sweep.service.models import (
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
 from ssl_sweep.spec.plan import Plan, make_plan
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
-from ssl_sweep.sweep.extension import extended
-from ssl_sweep.sweep.steering import order_end, request_end
+from ssl_sweep.sweep.extension import extend_spec
+from ssl_sweep.sweep.steering import place_order, stop_or_pause
 from ssl_sweep.trialdir.requests import Ask
 
 STEERED = refusals(400, 404, 409, 422)
@@ -100,7 +100,7 @@ def stop(name: Name, asked: Stop, user: Submitter, service: Service, after: Back
     if submission.state not in ACTIVE:
         raise Refused(409, f"{name} does not run: it is {submission.state}")
     ledger = load_ledger(service.settings.storage.ledger_url, name)
-    order_end(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), asked.trials)
+    place_order(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), asked.trials)
     return shown(found(service, name))
 
 
@@ -133,7 +133,7 @@ async def extend(name: Name, asked: Extend, user: Submitter, service: Service) -
     if old.state not in ENDED:
         raise Refused(409, f"{name} is {old.state}; pause it before it is extended")
     spec = await heavy(_extension, service, old, asked)
-    words = (f"--trials={spec.search.trials}", *(f"--set={each}" for each in asked.overrides))
+    words = (f"--choices={spec.search.trials}", *(f"--set={each}" for each in asked.overrides))
     wants = _wants(spec, spec.search.trials or 1)
     return _queued(service, old, command=("extend", *words), spec=spec.model_dump(mode="json"), **wants)
 
@@ -231,7 +231,7 @@ def _extension(service: Loop, old: Submission, asked: Extend) -> SweepSpec:
     ledger = load_ledger(service.settings.storage.ledger_url, old.name)
     # the submission may hold an extension that no driver has made; the ledger's resources are those last granted
     base = from_dump(old.spec).model_copy(update={"search": ledger.spec.search})
-    spec = extended(base, asked.trials, asked.overrides)
+    spec = extend_spec(base, asked.trials, asked.overrides)
     check(spec, service.settings.data_roots)
     clear_orders(ledger.notes)
     return spec
@@ -257,7 +257,7 @@ def _end(service: Loop, name: str, user: User, what: Literal["stop", "pause"], a
 def _mark(service: Loop, name: str, what: Literal["stop", "pause"]) -> None:
     """Mark the trials that a dead driver left running."""
     with suppress(LedgerError):  # none has begun, or all have ended
-        request_end(service.settings.storage, name, what)
+        stop_or_pause(service.settings.storage, name, what)
 
 
 def _restless(name: str) -> Refused:

@@ -24,9 +24,9 @@ from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.plan import GROWS_TO
 from ssl_sweep.sweep.exit_codes import ExitCode
-from ssl_sweep.sweep.notify import END_S, news
+from ssl_sweep.sweep.notify import END_S, webhook_payload
 from ssl_sweep.sweep.status import counts
-from ssl_sweep.sweep.steering import order_end, request_end
+from ssl_sweep.sweep.steering import place_order, stop_or_pause
 from ssl_sweep.sweep.webhook import Outbox, Webhook
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.requests import Ask
@@ -60,7 +60,7 @@ class Drivers:
         self._store, self._ray, self._settings = store, ray, settings
         self._looks: dict[str, Look] = {}
         self._sent: set[str] = set()  # news that the outbox has
-        webhook = Webhook.of_environment()
+        webhook = Webhook.from_environment()
         self._outbox = Outbox(webhook) if webhook is not None else None
 
     def tell(self) -> None:
@@ -120,7 +120,7 @@ class Drivers:
 
     def _take_note(self, submission: Submission, look: Look, ledger: Ledger) -> None:
         if submission.asked and read_orders(ledger.notes).sweep is None:
-            order_end(ledger, _ask(submission))
+            place_order(ledger, _ask(submission))
         begun = [trial for trial in ledger.trials if trial.state != TrialState.CREATED]
         changed = [trial for trial in begun if look.states.get(trial.trial_id) != trial.state]
         told = ({"trial_id": each.trial_id, "trial_state": each.state, "message": each.message} for each in changed)
@@ -205,7 +205,7 @@ class Drivers:
     def _settle(self, submission: Submission, asked: str) -> None:
         """End a sweep as it was asked to; what its driver has left open is marked."""
         try:
-            request_end(self._settings.storage, submission.name, "stop" if asked == "stop" else "pause")
+            stop_or_pause(self._settings.storage, submission.name, "stop" if asked == "stop" else "pause")
         except LedgerError as error:  # it had not begun, or had just ended
             log.info("sweep %s: %s", submission.name, error)
         self._look(submission, now=True)
@@ -225,7 +225,7 @@ class Drivers:
         found = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
         counts = {state: count for state, count in found.items() if count}
         uri = self._settings.storage.tracking_uri
-        told = None if self._outbox is None else news(submission.name, "failed", reason, counts, None, uri)
+        told = None if self._outbox is None else webhook_payload(submission.name, "failed", reason, counts, None, uri)
         self._end(submission, "FAILED", reason, told)
         self.tell()
 

@@ -1,5 +1,5 @@
-"""What is done to a sweep: drive, steer, extend, clean; its status, logs, progress and notices.
+"""Runs, steers, extends and cleans sweeps; shows their status, logs and progress.
 
-Owns what a command or the service asks of a sweep. May import `cluster` and everything below it.
+Owns what commands and the service do to a sweep. May import `cluster` and everything below it.
 Start with `drive.py`, then `finish.py` and `steering.py`.
 """

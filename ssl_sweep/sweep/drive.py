@@ -82,7 +82,7 @@ def drive(
     """Run the open trials of a sweep and make its table.
 
     Args:
-        spec: the sweep's own spec, or an extension of it (`extension.extended`).
+        spec: the sweep's own spec, or an extension of it (`extension.extend_spec`).
         storage: where the sweep lies.
         console: where progress is shown.
         address: see `run_sweep`.

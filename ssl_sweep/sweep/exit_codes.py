@@ -1,4 +1,4 @@
-"""Exit codes of the commands that drive a sweep: what a script, or the service, learns from a driver's end."""
+"""Exit codes of the commands that run a sweep, for scripts and the service."""
 
 from enum import IntEnum
 

@@ -1,4 +1,4 @@
-"""More choices for a sweep that exists: in the same study, with what it has learned."""
+"""Extends the spec of an existing sweep with more choices for the same study."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,48 +9,48 @@ from ssl_sweep.spec.file import changed
 from ssl_sweep.spec.sweep import Range, SweepSpec, differences
 
 
-def extended(spec: SweepSpec, trials: str, overrides: Sequence[str]) -> SweepSpec:
-    """The spec with more choices, and wider ranges to take them from.
+def extend_spec(spec: SweepSpec, choices: str, overrides: Sequence[str]) -> SweepSpec:
+    """A sweep's spec with more choices and, if wanted, wider ranges.
 
     Args:
         spec: the sweep's.
-        trials: `+20`: so many choices more; `40`: so many in all.
-        overrides: `search.space.X=...`, numeric ranges that hold the old ones.
+        choices: `+20` adds 20; `40` makes 40 in all.
+        overrides: `search.space.KNOB=...`, numeric ranges that contain the old ones.
 
     Raises:
-        SpecError: the sweep is a grid, or its new spec would not be the old one's extension.
+        SpecError: the sweep is a grid, or the change is not an extension of its spec.
     """
     if spec.search.sampler == "grid":
         remedy = "run a new sweep over the further values, and show both: ssl-sweep table OLD NEW"
         raise _refused(spec, "search.sampler", "grid", "has all its choices already", remedy)
-    more = changed(spec, [f"search.trials={_count(spec, trials)}", *overrides])
+    more = changed(spec, [f"search.trials={_count(spec, choices)}", *overrides])
     if (more.search.trials or 0) < (spec.search.trials or 0):
-        raise _refused(spec, "search.trials", trials, f"there are {spec.search.trials} choices already", "ask for more")
+        raise _refused(spec, "search.trials", choices, f"{spec.search.trials} choices exist already", "ask for more")
     for line in differences(spec, more):
         path = line.partition(":")[0]
         knob = path.removeprefix("search.space.").rpartition(".")[0]
         if path.startswith("search.space.") and spec.search.sampler == "cmaes":
-            remedy = "run a new sweep, with `search.from` to start from what this one found"
+            remedy = "run a new sweep, with `search.from` to start from the results of this one"
             raise _refused(spec, path, None, "cannot be widened: cmaes knows only the range it began with", remedy)
         if path.startswith("search.space.") and _is_wider(spec.search.space.get(knob), more.search.space.get(knob)):
             continue
         if path != "search.trials" and not path.startswith(FREE):
-            remedy = "run a new sweep, with `search.from` to start from what this one found"
+            remedy = "run a new sweep, with `search.from` to start from the results of this one"
             raise _refused(
                 spec, path, None, f"cannot change in a sweep that exists ({line.partition(': ')[2]})", remedy
             )
     return more
 
 
-def _count(spec: SweepSpec, trials: str) -> int:
-    digits = trials.removeprefix("+")
+def _count(spec: SweepSpec, choices: str) -> int:
+    digits = choices.removeprefix("+")
     if not digits.isdecimal() or not int(digits):
-        raise _refused(spec, "--trials", trials, "is no number of choices", "write --trials +20")
-    return int(digits) + (spec.search.trials or 0 if trials.startswith("+") else 0)
+        raise _refused(spec, "--choices", choices, "is no number of choices", "write --choices +20")
+    return int(digits) + (spec.search.trials or 0 if choices.startswith("+") else 0)
 
 
 def _is_wider(old: Any, new: Any) -> bool:
-    """Whether every value of a numeric range is one of the new range too."""
+    """Whether a numeric range contains every value of the old one."""
     if not isinstance(old, Range) or not isinstance(new, Range):
         return False
     alike = (old.log, old.step, old.is_int) == (new.log, new.step, new.is_int)

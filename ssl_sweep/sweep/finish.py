@@ -13,7 +13,7 @@ from ssl_sweep.storage import mirror
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import best_trial
-from ssl_sweep.sweep.housekeeping import freed_bytes, remove, surplus, undelivered
+from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.options import options
@@ -131,13 +131,13 @@ def push_sweep(storage: Storage, name: str) -> None:
 def clean_up(ledger: Ledger, storage: Storage, say: Callable[[str], object]) -> None:
     """Remove the files that the sweep no longer needs, by the rules of `ssl-sweep clean`."""
     try:
-        keep = None if undelivered(ledger, storage) else ledger.spec.keep_encoders
+        keep = None if undelivered_events(ledger, storage) else ledger.spec.keep_encoders
         with mirror.hollow(storage, ledger.spec.name) as shape:
-            found = surplus(ledger, shape, keep)
-            freed = sum(freed_bytes(found).values())
-            remove(found)
+            removable = find_removable(ledger, shape, keep)
+            freed = sum(freed_bytes(removable).values())
+            remove(removable)
     except (BucketError, OSError) as error:  # files that stay must not fail a sweep that has ended well
         log.warning("not everything could be removed (%s); try again: ssl-sweep clean %s", error, ledger.spec.name)
     else:
         if freed >= REPORTED_BYTES:
-            say(f"freed {freed / 1e6:,.1f} MB that nothing needs any more")
+            say(f"freed {freed / 1e6:,.1f} MB of files that are no longer needed")

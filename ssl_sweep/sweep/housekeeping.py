@@ -1,7 +1,7 @@
-"""What of a sweep nobody needs any more: found by rule, counted, removed.
+"""Removes files that a sweep no longer needs.
 
-Whatever can still be resumed keeps all that it has: trials that are under way, that failed, were stopped or paused, and
-the pretrainings that they share. Journals, results, logs, artifacts and the ledger are never touched.
+Trials that can still be resumed (running, failed, stopped or paused) keep all their files, and so do the pretrainings
+that they share. Journals, results, logs, artifacts and the ledger are never touched.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep.best import ranked
+from ssl_sweep.sweep.best import ranked_trials
 from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tracking.spool import Spool
 from ssl_sweep.trial.run import encoder_path
@@ -27,30 +27,33 @@ from ssl_sweep.trial.stages import Finished
 from ssl_sweep.trialdir.checkpoint import DAMAGED
 from ssl_sweep.trialdir.states import TrialState
 
-FINAL = (TrialState.COMPLETE, TrialState.PRUNED)  # the states of trials that nobody goes on with
+FINAL = (TrialState.COMPLETE, TrialState.PRUNED)  # states of trials that are never resumed
 CHECKPOINTS = "checkpoints of trials and stages that have ended"
-ENCODERS = "encoders of other choices than the best"
+ENCODERS = "encoders of choices that are not among the best"
 PRETRAININGS = "shared pretrainings whose trials have ended without an encoder"
 LEFTOVERS = "leftovers of processes that died"
 
 
 @dataclass(frozen=True)
-class Surplus:
-    """Files and folders of one kind that can go."""
+class Removable:
+    """Files and folders of one kind that can be removed."""
 
     kind: str
     paths: tuple[Path, ...]
 
     @property
     def files(self) -> list[Path]:
-        """Every file of it."""
+        """All files, those in the folders too."""
         return [file for path in self.paths for file in _files(path)]
 
 
-def surplus(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list[Surplus]:
-    """What can go, by kind; only true while no driver works on the sweep.
+def find_removable(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list[Removable]:
+    """The files that can be removed, by kind. Valid only while no driver works on the sweep.
 
-    keep_encoders: how many of the best choices keep the encoders of their trials; None: all choices do.
+    Args:
+        ledger: the sweep's.
+        storage: where it lies.
+        keep_encoders: how many of the best choices keep the encoders of their trials; None keeps all encoders.
     """
     sweep = storage.sweep(ledger.spec.name)
     folders = {trial.trial_id: storage.trial(ledger.spec.name, trial.trial_id) for trial in ledger.trials}
@@ -67,54 +70,54 @@ def surplus(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list
     checkpoints = [path for trial in ledger.trials for path in _ended(trial, folders[trial.trial_id])]
     checkpoints += [folder / "checkpoint.pt" for key, folder in free.items() if key in kept]
     return [
-        Surplus(CHECKPOINTS, tuple(path for path in checkpoints if path.exists())),
-        Surplus(ENCODERS, tuple(encoders)),
-        Surplus(PRETRAININGS, tuple(folder for key, folder in free.items() if key not in kept)),
-        Surplus(LEFTOVERS, tuple(_leftovers(sweep, [*folders.values(), *stages.values()]))),
+        Removable(CHECKPOINTS, tuple(path for path in checkpoints if path.exists())),
+        Removable(ENCODERS, tuple(encoders)),
+        Removable(PRETRAININGS, tuple(folder for key, folder in free.items() if key not in kept)),
+        Removable(LEFTOVERS, tuple(_leftovers(sweep, [*folders.values(), *stages.values()]))),
     ]
 
 
-def freed_bytes(found: Iterable[Surplus]) -> dict[str, int]:
-    """The room that each kind gives back: a file with several names counts with the last of them."""
+def freed_bytes(removable: Iterable[Removable]) -> dict[str, int]:
+    """Bytes that each kind frees. A hard-linked file counts with the last of its names."""
     names: Counter[tuple[int, int]] = Counter()
     freed: dict[str, int] = {}
-    for each in found:
-        freed[each.kind] = 0
-        for file in each.files:
+    for kind in removable:
+        freed[kind.kind] = 0
+        for file in kind.files:
             status = file.lstat()
             names[status.st_dev, status.st_ino] += 1
             if names[status.st_dev, status.st_ino] == status.st_nlink:
-                freed[each.kind] += status.st_size
+                freed[kind.kind] += status.st_size
     return freed
 
 
-def remove(found: Iterable[Surplus]) -> None:
-    """Remove it, trials' encoders before the pretrainings that they are from."""
-    for each in found:
-        for path in each.paths:
+def remove(removable: Iterable[Removable]) -> None:
+    """Remove the files: trials' encoders before the pretrainings that they come from."""
+    for kind in removable:
+        for path in kind.paths:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
 
-def undelivered(ledger: Ledger, storage: Storage) -> int:
-    """Events that MLflow lacks, where it is to show encoders as models: these must not go before it has them."""
+def undelivered_events(ledger: Ledger, storage: Storage) -> int:
+    """How many events MLflow lacks, if it shows encoders as models: until it has them, encoders must stay."""
     return 0 if ledger.spec.tracking.models == "none" else Spool(storage.sweep(ledger.spec.name)).pending()
 
 
 def _outranked(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list[Trial]:
-    """The trials of all choices but the best; of those that are not through yet nobody knows how good they are."""
+    """The trials of the finished choices that are not among the best."""
     if keep_encoders is None:
         return []
-    best = {trials[0].choice for trials in ranked(ledger, storage)[:keep_encoders]}
+    best = {trials[0].choice for trials in ranked_trials(ledger, storage)[:keep_encoders]}
     best |= _front(ledger)
-    through = [choice for choice in ledger.choices if all(trial.state in FINAL for trial in choice.all_trials)]
-    return [trial for choice in through if choice.number not in best for trial in choice.all_trials]
+    finished = [choice for choice in ledger.choices if all(trial.state in FINAL for trial in choice.all_trials)]
+    return [trial for choice in finished if choice.number not in best for trial in choice.all_trials]
 
 
 def _front(ledger: Ledger) -> set[int]:
-    """The choices that no other beats in two objectives."""
+    """The choices on the Pareto front of two objectives."""
     search = ledger.spec.search
     if len(search.metrics) < 2:
         return set()
@@ -125,7 +128,7 @@ def _front(ledger: Ledger) -> set[int]:
 
 
 def _needed(ledger: Ledger) -> set[str]:
-    """The keys of the pretrainings that a trial still wants, whatever hardware it will run on."""
+    """The keys of the pretrainings that open trials need, for every precision that their hardware may choose."""
     spec = ledger.spec
     open_: list[tuple[Mapping[str, object], int]] = [
         (ledger.choice(trial.choice).knobs, trial.seed) for trial in ledger.trials if trial.state not in FINAL
@@ -140,31 +143,31 @@ def _needed(ledger: Ledger) -> set[str]:
 def _config(spec: SweepSpec, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
     try:
         return resolve(spec, knobs, seed)
-    except (KeyError, ValueError):  # its driver died before all its knobs were written: nothing was made for it
+    except (KeyError, ValueError):  # its driver died before it wrote all knobs: no files exist for it
         return None
 
 
 def _ended(trial: Trial, folder: Path) -> Iterator[Path]:
-    """A trial's checkpoints of what has ended."""
+    """The checkpoints of a trial's finished stages."""
     if trial.state in FINAL:
         yield from folder.rglob("checkpoint.pt")
         return
     finished = Finished(folder / "stages.json")
-    for key in folder.glob("*/key"):  # of a stage that was killed after its last word
+    for key in folder.glob("*/key"):  # of a stage that was killed after it had finished
         if finished.results(key.parent.name, key.read_text()) is not None:
             yield from key.parent.rglob("checkpoint.pt")
 
 
 def _leftovers(sweep: Path, folders: Iterable[Path]) -> Iterator[Path]:
-    """Files that their writer never gave their name, damaged ones that were set aside, Ray's snapshots."""
-    found = [*sweep.glob("*.partial"), *sweep.glob("artifacts/*.partial"), *sweep.glob(".ray")]
+    """Partial files of writers that died, damaged files that were set aside, and Ray's snapshots."""
+    leftovers = [*sweep.glob("*.partial"), *sweep.glob("artifacts/*.partial"), *sweep.glob(".ray")]
     for folder in folders:
-        found += [*folder.rglob("*.partial"), *folder.rglob(f"*{DAMAGED}")]
-    yield from (path for path in found if path.parent not in found)
+        leftovers += [*folder.rglob("*.partial"), *folder.rglob(f"*{DAMAGED}")]
+    yield from (path for path in leftovers if path.parent not in leftovers)
 
 
 def _is_locked(stage: Path) -> bool:
-    """Whether a process that outlived its driver makes this pretraining."""
+    """Whether a process that outlived its driver still runs this pretraining."""
     try:
         with FileLock(stage / "lock", timeout=0):
             return False

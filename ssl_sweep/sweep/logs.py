@@ -1,4 +1,4 @@
-"""What trials have written of themselves: the tracebacks of those that failed, the newest lines of those that run."""
+"""Reads the logs of trials: tracebacks of failed ones, newest lines of running ones."""
 
 import time
 from collections import defaultdict
@@ -16,13 +16,13 @@ from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.states import TrialState
 
 POLL_S = 0.5
-MAX_BYTES = 1_000_000  # of a log's end, to look for its last lines in
-MAX_NAMED = 5  # trials of one error
+MAX_BYTES = 1_000_000  # how much of a log's end is read
+MAX_NAMED = 5  # trials listed above one error
 
 
-def trial_log(ledger: Ledger, storage: Storage, named: str, lines: int) -> str:
-    """The last lines of a trial's log, and its traceback where it failed. Raises NoSuchTrial."""
-    trial = find_trial(ledger.trials, named)
+def trial_log(ledger: Ledger, storage: Storage, prefix: str, lines: int) -> str:
+    """The last lines of a trial's log, and its traceback if it failed. Raises NoSuchTrial."""
+    trial = find_trial(ledger.trials, prefix)
     folder = _folder(ledger, storage, trial)
     text = tail(folder / "log.txt", lines) or f"trial {trial.trial_id} ({trial.state}) has written nothing yet\n"
     failure = _traceback(folder) if trial.state == TrialState.FAILED else None
@@ -30,20 +30,20 @@ def trial_log(ledger: Ledger, storage: Storage, named: str, lines: int) -> str:
 
 
 def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
-    """Each error of the failed trials once, with those that had it; else the newest lines of the running ones."""
+    """Each error of failed trials once, with these trials; if none failed, the newest lines of running ones."""
     failed = [trial for trial in ledger.trials if trial.state == TrialState.FAILED]
     if failed:
         return _errors(ledger, storage, failed)
     running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
     if not running:
-        return f"no trial of {ledger.spec.name} runs, and none has failed; one trial's log: --trial ID\n"
+        return f"no trial of {ledger.spec.name} runs, and none has failed; show the log of one with --trial ID\n"
     return "\n".join(
         f"{_title(ledger, trial)}\n{tail(_folder(ledger, storage, trial) / 'log.txt', lines)}" for trial in running
     )
 
 
 def follow_log(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterator[str]:
-    """A trial's last lines, then what is written to its log, until its journal says that the attempt has ended."""
+    """Yield the last lines of a trial's log, then new text until its journal says that the attempt has ended."""
     text, offset, _ = read_log(trial, path)
     yield _last(text, lines)
     while True:
@@ -57,30 +57,30 @@ def follow_log(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterat
 
 
 def read_log(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
-    """A log's text from a byte on, of a long one its end; how far that goes, and whether the attempt has ended."""
-    events = read(path.parent)[0]  # first: what an attempt wrote before it ended is then read below
+    """A log's text from byte `start` on (the end of it if it is long), the next start, whether the attempt ended."""
+    events = read(path.parent)[0]  # before the log, so that the log of an ended attempt is read whole
     text, offset = _read_end(path, start)
-    return text, offset, bool(events) and isinstance(events[-1], Ended) and not _begins(trial, events)
+    return text, offset, bool(events) and isinstance(events[-1], Ended) and not _is_starting(trial, events)
 
 
-def _begins(trial: Trial, events: list[Event]) -> bool:
-    """Whether a trial runs again of which the journal has only the attempts before."""
-    begun = [event.attempt or 0 for event in events if isinstance(event, AttemptStarted)]
-    return trial.state == TrialState.RUNNING and bool(begun) and begun[-1] < trial.attempts
+def _is_starting(trial: Trial, events: list[Event]) -> bool:
+    """Whether a trial runs again, but its journal ends with an earlier attempt."""
+    attempts = [event.attempt or 0 for event in events if isinstance(event, AttemptStarted)]
+    return trial.state == TrialState.RUNNING and bool(attempts) and attempts[-1] < trial.attempts
 
 
-def find_log(ledger: Ledger, storage: Storage, named: str | None) -> tuple[Trial, Path]:
-    """A trial, or the only one that runs, and where its log lies. Raises NoSuchTrial."""
+def find_log(ledger: Ledger, storage: Storage, prefix: str | None) -> tuple[Trial, Path]:
+    """A trial, by default the only running one, and the path of its log. Raises NoSuchTrial."""
     running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
-    if named is None and len(running) != 1:
+    if prefix is None and len(running) != 1:
         listed = ", ".join(trial.trial_id[:8] for trial in running) or "none"
-        raise NoSuchTrial(f"{len(running)} trials run ({listed}); name the one to follow with --trial")
-    trial = running[0] if named is None else find_trial(ledger.trials, named)
+        raise NoSuchTrial(f"{len(running)} trials run ({listed}); choose the one to follow with --trial")
+    trial = running[0] if prefix is None else find_trial(ledger.trials, prefix)
     return trial, _folder(ledger, storage, trial) / "log.txt"
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a file; empty where there is none."""
+    """The last lines of a file; empty if it does not exist."""
     return _last(_read_end(path)[0], lines)
 
 
@@ -89,7 +89,7 @@ def _last(text: str, lines: int) -> str:
 
 
 def _read_end(path: Path, start: int = 0) -> tuple[str, int]:
-    """The text from a byte on, of a long one its end, and how far that goes."""
+    """The text from byte `start` on (the end of it if it is long), and the next start."""
     try:
         with path.open("rb") as file:
             file.seek(max(start, path.stat().st_size - MAX_BYTES))
@@ -99,11 +99,11 @@ def _read_end(path: Path, start: int = 0) -> tuple[str, int]:
 
 
 def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
-    alike: dict[str, list[Trial]] = defaultdict(list)
+    trials_by_error: dict[str, list[Trial]] = defaultdict(list)
     for trial in failed:
-        alike[_traceback(_folder(ledger, storage, trial)) or f"{trial.message}\n"].append(trial)
+        trials_by_error[_traceback(_folder(ledger, storage, trial)) or f"{trial.message}\n"].append(trial)
     parts = []
-    for traceback, trials in alike.items():
+    for traceback, trials in trials_by_error.items():
         titles = [_title(ledger, trial) for trial in trials[:MAX_NAMED]]
         titles += [f"and {len(trials) - MAX_NAMED} more"] if len(trials) > MAX_NAMED else []
         parts.append("\n".join(titles) + f"\n{traceback}")
@@ -111,7 +111,7 @@ def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
 
 
 def _traceback(folder: Path) -> str | None:
-    """Of the last attempt that failed."""
+    """The traceback of the last failed attempt."""
     ends = [event for event in read(folder)[0] if isinstance(event, Ended) and event.state == TrialState.FAILED]
     return (ends[-1].traceback or None) if ends else None
 
@@ -123,7 +123,7 @@ def _title(ledger: Ledger, trial: Trial) -> str:
 
 
 def _folder(ledger: Ledger, storage: Storage, trial: Trial) -> Path:
-    """A trial's folder, with its newest log and journal."""
+    """A trial's folder, after its newest log and journal have been fetched."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     mirror.fetch(storage, folder / "log.txt", folder / JOURNAL)
     return folder

@@ -1,4 +1,4 @@
-"""Watches a sweep for those who do not: tells the webhook when it is done, has failed, or is stuck."""
+"""Notifies a webhook when a sweep is done, has failed, or is stuck."""
 
 import os
 import threading
@@ -15,60 +15,60 @@ from ssl_sweep.trialdir.events import MetricsReported
 
 State = Literal["done", "failed", "stuck"]
 WORDS: dict[State, str] = {"done": "is done", "failed": "has failed", "stuck": "is stuck"}
-STUCK_S = 3600.0  # without a start, a report or an end of any trial; SSL_SWEEP_STUCK_SECONDS
-END_S = 5.0  # how long the end of a sweep waits for the webhook, at most
+STUCK_S = 3600.0  # without a start, report or end of any trial; SSL_SWEEP_STUCK_SECONDS overrides it
+END_S = 5.0  # how long the end of a sweep waits for the webhook
 
 
 class Notifier:
-    """Tells the webhook of one sweep; nobody where there is none. A `Observer`."""
+    """An `Observer` that notifies the webhook of one sweep; does nothing where none is configured."""
 
     def __init__(self, ledger: Ledger, tracking_uri: str) -> None:
         """Raises WebhookError."""
         self._ledger, self._tracking_uri = ledger, tracking_uri
-        self._heard_at, self._said_stuck = time.monotonic(), False
+        self._active_at, self._notified_stuck = time.monotonic(), False
         self._stuck_s = _stuck_seconds()
         self._closing = threading.Event()
-        webhook = Webhook.of_environment()
+        webhook = Webhook.from_environment()
         self._outbox = Outbox(webhook) if webhook is not None else None
         if self._outbox is not None:
             threading.Thread(target=self._watch, name="stuck", daemon=True).start()
 
     def started(self, trial: Trial) -> None:
-        self._hear()
+        self._note_activity()
 
     def reported(self, trial: Trial, report: MetricsReported) -> None:
-        self._hear()
+        self._note_activity()
 
     def ended(self, trial: Trial) -> None:
-        self._hear()
+        self._note_activity()
 
     def tell(self, state: State, why: str | None = None) -> None:
-        """Have the webhook told, soon."""
+        """Queue a notice for the webhook."""
         if self._outbox is not None:
             self._outbox.put(self._payload(state, why))
 
     def close(self) -> None:
-        """Wait a few seconds for the webhook to take what it has not taken yet."""
+        """Give the webhook a few seconds to take the queued notices."""
         self._closing.set()
         if self._outbox is not None:
             self._outbox.close(END_S)
 
-    def _hear(self) -> None:
-        self._heard_at, self._said_stuck = time.monotonic(), False
+    def _note_activity(self) -> None:
+        self._active_at, self._notified_stuck = time.monotonic(), False
 
     def _watch(self) -> None:
         while not self._closing.wait(min(30.0, self._stuck_s / 4)):
-            silent = time.monotonic() - self._heard_at
-            if silent >= self._stuck_s and not self._said_stuck:
-                self._said_stuck = True
-                self.tell("stuck", f"no trial was heard of for {silent / 60:.0f} min; `ssl-sweep logs` shows why")
+            silent = time.monotonic() - self._active_at
+            if silent >= self._stuck_s and not self._notified_stuck:
+                self._notified_stuck = True
+                self.tell("stuck", f"no trial has reported for {silent / 60:.0f} min; `ssl-sweep logs` shows why")
 
     def _payload(self, state: State, why: str | None) -> dict[str, Any]:
         name = self._ledger.spec.name
         trials = [trial for choice in self._ledger.choices for trial in choice.trials]
         counts = Counter(str(trial.state) for trial in trials)
         best = self._best(trials)
-        return news(name, state, why, counts, best, self._tracking_uri)
+        return webhook_payload(name, state, why, counts, best, self._tracking_uri)
 
     def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
         """The trial with the best objective."""
@@ -83,10 +83,10 @@ class Notifier:
         return {"metric": objective.metric, "value": value, "knobs": knobs, "seed": trial.seed}
 
 
-def news(
+def webhook_payload(
     name: str, state: State, why: str | None, counts: Mapping[str, int], best: Mapping[str, Any] | None, uri: str
 ) -> dict[str, Any]:
-    """What the webhook is told of a sweep: `counts` of trials by state, the `best` one, and MLflow's `uri`."""
+    """The JSON that the webhook receives: `counts` of trials by state, the `best` one, and MLflow's `uri`."""
     why = redacted(why) if why else None
     words = [f"sweep {name} {WORDS[state]}"]
     words += [", ".join(f"{counts[each]} {each.lower()}" for each in sorted(counts))] if counts else []

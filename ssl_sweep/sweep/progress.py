@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: counts, best so far, time left, and where each running trial stands."""
+"""The display of a running sweep: counts, best result, time left, and the stage of each running trial."""
 
 import time
 from collections import Counter
@@ -18,17 +18,17 @@ from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
 MAX_ROWS = 12
-LINE_EVERY_S = 60.0  # where nothing can be drawn, a report is worth a line only so often
+LINE_EVERY_S = 60.0  # reports in between print no line where the display cannot be drawn
 
 
 class Progress:
-    """Counts of one driver's work on a sweep.
+    """An `Observer` that shows the progress of one driver.
 
-    Draws itself on a terminal, else prints a line as each trial ends and, in long trials, about once a minute.
+    On a terminal it draws a live display; elsewhere it prints a line when a trial ends, and about one a minute.
     """
 
     def __init__(self, spec: SweepSpec, known: list[Trial], total: Callable[[], int], console: Console) -> None:
-        """total: how many trials there will be, as far as is known when it is called."""
+        """total: returns the number of trials, as far as it is known yet."""
         self._spec, self._total, self._console = spec, total, console
         self._ended = {trial.trial_id: trial for trial in known if trial.ended}
         self._before = len(self._ended)
@@ -58,12 +58,12 @@ class Progress:
 
     def ended(self, trial: Trial) -> None:
         self._running.pop(trial.trial_id, None)
-        if trial.ended:  # and not paused
+        if trial.ended:  # a paused trial has not
             self._ended[trial.trial_id] = trial
         self._print(trial, self._end_of(trial))
 
     def _print(self, trial: Trial, text: str) -> None:
-        """A line, where the display is not drawn."""
+        """Print a line, unless the display is drawn."""
         if self._console.is_terminal:
             return
         seed = f"{'fresh ' if trial.confirms else ''}seed {trial.seed}"
@@ -96,7 +96,7 @@ class Progress:
             f"  done {len(self._ended) - failed}/{self._total()}  running {len(self._running)}  ",
             (f"failed {failed}", "red" if failed else "dim"),
             f"  pruned {pruned}" if pruned else "",
-            f"  best {self._best()}  {elapsed} gone, about {self._left()} left",
+            f"  best {self._best()}  {elapsed} elapsed, about {self._left()} left",
         )
 
     def _best(self) -> str:

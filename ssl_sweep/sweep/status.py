@@ -1,4 +1,4 @@
-"""Where a sweep stands: the ledger's states, and what each trial's journal said last."""
+"""The status of sweeps: states from the ledger, and the last event of each trial's journal."""
 
 import time
 from collections import Counter
@@ -33,12 +33,12 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
 
 
 def overview(storage: Storage) -> list[dict[str, Any]]:
-    """Counts of every sweep of a storage."""
+    """Counts of all sweeps of a storage."""
     return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
 
 
 def counts(ledger: Ledger) -> dict[str, Any]:
-    """How many trials of a sweep are in which state, and the best so far."""
+    """The number of trials in each state, and the best result so far."""
     states = Counter(trial.state for trial in ledger.trials)
     return {
         "name": ledger.spec.name,
@@ -57,7 +57,7 @@ def counts(ledger: Ledger) -> dict[str, Any]:
 
 
 def _phase(ledger: Ledger) -> str:
-    """`searching`, `confirming` the best choices with fresh seeds, or `over`."""
+    """`searching`, `confirming` (of the best choices with fresh seeds) or `over`."""
     if not ledger.searched:
         return "searching"
     over = len(ledger.trials) == ledger.total and all(trial.ended for trial in ledger.trials)
@@ -65,7 +65,7 @@ def _phase(ledger: Ledger) -> str:
 
 
 def _best(ledger: Ledger) -> float | None:
-    """The best trial's objective, or, where choices were confirmed, the best of their means over fresh seeds."""
+    """The best objective of a trial; once choices are confirmed, their best mean over fresh seeds."""
     objective = ledger.spec.search.primary
     means = [choice.confirmed(objective.metric) for choice in ledger.choices]
     scored = [mean for mean in means if mean is not None] or [
@@ -75,7 +75,7 @@ def _best(ledger: Ledger) -> float | None:
 
 
 def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
-    """What is known of a trial, as plain JSON data."""
+    """State, progress and results of a trial, as plain JSON data."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     stage, epoch, age = last_sign(folder)
     return {
@@ -99,7 +99,7 @@ def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, An
 
 
 def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
-    """Stage and epoch of the last report, and the seconds since the last event, step or batch."""
+    """Stage and epoch of the last report, and the seconds since the last event or heartbeat."""
     events = journal.read(folder)[0] if (folder / "journal.jsonl").exists() else []
     reports = [event for event in events if isinstance(event, MetricsReported)]
     signs = [event.time for event in events[-1:]]

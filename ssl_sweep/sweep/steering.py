@@ -1,4 +1,4 @@
-"""What commands do to a sweep beside running it: stop and pause it, and choose what a resume takes up."""
+"""Stops and pauses sweeps and trials, and selects what a resume runs."""
 
 import socket
 from collections.abc import Sequence
@@ -19,47 +19,57 @@ from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.requests import Ask
 from ssl_sweep.trialdir.states import TrialState
 
-RESUMED_STATES = (TrialState.FAILED, TrialState.STOPPED)  # by a resume that names no trial
+RESUMED_STATES = (TrialState.FAILED, TrialState.STOPPED)  # of the trials that a resume without names runs again
 
 
 @dataclass(frozen=True)
 class ResumeSelection:
-    """What a resume takes up: every trial that is not complete, or only failed ones, or only those named."""
+    """The trials that a resume runs: all that are not complete, only failed ones, or only those named."""
 
     failed: bool = False
-    trials: Sequence[str] = ()  # ids, or how they begin
+    trials: Sequence[str] = ()  # ids, or the starts of ids
 
 
-def request_end(storage: Storage, name: str, what: Literal["stop", "pause"], named: Sequence[str] = ()) -> str:
-    """Ask a sweep, or some of its trials, to end; says what will happen. Where no driver runs, it is done at once.
+def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], named: Sequence[str] = ()) -> str:
+    """Ask a sweep's driver to stop or pause it or some of its trials; without a driver, do so at once.
+
+    Args:
+        storage: where the sweep lies.
+        name: the sweep's.
+        what: which of the two.
+        named: ids of trials, or the starts of ids; none means the whole sweep.
+
+    Returns:
+        What happens next, in words.
 
     Raises:
-        LedgerError, NoSuchTrial: there is no such sweep, no such trial, or it has ended.
+        LedgerError: there is no such sweep, or it has ended.
+        NoSuchTrial: there is no such trial, or it has ended.
     """
     ledger = load_ledger(storage.ledger_url, name)
     if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
     ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
-    chosen = order_end(ledger, ask, named)
+    chosen = place_order(ledger, ask, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
-            reopened = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
-            ended = _end_now(reopened, storage, ask)
+            current = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
+            count = _end_now(current, storage, ask)
     except SweepLockedError:
         driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"
         where = f"process {driver['pid']} on {driver['host']}"
         return f"asked its driver ({where}): {which} at the next report, with a checkpoint"
-    return f"no driver runs {name}: {ended} trials marked {ENDS[what]}"
+    return f"no driver runs {name}: {count} trials marked {ENDS[what]}"
 
 
-def order_end(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
-    """Write an order into the ledger, where a driver reads it; gives the trials that are named.
+def place_order(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
+    """Write an order to the ledger, where the driver reads it; returns the trials that `named` selects.
 
     Raises:
-        NoSuchTrial: one of them is not there, or has ended.
+        NoSuchTrial: one of them does not exist, or has ended.
     """
-    chosen = [find_trial(ledger.trials, each) for each in named]
+    chosen = [find_trial(ledger.trials, prefix) for prefix in named]
     for trial in chosen:
         if trial.ended:
             others = f"`ssl-sweep status {ledger.spec.name}` lists the others"
@@ -69,7 +79,7 @@ def order_end(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial
 
 
 def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
-    """Mark what is asked to end and has begun, or is named; how many trials that were."""
+    """Mark the named trials, and those of the whole sweep that have begun; returns how many."""
     orders, state, count = read_orders(ledger.notes), ENDS[ask.ask], 0
     for trial in ledger.trials:
         if trial.ended or trial.state == state or orders.of(trial.trial_id) is None:
@@ -86,15 +96,18 @@ def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
 
 
 def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str] | None:
-    """Make ready what a resume is to run; the ids where that is not all. Takes back every stop and pause.
+    """Cancel all stops and pauses, and reopen the selected trials.
+
+    Returns:
+        The ids of the trials to run; None runs all.
 
     Raises:
-        NoSuchTrial: a trial that is named is not there, or is complete.
+        NoSuchTrial: a named trial does not exist, or is complete.
     """
-    named = {find_trial(ledger.trials, each).trial_id for each in selection.trials}
+    named = {find_trial(ledger.trials, prefix).trial_id for prefix in selection.trials}
     for trial in ledger.trials:
         if trial.trial_id in named and trial.state == TrialState.COMPLETE:
-            raise NoSuchTrial(f"trial {trial.trial_id} is complete: there is nothing to resume of it")
+            raise NoSuchTrial(f"trial {trial.trial_id} is complete: it cannot be resumed")
     only = named or {trial.trial_id for trial in ledger.trials}
     if selection.failed:
         only = {
@@ -113,13 +126,13 @@ def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str]
 
 
 def check_not_stopped(notes: Notes, name: str) -> None:
-    """Refuse to run a sweep that somebody has stopped; one that was paused goes on.
+    """Refuse to run a sweep that was stopped. A paused one continues.
 
     Raises:
-        LedgerError: it was stopped.
+        LedgerError: the sweep was stopped.
     """
     orders = read_orders(notes)
     if orders.sweep is not None and orders.sweep.ask == "stop":
-        raise LedgerError(f"{name} was stopped ({orders.sweep.why}); go on with it: ssl-sweep resume {name}")
+        raise LedgerError(f"{name} was stopped ({orders.sweep.why}); continue it: ssl-sweep resume {name}")
     if orders.sweep is not None:
         clear_orders(notes)

@@ -1,10 +1,10 @@
-"""Delivers news to a webhook: signed, tried again, from a thread that nobody waits for for long.
+"""Posts notices to a webhook from a thread, signed and with retries.
 
-SSL_SWEEP_WEBHOOK_URL says where to; SSL_SWEEP_WEBHOOK_SECRET signs. A receiver checks that
+SSL_SWEEP_WEBHOOK_URL is its address, SSL_SWEEP_WEBHOOK_SECRET the key of the signature. A receiver checks that
 
     X-SSL-Sweep-Signature == "sha256=" + hex(HMAC-SHA256(secret, X-SSL-Sweep-Timestamp + "." + body))
 
-that the timestamp (unix seconds) is recent, and that it has not seen X-SSL-Sweep-Delivery yet: a retry has the same.
+that the timestamp (Unix seconds) is recent, and that X-SSL-Sweep-Delivery is new: a retry repeats it.
 """
 
 import hashlib
@@ -28,24 +28,24 @@ from ssl_sweep.errors import UserError
 
 TRIES, LONGEST_WAIT_S = 8, 60.0  # after 1, 2, 4, ... 60 s
 REQUEST_S = 3.0
-LATER = (408, 425, 429)  # beside 5xx: answers after which it is worth to try again
+RETRIED_STATUSES = (408, 425, 429)  # beside all 5xx
 log = logging.getLogger(__name__)
 
 
 class WebhookError(UserError, ValueError):
-    """A setting of the webhook is no good."""
+    """A setting of the webhook is invalid."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where news go, and what they are signed with."""
+    """Address and signing key of a webhook."""
 
     url: str
     secret: str | None = None
 
     @classmethod
-    def of_environment(cls) -> "Webhook | None":
-        """What the environment names; None where it names none. Raises WebhookError."""
+    def from_environment(cls) -> "Webhook | None":
+        """The webhook that the environment names; None if it names none. Raises WebhookError."""
         url = os.environ.get("SSL_SWEEP_WEBHOOK_URL")
         if not url:
             return None
@@ -55,28 +55,28 @@ class Webhook:
 
     @property
     def host(self) -> str | None:
-        """All of the address that may be shown: who knows the rest of Slack's can write there."""
+        """The part of the address that may be shown. The rest of it may be a secret, as for Slack."""
         return urlsplit(self.url).hostname
 
     def post(self, body: bytes, delivery: str) -> None:
-        """Send it once. Raises what urllib raises, also for an answer that is no 2xx."""
+        """Send a body once. Raises the errors of urllib, HTTPError for any answer but 2xx."""
         sent_at = str(int(time.time()))
         headers = {"Content-Type": "application/json", "User-Agent": "ssl-sweep"}
         headers |= {"X-SSL-Sweep-Delivery": delivery, "X-SSL-Sweep-Timestamp": sent_at}
         if self.secret is not None:
             headers["X-SSL-Sweep-Signature"] = signature(self.secret, sent_at, body)
-        request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - http or https, see of_environment
+        request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - http or https, see from_environment
         with urllib.request.build_opener(_NoRedirects()).open(request, timeout=REQUEST_S):
             pass
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """What X-SSL-Sweep-Signature is for a body that was sent at that time."""
+    """The value of X-SSL-Sweep-Signature for a body and its timestamp."""
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 class Outbox:
-    """A thread that posts to a webhook, in order."""
+    """A thread that posts queued notices to a webhook, in order."""
 
     def __init__(self, webhook: Webhook) -> None:
         self._webhook = webhook
@@ -88,16 +88,16 @@ class Outbox:
     def put(
         self, payload: Mapping[str, Any], delivery: str | None = None, done: Callable[[], object] = lambda: None
     ) -> None:
-        """Have it sent, soon; `done` is called once it was taken, or refused for good."""
+        """Queue a notice. `done` is called when it was delivered or given up."""
         self._queue.put((json.dumps(payload).encode(), delivery or str(uuid.uuid4()), done))
 
     def close(self, timeout_s: float) -> None:
-        """Send what is left, in at most so many seconds; what is not taken by then is lost."""
+        """Deliver the rest of the queue in at most `timeout_s` seconds; what remains is lost."""
         self._queue.put(None)
         self._closing.set()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.warning("the webhook at %s has not taken the last news in time", self._webhook.host)
+            log.warning("the webhook at %s has not taken the last notices in time", self._webhook.host)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -105,8 +105,8 @@ class Outbox:
             try:
                 self._deliver(body, delivery)
                 done()
-            except Exception as error:  # the thread's edge: no news is worth a sweep
-                log.warning("the webhook at %s was not told: %s", self._webhook.host, error)
+            except Exception as error:  # the thread's edge: a notice must not fail a sweep
+                log.warning("the webhook at %s was not notified: %s", self._webhook.host, error)
                 if not self._closing.is_set():
                     done()
 
@@ -116,10 +116,10 @@ class Outbox:
                 self._webhook.post(body, delivery)
                 return
             except (OSError, HTTPException) as error:
-                if attempt + 1 == TRIES or (isinstance(error, urllib.error.HTTPError) and not _passes(error.code)):
+                if attempt + 1 == TRIES or (isinstance(error, urllib.error.HTTPError) and not _is_retried(error.code)):
                     raise
             if self._closing.wait(min(2.0**attempt, LONGEST_WAIT_S)):
-                time.sleep(0.5)  # little time is left
+                time.sleep(0.5)  # close() waits only for a few seconds
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -129,6 +129,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _passes(status: int) -> bool:
-    """Whether an answer is one of a server that may take it later."""
-    return status >= 500 or status in LATER
+def _is_retried(status: int) -> bool:
+    """Whether the request is repeated after an answer with this status."""
+    return status >= 500 or status in RETRIED_STATUSES

@@ -38,7 +38,7 @@ def test_told_to_end_it_leaves_all_to_go_on_with(
     finally:
         first.kill()
     assert first.returncode == 130, said.decode()
-    assert "interrupted; what ran goes on from its last checkpoint" in said.decode()
+    assert "interrupted; a resume continues from the last checkpoints" in said.decode()
     again = start_driver(tmp_path, STEPS)
     try:
         said, _ = again.communicate(timeout=200)

@@ -24,7 +24,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump, resolve
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep.steering import ResumeSelection, prepare_resume, request_end
+from ssl_sweep.sweep.steering import ResumeSelection, prepare_resume, stop_or_pause
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial import run as trials
 from ssl_sweep.trial.attempt import Outcome
@@ -105,7 +105,7 @@ def test_asked_from_another_terminal_trials_end_at_their_next_report(tmp_path: P
 
     ledger, storage = make(tmp_path)
     said: list[str] = []
-    other = threading.Thread(target=lambda: said.append(request_end(storage, "sweep", what)))
+    other = threading.Thread(target=lambda: said.append(stop_or_pause(storage, "sweep", what)))
     with sole_driver(storage.sweep("sweep"), ledger.notes) as lease:
         ending = run_sweep(ledger, storage, Watcher(other.start), work=work, lease=lease)
     other.join()

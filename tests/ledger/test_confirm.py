@@ -22,7 +22,7 @@ from ssl_sweep.spec.sweep import SpecError, SweepSpec, from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import steering
 from ssl_sweep.sweep.best import best_trial, select_trial
-from ssl_sweep.sweep.extension import extended
+from ssl_sweep.sweep.extension import extend_spec
 from ssl_sweep.sweep.status import sweep_status
 from ssl_sweep.sweep.steering import ResumeSelection
 from ssl_sweep.tables.ablation import ablation
@@ -141,7 +141,7 @@ def test_an_extended_sweep_confirms_what_is_best_then_and_no_seed_twice(storage:
     before = ledger.confirm()
     for trial in before:
         complete(ledger, trial, 52.0)
-    ledger = open_ledger(storage.ledger_url, extended(first, "+2", []), extends=True)
+    ledger = open_ledger(storage.ledger_url, extend_spec(first, "+2", []), extends=True)
     assert ledger.confirm() == []
     searched(ledger, [0.0, 0.0, 0.0, 58.0, 10.0])
     assert [(trial.choice, trial.seed) for trial in ledger.confirm()] == [(3, 2), (3, 3), (3, 4)]

@@ -172,7 +172,7 @@ def test_more_choices_for_a_search_and_none_for_a_grid(ann: TestClient, service:
         assert ann.post(f"{API}/sweeps/tiny/extend", json=asked).status_code == 422, override
     assert ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"}).json()["state"] == "QUEUED"
     queued = service.now()
-    assert queued.command == ("extend", "--trials=5")  # in all: run twice it is the same
+    assert queued.command == ("extend", "--choices=5")  # in all: run twice it is the same
     assert queued.spec["search"]["trials"] == 5
 
 
@@ -188,7 +188,7 @@ def test_a_stopped_sweep_is_extended_by_what_its_ledger_has_and_goes_on(ann: Tes
     service.store.change(queued, state="FAILED")  # before its driver has taken the extension
     ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"})
     again = service.now()
-    assert again.command == ("extend", "--trials=5")
+    assert again.command == ("extend", "--choices=5")
 
 
 def test_what_mlflow_does_not_have_is_said(ann: TestClient, service: Service) -> None:

@@ -239,11 +239,11 @@ def test_what_to_type_next_is_about_the_same_service(
 ) -> None:
     assert f"no sweeps yet: ssl-sweep --server {URL} submit SPEC.YAML" in command("list")
     command("submit", spec, "-y")
-    assert f"go on with it: ssl-sweep --server {URL} resume tiny" in command("pause", "tiny")
+    assert f"continue it: ssl-sweep --server {URL} resume tiny" in command("pause", "tiny")
     assert f"in the queue: ssl-sweep --server {URL} status tiny" in command("resume", "tiny")
     monkeypatch.setenv("SSL_SWEEP_SERVER", URL)
     ran = CliRunner().invoke(app, ["stop", "tiny"])
-    assert "go on with it: ssl-sweep resume tiny" in ran.output
+    assert "continue it: ssl-sweep resume tiny" in ran.output
 
 
 @pytest.mark.usefixtures("_wired")
@@ -265,7 +265,7 @@ def test_a_plan_says_what_fits_the_services_cluster(spec: Path, service: Service
     assert "until the cluster has grown" in wants_gpus
     service.loop.capacity = None
     unknown = command("plan", spec, "--set", "resources.gpus=3")
-    assert "not known: no cluster answers there" in unknown
+    assert "unknown: the service's cluster does not answer" in unknown
     assert "does not fit" not in unknown
 
 

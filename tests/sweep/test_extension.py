@@ -11,7 +11,7 @@ from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SpecError, SweepSpec, from_dump
-from ssl_sweep.sweep.extension import extended
+from ssl_sweep.sweep.extension import extend_spec
 
 SPACE = {
     "views.overlay_alpha": {"low": 0.1, "high": 0.2},
@@ -34,7 +34,7 @@ def test_more_choices_from_a_wider_range_in_the_same_study(tmp_path: Path) -> No
         ledger.update(replace(trial, state="COMPLETE", results={"knn/top1_val": float(value)}))
     ledger.ask()  # one is open
     before = [choice.knobs for choice in ledger.choices]
-    more = extended(spec(), "+15", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
+    more = extend_spec(spec(), "+15", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
     with pytest.raises(LedgerError, match="ssl-sweep extend sweep"):
         open_ledger(url, more)
     grown = open_ledger(url, more, extends=True)
@@ -62,7 +62,7 @@ def widened(url: str, **search: Any) -> Ledger:
     lr = {"low": 0.001, "high": 1.0, "log": True}
     first = spec(space={"views.overlay_alpha": SPACE["views.overlay_alpha"], "pretrain.lr": lr}, trials=14, **search)
     alphas(open_ledger(url, first), best=0.15)
-    more = extended(first, "+12", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
+    more = extend_spec(first, "+12", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
     return open_ledger(url, more, extends=True)
 
 
@@ -88,21 +88,21 @@ def test_a_widened_knob_beside_branches_leaves_its_old_range(tmp_path: Path) -> 
     method = {"choices": ["autoencoder", {"name": "simclr", "temperature": [0.1, 0.2]}]}
     first = spec(space={"views.overlay_alpha": SPACE["views.overlay_alpha"], "method": method}, trials=12)
     alphas(open_ledger(url, first), best=0.2)
-    more = extended(first, "+10", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
+    more = extend_spec(first, "+10", ["search.space.views.overlay_alpha={low: 0.0, high: 0.4}"])
     asked = alphas(open_ledger(url, more, extends=True), best=0.4)
     assert max(asked) > 0.2
 
 
 @pytest.mark.parametrize(("trials", "total"), [("+20", 24), ("20", 20)])
 def test_trials_are_counted_on_or_in_all(trials: str, total: int) -> None:
-    assert extended(spec(), trials, []).search.trials == total
+    assert extend_spec(spec(), trials, []).search.trials == total
 
 
 @pytest.mark.parametrize(
     ("trials", "overrides", "said"),
     [
-        ("3", [], "there are 4 choices already; ask for more"),
-        ("some", [], "'some': is no number of choices; write --trials"),
+        ("3", [], "4 choices exist already; ask for more"),
+        ("some", [], "'some': is no number of choices; write --choices"),
         (
             "+1",
             ["search.space.views.overlay_alpha={low: 0.15, high: 0.4}"],
@@ -117,16 +117,16 @@ def test_trials_are_counted_on_or_in_all(trials: str, total: int) -> None:
 )
 def test_what_is_no_extension_is_refused_with_a_remedy(trials: str, overrides: list[str], said: str) -> None:
     with pytest.raises(SpecError, match=said):
-        extended(spec(), trials, overrides)
+        extend_spec(spec(), trials, overrides)
 
 
 def test_cmaes_goes_on_in_the_range_it_began_with() -> None:
     space = {"views.overlay_alpha": {"low": 0.1, "high": 0.4}, "pretrain.lr": {"low": 0.1, "high": 0.4}}
     with pytest.raises(SpecError, match=r"cmaes knows only the range it began with; .*search\.from"):
-        extended(spec(space=space, sampler="cmaes"), "+5", ["search.space.pretrain.lr={low: 0.1, high: 0.5}"])
+        extend_spec(spec(space=space, sampler="cmaes"), "+5", ["search.space.pretrain.lr={low: 0.1, high: 0.5}"])
 
 
 def test_a_grid_has_all_its_choices() -> None:
     grid = spec(space={"views.overlay_alpha": [0.0, 0.1]}, sampler="grid", trials=None)
     with pytest.raises(SpecError, match=r"search\.sampler: 'grid': has all its choices already; run a new sweep"):
-        extended(grid, "+5", [])
+        extend_spec(grid, "+5", [])

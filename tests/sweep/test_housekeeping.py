@@ -80,7 +80,7 @@ def end(made: Made, trial: Trial, state: str, score: float = 50.0) -> Path:
 
 def found(made: Made, keep: int | None = None) -> dict[str, set[Path]]:
     ledger = load_ledger(made[1].ledger_url, "sweep")
-    return {each.kind: set(each.paths) for each in housekeeping.surplus(ledger, made[1], keep) if each.paths}
+    return {each.kind: set(each.paths) for each in housekeeping.find_removable(ledger, made[1], keep) if each.paths}
 
 
 def run(made: Made, *words: object, expect: int = 0) -> str:
@@ -162,7 +162,7 @@ def test_an_encoder_gives_room_back_with_its_last_name(tmp_path: Path) -> None:
     for trial, score in zip(made[0].trials, (60.0, 50.0), strict=True):
         end(made, trial, "COMPLETE", score)
     ledger = load_ledger(made[1].ledger_url, "sweep")
-    surplus = housekeeping.surplus(ledger, made[1], 1)
+    surplus = housekeeping.find_removable(ledger, made[1], 1)
     assert [len(each.paths) for each in surplus] == [0, 1, 0, 0]
     assert sum(housekeeping.freed_bytes(surplus).values()) == 0
 

@@ -105,7 +105,7 @@ def test_following_a_trial_that_was_just_resumed_does_not_end_with_the_attempt_b
 
 
 def test_the_one_to_follow_must_be_named_where_several_run(ledger: Ledger, storage: Storage) -> None:
-    with pytest.raises(NoSuchTrial, match=r"3 trials run .*name the one to follow"):
+    with pytest.raises(NoSuchTrial, match=r"3 trials run .*choose the one to follow"):
         find_log(ledger, storage, None)
 
 

@@ -20,7 +20,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
-from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume, request_end
+from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume, stop_or_pause
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir import requests
 from ssl_sweep.trialdir.events import AttemptStarted, MetricsReported
@@ -87,7 +87,7 @@ def test_a_running_sweep_is_asked_through_its_ledger(
 ) -> None:
     ledger, search, ends = driven
     assert asks(storage, ledger) == [None, None]
-    said = request_end(storage, "sweep", what)
+    said = stop_or_pause(storage, "sweep", what)
     assert "asked its driver (process" in said
     search.poll_requests()
     assert asks(storage, ledger) == [what, what]
@@ -105,7 +105,7 @@ def test_one_trial_is_stopped_and_the_sweep_goes_on(
     storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
-    request_end(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
+    stop_or_pause(storage, "sweep", "stop", [ledger.trials[1].trial_id[:13]])
     search.poll_requests()
     assert asks(storage, ledger) == [None, "stop"]
     end(search, "b", "STOPPED")
@@ -121,7 +121,7 @@ def test_a_trial_that_crashes_instead_of_stopping_is_not_tried_again(
     storage: Storage, driven: tuple[Ledger, LedgerScheduler, Ends]
 ) -> None:
     ledger, search, _ = driven
-    request_end(storage, "sweep", "stop", [ledger.trials[0].trial_id])
+    stop_or_pause(storage, "sweep", "stop", [ledger.trials[0].trial_id])
     search.poll_requests()
     search.lose("a", "")
     search.poll_requests()
@@ -133,7 +133,7 @@ def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> 
     begun, fresh = ledger.ask().trials[0], ledger.ask().trials[0]  # type: ignore[union-attr]
     ledger.update(replace(begun, state="RUNNING", attempts=1))  # its driver was killed
     Journal(storage.trial("sweep", begun.trial_id)).append(AttemptStarted(attempt=1))
-    assert request_end(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
+    assert stop_or_pause(storage, "sweep", "stop") == "no driver runs sweep: 1 trials marked STOPPED"
     again = load_ledger(storage.ledger_url, "sweep")
     assert [trial.state for trial in again.trials] == ["STOPPED", "CREATED"]
     assert read(storage.trial("sweep", begun.trial_id))[0][-1].state == "STOPPED"
@@ -142,10 +142,10 @@ def test_without_a_driver_what_had_begun_is_marked_at_once(storage: Storage) -> 
 
 def test_run_says_that_a_sweep_was_stopped_and_goes_on_with_a_paused_one(storage: Storage) -> None:
     ledger = opened(storage)
-    request_end(storage, "sweep", "pause")
+    stop_or_pause(storage, "sweep", "pause")
     check_not_stopped(ledger.notes, "sweep")
     assert read_orders(ledger.notes).sweep is None
-    request_end(storage, "sweep", "stop")
+    stop_or_pause(storage, "sweep", "stop")
     with pytest.raises(LedgerError, match=r"was stopped \(ssl-sweep stop on .*ssl-sweep resume sweep"):
         check_not_stopped(ledger.notes, "sweep")
     assert prepare_resume(ledger, ResumeSelection()) is None
@@ -194,14 +194,14 @@ def test_trials_that_are_not_there_or_done_are_refused(storage: Storage) -> None
     with pytest.raises(NoSuchTrial, match=f"no trial '{complete[:-1]}~'; did you mean '{complete}'"):
         prepare_resume(ledger, ResumeSelection(trials=[complete[:-1] + "~"]))
     with pytest.raises(NoSuchTrial, match="is COMPLETE already"):
-        request_end(storage, "sweep", "stop", [complete])
+        stop_or_pause(storage, "sweep", "stop", [complete])
 
 
 def test_a_sweep_that_has_ended_is_not_stopped(storage: Storage) -> None:
     ledger = opened(storage, alphas=1)
     ledger.update(replace(ledger.ask().trials[0], state="COMPLETE", results={METRIC: 1.0}))  # type: ignore[union-attr]
     with pytest.raises(LedgerError, match="sweep has ended: there is nothing to stop; `ssl-sweep status sweep`"):
-        request_end(storage, "sweep", "stop")
+        stop_or_pause(storage, "sweep", "stop")
     check_not_stopped(ledger.notes, "sweep")
 
 
@@ -210,7 +210,7 @@ def test_the_commands_say_what_they_did_and_what_to_type_next(storage: Storage) 
     place = ["--storage", str(storage.root)]
     ran = typer.testing.CliRunner().invoke(app, ["stop", "sweep", *place])
     assert ran.exit_code == 0
-    assert f"go on with it: ssl-sweep resume sweep --storage {storage.root}\n" in ran.stdout
+    assert f"continue it: ssl-sweep resume sweep --storage {storage.root}\n" in ran.stdout
     shown = typer.testing.CliRunner().invoke(app, ["status", "sweep", *place]).stdout
     assert "stopped 1" in shown
     assert shown.splitlines()[2].split()[-1] == METRIC

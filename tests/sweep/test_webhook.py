@@ -159,7 +159,7 @@ def test_a_server_that_hangs_holds_no_sweep_up(
     assert time.monotonic() - began < 0.5
     notifier.close()
     assert time.monotonic() - began < 2
-    assert "has not taken the last news" in caplog.text
+    assert "has not taken the last notices" in caplog.text
 
 
 def test_nobody_there_is_given_up_at_last(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,9 +167,9 @@ def test_nobody_there_is_given_up_at_last(monkeypatch: pytest.MonkeyPatch, caplo
     outbox = Outbox(Webhook("http://127.0.0.1:1/"))
     outbox.put({"state": "done"})
     deadline = time.monotonic() + 10
-    while "was not told" not in caplog.text and time.monotonic() < deadline:
+    while "was not notified" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert "was not told: <urlopen error" in caplog.text
+    assert "was not notified: <urlopen error" in caplog.text
 
 
 def test_a_silent_sweep_is_said_to_be_stuck_once_a_silence(
