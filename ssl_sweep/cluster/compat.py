@@ -12,14 +12,14 @@ from typing import Any, cast
 READ_VERSIONS = ("2.60.0",)
 PRIVATE_PARTS = {
     "ray.tune.registry:_global_registry": "its methods get, contains and register are replaced by caching ones",
-    "ray.air.execution._internal.actor_manager:RayActorError": "the errors that Tune takes for a dead process",
-    "ray.tune.execution.tune_controller:RayActorError": "the errors that Tune takes for a dead process",
-    "ray.tune.execution.experiment_state:logger": "Tune's complaints about snapshots, by the logger's name",
-    "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that may wait for resources",
+    "ray.air.execution._internal.actor_manager:RayActorError": "the errors by which Tune recognises a dead process",
+    "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
+    "ray.tune.execution.experiment_state:logger": "Tune's warnings about snapshots, silenced by the logger's name",
+    "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that have not ended",
     "ray.train.torch.config:_TorchBackend": "its hooks on_start and on_shutdown are overridden",
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": "is overridden",
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller": (
-        "starts the controller, and keeps its handle to itself"
+        "starts the controller and holds its only handle"
     ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback._stop_cleaner": (
         "is overridden; sets `_cleaner` to None"
@@ -31,14 +31,14 @@ PRIVATE_PARTS = {
 
 
 class UnknownRay(RuntimeError):  # noqa: N818 - says what it is
-    """Nobody has compared the private parts with this version of Ray."""
+    """The private parts have not been checked in this version of Ray."""
 
 
 def check_version(version: str) -> None:
-    """Check that somebody has read the private parts in the source of a version of Ray.
+    """Check that the private parts have been read in the source of a version of Ray.
 
     Raises:
-        UnknownRay: nobody has; the message lists what to read.
+        UnknownRay: they have not; the message lists what to read.
     """
     if version not in READ_VERSIONS:
         parts = "\n".join(f"  {name}: {use}" for name, use in PRIVATE_PARTS.items())
@@ -49,10 +49,10 @@ def check_version(version: str) -> None:
 
 
 def patch_tune() -> None:
-    """Have Tune survive the memory monitor and keep quiet about snapshots; for the whole process, any number of times.
+    """Make Tune survive the memory monitor, and silence its warnings about snapshots, in this process. Idempotent.
 
-    Tune catches RayActorError where a trial's process died, but not the OutOfMemoryError that Ray raises when its
-    memory monitor killed the process: Tune's whole run would end with that trial.
+    Tune catches RayActorError when a trial's process died, but not the OutOfMemoryError that Ray raises when its
+    memory monitor killed the process: that would end Tune's whole run.
     """
     from ray.air.execution._internal import actor_manager
     from ray.exceptions import OutOfMemoryError, RayActorError
@@ -60,13 +60,13 @@ def patch_tune() -> None:
 
     for module in (actor_manager, tune_controller):
         vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
-    # snapshots are never read back: one that cannot be written is no news, and the ledger reports a full disk
+    # snapshots are never read back, and the ledger reports a full disk
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 
 @contextmanager
 def cached_trainables() -> Iterator[None]:
-    """While the block runs, have Tune fetch and unpickle each registered trainable once, not several times a trial."""
+    """While the block runs, Tune fetches and unpickles each registered trainable once, not several times a trial."""
     from ray.tune import registry
 
     shared: Any = registry._global_registry
@@ -114,7 +114,7 @@ def torch_config(on_start: Callable[[Any], None], **settings: Any) -> Any:
             super().on_start(worker_group, backend_config)
 
         def on_shutdown(self, *_: Any) -> None:
-            """Do nothing: the processes end, and a worker that waits for a dead one could not leave its group."""
+            """Do nothing: the processes are killed, and a worker that waits for a dead one cannot leave its group."""
 
     class Config(TorchConfig):
         @property
@@ -127,8 +127,8 @@ def torch_config(on_start: Callable[[Any], None], **settings: Any) -> Any:
 def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any], None], **settings: Any) -> Any:
     """Ray Train's TorchTrainer, whose controller can be killed.
 
-    The trainer keeps the controller's handle in a local variable. When that is dropped, the controller leaves Python in
-    its own time, which takes over ten seconds on a busy machine.
+    The trainer keeps the controller's handle in a local variable. When it is dropped, the controller exits slowly: in
+    over ten seconds on a busy machine.
 
     Args:
         loop: what each worker runs.
@@ -145,10 +145,10 @@ def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any
             super().after_controller_start(train_run_context)
 
         def _stop_cleaner(self) -> None:
-            """Kill it. Ray Train waits up to 12 s for its thread, which may be waiting for Ray's dashboard."""
+            """Kill the cleaner. Ray Train waits up to 12 s for its thread, which may be waiting for Ray's dashboard."""
             cleaner, self._cleaner = self._cleaner, None
             if cleaner is not None:
-                ray.kill(cast(Any, cleaner))  # an actor's handle, which Ray's annotation does not say
+                ray.kill(cast(Any, cleaner))  # Ray's annotation does not say that it is an actor's handle
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:

@@ -1,8 +1,8 @@
-"""A trial with several workers: Ray Train places and starts them, rank 0 runs the trial, the others assist it.
+"""Runs a trial on several workers: Ray Train places and starts them, rank 0 runs the trial, the others assist it.
 
-Ray Train's own reports are polled for and not waited for. Here rank 0 tells the trial's driver of each epoch, and goes
-on when that has dealt with it, so that it hears at once when it is to stop. Attempts are counted in the ledger:
-whatever fails, Ray Train is to try nothing again.
+Ray Train polls for its own reports, and workers do not wait for it. Here rank 0 sends each report to the trial's driver
+and waits until the driver has handled it, so that it sees a stop request at once. The ledger counts attempts: Ray Train
+retries nothing.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ from ssl_sweep.trial.attempt import Outcome, dead_process_outcome, ended
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
-COLLECTIVE_TIMEOUT_S = 10 * 24 * 3600  # a trial may wait long for another's pretraining; `resources.timeout` watches
+COLLECTIVE_TIMEOUT_S = 10 * 24 * 3600  # a trial may wait long for another's pretraining; `resources.timeout` limits it
 POLL_S = 0.2
 SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon a worker that died is seen
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: a node that goes away has its own budget here
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead worker is noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: lost nodes have their own budget here
 }
 Message = dict[str, Any]
 
 
-class GangFailed(RuntimeError):  # noqa: N818 - what it says
-    """Raised by a worker whose outcome is told: Ray Train then ends the others, who may wait for it for ever."""
+class GangFailed(RuntimeError):  # noqa: N818 - says what it is
+    """A worker raises it after sending its outcome: Ray Train then ends the others, which may wait for it."""
 
 
 def run_gang(
@@ -52,75 +52,75 @@ def run_gang(
     """Run a trial on several workers and return its outcome. All processes of the gang are killed by then.
 
     Args:
-        work: what each worker runs: an attempt at the trial, which tells of its epochs by the report it is given.
-        resources: of the trial.
+        work: what each worker runs: an attempt at the trial, given the function that it reports to.
+        resources: the trial's.
         record: see `attempt`.
         storage: where the trial's folder lies.
-        scratch: where Ray Train may leave what is never read back; every node must see it.
-        report: called in this process with rank 0's reports, which wait for it.
+        scratch: a folder for Ray Train's files, which are never read back; every node must see it.
+        report: called in this process with rank 0's reports; rank 0 waits for it.
     """
     os.environ.update(SETTINGS)
-    post: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
-    told: list[tuple[int, Outcome]] = []
-    started: list[Any] = [post]
-    fitted = _in_background(_trainer(work, post, resources, scratch).fit)
-    heard = post.hear.remote()
+    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    outcomes: dict[int, Outcome] = {}
+    actors: list[Any] = [mailbox]
+    training = _in_background(_trainer(work, mailbox, resources, scratch).fit)
+    received = mailbox.receive.remote()
     try:
-        while not fitted.done():
-            ready, _ = ray.wait([heard], timeout=POLL_S)
+        while not training.done():
+            ready, _ = ray.wait([received], timeout=POLL_S)
             if ready:
-                _take(ray.get(heard), report, told, started)
-                heard = post.hear.remote()
-                post.answer.remote()
+                _handle(ray.get(received), report, outcomes, actors)
+                received = mailbox.receive.remote()
+                mailbox.acknowledge.remote()
     finally:
-        for actor in started:
+        for actor in actors:
             ray.kill(actor)
     folder = storage.trial(record.sweep, record.trial_id)
-    return _outcome(told, fitted.exception(), record.config, folder, partial(mirror.at_hand, storage, folder))
+    return _outcome(outcomes, training.exception(), record.config, folder, partial(mirror.at_hand, storage, folder))
 
 
 def hide_gpus(resources: Resources) -> None:
-    """Hide the node's GPUs from a trial that is given none: Ray leaves all in sight, and they are other trials'."""
+    """Hide the node's GPUs from a trial that has none: Ray leaves them visible, and other trials use them."""
     if resources.gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def _take(message: Message, report: Report, told: list[tuple[int, Outcome]], started: list[Any]) -> None:
+def _handle(message: Message, report: Report, outcomes: dict[int, Outcome], actors: list[Any]) -> None:
     if "controller" in message:
-        started.append(message["controller"])
+        actors.append(message["controller"])
     elif "outcome" in message:
-        told.append((message["rank"], Outcome.from_json(message["outcome"])))
+        outcomes[message["rank"]] = Outcome.from_json(message["outcome"])
     else:
         report(message["metrics"], message["step"])
 
 
 def _outcome(
-    told: list[tuple[int, Outcome]],
+    outcomes: Mapping[int, Outcome],
     error: BaseException | None,
     config: Mapping[str, Any],
     folder: Path,
     at_hand: Callable[[], AbstractContextManager[None]],
 ) -> Outcome:
-    """Rank 0's, which has written it down; else what the first rank to fail says; else a process has died."""
-    for rank, outcome in sorted(told, key=lambda each: each[0] > 0):
-        if rank == 0:
-            return outcome
+    """Rank 0's outcome, which is in the journal; else that of the first rank to fail; else a process has died."""
+    if 0 in outcomes:
+        return outcomes[0]
+    if outcomes:
         with at_hand():
-            return ended(folder, outcome)
+            return ended(folder, next(iter(outcomes.values())))
     failures = getattr(error, "worker_failures", {})
     who = f"worker {', '.join(map(str, failures))}" if failures else "a worker"
     with at_hand():
         return dead_process_outcome(folder, f"{who} of the trial died: killed, or out of memory", str(error), config)
 
 
-def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources, scratch: Path) -> Any:
+def _trainer(work: Callable[[Report], Outcome], mailbox: Any, resources: Resources, scratch: Path) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    # one of them is of Ray Train 2, which type checkers do not see
+    # max_preemption_failures is an argument of Ray Train 2, which type checkers do not see
     limits: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}
 
-    def tell(message: Message) -> None:
-        ray.get(post.tell.remote(message))
+    def send(message: Message) -> None:
+        ray.get(mailbox.send.remote(message))
 
     def loop() -> None:
         import torch
@@ -128,18 +128,18 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
 
         torch.set_num_threads(max(1, int(resources.cpus)))
         rank = get_context().get_world_rank()
-        outcome = work(lambda metrics, step: tell({"metrics": metrics, "step": step}))
+        outcome = work(lambda metrics, step: send({"metrics": metrics, "step": step}))
         if rank == 0 or outcome.state == TrialState.FAILED:
-            tell({"rank": rank, "outcome": json.dumps(asdict(outcome))})
+            send({"rank": rank, "outcome": json.dumps(asdict(outcome))})
         if outcome.state == TrialState.FAILED or (rank == 0 and outcome.state != TrialState.COMPLETE):
             raise GangFailed(outcome.message)
 
     return compat.torch_trainer(
         loop,
-        controller_started=lambda controller: tell({"controller": controller}),
+        controller_started=lambda controller: send({"controller": controller}),
         torch_config=compat.torch_config(
             lambda workers: workers.execute(hide_gpus, resources),
-            # gloo beside NCCL: for what ranks tell one another between steps, on the CPU
+            # ranks exchange CPU data between steps by gloo
             backend="cpu:gloo,cuda:nccl" if resources.gpus else "gloo",
             timeout_s=COLLECTIVE_TIMEOUT_S,
         ),
@@ -153,27 +153,27 @@ def _trainer(work: Callable[[Report], Outcome], post: Any, resources: Resources,
 
 
 class _Mailbox:
-    """Carries what the workers tell to the trial's driver, one after the other; each waits for its answer."""
+    """Passes messages of the workers to the trial's driver, one at a time; each sender waits to be acknowledged."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._told: asyncio.Queue[Message] = asyncio.Queue()
-        self._answers: asyncio.Queue[None] = asyncio.Queue()
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._acknowledgements: asyncio.Queue[None] = asyncio.Queue()
 
-    async def tell(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         async with self._turn:
-            self._told.put_nowait(message)
-            await self._answers.get()
+            self._messages.put_nowait(message)
+            await self._acknowledgements.get()
 
-    async def hear(self) -> Message:
-        return await self._told.get()
+    async def receive(self) -> Message:
+        return await self._messages.get()
 
-    async def answer(self) -> None:
-        self._answers.put_nowait(None)
+    async def acknowledge(self) -> None:
+        self._acknowledgements.put_nowait(None)
 
 
 def _in_background(function: Callable[[], Any]) -> "Future[Any]":
-    """A future of `function()` in a thread that no exit waits for."""
+    """Run a function in a daemon thread, and return its future."""
     future: Future[Any] = Future()
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a running sweep, through Ray: the agent of a node serves it as `ray_ssl_sweep_...`."""
+"""Prometheus metrics of a running sweep, which the Ray agent of a node serves as `ray_ssl_sweep_...`."""
 
 import logging
 import threading
@@ -16,41 +16,42 @@ from ssl_sweep.spec.plan import count_trials
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
-EVERY_S = 10.0  # as often as Ray's processes hand values on to the agent of their node
-# of a trial; one that is CREATED waits, as do those that the ledger does not hold yet
+EVERY_S = 10.0  # Ray's processes send values to their node's agent as often
+# CREATED trials count as WAITING, as do those that the ledger does not hold yet
 STATES = ("WAITING", *(str(state) for state in TrialState if state not in (TrialState.CREATED, TrialState.INTERRUPTED)))
 log = logging.getLogger(__name__)
 
 
 class SweepMetrics:
-    """A sweep's numbers, told by a thread that nobody waits for, and whose errors stay with it. A `Observer`.
+    """An `Observer` that exports a sweep's numbers from a thread. Errors of the thread never reach the sweep.
 
-    The label `sweep` is the only one that grows. Trials have none: their ids would make a series each.
+    No label holds a trial's id, which would make one series for each trial.
     """
 
     def __init__(self, ledger: Ledger, backlog: Callable[[], int]) -> None:
-        """backlog: counts the events that MLflow does not have yet."""
+        """backlog: counts the events that MLflow lacks."""
         self._ledger, self._backlog = ledger, backlog
         self._total, self._sweep = count_trials(ledger.spec), ledger.spec.name
-        self._heard_at = time.monotonic()
-        self._signs: dict[str, float] = {}  # when each running trial was heard of
-        self._rates: dict[str, float] = {}  # images/s that it reported then
-        self._seconds, self._told = defaultdict[str, float](float), defaultdict[str, float](float)  # by stage
+        self._active_at = time.monotonic()
+        self._signs: dict[str, float] = {}  # when each running trial last started or reported
+        self._rates: dict[str, float] = {}  # images/s in its last report
+        self._seconds = defaultdict[str, float](float)  # by stage
+        self._exported_seconds = defaultdict[str, float](float)
         self._instruments: _Instruments | None = None
-        self._closing, self._telling = threading.Event(), threading.Lock()
+        self._closing, self._exporting = threading.Event(), threading.Lock()
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Have Prometheus told while the block runs."""
-        threading.Thread(target=self._keep_telling, name="metrics", daemon=True).start()
+    def exported(self) -> Iterator[None]:
+        """Export the metrics while the block runs."""
+        threading.Thread(target=self._export_regularly, name="metrics", daemon=True).start()
         try:
             yield
         finally:
-            with self._telling:  # what is told of a Ray that has shut down ends the process
+            with self._exporting:  # setting a metric after ray.shutdown() ends the process
                 self._closing.set()
 
     def started(self, trial: Trial) -> None:
-        self._heard_at = self._signs[trial.trial_id] = time.monotonic()
+        self._active_at = self._signs[trial.trial_id] = time.monotonic()
         self._rates.pop(trial.trial_id, None)  # an earlier attempt's
 
     def reported(self, trial: Trial, report: MetricsReported) -> None:
@@ -58,48 +59,48 @@ class SweepMetrics:
         self._seconds[report.stage] += now - self._signs.get(trial.trial_id, now)
         rate = next((value for name, value in report.metrics.items() if name.endswith("/images_per_second")), 0.0)
         self._rates[trial.trial_id] = rate
-        self._heard_at = self._signs[trial.trial_id] = now
+        self._active_at = self._signs[trial.trial_id] = now
 
     def ended(self, trial: Trial) -> None:
-        self._heard_at = time.monotonic()
+        self._active_at = time.monotonic()
         self._signs.pop(trial.trial_id, None)
         self._rates.pop(trial.trial_id, None)
 
-    def _keep_telling(self) -> None:
+    def _export_regularly(self) -> None:
         warned = False
         while not self._closing.is_set():
             began = time.monotonic()
             try:
-                self._tell(self._backlog())
-            except Exception:  # the thread's edge: a sweep must not end for want of a graph
+                self._export(self._backlog())
+            except Exception:  # the thread's edge: metrics must not end a sweep
                 log.log(logging.DEBUG if warned else logging.WARNING, "no metrics of this sweep", exc_info=True)
                 warned = True
-            # to count the backlog of an outage reads it: that takes at most a twentieth of the time
+            # counting a long backlog is slow: it may take at most a twentieth of the time
             self._closing.wait(max(EVERY_S, 20 * (time.monotonic() - began)))
 
-    def _tell(self, backlog: int) -> None:
+    def _export(self, backlog: int) -> None:
         trials = [trial for choice in self._ledger.choices for trial in choice.trials]
-        with self._telling:
+        with self._exporting:
             if self._closing.is_set():
                 return
-            self._instruments = tell = self._instruments or _Instruments()
+            self._instruments = instruments = self._instruments or _Instruments()
             sweep = {"sweep": self._sweep}
             for state, number in self._count(trials).items():
-                tell.trials.set(number, {**sweep, "state": state})
-            tell.images_per_second.set(self._images_per_second(trials), sweep)
-            tell.seconds_since_report.set(time.monotonic() - self._heard_at, sweep)
+                instruments.trials.set(number, {**sweep, "state": state})
+            instruments.images_per_second.set(self._images_per_second(trials), sweep)
+            instruments.seconds_since_report.set(time.monotonic() - self._active_at, sweep)
             for stage, seconds in dict(self._seconds).items():
-                if seconds > self._told[stage]:
-                    tell.stage_seconds.inc(seconds - self._told[stage], {**sweep, "stage": stage})
-                    self._told[stage] = seconds
-            tell.spool_events.set(backlog, sweep)
+                if seconds > self._exported_seconds[stage]:
+                    instruments.stage_seconds.inc(seconds - self._exported_seconds[stage], {**sweep, "stage": stage})
+                    self._exported_seconds[stage] = seconds
+            instruments.spool_events.set(backlog, sweep)
 
     def _images_per_second(self, trials: Collection[Trial]) -> float:
-        # a trial that waits for another's pretraining repeats the very number that the other reports
+        # a trial that waits for another's pretraining repeats its reports, so that equal rates count once
         return sum({self._rates.get(trial.trial_id, 0.0) for trial in trials if trial.state == TrialState.RUNNING})
 
     def _count(self, trials: Collection[Trial]) -> dict[str, int]:
-        """Trials by state, also of states that none is in."""
+        """The number of trials in each state, zeros included."""
         known = Counter(str(trial.state) for trial in trials)
         waiting = max(0, self._total - len(trials)) + known[TrialState.CREATED]
         return {state: waiting if state == "WAITING" else known[state] for state in STATES}
@@ -123,11 +124,11 @@ class _Instruments:
 
 
 def export_gpu_memory(sweep: str) -> None:
-    """Tell how much memory this process, a trial's, holds on its GPU, if it has one."""
+    """Export how much memory this trial's process holds on its GPU, if it has one."""
     import torch
 
     if torch.cuda.is_available():
-        with suppress(Exception):  # a trial must not fail for want of a graph
+        with suppress(Exception):  # metrics must not fail a trial
             _gpu_memory().set(torch.cuda.memory_reserved(), {"sweep": sweep})
 
 

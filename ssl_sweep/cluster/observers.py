@@ -1,4 +1,4 @@
-"""Who is told of a sweep's course: the progress display, the metrics, who notifies."""
+"""Observers of a running sweep: the progress display, the metrics, the webhook's notifier."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from ssl_sweep.trialdir.events import MetricsReported
 
 
 class Observer(Protocol):
-    """Somebody who is told of every start, report and end of a trial."""
+    """Receives every start, report and end of a trial."""
 
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, report: MetricsReported) -> None: ...
@@ -15,16 +15,16 @@ class Observer(Protocol):
 
 
 class Observers(tuple[Observer, ...]):
-    """Several that are told, one after another."""
+    """Several observers as one."""
 
     def started(self, trial: Trial) -> None:
-        for each in self:
-            each.started(trial)
+        for observer in self:
+            observer.started(trial)
 
     def reported(self, trial: Trial, report: MetricsReported) -> None:
-        for each in self:
-            each.reported(trial, report)
+        for observer in self:
+            observer.reported(trial, report)
 
     def ended(self, trial: Trial) -> None:
-        for each in self:
-            each.ended(trial)
+        for observer in self:
+            observer.ended(trial)

@@ -1,4 +1,4 @@
-"""Runs a sweep on Ray: what the ledger asks for becomes Ray trials, what they report goes back to the ledger."""
+"""Runs a sweep on Ray: the scheduler's trials become Ray trials, and their reports go back to the scheduler."""
 
 import json
 import logging
@@ -46,14 +46,14 @@ class Ending:
     """How a driver's work on a sweep ended."""
 
     interrupted: bool
-    halted: str | None  # the error that all first attempts shared, or that the others would run into: a full disk
-    asked: Ask | None = None  # to stop or to pause, from another terminal
+    halted: str | None  # the error that all first attempts shared, or that all others would meet, such as a full disk
+    asked: Ask | None = None  # the request to stop or pause, from another terminal
 
 
 def run_sweep(
     ledger: Ledger,
     storage: Storage,
-    watcher: Observer,
+    observer: Observer,
     *,
     address: str | None = None,
     work: AttemptFunction | None = None,
@@ -61,44 +61,44 @@ def run_sweep(
     lease: Lease | None = None,
     backlog: Callable[[], int] = int,
 ) -> Ending:
-    """Run a sweep's open trials on Ray until none is left, the user interrupts, or somebody asks it to stop.
+    """Run a sweep's open trials on Ray until none is left, the user interrupts, or a request stops it.
 
     Args:
-        ledger: the sweep's ledger; trials that it knows as RUNNING had a driver that died, and are gone on with.
+        ledger: the sweep's ledger; its RUNNING trials had a driver that died, and are resumed.
         storage: where trial folders lie: a folder that every node sees under the same path, or a bucket.
-        watcher: told of every start, report and end.
+        observer: receives every start, report and end of a trial.
         address: a Ray cluster's address; None takes RAY_ADDRESS, or starts Ray on this machine.
-        work: what a trial runs, by default `attempt`, pretrainings shared; a test or a benchmark puts something quick
-            in its place.
-        only: ids of the trials to run; None runs all, and asks for new ones.
-        lease: the driver's; where somebody takes it, nothing more is done.
-        backlog: counts the events that MLflow does not have yet, for the metrics; by default there are none.
+        work: what a trial runs, by default `attempt` with shared pretrainings; tests and benchmarks pass something
+            quick.
+        only: ids of the trials to run; None runs all, and asks the ledger for new ones.
+        lease: the driver's; if another driver takes it, this one stops.
+        backlog: counts the events that MLflow lacks, for the metrics; by default none.
 
     Raises:
-        ClusterError: the cluster does not let us in.
+        ClusterError: the cluster cannot be reached or refuses access.
         InfeasibleError: no node has the resources for a trial.
         LeaseLost: another driver has taken the sweep over.
-        LedgerUnreachableError: the ledger's database has been away for too long.
+        LedgerUnreachableError: the ledger's database could not be reached for too long.
     """
     spec = ledger.spec
     metrics = SweepMetrics(ledger, backlog)
-    scheduler = LedgerScheduler(ledger, storage, Observers((watcher, metrics)), only=only, lease=lease)
+    scheduler = LedgerScheduler(ledger, storage, Observers((observer, metrics)), only=only, lease=lease)
     search = LedgerSearch(scheduler)
-    # in a bucket nothing can be followed and locked: there each trial makes its own, and shares it when it is finished
+    # a bucket has no locks: there each trial runs its own pretraining, and shares it when it is finished
     stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
-    with _ray(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
+    with _ray_cluster(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
         plan = make_plan(spec, _nodes())
         if plan.problems:
             raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
-        # the drivers of gangs reserve next to nothing: no more of them than there is room for gangs
-        at_once = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
-        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, at_once, scratch)
+        # drivers of gangs reserve almost nothing, so their number is limited to that of the gangs that fit
+        max_concurrent = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
+        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, max_concurrent, scratch)
         compat.patch_tune()
         with compat.cached_trainables():
             tuner.fit()
-    if search.broken is not None:
-        raise search.broken
+    if search.first_error is not None:
+        raise search.first_error
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
     interrupted = scheduler.open or scheduler.asked is not None
@@ -107,36 +107,36 @@ def run_sweep(
 
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:
     """What each node of a Ray cluster has: {"CPU": 64, "GPU": 8, ...}."""
-    with _ray(address):
+    with _ray_cluster(address):
         return _nodes()
 
 
-class _Queue(FIFOScheduler):
-    """Tune's own order of trials, found without a look through every trial that there ever was."""
+class _FirstPending(FIFOScheduler):
+    """Starts trials in Tune's own order, without searching through all ended trials."""
 
     def __init__(self, search: LedgerSearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._search = search
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The oldest that waits."""
-        waiting = [each for each in compat.live_trials(tune_controller) if each.status == Trial.PENDING]
-        return min(waiting, key=lambda trial: trial.trial_id, default=None)
+        """The oldest pending trial."""
+        pending = [trial for trial in compat.live_trials(tune_controller) if trial.status == Trial.PENDING]
+        return min(pending, key=lambda trial: trial.trial_id, default=None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Hand on what Ray says of a process that died: Tune tells only its scheduler, before the searcher."""
+        """Pass Ray's message about a dead process to the searcher: Tune gives it to its scheduler only."""
         with suppress(OSError):
-            self._search.deaths[trial.trial_id] = Path(trial.error_file).read_text()
+            self._search.death_messages[trial.trial_id] = Path(trial.error_file).read_text()
 
 
-class _Attendant(tune.Callback):
-    """What the driver does between Ray's events."""
+class _DriverCallback(tune.Callback):
+    """Polls requests between Ray's events, and handles interrupts."""
 
     def __init__(self, search: LedgerSearch) -> None:
         self._search = search
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Hear of interrupts too: Tune does not look at its own flag while it waits for a trial, with none running."""
+        """Note interrupts: Tune ignores its own flag while it waits for a trial and none runs."""
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, partial(self._interrupt, signal.getsignal(number)))
 
@@ -144,31 +144,31 @@ class _Attendant(tune.Callback):
         """About ten times a second."""
         self._search.poll_requests()
         scheduler = self._search.scheduler
-        if (scheduler.lease_lost or self._search.broken) and not scheduler.interrupted:
-            os.kill(os.getpid(), signal.SIGUSR1)  # as a job's stop: ends the trials where they are
+        if (scheduler.lease_lost or self._search.first_error) and not scheduler.interrupted:
+            os.kill(os.getpid(), signal.SIGUSR1)  # Tune then stops all trials
 
-    def _interrupt(self, tunes: Any, number: int, frame: Any) -> None:
+    def _interrupt(self, handler: Any, number: int, frame: Any) -> None:
         self._search.scheduler.interrupted = True
-        if callable(tunes):
-            tunes(number, frame)
+        if callable(handler):
+            handler(number, frame)
 
 
-def _tuner(function: Any, search: LedgerSearch, at_once: int | None, scratch: Path) -> tune.Tuner:
-    """Tune with all that decides left to the ledger: what runs next, and how often a trial is tried."""
+def _tuner(function: Any, search: LedgerSearch, max_concurrent: int | None, scratch: Path) -> tune.Tuner:
+    """A Tuner that leaves the order and the retries of trials to the searcher."""
     return tune.Tuner(
         function,
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=_Queue(search),
+            scheduler=_FirstPending(search),
             num_samples=-1,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=max_concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=search.scheduler.ledger.spec.name,
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[_Attendant(search)],
+            callbacks=[_DriverCallback(search)],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
@@ -176,21 +176,21 @@ def _tuner(function: Any, search: LedgerSearch, at_once: int | None, scratch: Pa
 
 def _nodes() -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    grown = json.loads(os.environ.get(GROWS_TO, "null"))  # an autoscaler adds it once trials wait for it
+    grown = json.loads(os.environ.get(GROWS_TO, "null"))  # what an autoscaler adds when trials wait for it
     return [*nodes, grown] if grown else nodes
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    if ray.is_initialized():  # the caller's cluster stays the caller's
+def _ray_cluster(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():  # the caller shuts it down
         yield
         return
-    wanted = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address=wanted, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except ConnectionError as error:
         remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
-        raise ClusterError(f"no Ray cluster lets us in at {wanted} ({error}); {remedy}") from error
+        raise ClusterError(f"no Ray cluster can be used at {target} ({error}); {remedy}") from error
     try:
         yield
     finally:
@@ -208,7 +208,7 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM (a job's stop) end the sweep as Ctrl-C does. Ray catches SIGUSR1 alike."""
+    """Make SIGTERM, which stops a job, end the sweep like Ctrl-C. Tune handles SIGUSR1 in the same way."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
     try:

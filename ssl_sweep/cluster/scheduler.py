@@ -1,4 +1,4 @@
-"""Decides what a sweep runs next and what follows from each end of a trial. Knows the ledger, but no Ray."""
+"""Decides which trial of a sweep runs next, and what follows from its end. Knows the ledger, but not Ray."""
 
 import math
 import time
@@ -26,61 +26,62 @@ from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
 from ssl_sweep.trialdir.states import TrialState
 
 POLL_EVERY_S = 2.0  # how often the ledger is read for requests to stop or pause
-LOST = "the trial's process died: killed, maybe by the kernel for want of memory (`dmesg` tells), or its node is gone"
-SAME_FAILURES = 3  # when the first so many attempts all fail alike, the fault is the sweep's and not a trial's
+LOST = "the trial's process died: killed, maybe by the kernel for lack of memory (see `dmesg`), or its node is gone"
+SAME_FAILURES = 3  # if the first attempts, so many of them, fail with one message, the sweep halts
 
 
 @dataclass(frozen=True)
 class Launch:
-    """An attempt at a trial that is to start now."""
+    """An attempt that starts now."""
 
     record: TrialRecord
-    attempt: int  # from 1 on
+    attempt: int  # counts from 1
     folder: Path
 
 
 class Idle(Enum):
     """Why no trial starts now."""
 
-    WAIT = auto()  # one may be had when another has ended, or in a second
-    FINISHED = auto()  # there will be none
+    WAIT = auto()  # one may start after another has ended, or soon
+    FINISHED = auto()  # none will start any more
 
 
 class LedgerScheduler:
-    """Hands out the ledger's open trials, then the choices that it proposes, then retries.
+    """Starts the ledger's open trials, asks it for new choices, and retries failed trials.
 
-    Attempts that run are told apart by a `run` of the caller's: any string that no other running attempt has.
+    The caller identifies each running attempt by a unique string, `run`.
     """
 
     def __init__(
         self,
         ledger: Ledger,
         storage: Storage,
-        watcher: Observer,
+        observer: Observer,
         *,
         only: Collection[str] | None = None,
         lease: Lease | None = None,
     ) -> None:
         """only, lease: see `run_sweep`."""
-        self.ledger, self.storage, self.watcher = ledger, storage, watcher
+        self.ledger, self.storage, self.observer = ledger, storage, observer
         self.halted: str | None = None
-        self.asked: Ask | None = None  # of the whole sweep
+        self.asked: Ask | None = None  # to end the whole sweep
         self.interrupted = False
         self._only, self._lease = only, lease
-        self._poll_at, self._informed = -math.inf, set[str]()  # the next look at requests; the trials that have theirs
-        self._upcoming = TrialQueue(lambda trial: pretraining(self._record(trial).config))
+        self._poll_at = -math.inf  # when requests are read next
+        self._asked_ids = set[str]()  # ids of running trials that have received their requests
+        self._queue = TrialQueue(lambda trial: pretraining(self._record(trial).config))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
-        for trial in ledger.pruned_running:  # the driver died before they could end themselves
+        for trial in ledger.pruned_running:  # the driver died before these trials ended themselves
             self._end(trial, Outcome(TrialState.PRUNED, message=ledger.choice(trial.choice).pruned))
         for choice in ledger.choices:
-            self._upcoming.add(self._due(choice))
+            self._queue.add(self._due(choice))
             self._record_unrun(choice.all_trials)
 
     @property
     def open(self) -> bool:
-        """Whether anything is left to run."""
-        return bool(self._upcoming or self._running)
+        """Whether a trial is queued or running."""
+        return bool(self._queue or self._running)
 
     @property
     def lease_lost(self) -> bool:
@@ -88,55 +89,55 @@ class LedgerScheduler:
         return self._lease is not None and self._lease.taken_by is not None
 
     def next(self, run: str) -> Launch | Idle:
-        """Start the next trial, where one can start now."""
+        """Start the next trial, if one can start now."""
         self.poll_requests()
         if self.asked is not None or self.interrupted or self.lease_lost:
             return Idle.WAIT if self._running and not self.interrupted else Idle.FINISHED
-        with self.ledger.transaction():  # a choice is asked for and its first trial begun at once
-            trial = self._begin_next()
+        with self.ledger.transaction():  # asks for a choice and starts its first trial in one transaction
+            trial = self._start_next()
         if trial is None:
-            waits = self._running or (self._upcoming and self.halted is None)
-            return Idle.WAIT if waits else Idle.FINISHED
-        clear(self._folder(trial))  # what an earlier attempt was asked
+            may_start_later = self._running or (self._queue and self.halted is None)
+            return Idle.WAIT if may_start_later else Idle.FINISHED
+        clear(self._folder(trial))  # requests to an earlier attempt
         mirror.drop(self.storage, self._folder(trial) / ASK)
-        self._informed.discard(trial.trial_id)
+        self._asked_ids.discard(trial.trial_id)
         self._running[run] = trial
-        self.watcher.started(trial)
+        self.observer.started(trial)
         return Launch(self._record(trial), trial.attempts, self._folder(trial))
 
     def report(self, run: str, metrics: dict[str, float], step: int) -> None:
-        """Take an epoch's metrics of an attempt, and ask its trial to end where it is pruned."""
+        """Record the metrics that an attempt reports, and ask its trial to end if it is pruned."""
         trial = self._running[run]
         report = MetricsReported(metrics=metrics, step=step)
         if report.stage != "pretrain":
-            self._upcoming.pretrained(trial)
-        self.watcher.reported(trial, report)
+            self._queue.mark_pretrained(trial)
+        self.observer.reported(trial, report)
         if (why := self.ledger.report(trial, metrics, step)) is not None:
             self._ask(trial, Ask("prune", why))
 
     def end(self, run: str, outcome: Outcome) -> None:
-        """Take the outcome of an attempt."""
-        if (trial := self._ended(run)) is not None:
+        """Record the outcome of an attempt."""
+        if (trial := self._take_running(run)) is not None:
             self._decide(trial, outcome)
 
-    def lose(self, run: str, said: str) -> None:
-        """Take note that an attempt's process died.
+    def process_died(self, run: str, message: str) -> None:
+        """Record that an attempt's process died.
 
         Args:
             run: the attempt's.
-            said: what the cluster says of the process; may be empty.
+            message: the cluster's message about the process; may be empty.
         """
-        if (trial := self._ended(run)) is not None:
+        if (trial := self._take_running(run)) is not None:
             with mirror.at_hand(self.storage, self._folder(trial)):
-                outcome = dead_process_outcome(self._folder(trial), LOST, said, self._record(trial).config)
+                outcome = dead_process_outcome(self._folder(trial), LOST, message, self._record(trial).config)
             self._decide(trial, outcome)
 
     def abandon(self, run: str) -> None:
-        """Forget an attempt that an interrupt ended: its trial stays RUNNING, and the next driver resumes it."""
+        """Forget an attempt that an interrupt ended. Its trial stays RUNNING, and the next driver resumes it."""
         del self._running[run]
 
     def poll_requests(self) -> None:
-        """Read, every other second, what people request: tell running trials, and end those that have yet to run."""
+        """Read users' requests every POLL_EVERY_S: pass them on to running trials, and end queued trials."""
         if time.monotonic() < self._poll_at:
             return
         self._poll_at = time.monotonic() + POLL_EVERY_S
@@ -144,38 +145,38 @@ class LedgerScheduler:
         self.asked = orders.sweep
         for trial in self._running.values():
             wanted = orders.of(trial.trial_id)
-            if wanted is not None and trial.trial_id not in self._informed:
+            if wanted is not None and trial.trial_id not in self._asked_ids:
                 self._ask(trial, wanted)
-                self._informed.add(trial.trial_id)
-        for trial in list(self._upcoming):
+                self._asked_ids.add(trial.trial_id)
+        for trial in list(self._queue):
             wanted = orders.of(trial.trial_id)
             if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
-                self._upcoming.remove(trial)
+                self._queue.remove(trial)
                 self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
 
-    def _begin_next(self) -> Trial | None:
-        """The next trial, written down as running; None where none can begin now."""
+    def _start_next(self) -> Trial | None:
+        """Mark the next trial as running and return it; None if none can start now."""
         if self.halted is not None:
             return None
-        under_way = self._upcoming.under_way(self._running.values())
-        while self._wants_more(under_way) and (choice := self.ledger.ask()) is not None:
-            self._upcoming.add(self._due(choice))
-        if self._only is None and not self._upcoming:
-            self._upcoming.add(self.ledger.confirm())
-        trial = self._upcoming.take(under_way)
+        unfinished = self._queue.unfinished_pretrainings(self._running.values())
+        while self._needs_more(unfinished) and (choice := self.ledger.ask()) is not None:
+            self._queue.add(self._due(choice))
+        if self._only is None and not self._queue:
+            self._queue.add(self.ledger.confirm())
+        trial = self._queue.take(unfinished)
         if trial is None:
             return None
         trial = replace(trial, state=TrialState.RUNNING, attempts=trial.attempts + 1)
         self.ledger.update(trial)
         return trial
 
-    def _wants_more(self, under_way: set[str | None]) -> bool:
-        """Whether to ask the ledger; early only of a grid, whose choices depend on no result."""
+    def _needs_more(self, unfinished: set[str | None]) -> bool:
+        """Whether to ask the ledger for a choice. A grid can be asked early, since its choices depend on no result."""
         early = self.ledger.spec.search.sampler == "grid"
-        return self._only is None and self._upcoming.wants_more(under_way, early=early)
+        return self._only is None and self._queue.needs_more(unfinished, early=early)
 
-    def _ended(self, run: str) -> Trial | None:
-        """The trial of an attempt that has ended; None where the ledger is another driver's to write by now."""
+    def _take_running(self, run: str) -> Trial | None:
+        """Remove and return the trial of an ended attempt; None if another driver now writes the ledger."""
         trial = self._running.pop(run)
         return None if self.lease_lost else trial
 
@@ -190,13 +191,13 @@ class LedgerScheduler:
         mirror.send(self.storage, self._folder(trial) / ASK)
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
-        """End a trial that does not run, in its journal too."""
+        """End a trial that does not run, in journal and ledger."""
         with mirror.at_hand(self.storage, self._folder(trial)):
             Journal(self._folder(trial)).append(Ended(state=outcome.state, message=outcome.message))
         self._settle(trial, outcome)
 
     def _record_unrun(self, trials: Iterable[Trial]) -> None:
-        """Have MLflow show trials that ended without having run."""
+        """Write journals for trials that ended without running, so that MLflow shows them."""
         for trial in trials:
             folder = self._folder(trial)
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
@@ -210,41 +211,43 @@ class LedgerScheduler:
             return
         self._first_failures = None
         if outcome.state == TrialState.COMPLETE:
-            self._upcoming.pretrained(trial)
+            self._queue.mark_pretrained(trial)
         results = outcome.results if outcome.state == TrialState.COMPLETE else None
         self._finish(
             replace(trial, state=outcome.state, results=results, reason=outcome.reason, message=outcome.message)
         )
 
     def _finish(self, trial: Trial) -> None:
-        """Write down a trial's end, and what follows from it for the other seeds of its choice."""
+        """Record the end of a trial, and queue or end the other seeds of its choice."""
         unrun = self.ledger.update(trial)
         self._record_unrun(unrun)
         for ended in (trial, *unrun):
-            self.watcher.ended(ended)
-        queued = {each.trial_id for each in self._upcoming}
+            self.observer.ended(ended)
+        queued = {each.trial_id for each in self._queue}
         due = self._due(self.ledger.choice(trial.choice))
-        self._upcoming.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
+        self._queue.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
 
     def _due(self, choice: Choice) -> Iterator[Trial]:
         return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
 
     def _fail(self, trial: Trial) -> None:
-        """Have a failed trial tried again, or give it up."""
+        """Retry a failed trial, or give it up."""
         spec = self.ledger.spec
         if trial.reason in budgets.HALTS:
             self.halted = self.halted or trial.message
             self.ledger.update(replace(trial, state=TrialState.CREATED))
             return
-        again = budgets.is_left(trial, spec)
-        if not again or trial.reason not in budgets.LOST:  # a lost process is the machine's fault, unless it lasts
+        has_retry = budgets.is_left(trial, spec)
+        if (
+            not has_retry or trial.reason not in budgets.LOST
+        ):  # a lost process is the machine's fault while it is retried
             self._note_first_failure(trial)
-        if again and self.halted is None:
+        if has_retry and self.halted is None:
             trial = replace(trial, state=TrialState.CREATED)
-            self.ledger.update(trial)  # what its budgets have left outlives this driver
-            self._upcoming.rest(trial, budgets.wait_s(trial))
+            self.ledger.update(trial)  # the remaining budgets outlive this driver
+            self._queue.add_later(trial, budgets.wait_s(trial))
             return
-        self._finish(replace(trial, state=TrialState.FAILED) if again else budgets.given_up(trial, spec))
+        self._finish(replace(trial, state=TrialState.FAILED) if has_retry else budgets.given_up(trial, spec))
 
     def _note_first_failure(self, trial: Trial) -> None:
         if self._first_failures is None or self._is_of_one_choice(trial):
@@ -254,7 +257,7 @@ class LedgerScheduler:
             self.halted = trial.message
 
     def _is_of_one_choice(self, trial: Trial) -> bool:
-        """Whether it diverged as another seed of its choice did: that says nothing of the other choices."""
+        """Whether it diverged like another seed of its choice, which says nothing about other choices."""
         seeds = self.ledger.choice(trial.choice).all_trials
         return trial.reason in ("diverged", "collapsed") and any(
             each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds

@@ -1,4 +1,4 @@
-"""Ray Tune's view of the scheduler: Tune asks for trials and hands on what they report, as JSON."""
+"""The adapter between Ray Tune and the scheduler: Tune asks for trials, and passes on their reports as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from ssl_sweep.trial.attempt import Outcome
 
 
 class LedgerSearch(Searcher):
-    """Tune's searcher; every decision is the scheduler's."""
+    """A searcher of Tune that leaves every decision to the scheduler."""
 
     def __init__(self, scheduler: LedgerScheduler) -> None:
         super().__init__()
         self.scheduler = scheduler
-        self.broken: Exception | None = None  # the first error of the ledger or the disk
-        self.deaths: dict[str, str] = {}  # what Ray says of processes that died, by Tune's ids of trials
+        self.first_error: Exception | None = None  # of the ledger or the disk
+        self.death_messages: dict[str, str] = {}  # Ray's messages about processes that died, by Tune's ids of trials
         self._outcomes: dict[str, Outcome] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial's config; None where Tune is to ask again, FINISHED where no trial is left."""
-        with self._kept():
+        """The next trial's config; None asks Tune to try again later, FINISHED means that no trial is left."""
+        with self._storing_errors():
             launch = self.scheduler.next(trial_id)
             if isinstance(launch, Launch):
                 return {
@@ -32,28 +32,28 @@ class LedgerSearch(Searcher):
                     "folder": str(launch.folder),
                 }
             return str(Searcher.FINISHED) if launch is Idle.FINISHED else None
-        return None  # it is broken
+        return None  # an error was stored
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Take a report: an epoch's metrics, or how the attempt ended."""
-        with self._kept():
+        """Take the metrics or the outcome that an attempt reports."""
+        with self._storing_errors():
             self._take(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take an attempt's end; without an outcome and with an error, its process has died."""
-        with self._kept():
+        """Take the end of an attempt. An error without an outcome means that its process died."""
+        with self._storing_errors():
             if result is not None:
                 self._take(trial_id, result)
             if (outcome := self._outcomes.pop(trial_id, None)) is not None:
                 self.scheduler.end(trial_id, outcome)
             elif error:
-                self.scheduler.lose(trial_id, self.deaths.pop(trial_id, ""))
-            else:  # Tune stopped it because the user interrupts
+                self.scheduler.process_died(trial_id, self.death_messages.pop(trial_id, ""))
+            else:  # an interrupt stopped Tune
                 self.scheduler.abandon(trial_id)
 
     def poll_requests(self) -> None:
         """See `LedgerScheduler.poll_requests`."""
-        with self._kept():
+        with self._storing_errors():
             self.scheduler.poll_requests()
 
     def _take(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -63,19 +63,19 @@ class LedgerSearch(Searcher):
             self.scheduler.report(trial_id, json.loads(result["metrics"]), result["step"])
 
     @contextmanager
-    def _kept(self) -> Iterator[None]:
+    def _storing_errors(self) -> Iterator[None]:
         """Store the first error, which is raised after Tune stops: Tune would blame the trial and continue."""
         try:
             yield
         except Exception as error:
-            self.broken = self.broken or error
+            self.first_error = self.first_error or error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher into its snapshots, which are never read back."""
+        """Give no state: Tune pickles its searcher into snapshots, which are never read back."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: what Tune would restore is in the ledger."""
+        """Do nothing: the ledger holds all state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing, see `save`."""

@@ -1,4 +1,4 @@
-"""What Ray runs for each trial: one attempt, its reports told to the driver."""
+"""The function that Ray Tune runs for each trial: one attempt, which reports to the driver."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,37 +21,36 @@ from ssl_sweep.trialdir.record import TrialRecord
 
 AttemptFunction = Callable[[TrialRecord, int, Report, Path, Path], Outcome]  # see `attempt`
 
-# Tune wants something to reserve for a trial; the driver of a trial with several workers only waits for them, and must
-# not take the CPU that the last of them needs
+# Tune must reserve something for a trial. The driver of a gang only waits for the workers, so it takes no CPU from them
 DRIVER = {"cpu": 0.0, "memory": 1.0}
 
 
 def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path) -> Any:
-    """The function that Ray Tune is to run for each of the sweep's trials."""
+    """The function that Ray Tune runs for each of the sweep's trials."""
 
     def trial(config: dict[str, Any]) -> None:
         record, folder = TrialRecord.from_json(config["record"]), Path(config["folder"])
 
         def attempt(report: Report) -> Outcome:
-            with _at_work(place, record, folder) as (here, hear):
+            with _work_folder(place, record, folder) as (workdir, fetch_stop_request):
 
-                def told(metrics: dict[str, float], step: int) -> None:
+                def report_epoch(metrics: dict[str, float], step: int) -> None:
                     export_gpu_memory(spec.name)
                     report(metrics, step)
-                    hear()
+                    fetch_stop_request()
 
-                return work(record, config["attempt"], with_stop_check(told, here), here, cache_folder())
+                return work(record, config["attempt"], with_stop_check(report_epoch, workdir), workdir, cache_folder())
 
         if spec.resources.workers > 1:
             outcome = run_gang(attempt, spec.resources, record, _storage(place), scratch, _report)
         else:
-            outcome = _alone(attempt, spec)
+            outcome = _run_single(attempt, spec)
         tune.report({"outcome": json.dumps(asdict(outcome))})
 
-    # Ray keeps trainables by name for the whole cluster: two sweeps must not replace each other's
+    # Ray registers trainables by name for the whole cluster: two sweeps must not share one
     trial.__name__ = trial.__qualname__ = f"ssl_sweep_{spec.name}"
-    alone = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
-    return tune.with_resources(trial, DRIVER if spec.resources.workers > 1 else alone)
+    single = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
+    return tune.with_resources(trial, DRIVER if spec.resources.workers > 1 else single)
 
 
 @lru_cache(maxsize=1)
@@ -64,23 +63,23 @@ def _storage(place: str) -> Storage:
 
 
 @contextmanager
-def _at_work(place: str, record: TrialRecord, folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Where an attempt works on this node, and what has it hear the driver: nothing need, where that is the storage."""
+def _work_folder(place: str, record: TrialRecord, folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The folder where an attempt works on this node, and a function that fetches the driver's stop request to it."""
     storage = _storage(place)
     if storage.bucket is None:
         yield folder, lambda: None
         return
     from ssl_sweep.cluster.carried import carried
 
-    with carried(storage.bucket, storage.root.parent / "attempts", record) as at_work:
-        yield at_work
+    with carried(storage.bucket, storage.root.parent / "attempts", record) as folder_and_fetch:
+        yield folder_and_fetch
 
 
 def _report(metrics: dict[str, float], step: int) -> None:
-    tune.report({"metrics": json.dumps(metrics), "step": step})  # returns once the driver has dealt with it
+    tune.report({"metrics": json.dumps(metrics), "step": step})  # returns after the driver has handled it
 
 
-def _alone(attempt: Callable[[Report], Outcome], spec: SweepSpec) -> Outcome:
+def _run_single(attempt: Callable[[Report], Outcome], spec: SweepSpec) -> Outcome:
     hide_gpus(spec.resources)
     import torch
     from ray.train import ScalingConfig
@@ -91,7 +90,7 @@ def _alone(attempt: Callable[[Report], Outcome], spec: SweepSpec) -> Outcome:
     def loop() -> Any:
         return attempt(_report)
 
-    # no workers of its own: Train runs the loop right here, in the warm actor
-    ran: Any = TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()
-    outcome: Outcome = ran.return_value
+    # without workers Train runs the loop in this process, the warm actor
+    result: Any = TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=0)).fit()
+    outcome: Outcome = result.return_value
     return outcome

@@ -1,4 +1,4 @@
-"""The trials that are to run: which of them may begin now, and which would only wait for another's pretraining."""
+"""The queue of trials, which starts trials that would wait for another trial's pretraining last."""
 
 import time
 from collections import deque
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from ssl_sweep.ledger.entries import Trial
 
-LOOK_AHEAD = 100  # trials that are asked for early, at most, to find one that need not wait
+LOOK_AHEAD = 100  # how many trials are asked for early, to find one that need not wait
 
 
 class TrialQueue:
-    """The trials that are to run, in their order; who would wait for another's pretraining lets others pass."""
+    """The open trials in order, except that those that would wait for a running pretraining are passed over."""
 
     def __init__(self, key: Callable[[Trial], str | None]) -> None:
-        """key: gives the key of the pretraining that a trial shares with others; None where it has none."""
+        """key: returns the key of the pretraining that a trial shares with others, or None."""
         self._key = key
-        self._keys: dict[str, str | None] = {}  # by trial: to make one takes a while
+        self._keys: dict[str, str | None] = {}  # by trial id, since computing a key is slow
         self._trials: deque[Trial] = deque()
-        self._resting: dict[str, float] = {}  # crashed trials, by id, and when they may be tried again
-        self._pretrained: set[str | None] = {None}  # keys of those that are known to be finished
+        self._retry_at: dict[str, float] = {}  # by ids of crashed trials, on the monotonic clock
+        self._pretrained: set[str | None] = {None}  # keys of finished pretrainings
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -27,46 +27,46 @@ class TrialQueue:
         return iter(self._trials)
 
     def add(self, trials: Iterable[Trial]) -> None:
-        """They run after all that are there."""
+        """Append trials."""
         self._trials.extend(trials)
 
     def remove(self, trial: Trial) -> None:
-        """It is not to run."""
+        """Remove a trial that must not run."""
         self._trials.remove(trial)
 
-    def rest(self, trial: Trial, seconds: float) -> None:
-        """Add a crashed trial, to be left alone for a while."""
-        self._resting[trial.trial_id] = time.monotonic() + seconds
+    def add_later(self, trial: Trial, seconds: float) -> None:
+        """Append a crashed trial that may start after so many seconds."""
+        self._retry_at[trial.trial_id] = time.monotonic() + seconds
         self._trials.append(trial)
 
-    def pretrained(self, trial: Trial) -> None:
-        """Its pretraining is finished: nobody waits for that."""
+    def mark_pretrained(self, trial: Trial) -> None:
+        """Note that a trial's pretraining is finished: no trial waits for it."""
         self._pretrained.add(self._pretraining(trial))
 
-    def under_way(self, running: Iterable[Trial]) -> set[str | None]:
-        """The pretrainings that these trials make or wait for."""
+    def unfinished_pretrainings(self, running: Iterable[Trial]) -> set[str | None]:
+        """The keys of the pretrainings that these trials run or wait for."""
         return {self._pretraining(trial) for trial in running} - self._pretrained
 
-    def wants_more(self, under_way: Set[str | None], *, early: bool) -> bool:
-        """Whether none can begin; or, where more may be had `early`, all that can would wait for a pretraining."""
+    def needs_more(self, unfinished: Set[str | None], *, early: bool) -> bool:
+        """Whether no trial can start or, if `early`, all would wait for one of the unfinished pretrainings."""
         if not (ready := self._ready()):
             return True
-        return early and len(self) < LOOK_AHEAD and all(self._pretraining(trial) in under_way for trial in ready)
+        return early and len(self) < LOOK_AHEAD and all(self._pretraining(trial) in unfinished for trial in ready)
 
-    def take(self, under_way: Set[str | None]) -> Trial | None:
-        """The next trial, which is no longer to come; None where none can begin now."""
+    def take(self, unfinished: Set[str | None]) -> Trial | None:
+        """Remove and return the next trial; None if none can start now."""
         if not (ready := self._ready()):
             return None
-        trial = next((each for each in ready if self._pretraining(each) not in under_way), ready[0])
+        trial = next((each for each in ready if self._pretraining(each) not in unfinished), ready[0])
         self._trials.remove(trial)
-        self._resting.pop(trial.trial_id, None)
+        self._retry_at.pop(trial.trial_id, None)
         return trial
 
     def _ready(self) -> Sequence[Trial]:
-        if not self._resting:
+        if not self._retry_at:
             return self._trials
         now = time.monotonic()
-        return [trial for trial in self._trials if self._resting.get(trial.trial_id, now) <= now]
+        return [trial for trial in self._trials if self._retry_at.get(trial.trial_id, now) <= now]
 
     def _pretraining(self, trial: Trial) -> str | None:
         if trial.trial_id not in self._keys:

@@ -33,7 +33,7 @@ METRIC = "knn/top1_val"
 
 
 class Clock:
-    """A watcher that notes when each trial ended."""
+    """A observer that notes when each trial ended."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []

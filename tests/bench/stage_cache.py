@@ -34,7 +34,7 @@ from ssl_sweep.trialdir.record import TrialRecord
 
 
 class Quiet:
-    """A watcher that is told, and says nothing."""
+    """A observer that is told, and says nothing."""
 
     def started(self, trial: Any) -> None:
         pass

@@ -35,7 +35,7 @@ class Clock:
 
 
 class Quiet:
-    """A watcher that does not look."""
+    """A observer that does not look."""
 
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, report: MetricsReported) -> None: ...
@@ -92,7 +92,7 @@ def test_a_budget_that_is_used_up_is_named(tmp_path: Path, clock: Clock) -> None
         given = search.next(str(number))
         assert isinstance(given, Launch)
         if outcome is None:
-            search.lose(str(number), "")
+            search.process_died(str(number), "")
         else:
             search.end(str(number), outcome)
         clock.now += 100
@@ -119,7 +119,7 @@ def test_a_lost_process_is_tried_again_at_once_and_is_no_fault_of_the_sweeps(tmp
     ledger, search = make(tmp_path, search={"seeds": 1})
     for number in range(5):
         assert isinstance(search.next(str(number)), Launch)
-        search.lose(str(number), "")
+        search.process_died(str(number), "")
     assert search.halted is None
     assert Counter(trial.state for trial in ledger.trials) == {"CREATED": 1}
 
@@ -175,7 +175,7 @@ def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_pa
     [
         ("Task was killed due to the node running low on memory.", "oom", "lower one of pretrain.batch_size (256)"),
         ("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.", "lost", "maybe by the kernel"),
-        ("", "lost", "`dmesg` tells"),
+        ("", "lost", "see `dmesg`"),
     ],
 )
 def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(
@@ -183,7 +183,7 @@ def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(
 ) -> None:
     ledger, search = make(tmp_path, lost_retries=0, search={"seeds": 1})
     assert isinstance(search.next("a"), Launch)
-    search.lose("a", death)
+    search.process_died("a", death)
     (trial,) = ledger.trials
     assert (trial.state, trial.reason, trial.attempts) == ("FAILED", reason, 1)
     assert said in (trial.message or "")
@@ -204,5 +204,5 @@ def test_a_ledger_that_cannot_be_written_ends_the_sweep_and_no_trial(
         complete = Outcome("COMPLETE", {"knn/top1_val": 50.0})
         search.on_trial_complete("a", {"outcome": json.dumps(asdict(complete))})
         assert search.suggest("b") is None
-    assert isinstance(search.broken, OperationalError)
+    assert isinstance(search.first_error, OperationalError)
     assert ledger.trials[0].state == "RUNNING"  # and is gone on with

@@ -94,7 +94,7 @@ def test_prometheus_can_follow_a_sweep(tmp_path: Path, cluster: str, monkeypatch
     reader = threading.Thread(target=lambda: seen.extend(watched(cluster, ended)))
     reader.start()
     run_sweep(ledger, storage, Quiet(), work=slow, backlog=lambda: 7)
-    time.sleep(2)  # until the driver's process has handed on what it was told last
+    time.sleep(2)  # until the driver's process has handed on what it was given last
     ended.set()
     reader.join()
     assert max(at.get(("trials", "seen", "RUNNING"), 0) for at in seen) in (1, 2)
@@ -117,8 +117,8 @@ def test_a_ledger_or_a_backlog_that_cannot_be_read_costs_no_sweep(
     def away() -> int:
         raise OSError("the disk is gone")
 
-    told = SweepMetrics(make(tmp_path, "unseen")[0], away)
-    with told.told():
+    exporter = SweepMetrics(make(tmp_path, "unseen")[0], away)
+    with exporter.exported():
         time.sleep(0.3)
     assert [record.levelname for record in caplog.records if "no metrics" in record.message] == ["WARNING"]
 
@@ -132,7 +132,7 @@ def test_a_slow_backlog_does_not_hold_up_the_end(tmp_path: Path) -> None:
         return 0
 
     began = time.monotonic()
-    with SweepMetrics(make(tmp_path, "slow")[0], slow_disk).told():
+    with SweepMetrics(make(tmp_path, "slow")[0], slow_disk).exported():
         reading.wait(5)
     done.set()
     assert time.monotonic() - began < 2
@@ -144,8 +144,8 @@ def test_trials_are_counted_by_state(tmp_path: Path) -> None:
     assert first is not None
     assert second is not None
     ledger.update(replace(first.trials[0], state="RUNNING", attempts=1))
-    told = SweepMetrics(ledger, int)
-    counted = told._count(ledger.trials)
+    exporter = SweepMetrics(ledger, int)
+    counted = exporter._count(ledger.trials)
     assert counted == {
         **dict.fromkeys(metrics.STATES, 0),
         "RUNNING": 1,
@@ -157,19 +157,19 @@ def test_rates_of_running_trials_are_summed_and_a_shared_pretraining_counts_once
     ledger, _ = make(tmp_path, "rates")
     trials = [choice.trials[0] for choice in (ledger.ask(), ledger.ask(), ledger.ask()) if choice is not None]
     running = [replace(trial, state="RUNNING") for trial in trials]
-    told = SweepMetrics(ledger, int)
+    exporter = SweepMetrics(ledger, int)
     for trial, rate in zip(running, (100.5, 200.25, 200.25), strict=True):
-        told.started(trial)
-        told.reported(
+        exporter.started(trial)
+        exporter.reported(
             trial, MetricsReported(metrics={"pretrain/loss": 1.0, "pretrain/images_per_second": rate}, step=1)
         )
-    assert told._images_per_second(running) == 300.75
-    told.reported(
+    assert exporter._images_per_second(running) == 300.75
+    exporter.reported(
         running[0], MetricsReported(metrics={"knn/top1_val": 50.0}, step=1)
     )  # at a stage that trains on nothing
-    assert told._images_per_second(running) == 200.25
-    told.ended(running[1])
-    assert told._images_per_second([*running[:1], trials[2]]) == 0  # the last is to be tried again
+    assert exporter._images_per_second(running) == 200.25
+    exporter.ended(running[1])
+    assert exporter._images_per_second([*running[:1], trials[2]]) == 0  # the last is to be tried again
 
 
 def test_a_trial_tells_of_its_gpu(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:

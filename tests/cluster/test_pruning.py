@@ -21,7 +21,7 @@ WHY = "pruned at epoch 1, with pretrain/knn_top1_val 40"
 
 
 class Log:
-    """A watcher that remembers who ended, and how."""
+    """A observer that remembers who ended, and how."""
 
     def __init__(self) -> None:
         self.ended_as: list[tuple[int, int, str]] = []
@@ -73,7 +73,7 @@ def test_a_bad_choice_is_asked_to_end_and_its_other_seeds_never_run(tmp_path: Pa
     first = search(tmp_path)
     pruned_second(first)
     first.end("b", Outcome("PRUNED", message=WHY))
-    assert first.watcher.ended_as == [(0, 0, "COMPLETE"), (1, 0, "PRUNED"), (1, 1, "PRUNED")]
+    assert first.observer.ended_as == [(0, 0, "COMPLETE"), (1, 0, "PRUNED"), (1, 1, "PRUNED")]
     unrun = first.ledger.choice(1).trials[1]
     folder = tmp_path / "sweep" / "trials" / unrun.trial_id
     assert (last(folder).state, last(folder).message) == ("PRUNED", f"not run: seed 0 {WHY}")
@@ -94,7 +94,7 @@ def test_wilcoxon_runs_a_seed_after_the_other(tmp_path: Path) -> None:
         first.end("b", Outcome("COMPLETE", {METRIC: 40.0 + 0.9 * seed}))
         if seed < 1:
             assert begin(first, "b")[1:] == (1, 1)
-    assert first.watcher.ended_as[-2:] == [(1, 1, "COMPLETE"), (1, 2, "PRUNED")]
+    assert first.observer.ended_as[-2:] == [(1, 1, "COMPLETE"), (1, 2, "PRUNED")]
 
 
 @pytest.mark.parametrize("how", ["driver killed", "worker killed", "worker failed"])
@@ -104,7 +104,7 @@ def test_a_decision_stands_whoever_dies_before_it_is_done(tmp_path: Path, how: s
     if how == "driver killed":
         first = search(tmp_path)
     elif how == "worker killed":
-        first.lose("b", "")
+        first.process_died("b", "")
     else:
         first.end("b", Outcome("FAILED", reason="crash", message="broken"))
     assert [trial.state for trial in first.ledger.choice(1).trials] == ["PRUNED", "PRUNED"]

@@ -33,7 +33,7 @@ SPEC = {
 
 
 class Nobody:
-    """A watcher of nothing."""
+    """A observer of nothing."""
 
     def started(self, trial: Trial) -> None: ...
     def reported(self, trial: Trial, report: MetricsReported) -> None: ...

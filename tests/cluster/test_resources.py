@@ -24,7 +24,7 @@ METRIC = "knn/top1_val"
 
 
 class Crowd:
-    """A watcher that counts how many trials run at a time."""
+    """A observer that counts how many trials run at a time."""
 
     def __init__(self) -> None:
         self.running = self.most = 0

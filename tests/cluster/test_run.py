@@ -39,7 +39,7 @@ def _cluster() -> Iterator[None]:
 
 
 class Log:
-    """A watcher that remembers."""
+    """A observer that remembers."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []

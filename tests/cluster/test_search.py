@@ -32,8 +32,8 @@ class Scheduler:
     def end(self, *words: Any) -> None:
         self.told.append(("end", *words))
 
-    def lose(self, *words: Any) -> None:
-        self.told.append(("lose", *words))
+    def process_died(self, *words: Any) -> None:
+        self.told.append(("process_died", *words))
 
     def abandon(self, *words: Any) -> None:
         self.told.append(("abandon", *words))
@@ -61,7 +61,7 @@ def test_each_end_of_an_attempt_reaches_the_scheduler() -> None:
     scheduler = Scheduler()
     search = LedgerSearch(scheduler)  # type: ignore[arg-type]
     outcome = Outcome("COMPLETE", {"knn/top1_val": 1.0})
-    search.deaths["b"] = "low on memory"
+    search.death_messages["b"] = "low on memory"
     search.on_trial_result("a", {"metrics": '{"pretrain/loss": 1.0}', "step": 3})
     search.on_trial_complete("a", {"outcome": json.dumps(asdict(outcome))})
     search.on_trial_complete("b", error=True)
@@ -70,8 +70,8 @@ def test_each_end_of_an_attempt_reaches_the_scheduler() -> None:
     assert scheduler.told == [
         ("report", "a", {"pretrain/loss": 1.0}, 3),
         ("end", "a", outcome),
-        ("lose", "b", "low on memory"),
-        ("lose", "c", ""),
+        ("process_died", "b", "low on memory"),
+        ("process_died", "c", ""),
         ("abandon", "d"),
     ]
 
@@ -79,7 +79,7 @@ def test_each_end_of_an_attempt_reaches_the_scheduler() -> None:
 def test_the_first_error_is_kept_for_the_end_of_the_sweep() -> None:
     search = LedgerSearch(Scheduler())  # type: ignore[arg-type]
     search.poll_requests()
-    first = search.broken
+    first = search.first_error
     assert isinstance(first, OSError)
     assert search.suggest("a") is None  # it has no answers: a second error
-    assert search.broken is first
+    assert search.first_error is first

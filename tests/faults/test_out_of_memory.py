@@ -26,7 +26,7 @@ ROOM_BYTES = 1_500_000_000  # between what is in use and what the monitor allows
 
 
 class Quiet:
-    """A watcher that does not look."""
+    """A observer that does not look."""
 
     def started(self, trial: Any) -> None: ...
     def reported(self, trial: Any, report: MetricsReported) -> None: ...

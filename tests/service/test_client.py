@@ -296,8 +296,8 @@ def test_the_same_commands_work_on_a_service(spec: Path, service: Service) -> No
     assert "asked to stop" in command("stop", "tiny")
     read = service.now()
     service.store.change(read, state="PAUSED", asked=None)
-    assert "concurrent out" in command("resume", "tiny", "--retries", 3, code=2)
-    assert "concurrent out" in command("resume", "tiny", "--max-concurrent", 3, code=2)
+    assert "leave out --retries and --max-concurrent" in command("resume", "tiny", "--retries", 3, code=2)
+    assert "leave out --retries and --max-concurrent" in command("resume", "tiny", "--max-concurrent", 3, code=2)
     assert "is in the queue" in command("resume", "tiny", "--failed")
     assert "priority -2" in command("priority", "tiny", "--", -2)
     assert "tiny has no results yet; it is QUEUED" in command("table", "tiny", code=2)
@@ -345,6 +345,6 @@ def test_ctrl_c_while_following_leaves_the_sweep(spec: Path, service: Service, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Client, "events", interrupted)
-    assert "tiny goes on without you" in command("submit", spec, "-y", "-f", code=130)
+    assert "tiny continues in the background" in command("submit", spec, "-y", "-f", code=130)
     read = service.now()
     assert (read.state, read.asked) == ("QUEUED", None)

@@ -219,5 +219,5 @@ def test_encoders_wait_for_mlflow_to_have_its_models(tmp_path: Path) -> None:
     for trial in made[0].trials:
         end(made, trial, "COMPLETE")
     said = run(made, "clean", "sweep", "--keep-encoders", 1, "--yes")
-    assert "MLflow lacks 2 events, so encoders stay: ssl-sweep sync sweep" in said
+    assert "MLflow lacks 2 events, so encoders stay; send them: ssl-sweep sync sweep" in said
     assert all(encoder_path(made[1].trial("sweep", trial.trial_id)).exists() for trial in made[0].trials)

@@ -30,7 +30,7 @@ METRIC = "knn/top1_val"
 
 
 class Ends:
-    """A watcher that notes how trials ended."""
+    """An observer that notes how trials ended."""
 
     def __init__(self) -> None:
         self.states: list[str] = []
@@ -123,7 +123,7 @@ def test_a_trial_that_crashes_instead_of_stopping_is_not_tried_again(
     ledger, search, _ = driven
     stop_or_pause(storage, "sweep", "stop", [ledger.trials[0].trial_id])
     search.poll_requests()
-    search.lose("a", "")
+    search.process_died("a", "")
     search.poll_requests()
     assert [trial.state for trial in ledger.trials] == ["STOPPED", "RUNNING"]
 
@@ -189,7 +189,7 @@ def test_a_resume_takes_up_what_it_is_told(
 def test_trials_that_are_not_there_or_done_are_refused(storage: Storage) -> None:
     ledger = ended(storage)
     complete = ledger.trials[0].trial_id
-    with pytest.raises(NoSuchTrial, match="is complete: there is nothing to resume"):
+    with pytest.raises(NoSuchTrial, match="is complete: it cannot be resumed"):
         prepare_resume(ledger, ResumeSelection(trials=[complete]))
     with pytest.raises(NoSuchTrial, match=f"no trial '{complete[:-1]}~'; did you mean '{complete}'"):
         prepare_resume(ledger, ResumeSelection(trials=[complete[:-1] + "~"]))
@@ -215,7 +215,7 @@ def test_the_commands_say_what_they_did_and_what_to_type_next(storage: Storage) 
     assert "stopped 1" in shown
     assert shown.splitlines()[2].split()[-1] == METRIC
     assert sorted(line.split()[-1] for line in shown.splitlines()[3:7]) == ["-", "-", "-", "1"]
-    assert "go on: ssl-sweep resume sweep" in shown
+    assert "continue it: ssl-sweep resume sweep" in shown
     status = json.loads(typer.testing.CliRunner().invoke(app, ["status", "sweep", "--json", *place]).stdout)
     assert (status["asked"]["ask"], status["driver"], status["waiting"]) == ("stop", None, 1)
 
