@@ -87,7 +87,12 @@ def run_sweep(
     # a bucket has no locks: there each trial runs its own pretraining, and shares it when it is finished
     stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
-    with _ray_cluster(address), metrics.told(), _scratch(storage.sweep(spec.name)) as scratch, _sigterm_as_interrupt():
+    with (
+        _ray_cluster(address),
+        metrics.exported(),
+        _scratch(storage.sweep(spec.name)) as scratch,
+        _sigterm_as_interrupt(),
+    ):
         plan = make_plan(spec, _nodes())
         if plan.problems:
             raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
