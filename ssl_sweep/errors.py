@@ -17,12 +17,12 @@ UserError
 │   ├── NoFileLocksError    ledger    the storage's file system cannot lock files
 │   └── SweepLockedError    ledger    another driver runs this sweep
 ├── LedgerUnreachableError  ledger    the ledger's database cannot be reached
-├── NoFolder                storage   sweeps cannot be stored there
 ├── NoSuchTrial             sweep     no trial, or more than one, fits the request
 ├── NotRecorded             tracking  MLflow holds no such sweep or trial
 ├── RecordError             trialdir  a trial's `config.yaml` cannot be read
 ├── ServiceError            client    the service refused a request, or did not answer
 ├── SpecError               knobs     a spec is invalid; one line for each problem
+├── StorageError            storage   sweeps cannot be stored there
 ├── StoreError              service   the service's database does not accept a value
 ├── TableError              tables    no table can be made of these runs
 ├── UnknownNameError        knobs     there is no method, evaluation or encoder of this name

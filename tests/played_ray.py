@@ -29,9 +29,9 @@ from pathlib import Path
 from ssl_sweep.service.listener import Listener
 from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-settings = Settings(Storage(folder), (folder,), tick_s=float(sys.argv[4]), back_off_s=0.5)
+settings = Settings(FolderStorage(folder), (folder,), tick_s=float(sys.argv[4]), back_off_s=0.5)
 serve(settings, ray, Listener("127.0.0.1", port))
 """
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-NOBODY = 65534  # PostgreSQL refuses to run as root
+NOT_FOUND_CODES = 65534  # PostgreSQL refuses to run as root
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -65,7 +65,7 @@ class Postgres(Server):
         assert package is not None
         assert package.origin is not None
         programs = Path(package.origin).parent / "pginstall" / "bin"
-        self._user = NOBODY if os.geteuid() == 0 else None
+        self._user = NOT_FOUND_CODES if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to others
         given = self.folder / "password"
         given.write_text(self.password)

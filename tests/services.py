@@ -17,7 +17,7 @@ from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 
 API = "/api/v1"
 URL = "http://sweeps.lab"
@@ -49,7 +49,7 @@ class Service:
     def __init__(self, folder: Path, **settings: Any) -> None:
         (folder / "data").mkdir()
         self.store = Store(f"sqlite:///{folder / 'service.db'}")
-        self.settings = Settings(Storage(folder), (folder / "data",), **settings)
+        self.settings = Settings(FolderStorage(folder), (folder / "data",), **settings)
         self.loop = Loop(self.store, Quiet(), self.settings)  # type: ignore[arg-type]
         self.loop.capacity = Capacity(4, 2)
         self.app = make_app(self.store, self.loop, self.settings, runs=False)
@@ -120,7 +120,7 @@ class Cluster:
 def make_loop(folder: Path, store: Store, cluster: Any, **settings: Any) -> Loop:
     data = folder / "data"
     data.mkdir(exist_ok=True)
-    return Loop(store, cluster, Settings(Storage(folder), (data,), back_off_s=60, **settings))
+    return Loop(store, cluster, Settings(FolderStorage(folder), (data,), back_off_s=60, **settings))
 
 
 def sweep(folder: Path, name: str = "tiny") -> SweepSpec:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ssl_sweep.models.distributed import rank, world_size
-from ssl_sweep.storage.bucket import Bucket, BucketError, Listed
+from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import Finished
@@ -63,9 +63,9 @@ class Carried:
         """Have the folder be what the bucket has of the trial, with the finished pretraining of this key if any."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        listed = self._download(f"{self.key}/", self.folder)
+        objects = self._download(f"{self.key}/", self.folder)
         self._sent = {name: _stamp(self.folder / name) for name in self._names()}
-        self._journal = listed[f"{self.key}/{JOURNAL}"].etag if f"{self.key}/{JOURNAL}" in listed else None
+        self._journal = objects[f"{self.key}/{JOURNAL}"].etag if f"{self.key}/{JOURNAL}" in objects else None
         if pretraining is None or self._has(pretraining):
             return
         if self.bucket.etag(f"{self._stages}/{pretraining}/{JOURNAL}") is not None:
@@ -101,10 +101,10 @@ class Carried:
         with suppress(BucketError):  # the thread that sends says so
             self.bucket.download(f"{self.key}/{ASK}", self.folder / ASK, waits=False)
 
-    def _download(self, under: str, folder: Path) -> dict[str, Listed]:
-        listed = self.bucket.listed(under)
-        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), listed)
-        return listed
+    def _download(self, under: str, folder: Path) -> dict[str, ObjectInfo]:
+        objects = self.bucket.list_objects(under)
+        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), objects)
+        return objects
 
     def _has(self, pretraining: str) -> bool:
         finished = Finished(self.folder / "stages.json").key("pretrain")

@@ -21,7 +21,6 @@ import ray
 
 from ssl_sweep.cluster import compat
 from ssl_sweep.spec.section import Resources
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, dead_process_outcome, ended
@@ -76,7 +75,7 @@ def run_gang(
         for actor in actors:
             ray.kill(actor)
     folder = storage.trial(record.sweep, record.trial_id)
-    return _outcome(outcomes, training.exception(), record.config, folder, partial(mirror.at_hand, storage, folder))
+    return _outcome(outcomes, training.exception(), record.config, folder, partial(storage.synced_journal, folder))
 
 
 def hide_gpus(resources: Resources) -> None:

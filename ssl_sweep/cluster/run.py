@@ -84,8 +84,7 @@ def run_sweep(
     metrics = SweepMetrics(ledger, backlog)
     scheduler = LedgerScheduler(ledger, storage, Observers((observer, metrics)), only=only, lease=lease)
     search = LedgerSearch(scheduler)
-    # a bucket has no locks: there each trial runs its own pretraining, and shares it when it is finished
-    stages = storage.sweep(spec.name) / "stages" if storage.url is None else None
+    stages = storage.shared_stages(spec.name)
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
         _ray_cluster(address),

@@ -16,7 +16,6 @@ from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import pretraining
 from ssl_sweep.spec.sweep import resolve
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import ENDS, Outcome, dead_process_outcome
 from ssl_sweep.trialdir.events import Ended, MetricsReported
@@ -99,7 +98,7 @@ class LedgerScheduler:
             may_start_later = self._running or (self._queue and self.halted is None)
             return Idle.WAIT if may_start_later else Idle.FINISHED
         clear(self._folder(trial))  # requests to an earlier attempt
-        mirror.drop(self.storage, self._folder(trial) / ASK)
+        self.storage.drop(self._folder(trial) / ASK)
         self._asked_ids.discard(trial.trial_id)
         self._running[run] = trial
         self.observer.started(trial)
@@ -128,7 +127,7 @@ class LedgerScheduler:
             message: the cluster's message about the process; may be empty.
         """
         if (trial := self._take_running(run)) is not None:
-            with mirror.at_hand(self.storage, self._folder(trial)):
+            with self.storage.synced_journal(self._folder(trial)):
                 outcome = dead_process_outcome(self._folder(trial), LOST, message, self._record(trial).config)
             self._decide(trial, outcome)
 
@@ -188,11 +187,11 @@ class LedgerScheduler:
 
     def _ask(self, trial: Trial, wanted: Ask) -> None:
         ask(self._folder(trial), wanted.ask, wanted.why)
-        mirror.send(self.storage, self._folder(trial) / ASK)
+        self.storage.send(self._folder(trial) / ASK)
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in journal and ledger."""
-        with mirror.at_hand(self.storage, self._folder(trial)):
+        with self.storage.synced_journal(self._folder(trial)):
             Journal(self._folder(trial)).append(Ended(state=outcome.state, message=outcome.message))
         self._settle(trial, outcome)
 
@@ -201,7 +200,7 @@ class LedgerScheduler:
         for trial in trials:
             folder = self._folder(trial)
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
-                with mirror.at_hand(self.storage, folder):
+                with self.storage.synced_journal(folder):
                     self._record(trial).write(folder)
                     Journal(folder).append(Ended(state=trial.state, message=trial.message))
 

@@ -14,7 +14,9 @@ from ssl_sweep.cluster.gang import hide_gpus, run_gang
 from ssl_sweep.cluster.metrics import export_gpu_memory
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.bucket import PATIENCE_S
+from ssl_sweep.storage.bucket_storage import BucketStorage
 from ssl_sweep.storage.layout import Storage, cache_folder
+from ssl_sweep.storage.open import find_storage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, with_stop_check
 from ssl_sweep.trialdir.record import TrialRecord
@@ -55,18 +57,15 @@ def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path)
 
 @lru_cache(maxsize=1)
 def _storage(place: str) -> Storage:
-    """Once a process: boto3 takes a second to begin with."""
-    storage = Storage.at(place)
-    if storage.bucket is not None:
-        storage.bucket.patience_s = PATIENCE_S  # the driver has reached it
-    return storage
+    """The sweep's storage, whose bucket the driver has reached. Once a process: boto3 takes a second to start."""
+    return find_storage(place, patience_s=PATIENCE_S)
 
 
 @contextmanager
 def _work_folder(place: str, record: TrialRecord, folder: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """The folder where an attempt works on this node, and a function that fetches the driver's stop request to it."""
     storage = _storage(place)
-    if storage.bucket is None:
+    if not isinstance(storage, BucketStorage):
         yield folder, lambda: None
         return
     from ssl_sweep.cluster.carried import carried

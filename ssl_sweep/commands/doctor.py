@@ -46,14 +46,8 @@ def _devices() -> str:
 
 
 def _writable(storage: Storage) -> str:
-    if storage.bucket is not None:
-        storage.bucket.check()
-        return storage.place
-    storage.root.mkdir(parents=True, exist_ok=True)
-    probe = storage.root / ".doctor"
-    probe.write_text("")
-    probe.unlink()
-    return str(storage.root)
+    storage.check_writable()
+    return storage.place
 
 
 def _ledger(storage: Storage) -> str:

@@ -159,7 +159,6 @@ def clean(
         from ssl_sweep.commands.terminal import removable_table
         from ssl_sweep.ledger.lease import no_driver
         from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.storage import mirror
         from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 
         place = storage_at(storage)
@@ -167,14 +166,14 @@ def clean(
         with nullcontext() if dry_run else no_driver(place.sweep(name), ledger.notes):
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
-            with mirror.snapshot(place, name) as there:
+            with place.snapshot(name) as there:
                 count = undelivered_events(ledger, there)
             if keep and count:
                 out.print(
                     f"MLflow lacks {count} events, so encoders stay; send them: ssl-sweep sync {name}", style="yellow"
                 )
                 keep = None
-            with mirror.hollow(place, name) as shape:
+            with place.sparse_copy(name) as shape:
                 removable = find_removable(ledger, shape, keep)
                 out.print(removable_table(removable, freed_bytes(removable)))
                 if not dry_run and any(kind.paths for kind in removable):

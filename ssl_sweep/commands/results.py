@@ -75,7 +75,6 @@ def export(
     """Write the encoder of a trial to a file, with torchvision's names of weights."""
     with user_errors():
         from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.storage import mirror
         from ssl_sweep.sweep.best import select_trial
         from ssl_sweep.trial.export import check_target, read_trial, write
 
@@ -84,7 +83,7 @@ def export(
         ledger = load_ledger(place.ledger_url, name)
         chosen, why = select_trial(ledger, place, trial)
         folder = place.trial(name, chosen.trial_id)
-        mirror.fetch(place, *(folder / each for each in ("config.yaml", "stages.json", "encoder.pt")))
+        place.fetch(*(folder / each for each in ("config.yaml", "stages.json", "encoder.pt")))
         trained = read_trial(folder)
         written = write(trained, output, chosen.results or {}, force=force)
         lines = [f"{output}: {written['encoder']} of trial {chosen.trial_id} ({why})"]
@@ -124,11 +123,10 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send all events of a sweep to MLflow. Those that it already has are not changed."""
     with user_errors():
-        from ssl_sweep.storage import mirror
         from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
-        with mirror.snapshot(place, name) as there:
+        with place.snapshot(name) as there:
             events = deliver(name, there.sweep(name), tracking_uri_of(place, name))
         out.print(f"{events} events of {name} are in MLflow")
 

@@ -144,12 +144,13 @@ def _check_certificate(certificate: Path | None, key: Path | None) -> None:
 
 
 def _checked_storage(storage: str | None) -> "Storage":
-    """The storage with a database that answers. Raises NoFolder or StoreError."""
-    from ssl_sweep.storage.layout import NoFolder
+    """The storage with a database that answers. Raises StorageError or StoreError."""
+    from ssl_sweep.storage.bucket_storage import BucketStorage
+    from ssl_sweep.storage.layout import StorageError
 
     place = storage_at(storage)
-    if place.url is not None:
-        raise NoFolder(
+    if isinstance(place, BucketStorage):
+        raise StorageError(
             f"serve: {place.url} is no folder, and jobs read their specs from one; run sweeps there one by one"
         )
     _store(place).close()  # a wrong address is one message here, and a stack trace in the server

@@ -105,19 +105,17 @@ def next_command(words: str, storage: str | None = None) -> str:
 
 
 def storage_at(place: str | None) -> "Storage":
-    from ssl_sweep.storage.layout import Storage
+    from ssl_sweep.storage.open import find_storage
 
-    return Storage.at(place) if place else Storage.default()
+    return find_storage(place)
 
 
 def tracking_uri_of(storage: "Storage", name: str) -> str:
     """The MLflow store that the sweep's spec names, else the storage's."""
     import yaml
 
-    from ssl_sweep.storage import mirror
-
     stored = storage.sweep(name) / "spec.yaml"
-    mirror.fetch(storage, stored)
+    storage.fetch(stored)
     own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
     return own or storage.tracking_uri
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.open import find_storage
 from ssl_sweep.tables.labels import duration
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
 
 
 def _next_commands(spec: "SweepSpec", storage: Storage, result: "Summary") -> Table:
-    place = "" if storage == Storage.default() else f" --storage {storage.place}"
+    place = "" if storage == find_storage() else f" --storage {storage.place}"
     is_open = len(result.complete) + len(result.pruned) < result.total
     rows = Table.grid(padding=(0, 2))
     for words, meaning in (

@@ -22,10 +22,10 @@ from ssl_sweep.trialdir.atomic import replacing
 PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 CONNECTIONS = 16
-IN_PARTS = 16 << 20  # bytes, from which on an object is sent in parts
+MULTIPART_THRESHOLD = 16 << 20  # bytes, from which on an object is sent in parts
 DELETED_AT_ONCE = 1000  # objects, what S3 takes
 PROBE = ".probe"
-NOBODY = {"404", "NoSuchKey", "NotFound"}
+NOT_FOUND_CODES = {"404", "NoSuchKey", "NotFound"}
 REFUSED = {  # what a server answers that will never answer otherwise, and what to do
     "NoSuchBucket": "make the bucket, or name another",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID, or AWS_PROFILE",
@@ -45,7 +45,7 @@ class BucketError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Listed:
+class ObjectInfo:
     """What a listing says of an object: its ETag, another with each write of other bytes, and its bytes."""
 
     etag: str
@@ -74,17 +74,20 @@ class Bucket:
             BucketError: they cannot.
         """
         self.put(PROBE, b"ssl_sweep")
-        self.listed(PROBE)
+        self.list_objects(PROBE)
         self.delete([PROBE])
         self.patience_s = PATIENCE_S
 
-    def listed(self, under: str) -> dict[str, Listed]:
+    def list_objects(self, under: str) -> dict[str, ObjectInfo]:
         """The objects whose keys begin so."""
 
-        def all_pages() -> dict[str, Listed]:
+        def all_pages() -> dict[str, ObjectInfo]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + under)
-            found = [entry for page in pages for entry in page.get("Contents", ())]
-            return {each["Key"].removeprefix(self.prefix): Listed(_plain(each["ETag"]), each["Size"]) for each in found}
+            entries = [entry for page in pages for entry in page.get("Contents", ())]
+            return {
+                entry["Key"].removeprefix(self.prefix): ObjectInfo(_plain(entry["ETag"]), entry["Size"])
+                for entry in entries
+            }
 
         return self._insisted(all_pages)
 
@@ -116,7 +119,7 @@ class Bucket:
         """Write an object from bytes, or from an open file; its ETag."""
 
         def write() -> str | None:
-            if not isinstance(content, bytes) and os.fstat(content.fileno()).st_size >= IN_PARTS:
+            if not isinstance(content, bytes) and os.fstat(content.fileno()).st_size >= MULTIPART_THRESHOLD:
                 with os.fdopen(os.dup(content.fileno()), "rb") as file:  # boto3 closes what it has sent
                     file.seek(0)
                     self._client.upload_fileobj(file, self.name, self.prefix + key, Config=_transfer())
@@ -154,7 +157,7 @@ class Bucket:
                 answer = call()
             except (BotoCoreError, ClientError, Boto3Error) as error:
                 code = _code(error)
-                if code in NOBODY:
+                if code in NOT_FOUND_CODES:
                     return None
                 if code in REFUSED or not _is_away(error, code):
                     raise BucketError(_refusal(self.url, error, code)) from error
@@ -200,7 +203,9 @@ def _client(url: str) -> Any:
 def _transfer() -> Any:
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(multipart_threshold=IN_PARTS, multipart_chunksize=IN_PARTS, max_concurrency=4)
+    return TransferConfig(
+        multipart_threshold=MULTIPART_THRESHOLD, multipart_chunksize=MULTIPART_THRESHOLD, max_concurrency=4
+    )
 
 
 def _plain(etag: str) -> str:

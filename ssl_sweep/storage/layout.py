@@ -1,20 +1,16 @@
-"""Where things lie: one folder of sweeps, with the ledger and the MLflow store that they share by default."""
+"""A storage: one folder of sweeps, with the ledger and the MLflow store that they share by default."""
 
-import hashlib
 import os
-import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ssl_sweep.errors import UserError
 
-if TYPE_CHECKING:
-    from ssl_sweep.storage.bucket import Bucket
-
-# of libpq: without them a connection to a machine that has gone silent is waited for by the hour; while a question is
-# unanswered there are no keepalives, and the limit in milliseconds holds
+# libpq's limits: without them, a connection to a machine that has gone silent blocks for hours; TCP sends no keepalives
+# while a query is unanswered, and tcp_user_timeout (ms) holds
 POSTGRESQL = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -24,52 +20,24 @@ POSTGRESQL = {
 }
 
 
-class NoFolder(UserError, ValueError):  # noqa: N818 - says what it means
-    """Sweeps cannot lie there, or not without more being said."""
+class StorageError(UserError, ValueError):
+    """Sweeps cannot be stored there, or a setting is missing; the message names it."""
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A folder of sweeps, from `--storage`, SSL_SWEEP_STORAGE or `./runs`; of a bucket, this machine's copy."""
+class Storage(ABC):
+    """A folder of sweeps, from `--storage`, SSL_SWEEP_STORAGE or `./runs`; `open.py` chooses the class.
+
+    Drivers and commands read and write files under `root`. The methods that transfer files do nothing in a folder that
+    all nodes see.
+    """
 
     root: Path
-    url: str | None = None  # s3://BUCKET/PREFIX, of which the folder is a copy: see `mirror`
-
-    @classmethod
-    def default(cls) -> "Storage":
-        return cls.at(os.environ.get("SSL_SWEEP_STORAGE", "runs"))
-
-    @classmethod
-    def at(cls, place: str | Path) -> "Storage":
-        """The storage in a folder, or in a bucket: s3://BUCKET/PREFIX.
-
-        Raises:
-            NoFolder: it is another kind of store.
-        """
-        if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(place)):
-            scheme, rest = found.groups()
-            if scheme != "s3":
-                raise NoFolder(
-                    f"--storage, SSL_SWEEP_STORAGE: {scheme}://{rest} is neither a folder nor s3://BUCKET/PREFIX; name "
-                    "a folder that all nodes see, or a bucket by S3's protocol with AWS_ENDPOINT_URL its server"
-                )
-            url = f"s3://{rest.rstrip('/')}"
-            return cls(cache_folder() / "storage" / hashlib.sha256(url.encode()).hexdigest()[:16] / "sweeps", url)
-        return cls(Path(place).resolve())
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """What `--storage` takes."""
-        return self.url or str(self.root)
-
-    @cached_property
-    def bucket(self) -> "Bucket | None":
-        """The bucket that it lies in."""
-        if self.url is None:
-            return None
-        from ssl_sweep.storage.bucket import Bucket
-
-        return Bucket(self.url)
 
     @property
     def ledger_url(self) -> str:
@@ -86,13 +54,6 @@ class Storage:
         """Database of the service: SSL_SWEEP_SERVICE_DB, or SQLite in the folder."""
         return os.environ.get("SSL_SWEEP_SERVICE_DB") or self._sqlite("service", "SSL_SWEEP_SERVICE_DB")
 
-    def _sqlite(self, name: str, variable: str) -> str:
-        """Raises NoFolder: in a bucket there is no SQLite, and in this machine's copy no other machine would see it."""
-        if self.url is not None:
-            example = "http://HOST:5000" if name == "mlflow" else "postgresql://USER@HOST/DATABASE"
-            raise NoFolder(f"{self.url} keeps files, no database: set {variable} to a server, such as {example}")
-        return f"sqlite:///{self.root / f'{name}.db'}"
-
     def sweep(self, name: str) -> Path:
         """A sweep's folder."""
         return self.root / name
@@ -100,6 +61,86 @@ class Storage:
     def trial(self, sweep: str, trial_id: str) -> Path:
         """A trial's folder."""
         return self.sweep(sweep) / "trials" / trial_id
+
+    @abstractmethod
+    def shared_stages(self, name: str) -> Path | None:
+        """Where the running trials of a sweep share pretrainings; None where files cannot be locked."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Write a file and remove it.
+
+        Raises:
+            OSError, BucketError: this fails.
+        """
+
+    @abstractmethod
+    def check(self, tracking_uri: str) -> None:
+        """Check, before anything runs, that a sweep can be stored here.
+
+        Raises:
+            BucketError: the bucket refuses writes, or MLflow would keep files in this machine's copy.
+        """
+
+    @abstractmethod
+    def take_over(self, name: str) -> None:
+        """Fetch what the sweep's last driver wrote. Only the sweep's only driver may call it."""
+
+    @abstractmethod
+    def pull(self, name: str, *, encoders: bool = False) -> None:
+        """Fetch what trials wrote: configs, journals, artifacts, and with `encoders` their encoders."""
+
+    @abstractmethod
+    def push(self, name: str) -> None:
+        """Send what the driver wrote about the sweep as a whole."""
+
+    def exchange(self, name: str, *, encoders: bool = False) -> None:
+        """Fetch what trials wrote, then send what the driver wrote."""
+        self.pull(name, encoders=encoders)
+        self.push(name)
+
+    @abstractmethod
+    def fetch(self, *paths: Path) -> None:
+        """Fetch these files; remove those that do not exist in the bucket."""
+
+    @abstractmethod
+    def send(self, path: Path) -> None:
+        """Send this file."""
+
+    @abstractmethod
+    def drop(self, path: Path) -> None:
+        """Remove this file from the bucket; the file here stays."""
+
+    @abstractmethod
+    def synced_journal(self, folder: Path) -> AbstractContextManager[None]:
+        """Fetch a trial's journal and config; when the block ends, send what it has changed.
+
+        For whoever writes on behalf of an attempt that has died.
+        """
+
+    @abstractmethod
+    def presence(self, folder: Path) -> Callable[[Path], bool]:
+        """A test whether a file of this folder exists; in a bucket, as of now."""
+
+    @abstractmethod
+    def sparse_copy(self, name: str) -> AbstractContextManager["Storage"]:
+        """The sweep in a folder whose files have their names and sizes, but take no room.
+
+        Files that the block removes are removed from the storage. Housekeeping, which uses it, reads only the smallest
+        files: these have their content.
+        """
+
+    @abstractmethod
+    def snapshot(self, name: str) -> AbstractContextManager["Storage"]:
+        """What MLflow shows of a sweep, in a folder of its own: a driver may be using this machine's copy."""
+
+    @abstractmethod
+    def _sqlite(self, name: str, variable: str) -> str:
+        """URL of an SQLite file in the folder, for which `variable` is not set.
+
+        Raises:
+            StorageError: a bucket holds no databases.
+        """
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.transcript import run_name
 from ssl_sweep.trial.run import encoder_path
@@ -47,7 +46,7 @@ def ranked_trials(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
     """
     objective = ledger.spec.search.primary
     scores: dict[int, list[tuple[bool, float, Trial]]] = defaultdict(list)
-    exists = mirror.presence(storage, storage.sweep(ledger.spec.name))
+    exists = storage.presence(storage.sweep(ledger.spec.name))
     for trial in ledger.trials:
         score = objective.sign * (trial.results or {}).get(objective.metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)

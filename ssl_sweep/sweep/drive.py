@@ -19,7 +19,6 @@ from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.exit_codes import ExitCode
@@ -97,7 +96,7 @@ def drive(
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     _open_data(spec)
-    mirror.check(storage, tracking_uri(spec, storage))
+    storage.check(tracking_uri(spec, storage))
     folder = storage.sweep(spec.name)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,12 +104,12 @@ def drive(
     with room_in(storage.root), sole_driver(folder, notes) as lease:
         if resume is None:
             check_not_stopped(notes, spec.name)
-        mirror.take_over(storage, spec.name)
+        storage.take_over(spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         identity(folder / "sweep_id")
-        mirror.push(storage, spec.name)  # before MLflow receives anything under this identity
+        storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume) if resume is not None else None
         summary = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
         if not summary.ending.interrupted:
@@ -141,7 +140,7 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
     spec = ledger.spec
     uri = tracking_uri(spec, storage)
     notifier = Notifier(ledger, uri)
-    exchange = partial(mirror.exchange, storage, spec.name, encoders=spec.tracking.models == "all")
+    exchange = partial(storage.exchange, spec.name, encoders=spec.tracking.models == "all")
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"), exchange)
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console)

@@ -9,7 +9,6 @@ from ssl_sweep.cluster.run import Ending
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.report.page import make_page
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import best_trial
@@ -58,7 +57,7 @@ def publish(
     if table is not None:
         _log_page(spec, recorder, uri)
     if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
-        mirror.fetch(storage, encoder_path(storage.trial(spec.name, best.trial_id)))
+        storage.fetch(encoder_path(storage.trial(spec.name, best.trial_id)))
         recorder.log_best(best.trial_id)
     recorder.finish("COMPLETE" if is_done else "STOPPED" if ending.interrupted else "FAILED")
     return table
@@ -104,7 +103,7 @@ def end_interrupted(ledger: Ledger, storage: Storage) -> None:
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         try:
             if trial.state == TrialState.RUNNING:
-                with mirror.at_hand(storage, folder):
+                with storage.synced_journal(folder):
                     _end_attempt(folder)
         except BucketError as error:  # the bucket has been retried for long enough
             log.warning("MLflow may show trials as running (%s)", error)
@@ -123,7 +122,7 @@ def _end_attempt(folder: Path) -> None:
 def push_sweep(storage: Storage, name: str) -> None:
     """Send the sweep's own files to its bucket, where the next driver, on any machine, finds them."""
     try:
-        mirror.push(storage, name)
+        storage.push(name)
     except BucketError as error:  # the error that ended the sweep matters more
         log.warning("not all of sweep %s is in its storage (%s)", name, error)
 
@@ -132,7 +131,7 @@ def clean_up(ledger: Ledger, storage: Storage, say: Callable[[str], object]) -> 
     """Remove the files that the sweep no longer needs, by the rules of `ssl-sweep clean`."""
     try:
         keep = None if undelivered_events(ledger, storage) else ledger.spec.keep_encoders
-        with mirror.hollow(storage, ledger.spec.name) as shape:
+        with storage.sparse_copy(ledger.spec.name) as shape:
             removable = find_removable(ledger, shape, keep)
             freed = sum(freed_bytes(removable).values())
             remove(removable)

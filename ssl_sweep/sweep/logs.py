@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.tracking.transcript import run_name
@@ -53,7 +52,7 @@ def follow_log(storage: Storage, trial: Trial, path: Path, lines: int) -> Iterat
         if ended:
             return
         time.sleep(POLL_S)
-        mirror.fetch(storage, path, path.with_name(JOURNAL))
+        storage.fetch(path, path.with_name(JOURNAL))
 
 
 def read_log(trial: Trial, path: Path, start: int = 0) -> tuple[str, int, bool]:
@@ -125,5 +124,5 @@ def _title(ledger: Ledger, trial: Trial) -> str:
 def _folder(ledger: Ledger, storage: Storage, trial: Trial) -> Path:
     """A trial's folder, after its newest log and journal have been fetched."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
-    mirror.fetch(storage, folder / "log.txt", folder / JOURNAL)
+    storage.fetch(folder / "log.txt", folder / JOURNAL)
     return folder

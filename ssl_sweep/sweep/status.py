@@ -12,7 +12,6 @@ from ssl_sweep.ledger.lease import driver_of
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir import journal, watchdog
 from ssl_sweep.trialdir.events import MetricsReported
@@ -22,7 +21,7 @@ from ssl_sweep.trialdir.states import TrialState
 def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
     """Counts and trials of one sweep, as plain JSON data."""
     ledger = load_ledger(storage.ledger_url, name)
-    mirror.pull(storage, name)
+    storage.pull(name)
     asked = read_orders(ledger.notes).sweep
     return {
         **counts(ledger),

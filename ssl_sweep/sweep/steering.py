@@ -10,7 +10,6 @@ from ssl_sweep.ledger.lease import SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.orders import clear_orders, give_order, read_orders
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.trial.attempt import ENDS
@@ -88,7 +87,7 @@ def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
             continue
         ledger.update(replace(trial, state=state, message=ask.why))
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        with mirror.at_hand(storage, folder):
+        with storage.synced_journal(folder):
             if (events := read(folder)[0]) and not isinstance(events[-1], Ended):
                 Journal(folder).append(Ended(state=state, message=ask.why))
         count += 1

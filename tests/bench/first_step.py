@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.sweep.drive import drive
 from ssl_sweep.trialdir import journal
 
@@ -36,9 +36,9 @@ def main() -> None:
         }
     )
     with tempfile.TemporaryDirectory() as folder:
-        summary = drive(spec, Storage(Path(folder)), Console(quiet=True))
+        summary = drive(spec, FolderStorage(Path(folder)), Console(quiet=True))
         for number, trial in enumerate(summary.trials, 1):
-            events = journal.read(Storage(Path(folder)).trial(spec.name, trial.trial_id))[0]
+            events = journal.read(FolderStorage(Path(folder)).trial(spec.name, trial.trial_id))[0]
             print(f"trial {number}: trains {seconds_to_first_step(events):.2f} s after its start")
 
 

@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
 
@@ -66,7 +66,7 @@ def ours(folder: Path, trials: int) -> list[float]:
             "resources": {"max_concurrent": 1},
         }
     )
-    storage, clock = Storage(folder), Clock()
+    storage, clock = FolderStorage(folder), Clock()
     storage.sweep("bench").mkdir()
     started = time.monotonic()
     run_sweep(open_ledger(storage.ledger_url, spec), storage, clock, work=nothing)

@@ -92,12 +92,12 @@ def driven(folder: Path, trials: int, sampler: str, meter: Meter) -> Iterator[tu
     from ssl_sweep.ledger.lease import sole_driver
     from ssl_sweep.ledger.open import open_ledger, open_notes
     from ssl_sweep.spec.sweep import from_dump
-    from ssl_sweep.storage.layout import Storage
+    from ssl_sweep.storage.folder_storage import FolderStorage
 
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     search = {"space": SPACE, "sampler": sampler, "trials": trials}
     spec = from_dump({"name": "bench", **base, "evaluate": {"knn": {}}, "search": search})
-    storage = Storage(folder)
+    storage = FolderStorage(folder)
     storage.sweep("bench").mkdir()
     with sole_driver(storage.sweep("bench"), open_notes(storage.ledger_url, spec)) as lease:
         ledger = open_ledger(storage.ledger_url, spec, owner=lease.owner)

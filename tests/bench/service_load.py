@@ -33,7 +33,7 @@ from services import API, SPEC
 
 from ssl_sweep.client.client import Client
 from ssl_sweep.service.store import Store
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 
 SWEEPS = ("s0", "s1", "s2")
 PROMISED_S, GROWTH, SLACK_MB = 0.3, 1.1, 8.0
@@ -86,7 +86,7 @@ async def people(url: str, tokens: list[str], until: float) -> list[Seen]:
 
 def load(folder: Path, clients: int, seconds: int) -> bool:
     """Run it, print what was measured, and say whether the promise was kept."""
-    storage = Storage(folder)
+    storage = FolderStorage(folder)
     ray, store = Ray(storage), Store(storage.service_url)
     service = Service(storage, ray, tick_s=2)
     service.start()

@@ -25,7 +25,7 @@ from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.training.loop import Report
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.events import MetricsReported, StageFinished
@@ -85,7 +85,7 @@ def timed(
 def measure(epochs: int, *, shared: bool) -> Measured:
     """Run the sweep."""
     with tempfile.TemporaryDirectory() as folder:
-        storage = Storage(Path(folder))
+        storage = FolderStorage(Path(folder))
         storage.sweep("bench").mkdir()
         ledger = open_ledger(storage.ledger_url, spec(epochs))
         stages = storage.sweep("bench") / "stages" if shared else None

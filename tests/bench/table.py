@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, grid, resolve
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tables.options import table_of
 from ssl_sweep.tables.render import render
@@ -124,7 +125,7 @@ def main() -> None:
     wanted = parser.parse_args()
     spec = make_spec()
     with tempfile.TemporaryDirectory() as folder:
-        storage = Storage(Path(folder))
+        storage = FolderStorage(Path(folder))
         write_trial(spec, storage)
         trials = repeat(spec, Path(storage.tracking_uri.removeprefix("sqlite:///")))
         print(f"{trials} trials in MLflow: seconds from the store to the Markdown, first and best of {wanted.repeats}")

@@ -17,7 +17,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.record import TrialRecord
@@ -57,7 +57,7 @@ def spec(**changes: Any) -> SweepSpec:
 
 
 def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, LedgerScheduler]:
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     ledger = open_ledger(storage.ledger_url, spec(**changes))
     return ledger, LedgerScheduler(ledger, storage, Quiet())
 

@@ -20,6 +20,7 @@ from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
@@ -55,7 +56,7 @@ def make(tmp_path: Path, name: str) -> tuple[Ledger, Storage]:
     search = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2]}, "objective": "maximize knn/top1_val"}
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep(name).mkdir()
     return open_ledger(storage.ledger_url, spec), storage
 

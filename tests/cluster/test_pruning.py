@@ -10,7 +10,7 @@ from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import AttemptStarted, MetricsReported
 from ssl_sweep.trialdir.journal import Journal, read
@@ -37,7 +37,7 @@ def search(tmp_path: Path, **changes: Any) -> LedgerScheduler:
     wanted = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2]}, "seeds": 2, "pruner": "asha", **changes}
     base = {"name": "sweep", "data": {"source": "digits", "image_size": 8}, "pretrain": {"epochs": 9}}
     spec = from_dump(base | {"encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}, "search": wanted})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     return LedgerScheduler(open_ledger(storage.ledger_url, spec), storage, Log())
 
 

@@ -8,7 +8,7 @@ from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.events import MetricsReported
@@ -42,7 +42,7 @@ class Nobody:
 
 @pytest.mark.slow  # 16 epochs of a small ResNet
 def test_the_best_learning_rate_survives_and_the_bad_ones_stop_at_a_rung(tmp_path: Path, cache: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     search = LedgerScheduler(open_ledger(storage.ledger_url, from_dump(SPEC)), storage, Nobody())
     while isinstance(given := search.next("only"), Launch):
 

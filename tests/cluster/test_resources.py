@@ -16,7 +16,7 @@ from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.record import TrialRecord
 
@@ -60,7 +60,7 @@ def run(tmp_path: Path, resources: dict[str, Any]) -> tuple[Crowd, set[str]]:
     """How many trials ran at a time, and what they were given."""
     spec = {"name": "sweep", "data": {"source": "digits", "image_size": 8}, "encoder": "resnet18"}
     spec |= {"method": "autoencoder", "evaluate": {"knn": {}}, "search": {"seeds": 4}, "resources": resources}
-    storage, crowd = Storage(tmp_path), Crowd()
+    storage, crowd = FolderStorage(tmp_path), Crowd()
     storage.sweep("sweep").mkdir()
     ledger: Ledger = open_ledger(storage.ledger_url, from_dump(spec))
     run_sweep(ledger, storage, crowd, work=looks)

@@ -19,6 +19,7 @@ from ssl_sweep.cluster.trial_queue import LOOK_AHEAD
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import Outcome, stopped
@@ -80,7 +81,7 @@ def make(tmp_path: Path, name: str = "sweep", **changes: Any) -> tuple[Ledger, S
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     changes = {"resources": {"max_concurrent": 1}, **changes}  # a second process takes seconds to import torch
     spec = from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search, **changes})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep(name).mkdir(exist_ok=True)
     return open_ledger(storage.ledger_url, spec), storage
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, StageFinished
@@ -57,7 +58,7 @@ def write_sweep(storage: Storage, name: str, method: str, uri: str) -> None:
 def storage(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Storage:
     """Two sweeps, the second of which has an MLflow store of its own."""
     folder = tmp_path_factory.mktemp("runs")
-    made = Storage(folder)
+    made = FolderStorage(folder)
     shutil.copy(empty_store, made.tracking_uri.removeprefix("sqlite:///"))
     shutil.copy(empty_store, folder / "other.db")
     other = f"sqlite:///{folder / 'other.db'}"

@@ -30,7 +30,7 @@ from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.record import TrialRecord
@@ -94,7 +94,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str
     folder, port = tmp_path_factory.mktemp("service"), free_port()
     store = Store(f"sqlite:///{folder / 'service.db'}")
     store.add(Submission("id", "queued", "ann", {}, 1, 1.0, 0.0, time.time(), time.time()))
-    settings = Settings(Storage(folder), (folder,))
+    settings = Settings(FolderStorage(folder), (folder,))
     app = make_app(store, Loop(store, RayJobs("http://127.0.0.1:1"), settings), settings, runs=False)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -154,7 +154,7 @@ def test_prometheus_has_what_panels_and_alerts_ask_for(
     search = {"space": {"views.overlay_alpha": [0.0, 0.1]}, "objective": "maximize knn/top1_val"}
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": "shown", **base, "evaluate": {"knn": {}}, "search": search})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep("shown").mkdir()
     ledger = open_ledger(storage.ledger_url, spec)
     queries = expressions()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ssl_sweep.ledger.open import load_ledger
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 
 DRIVER = Path(__file__).with_name("driver.py")
 METRIC = "knn/top1_val"
@@ -59,11 +59,11 @@ def check_end() -> Callable[..., None]:
 
 
 def _check_end(storage: Path, steps: int, repeated: int, *, name: str = "faults") -> None:
-    ledger = load_ledger(Storage(storage).ledger_url, name)
+    ledger = load_ledger(FolderStorage(storage).ledger_url, name)
     assert Counter(trial.state for trial in ledger.trials) == {"COMPLETE": TRIALS}
     folders = {folder.name: folder for folder in storage.glob(f"{name}/trials/*")}
     assert folders.keys() == {trial.trial_id for trial in ledger.trials}
-    client = mlflow.MlflowClient(Storage(storage).tracking_uri)
+    client = mlflow.MlflowClient(FolderStorage(storage).tracking_uri)
     experiment = client.get_experiment_by_name(f"ssl_sweep/{name}")
     runs = [run for run in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" in run.data.tags]
     by_trial = {run.data.tags["ssl_sweep.trial_id"]: run for run in runs}

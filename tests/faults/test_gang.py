@@ -18,6 +18,7 @@ from ssl_sweep.cluster.run import ClusterError, run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir.events import MetricsReported
@@ -59,7 +60,7 @@ def make(tmp_path: Path, epochs: int, **resources: Any) -> tuple[Ledger, Storage
     pretrain = {"epochs": epochs, "batch_size": 256, "lr": 0.01, "schedule": "constant"}
     search = {"space": {}, "seeds": 1, "sampler": "grid"}
     spec = from_dump({"name": "gang", **base, "pretrain": pretrain, "search": search, "resources": resources})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep("gang").mkdir(exist_ok=True)
     return open_ledger(storage.ledger_url, spec), storage
 

@@ -20,6 +20,7 @@ from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.journal import read
@@ -60,7 +61,7 @@ def cluster(caches: dict[str, Path]) -> Iterator[Cluster]:
 def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, Storage]:
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}, **changes})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep("sweep").mkdir()
     return open_ledger(storage.ledger_url, spec), storage
 

@@ -14,7 +14,7 @@ from ray import cloudpickle
 from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import MetricsReported
@@ -79,7 +79,7 @@ def test_a_trial_that_the_memory_monitor_ends_says_what_to_lower(tmp_path: Path)
 
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep("sweep").mkdir()
     ledger = open_ledger(storage.ledger_url, spec)
     run_sweep(ledger, storage, Quiet(), work=work)

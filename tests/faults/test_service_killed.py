@@ -20,7 +20,7 @@ from services import SPEC
 
 from ssl_sweep.client.client import PASSING, Client, ServiceError
 from ssl_sweep.service.store import Store
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 
 KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "0"))
 TRIALS = 4
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not KILLS, reason="make test-faults kills the se
 
 @pytest.fixture
 def ray(tmp_path: Path) -> Iterator[Ray]:
-    made = Ray(Storage(tmp_path))
+    made = Ray(FolderStorage(tmp_path))
     yield made
     made.close()
 

@@ -20,6 +20,7 @@ from ssl_sweep.ledger.lease import driver_of
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.store import Store
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 
 TOKEN = "a-token-of-the-tests-cluster"
@@ -39,9 +40,10 @@ import sys
 from pathlib import Path
 from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-serve(Settings(Storage(folder), (folder,), tick_s=0.2, back_off_s=1), ray, "127.0.0.1", port)
+serve(Settings(FolderStorage(folder), (folder,), tick_s=0.2, back_off_s=1), ray, "127.0.0.1", port)
 """
 
 
@@ -89,7 +91,7 @@ class Service:
 
     def __init__(self, folder: Path, head: str) -> None:
         self.folder, self.head, self.port = folder, head, free_port()
-        self.storage, self.ray = Storage(folder), RayJobs(head)
+        self.storage, self.ray = FolderStorage(folder), RayJobs(head)
         token = Store(self.storage.service_url).create_token("ann", "submitter")[0]
         self.client = Client(f"http://127.0.0.1:{self.port}", token)
         self.process: subprocess.Popen[bytes] | None = None

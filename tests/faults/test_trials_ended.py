@@ -23,6 +23,7 @@ from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump, resolve
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.steering import ResumeSelection, prepare_resume, stop_or_pause
 from ssl_sweep.trial import attempt as attempts
@@ -61,7 +62,7 @@ def make(tmp_path: Path, **changes: Any) -> tuple[Ledger, Storage]:
     search = {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 1, "sampler": "grid"}
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}, "search": search, **changes})
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     storage.sweep("sweep").mkdir()
     return open_ledger(storage.ledger_url, spec), storage
 

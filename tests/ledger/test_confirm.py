@@ -19,6 +19,7 @@ from ssl_sweep.report import summary
 from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SpecError, SweepSpec, from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import steering
 from ssl_sweep.sweep.best import best_trial, select_trial
@@ -57,7 +58,7 @@ def searched(ledger: Ledger, means: list[float]) -> None:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path)
+    return FolderStorage(tmp_path)
 
 
 def test_the_best_are_confirmed_once_the_search_is_over_with_seeds_that_it_did_not_use(storage: Storage) -> None:

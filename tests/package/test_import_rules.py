@@ -30,7 +30,7 @@ DOORS = [
             "cli",
             "trialdir.journal",
             "storage.layout",
-            "storage.mirror",
+            "storage.bucket_storage",
             "client.client",
             "knobs.problems",
             "spec.document",

@@ -12,7 +12,7 @@ from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 
 
 def submission(name: str, state: str, queued: float) -> Submission:
@@ -30,7 +30,7 @@ def test_the_queue_is_counted_for_who_has_a_token(tmp_path: Path) -> None:
     store, now = Store(f"sqlite:///{tmp_path / 'service.db'}"), time.time()
     for name, state, queued in (("a", "QUEUED", now - 60), ("b", "QUEUED", now), ("c", "RUNNING", now - 900)):
         store.add(submission(name, state, queued))
-    settings = Settings(Storage(tmp_path), (tmp_path,))
+    settings = Settings(FolderStorage(tmp_path), (tmp_path,))
     loop = Loop(store, RayJobs("http://127.0.0.1:1"), settings)
     app = make_app(store, loop, settings, runs=False)
     assert TestClient(app).get("/metrics").status_code == 401

@@ -16,14 +16,14 @@ from ssl_sweep.storage.bucket import Bucket, BucketError
 def test_objects_are_written_read_listed_and_removed(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "IN_PARTS", 5 << 20)
+    monkeypatch.setattr(buckets, "MULTIPART_THRESHOLD", 5 << 20)
     bucket = Bucket(f"s3://{lab.name}/some/where/")
     large = tmp_path / "large"
     large.write_bytes(bytes(range(256)) * (12 << 12))  # 12 MiB: three parts
     with large.open("rb") as file:
         etags = [bucket.put("a/one", b"1"), bucket.put("a/large", file), bucket.put("b", b"3")]
         assert not file.closed
-    listed = bucket.listed("a/")
+    listed = bucket.list_objects("a/")
     assert {key: (each.etag, each.size) for key, each in listed.items()} == {
         "a/one": (etags[0], 1),
         "a/large": (etags[1], 12 << 20),
@@ -35,7 +35,7 @@ def test_objects_are_written_read_listed_and_removed(
     assert not bucket.download("c", tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "large"]  # nothing half written
     bucket.delete(["a/one", "nobody"])
-    assert bucket.listed("").keys() == {"a/large", "b"}
+    assert bucket.list_objects("").keys() == {"a/large", "b"}
     assert (lab / "some" / "where" / "b").read_bytes() == b"3"
 
 

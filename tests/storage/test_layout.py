@@ -6,30 +6,31 @@ import pytest
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.storage.layout import NoFolder, Storage
+from ssl_sweep.storage.layout import StorageError
+from ssl_sweep.storage.open import find_storage
 
 
 def test_another_object_store_is_refused_with_what_to_do() -> None:
-    with pytest.raises(NoFolder, match=r"gs://bucket/sweeps is neither a folder nor s3://BUCKET/PREFIX"):
-        Storage.at("gs://bucket/sweeps")
+    with pytest.raises(StorageError, match=r"gs://bucket/sweeps is neither a folder nor s3://BUCKET/PREFIX"):
+        find_storage("gs://bucket/sweeps")
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/sweeps", "s3://bucket/sweeps/", Path("s3://bucket/sweeps")])
 def test_a_bucket_has_a_copy_on_each_machine(place: str | Path, cache: Path) -> None:
-    storage = Storage.at(place)
+    storage = find_storage(place)
     assert storage.place == "s3://bucket/sweeps"
     assert storage.root.is_relative_to(cache)
-    assert storage.root != Storage.at("s3://bucket/others").root
+    assert storage.root != find_storage("s3://bucket/others").root
 
 
 def test_a_bucket_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = Storage.at("s3://bucket/sweeps")
+    storage = find_storage("s3://bucket/sweeps")
     for name, read in {
         "SSL_SWEEP_LEDGER": lambda: storage.ledger_url,
         "MLFLOW_TRACKING_URI": lambda: storage.tracking_uri,
         "SSL_SWEEP_SERVICE_DB": lambda: storage.service_url,
     }.items():
-        with pytest.raises(NoFolder, match=rf"s3://bucket/sweeps keeps files, no database: set {name} to a server"):
+        with pytest.raises(StorageError, match=rf"s3://bucket/sweeps keeps files, no database: set {name} to a server"):
             read()
         monkeypatch.setenv(name, "http://server")
         assert read() == "http://server"
@@ -37,7 +38,7 @@ def test_a_bucket_has_no_databases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["runs", "/runs", "a:b/runs", "C:/runs"])
 def test_a_folder_is_not(place: str) -> None:
-    assert Storage.at(place).root == Path(place).resolve()
+    assert find_storage(place).root == Path(place).resolve()
 
 
 def test_the_user_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

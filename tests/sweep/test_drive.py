@@ -17,6 +17,7 @@ from ssl_sweep.cluster.run import Ending
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import drive, finish
 from ssl_sweep.trialdir.disk import DiskFull
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 
 @pytest.fixture
 def storage(tmp_path: Path, uri: str) -> Storage:
-    found = Storage(tmp_path)
+    found = FolderStorage(tmp_path)
     assert found.tracking_uri == uri
     return found
 

@@ -13,7 +13,7 @@ from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import SweepLockedError
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.sweep import drive
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.trialdir.states import TrialState
@@ -72,7 +72,7 @@ def test_an_extension_without_room_says_that_it_is_kept(
         raise InfeasibleError("demo cannot run here")
 
     monkeypatch.setattr(drive, "drive", refuse)
-    open_ledger(Storage(tmp_path).ledger_url, from_dump(SPEC))
+    open_ledger(FolderStorage(tmp_path).ledger_url, from_dump(SPEC))
     ran = CliRunner().invoke(app, ["extend", "demo", option, "+1", "--storage", str(tmp_path)])
     said = "demo cannot run here; demo is extended already, continue it: ssl-sweep resume demo\n"
     assert (ran.exit_code, ran.output) == (ExitCode.TRY_AGAIN, said)

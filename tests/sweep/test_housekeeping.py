@@ -17,6 +17,7 @@ from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import housekeeping
 from ssl_sweep.sweep.best import best_trial
@@ -44,7 +45,7 @@ def opened(
     data = {"source": "digits", "image_size": 8}
     search = {"space": dict(space), "seeds": seeds, "sampler": "grid"}
     base = {"name": "sweep", "data": data, "encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}}
-    storage = Storage(root)
+    storage = FolderStorage(root)
     storage.sweep("sweep").mkdir()
     spec = from_dump({**base, "search": search, "tracking": {"models": models}, **rest})
     ledger = open_ledger(storage.ledger_url, spec)

@@ -13,6 +13,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, follow_log, read_log, sweep_logs, tail, trial_log
@@ -22,7 +23,7 @@ from ssl_sweep.trialdir.journal import Journal
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path)
+    return FolderStorage(tmp_path)
 
 
 @pytest.fixture

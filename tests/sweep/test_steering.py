@@ -18,6 +18,7 @@ from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume, stop_or_pause
@@ -49,7 +50,7 @@ def _looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     (tmp_path / "sweep").mkdir()
-    return Storage(tmp_path)
+    return FolderStorage(tmp_path)
 
 
 def opened(storage: Storage, alphas: int = 3) -> Ledger:

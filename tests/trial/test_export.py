@@ -22,6 +22,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.vit import ViTBase
 from ssl_sweep.spec.sweep import from_dump
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.export import ExportError, Trained, read, read_trial, write
 from ssl_sweep.trialdir import checkpoint
@@ -189,7 +190,7 @@ def test_an_encoder_file_that_runs_code_is_not_run(tmp_path: Path) -> None:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path)
+    return FolderStorage(tmp_path)
 
 
 def make_sweep(storage: Storage, scores: list[list[float | None]], objective: str = "maximize knn/top1_val") -> Ledger:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ssl_sweep.storage import mirror
 from ssl_sweep.storage.bucket import Bucket
+from ssl_sweep.storage.bucket_storage import BucketStorage
+from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.open import find_storage
 from ssl_sweep.tracking.spool import Spool
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.atomic import write_text
@@ -25,7 +27,7 @@ def machine(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machi
 
     def at(name: str) -> Storage:
         monkeypatch.setenv("SSL_SWEEP_CACHE", str(tmp_path / name))
-        return Storage.at(f"s3://{lab.name}/runs")
+        return find_storage(f"s3://{lab.name}/runs")
 
     return at
 
@@ -49,18 +51,18 @@ def test_what_trials_write_comes_here_and_only_what_changed(machine: Machine, bu
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     bucket.put(f"{TRIAL}/stages/abc/journal.jsonl", lines(9))
     bucket.put("demo2/trials/one/journal.jsonl", lines(9))
-    mirror.pull(a, "demo")
+    a.pull("demo")
     here = {path.relative_to(a.root / TRIAL).as_posix() for path in (a.root / TRIAL).rglob("*") if path.is_file()}
     assert here == {"config.yaml", "artifacts/deep/picture.png", "journal.jsonl"}
     assert not (a.root / "demo2").exists()
     known = (a.root / TRIAL / "config.yaml").stat().st_ino
     bucket.put(f"{TRIAL}/journal.jsonl", lines(3))
-    mirror.pull(machine("a"), "demo")
+    machine("a").pull("demo")
     assert len(journal.read(a.root / TRIAL)[0]) == 3
     assert (a.root / TRIAL / "config.yaml").stat().st_ino == known  # was not brought again
     (a.root / TRIAL / "config.yaml").write_text("cut off by a full disk")
     bucket.delete([f"{TRIAL}/artifacts/deep/picture.png"])
-    mirror.pull(a, "demo", encoders=True)
+    a.pull("demo", encoders=True)
     assert (a.root / TRIAL / "config.yaml").read_text() == "config.yaml"
     assert (a.root / TRIAL / "encoder.pt").read_text() == "encoder.pt"
     assert not (a.root / TRIAL / "artifacts/deep/picture.png").exists()
@@ -70,7 +72,7 @@ def test_a_journal_never_says_more_than_was_listed(
     machine: Machine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = machine("a")
-    assert a.bucket is not None
+    assert isinstance(a, BucketStorage)
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     get = a.bucket.get
 
@@ -79,10 +81,10 @@ def test_a_journal_never_says_more_than_was_listed(
         return get(key)
 
     monkeypatch.setattr(a.bucket, "get", late)
-    mirror.pull(a, "demo")
+    a.pull("demo")
     assert len(journal.read(a.root / TRIAL)[0]) == 2  # what the others name may not be here yet
     monkeypatch.setattr(a.bucket, "get", get)
-    mirror.pull(a, "demo")
+    a.pull("demo")
     assert len(journal.read(a.root / TRIAL)[0]) == 4
 
 
@@ -93,15 +95,15 @@ def test_another_machines_driver_takes_over(machine: Machine, lab: Path) -> None
     for name in (".ray/state", "driver.lock", "artifacts/x.md.partial"):
         write_text(a.sweep("demo") / name, name)
     Journal(a.sweep("demo")).append(AttemptStarted())
-    mirror.push(a, "demo")
+    a.push("demo")
     there = {path.relative_to(lab / "runs/demo").as_posix() for path in (lab / "runs").rglob("*") if path.is_file()}
     assert there == {"spec.yaml", "sweep_id", "recorded.json", "artifacts/table.md", "journal.jsonl"}
     b = machine("b")
-    mirror.take_over(b, "demo")
+    b.take_over("demo")
     assert all((b.sweep("demo") / name).read_bytes() == (a.sweep("demo") / name).read_bytes() for name in there)
     Journal(b.sweep("demo")).append(Ended(state="COMPLETE"))
-    mirror.push(b, "demo")
-    mirror.take_over(a, "demo")
+    b.push("demo")
+    a.take_over("demo")
     assert [event.name for event in journal.read(a.sweep("demo"))[0]] == ["attempt", "end"]
 
 
@@ -110,16 +112,16 @@ def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket)
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     Journal(a.sweep("demo")).append(AttemptStarted())
     write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
-    mirror.exchange(a, "demo")
+    a.exchange("demo")
     spool = Spool(a.sweep("demo"))
     for name in spool.grown():
         spool.accept(name, spool.read(name)[1])
     spool.save()
-    mirror.push(a, "demo")
-    with mirror.snapshot(machine("b"), "demo") as there:
+    a.push("demo")
+    with machine("b").snapshot("demo") as there:
         assert Spool(there.sweep("demo")).pending() == 0
     bucket.put(f"{TRIAL}/journal.jsonl", lines(3))
-    with mirror.snapshot(machine("b"), "demo") as there:
+    with machine("b").snapshot("demo") as there:
         assert Spool(there.sweep("demo")).pending() == 1
     assert not machine("b").root.exists()
 
@@ -129,13 +131,13 @@ def test_who_ends_a_dead_attempt_goes_on_from_the_buckets_journal(machine: Machi
     folder = a.trial("demo", "one")
     Journal(folder).append(TagsSet(tags={"stale": "of long ago"}))
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
-    with mirror.at_hand(a, folder):
+    with a.synced_journal(folder):
         Journal(folder).append(Ended(state="FAILED"))
-    mirror.pull(machine("b"), "demo")
+    machine("b").pull("demo")
     events = journal.read(machine("b").trial("demo", "one"))[0]
     assert [event.name for event in events] == ["report", "report", "end"]
     etag = bucket.etag(f"{TRIAL}/journal.jsonl")
-    with mirror.at_hand(a, folder):
+    with a.synced_journal(folder):
         pass
     assert bucket.etag(f"{TRIAL}/journal.jsonl") == etag
 
@@ -145,22 +147,22 @@ def test_what_is_removed_of_the_shape_is_removed_of_the_bucket(machine: Machine,
     for name in ("encoder.pt", "linear/checkpoint.pt"):
         bucket.put(f"{TRIAL}/{name}", b"x" * 1000)
     bucket.put(f"{TRIAL}/stages.json", b'{"pretrain": {"key": "abc", "results": {}}}')
-    with mirror.hollow(a, "demo") as shape:
+    with a.sparse_copy("demo") as shape:
         assert (shape.root / TRIAL / "encoder.pt").stat().st_size == 1000
         assert "abc" in (shape.root / TRIAL / "stages.json").read_text()
         (shape.root / TRIAL / "linear" / "checkpoint.pt").unlink()
-    assert bucket.listed("").keys() == {f"{TRIAL}/encoder.pt", f"{TRIAL}/stages.json"}
-    is_there = mirror.presence(a, a.sweep("demo"))
+    assert bucket.list_objects("").keys() == {f"{TRIAL}/encoder.pt", f"{TRIAL}/stages.json"}
+    is_there = a.presence(a.sweep("demo"))
     assert is_there(a.trial("demo", "one") / "encoder.pt")
     assert not is_there(a.trial("demo", "one") / "linear" / "checkpoint.pt")
 
 
 def test_a_folder_is_left_alone(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
+    storage = FolderStorage(tmp_path)
     write_text(storage.trial("demo", "one") / "encoder.pt", "x")
-    mirror.exchange(storage, "demo")
-    mirror.fetch(storage, storage.trial("demo", "one") / "encoder.pt")
-    with mirror.hollow(storage, "demo") as shape, mirror.at_hand(storage, storage.trial("demo", "one")):
+    storage.exchange("demo")
+    storage.fetch(storage.trial("demo", "one") / "encoder.pt")
+    with storage.sparse_copy("demo") as shape, storage.synced_journal(storage.trial("demo", "one")):
         assert shape is storage
-    assert mirror.presence(storage, tmp_path)(storage.trial("demo", "one") / "encoder.pt")
+    assert storage.presence(tmp_path)(storage.trial("demo", "one") / "encoder.pt")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["encoder.pt"]
