@@ -57,7 +57,7 @@ class Filled(Service):
         ways = {"mlflow_url": "http://mlflow.lab:5000", "ray_url": "http://ray.lab:8265"}
         super().__init__(folder, **(ways | settings))
         self.storage = self.settings.storage
-        self.loop.capacity = Capacity(64, 8)
+        self.dispatcher.capacity = Capacity(64, 8)
         self.draw = random.Random(0)
 
     def submit(self, name: str, owner: str = "ann", *, gpus: float = 0.5, **changes: Any) -> Submission:
@@ -130,14 +130,14 @@ class Filled(Service):
                 connection.executemany(words, noted)
             connection.close()
         said = [{"trial_id": each.trial_id, "trial_state": "COMPLETE"} for each in trials]
-        self.store.say(name, "trial", said)
+        self.store.add_events(name, "trial", said)
         done = counts(load_ledger(self.storage.ledger_url, name))
         self.store.change(self.now(name), state="COMPLETE", attempt=1, launched=time.time(), counts=done)
 
     def tell(self, name: str, said: list[dict[str, Any]], end: str, start: float) -> None:
-        """Have the service know what its loop would have seen."""
+        """Have the service know what its dispatcher would have seen."""
         submission = self.now(name)
-        self.store.say(submission.id, "trial", said)
+        self.store.add_events(submission.id, "trial", said)
         with self.store._engine.begin() as connection:  # when it would have seen it
             for row in said:
                 connection.exec_driver_sql(

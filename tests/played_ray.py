@@ -46,7 +46,7 @@ class Ray:
         self._pool, self._lock = ThreadPoolExecutor(32), threading.Lock()
         ray = self
 
-        class Answers(BaseHTTPRequestHandler):
+        class ResponseCache(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 node = {"state": "ALIVE", "resources_total": {"CPU": 64.0}}
                 content = {"data": {"result": {"result": [node]}}} if "nodes" in self.path else ray.told(self.path)
@@ -66,7 +66,7 @@ class Ray:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), ResponseCache)
         self.thread = threading.Thread(target=self.server.serve_forever)
         self.thread.start()
 

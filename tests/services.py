@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from ssl_sweep.ledger.open import Ledger, open_ledger
 from ssl_sweep.service.access import Role
 from ssl_sweep.service.app import make_app
-from ssl_sweep.service.jobs import Job, RayAway
-from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.dispatcher import Dispatcher
+from ssl_sweep.service.jobs import Job, RayUnavailableError
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
@@ -44,15 +44,15 @@ class Quiet:
 
 
 class Service:
-    """A service whose loop stands still, its database, and a client for each role."""
+    """A service whose dispatcher stands still, its database, and a client for each role."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         (folder / "data").mkdir()
         self.store = Store(f"sqlite:///{folder / 'service.db'}")
         self.settings = Settings(FolderStorage(folder), (folder / "data",), **settings)
-        self.loop = Loop(self.store, Quiet(), self.settings)  # type: ignore[arg-type]
-        self.loop.capacity = Capacity(4, 2)
-        self.app = make_app(self.store, self.loop, self.settings, runs=False)
+        self.dispatcher = Dispatcher(self.store, Quiet(), self.settings)  # type: ignore[arg-type]
+        self.dispatcher.capacity = Capacity(4, 2)
+        self.app = make_app(self.store, self.dispatcher, self.settings, run_dispatcher=False)
 
     def client(self, user: str | None, role: Role = "submitter", address: str = "10.0.0.1") -> TestClient:
         headers = {"Authorization": f"Bearer {self.store.create_token(user, role)[0]}"} if user else {}
@@ -92,7 +92,7 @@ class Cluster:
 
     def capacity(self) -> Capacity:
         if self.away:
-            raise RayAway("no Ray cluster answers")
+            raise RayUnavailableError("no Ray cluster answers")
         return Capacity(4, 2)
 
     def find(self, name: str) -> Job | None:
@@ -117,10 +117,10 @@ class Cluster:
         self.jobs[last] = Job(status, message, code)
 
 
-def make_loop(folder: Path, store: Store, cluster: Any, **settings: Any) -> Loop:
+def make_dispatcher(folder: Path, store: Store, cluster: Any, **settings: Any) -> Dispatcher:
     data = folder / "data"
     data.mkdir(exist_ok=True)
-    return Loop(store, cluster, Settings(FolderStorage(folder), (data,), back_off_s=60, **settings))
+    return Dispatcher(store, cluster, Settings(FolderStorage(folder), (data,), back_off_s=60, **settings))
 
 
 def sweep(folder: Path, name: str = "tiny") -> SweepSpec:

@@ -111,7 +111,7 @@ def serve(
             tuple(folder.expanduser().resolve() for folder in data_root),
             Limits(max_sweeps, max_gpus),
             autoscale_max=Capacity(autoscale_max_cpus, autoscale_max_gpus),
-            open=listener.is_local,
+            trust_local=listener.is_local,
             mlflow_url=mlflow_url or _mlflow_pages(place),
             ray_url=ray_url or ray,
         )
@@ -201,7 +201,7 @@ def audit(
     with user_errors():
         from rich.table import Table
 
-        entries = _store(storage_at(storage)).audited(lines)[::-1]
+        entries = _store(storage_at(storage)).audit_log(lines)[::-1]
         if as_json:
             print_json(entries)
             return

@@ -1,4 +1,4 @@
-"""What the OpenAPI document shows of every request and answer."""
+"""Examples of requests and responses in the OpenAPI document."""
 
 from typing import Any
 
@@ -112,14 +112,14 @@ TABLES = {
 }
 REPORT = "<!doctype html><title>alphas</title>"
 REFUSALS = {
-    400: ("no request that can be read", "There was an error parsing the body"),
-    401: ("no token, or one that is not known", "a token is needed: `Authorization: Bearer TOKEN`"),
-    403: ("may not do that, or comes from another site's page", "alphas is bob's: only they and admins may change it"),
-    404: ("not there", "no sweep named 'alphas' was submitted here"),
-    409: ("does not go together with what there is", "alphas is RUNNING; stop it first"),
+    400: ("the request cannot be parsed", "There was an error parsing the body"),
+    401: ("no token, or an unknown one", "a token is needed: `Authorization: Bearer TOKEN`"),
+    403: ("not allowed, or sent by another site's page", "alphas is bob's: only they and admins may change it"),
+    404: ("not found", "no sweep named 'alphas' was submitted here"),
+    409: ("in conflict with the current state", "alphas is RUNNING; stop it first"),
     413: ("too large", "a request has at most 400,000 bytes"),
-    422: ("not as this document says, or no spec that can run", "the spec has 1 problems"),
-    429: ("too often; `Retry-After` says how many seconds to wait", "ann asks too often"),
-    503: ("something that it needs is away for the moment", "the service's database does not answer"),
+    422: ("not as this document says, or an invalid spec", "the spec has 1 problems"),
+    429: ("too many requests; `Retry-After` gives the seconds to wait", "ann asks too often"),
+    503: ("a database, Ray or MLflow is unavailable", "the service's database does not answer"),
 }
 FULL_SPEC = {"name": "alphas", "data": {"source": "digits", "image_size": 8}, "search": {"seeds": [0, 1]}}

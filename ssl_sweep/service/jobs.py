@@ -1,7 +1,7 @@
-"""Ray Jobs, through the cluster's HTTP interface: every call waits a bounded time, which Ray's own client does not.
+"""Ray Jobs through the cluster's HTTP API. Every call has a time limit, which Ray's own client lacks.
 
-A job's driver lives in the cluster and outlives whoever submitted it. A job is named by its submission and attempt, and
-Ray takes a name once: whoever submits again after a crash in between finds the job there.
+A job's driver lives in the cluster and outlives the service that submitted it. A job is named by its submission and
+attempt, and Ray accepts a name only once: a service that submits again after a crash finds the job there.
 """
 
 import os
@@ -22,8 +22,8 @@ GOING_ON = ("PENDING", "RUNNING")
 RAYS_OWN = re.compile(r"Job entrypoint command failed|Running entrypoint for job|.* job_manager\.py:\d+ -- ")
 
 
-class RayAway(Exception):  # noqa: N818 - says what is wrong
-    """The cluster does not answer, or not as it should."""
+class RayUnavailableError(Exception):
+    """The cluster does not answer, or answers with an error."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +49,38 @@ class RayJobs:
     """The jobs of one cluster."""
 
     def __init__(self, address: str) -> None:
-        """address: of the head's dashboard, `http://127.0.0.1:8265`."""
+        """address: the dashboard of the cluster's head, `http://127.0.0.1:8265`."""
         self.address = address
         self._client = httpx2.Client(base_url=address, timeout=WAIT_S, headers=_authorization())
 
     def submit(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a job, unless there is one of this name already. Raises RayAway."""
-        asked = {
+        """Start a job, unless one of this name exists. Raises RayUnavailableError."""
+        request = {
             "entrypoint": join(command),
             "submission_id": name,
             "runtime_env": {"env_vars": dict(environment)},
             "metadata": {"job_submission_id": name},
         }
-        answer = self._ask("POST", "/api/jobs/", json=asked)
+        answer = self._ask("POST", "/api/jobs/", json=request)
         if answer.status_code != 200 and "already exists" not in answer.text:
-            raise RayAway(f"Ray does not take the job: {_last_line(answer.text)}")
+            raise RayUnavailableError(f"Ray does not take the job: {_last_line(answer.text)}")
 
     def find(self, name: str) -> Job | None:
-        """A job by its name. Raises RayAway."""
+        """A job by its name. Raises RayUnavailableError."""
         answer = self._ask("GET", f"/api/jobs/{name}")
         if answer.status_code == 404:
             return None
         return Job.of(_json(answer))
 
     def logs(self, name: str) -> str:
-        """What a job's driver has printed; empty where Ray knows nothing of it. Raises RayAway."""
+        """The output of a job's driver; empty for an unknown job. Raises RayUnavailableError."""
         answer = self._ask("GET", f"/api/jobs/{name}/logs")
         return "" if answer.status_code == 404 else str(_json(answer).get("logs") or "")
 
     def capacity(self) -> Capacity:
-        """CPUs and GPUs of all nodes that are up. Raises RayAway."""
-        found = _json(self._ask("GET", "/api/v0/nodes", params={"limit": MAX_NODES, "detail": "true"}))
-        nodes = [node for node in found["data"]["result"]["result"] if node["state"] == "ALIVE"]
+        """CPUs and GPUs of all live nodes. Raises RayUnavailableError."""
+        answer = _json(self._ask("GET", "/api/v0/nodes", params={"limit": MAX_NODES, "detail": "true"}))
+        nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
         totals = [node.get("resources_total") or {} for node in nodes]
         return Capacity(*(sum(float(each.get(kind, 0)) for each in totals) for kind in ("CPU", "GPU")))
 
@@ -91,15 +91,15 @@ class RayJobs:
         try:
             answer = self._client.request(method, path, **content)
         except httpx2.TransportError as error:
-            raise RayAway(f"no Ray cluster answers at {self.address} ({error})") from error
+            raise RayUnavailableError(f"no Ray cluster answers at {self.address} ({error})") from error
         if answer.status_code in (401, 403):
             remedy = "give the service the cluster's RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
-            raise RayAway(f"the Ray cluster at {self.address} does not let the service in; {remedy}")
+            raise RayUnavailableError(f"the Ray cluster at {self.address} does not let the service in; {remedy}")
         return answer
 
 
 def _authorization() -> dict[str, str]:
-    """The cluster's token, where Ray's own tools look for it."""
+    """The cluster's token from where Ray's own tools look for it."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
@@ -109,10 +109,10 @@ def _authorization() -> dict[str, str]:
 def _json(answer: httpx2.Response) -> dict[str, Any]:
     try:
         answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        content: dict[str, Any] = answer.json()
     except (httpx2.HTTPStatusError, ValueError) as error:
-        raise RayAway(f"Ray answers {answer.status_code}: {_last_line(answer.text)}") from error
-    return found
+        raise RayUnavailableError(f"Ray answers {answer.status_code}: {_last_line(answer.text)}") from error
+    return content
 
 
 def _last_line(text: str) -> str:

@@ -1,8 +1,8 @@
-"""What Prometheus is told of the service: its queue, and whether it gets on with it."""
+"""Metrics of the service for Prometheus: its queue, and whether it reaches Ray."""
 
 import time
 
-from ssl_sweep.service.loop import Loop
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
 
 HELP = {
@@ -12,8 +12,8 @@ HELP = {
 }
 
 
-def exposition(service: Loop) -> str:
-    """The service's metrics in Prometheus' text format. No label names a sweep or a person."""
+def exposition(service: Dispatcher) -> str:
+    """The service's metrics in Prometheus' text format. No label names a sweep or a user."""
     counts = service.store.count_by_state()
     queued = [each.queued for each in service.store.find(states=WAITING)]
     samples: dict[str, list[tuple[str, float]]] = {

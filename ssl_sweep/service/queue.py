@@ -1,21 +1,21 @@
 """Which submitted sweep runs next: a function of plain data, without clock, database or Ray.
 
 Order: priority, which rises with the time waited; then the user who uses the least; then first come, first served. A
-sweep is launched with as many trials at a time as there is room for, at least one. Who comes later may pass one that
-does not fit, until that has waited for `patience`: from then on what becomes free is kept for it. So every sweep is
-launched at last, if running ones end.
+sweep is launched with as many concurrent trials as fit, at least one. Later sweeps may overtake one that does not fit
+until it has waited PATIENCE_S; then all resources that become free are reserved for it. So every sweep is launched at
+some time, provided that running ones end.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-AGING_S = 6 * 3600.0  # waited for so long, a sweep has one priority more
+AGING_S = 6 * 3600.0  # of waiting that raise a sweep's priority by one
 PATIENCE_S = 1800.0
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A sweep in the queue. `slots`: trials at a time, at most; `cpus` and `gpus` are one trial's."""
+    """A sweep in the queue. `slots`: maximum concurrent trials; `cpus` and `gpus` are per trial."""
 
     id: str
     owner: str
@@ -29,7 +29,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Running:
-    """A sweep that holds resources: those of all its trials."""
+    """A launched sweep and the resources of all its trials."""
 
     owner: str
     cpus: float
@@ -38,7 +38,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may have at a time; None: no limit."""
+    """Limits of each user; None: no limit."""
 
     sweeps: int | None = None
     gpus: float | None = None
@@ -63,7 +63,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Decision:
-    """The trials at a time that each sweep to be launched gets, and why the others wait."""
+    """The concurrent trials of each sweep to launch, and why the others wait."""
 
     launch: dict[str, int]
     reasons: dict[str, str]
@@ -72,31 +72,31 @@ class Decision:
 def decide(
     waiting: Sequence[Waiting], running: Sequence[Running], capacity: Capacity, limits: Limits, now: float
 ) -> Decision:
-    """Who is launched now. `running` holds `capacity` and what it has of it is not given twice."""
+    """Choose the sweeps to launch now with the part of `capacity` that `running` does not hold."""
     decision, held = Decision({}, {}), list(running)
     queue = ordered(waiting, held, now)
-    kept: Waiting | None = None  # who everybody else waits for
+    reserving: Waiting | None = None  # free resources are reserved for it
     while queue:
         chosen = queue.pop(0)
         free = _free(capacity, held)
         why = _obstacle(chosen, held, capacity, limits, now) or (
-            f"waits behind {kept.id}, which has waited longest for resources" if kept else ""
+            f"waits behind {reserving.id}, which has waited longest for resources" if reserving else ""
         )
         slots = 0 if why else min(free.count_fitting(chosen), _allowed(chosen, held, limits))
         if slots:
             decision.launch[chosen.id] = slots
             held.append(Running(chosen.owner, chosen.cpus * slots, chosen.gpus * slots))
-            queue = ordered(queue, held, now)  # shares have changed
+            queue = ordered(queue, held, now)  # its owner uses more now
             continue
-        room = f"waits for resources: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
-        decision.reasons[chosen.id] = why or room
+        lacking = f"waits for resources: {_needs(chosen)}, {_shown(free)} of {_shown(capacity)} are free"
+        decision.reasons[chosen.id] = why or lacking
         if not why and now - chosen.since > PATIENCE_S:
-            kept = chosen
+            reserving = chosen
     return decision
 
 
 def ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> list[Waiting]:
-    """The queue as it stands, who is next first."""
+    """The queue in its order, the next sweep first."""
     used = {owner: _used(owner, held) for owner in {each.owner for each in waiting}}
 
     def rank(each: Waiting) -> tuple[float, float, float, float, str]:
@@ -107,7 +107,7 @@ def ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> 
 
 
 def _obstacle(each: Waiting, held: Sequence[Running], capacity: Capacity, limits: Limits, now: float) -> str:
-    """What stands in its way however much is free."""
+    """Why a sweep cannot be launched whatever is free; empty if it can."""
     if now < each.not_before:
         return "goes on after a while"
     if not capacity.count_fitting(each):
@@ -124,7 +124,7 @@ def _obstacle(each: Waiting, held: Sequence[Running], capacity: Capacity, limits
 
 
 def _allowed(each: Waiting, held: Sequence[Running], limits: Limits) -> int:
-    """How many trials at a time its owner's limit of GPUs leaves."""
+    """How many concurrent trials its owner's GPU limit allows."""
     if limits.gpus is None or not each.gpus:
         return each.slots
     return max(0, min(each.slots, int((limits.gpus - _used(each.owner, held).gpus) / each.gpus + 1e-9)))

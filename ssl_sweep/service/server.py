@@ -3,9 +3,9 @@
 import uvicorn
 
 from ssl_sweep.service.app import make_app
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.jobs import RayJobs
 from ssl_sweep.service.listener import Listener
-from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store
 
@@ -25,7 +25,7 @@ def serve(settings: Settings, ray_address: str, listener: Listener) -> None:
     ray = RayJobs(ray_address)
     try:
         uvicorn.run(
-            make_app(store, Loop(store, ray, settings), settings),
+            make_app(store, Dispatcher(store, ray, settings), settings),
             host=listener.host,
             port=listener.port,
             log_level="warning",

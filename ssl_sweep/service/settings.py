@@ -1,4 +1,4 @@
-"""What whoever runs the service decides."""
+"""Settings of a service."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +9,14 @@ from ssl_sweep.storage.layout import Storage
 
 @dataclass(frozen=True)
 class Settings:
-    """How a service is run."""
+    """What whoever runs a service decides."""
 
     storage: Storage
     data_roots: tuple[Path, ...]  # absolute; a spec's relative data starts at the first
     limits: Limits = field(default_factory=Limits)
     autoscale_max: Capacity = field(default_factory=lambda: Capacity(0, 0))  # all workers when scaled up
-    open: bool = False  # bound to loopback: who has no token is this machine's admin, until there are tokens
-    mlflow_url: str = ""  # as a browser reaches it; empty: nothing leads there
+    trust_local: bool = False  # requests from this machine are an admin's, until a token is made
+    mlflow_url: str = ""  # for browsers; empty: no links to it
     ray_url: str = ""
     tick_s: float = 2.0
-    back_off_s: float = 30.0  # before a sweep whose driver died is launched again; twice as long each time
+    back_off_s: float = 30.0  # until a sweep whose driver died is launched again; doubled at each further death

@@ -1,7 +1,7 @@
-"""What the service must not forget: submissions and their events; in SQLite or PostgreSQL.
+"""The service's database: submissions, their events and webhooks to deliver, in SQLite or PostgreSQL.
 
-Every change is one transaction that names the state it starts from, so that the loop and a request never undo one
-another: whoever comes second changes nothing and is told so.
+Every change is one transaction that names the state it starts from, so that the dispatcher and a request never undo one
+another: the second one changes nothing and returns False.
 """
 
 import json
@@ -24,16 +24,16 @@ from ssl_sweep.storage.layout import POSTGRESQL
 ACTIVE = ("LAUNCHING", "RUNNING")
 WAITING = ("QUEUED",)
 ENDED = ("COMPLETE", "FAILED", "STOPPED", "PAUSED")
-BUSY_S = 30.0  # how long one writer waits for another
+BUSY_S = 30.0  # that one writer waits for another
 
 
 class StoreError(UserError, ValueError):
-    """The store does not take what it was given."""
+    """A submission cannot be stored."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A sweep that somebody has submitted. Times are unix seconds."""
+    """A submitted sweep. Times are Unix seconds."""
 
     id: str
     name: str
@@ -65,23 +65,23 @@ class Store(Access):
 
     def __init__(self, url: str) -> None:
         super().__init__(_engine(url))
-        self.version = 0  # rises with every change of a submission by this process
+        self.version = 0  # incremented by every change of a submission in this process
         make_tables(lambda: tables.metadata.create_all(self._engine))
 
     def close(self) -> None:
-        """Give its connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def add(self, new: Submission) -> Submission:
-        """Take a submission; where its owner has used its client key before, that earlier one.
+        """Add and return a submission; if its owner has used its client key before, return the earlier one.
 
         Raises:
-            StoreError: another submission has this name.
+            StoreError: another submission has its name.
         """
         try:
             with self._engine.begin() as connection:
                 connection.execute(insert(tables.submissions).values(_plain(asdict(new))))
-                _say(connection, new.id, "state", {"state": new.state, "reason": new.reason})
+                _add_event(connection, new.id, "state", {"state": new.state, "reason": new.reason})
             self.version += 1
             return new
         except IntegrityError:
@@ -93,15 +93,15 @@ class Store(Access):
             ) from None
 
     def get(self, name: str) -> Submission | None:
-        """The submission of a sweep's name."""
-        found = self._rows(select(tables.submissions).where(tables.submissions.c.name == name))
-        return _submission(found[0]) if found else None
+        """The submission of a sweep, by the sweep's name."""
+        rows = self._rows(select(tables.submissions).where(tables.submissions.c.name == name))
+        return _submission(rows[0]) if rows else None
 
     def state_of(self, submission: str) -> str | None:
         """A submission's state, by its id."""
         table = tables.submissions
-        found = self._rows(select(table.c.state).where(table.c.id == submission))
-        return str(found[0].state) if found else None
+        rows = self._rows(select(table.c.state).where(table.c.id == submission))
+        return str(rows[0].state) if rows else None
 
     def find(
         self,
@@ -113,7 +113,7 @@ class Store(Access):
         text: str = "",
         limit: int | None = None,
     ) -> list[Submission]:
-        """Submissions, newest first; `before`: only those made before this time; `text`: in name or owner."""
+        """Submissions, newest first; `before`: made before this time; `text`: part of the name or owner."""
         table = tables.submissions
         query = select(table).order_by(table.c.created.desc(), table.c.id).limit(limit)
         if states:
@@ -125,20 +125,20 @@ class Store(Access):
         if before is not None:
             query = query.where(table.c.created < before)
         if text:
-            found = [column.icontains(text, autoescape=True) for column in (table.c.name, table.c.owner)]
-            query = query.where(or_(*found))
+            matches = [column.icontains(text, autoescape=True) for column in (table.c.name, table.c.owner)]
+            query = query.where(or_(*matches))
         return [_submission(row) for row in self._rows(query)]
 
     def count_by_state(self) -> dict[str, int]:
-        """How many submissions are in each state that some are in."""
+        """The number of submissions by state."""
         state = tables.submissions.c.state
         counted = self._rows(select(state, func.count().label("number")).group_by(state))
         return {row.state: row.number for row in counted}
 
-    def change(self, old: Submission, *, news: Mapping[str, Any] | None = None, **values: Any) -> bool:
-        """Change a submission whose state, attempt and what is asked of it are still as read; whether they were.
+    def change(self, old: Submission, *, webhook: Mapping[str, Any] | None = None, **values: Any) -> bool:
+        """Change a submission if its state, attempt and request to end are still as in `old`; return whether they were.
 
-        news: what the webhook is to be told of the change.
+        webhook: the notification about the change.
         """
         table = tables.submissions
         same = [table.c.id == old.id, table.c.state == old.state, table.c.attempt == old.attempt]
@@ -146,17 +146,17 @@ class Store(Access):
         with self._engine.begin() as connection:
             if connection.execute(update(table).where(*same).values(_plain(values))).rowcount != 1:
                 return False
-            shown = {"state": values.get("state", old.state), "reason": values.get("reason", old.reason)}
-            if (shown["state"], shown["reason"]) != (old.state, old.reason):
-                _say(connection, old.id, "state", shown)
-            if news is not None:
-                row = {"delivery": str(uuid.uuid4()), "content": dict(news), "time": time.time()}
-                connection.execute(insert(tables.news).values(row))
+            state = {"state": values.get("state", old.state), "reason": values.get("reason", old.reason)}
+            if (state["state"], state["reason"]) != (old.state, old.reason):
+                _add_event(connection, old.id, "state", state)
+            if webhook is not None:
+                row = {"delivery": str(uuid.uuid4()), "content": dict(webhook), "time": time.time()}
+                connection.execute(insert(tables.webhook_outbox).values(row))
         self.version += 1
         return True
 
     def remove(self, old: Submission) -> bool:
-        """Forget a submission and its events, if it is still in the state it was read with."""
+        """Delete a submission and its events if its state is still as in `old`; return whether it was."""
         table = tables.submissions
         with self._engine.begin() as connection:
             connection.execute(delete(tables.events).where(tables.events.c.submission == old.id))
@@ -166,18 +166,18 @@ class Store(Access):
         self.version += 1
         return gone.rowcount == 1
 
-    def say(self, submission: str, kind: str, data: Iterable[Mapping[str, Any]]) -> None:
-        """Write down events of one kind."""
+    def add_events(self, submission: str, kind: str, data: Iterable[Mapping[str, Any]]) -> None:
+        """Add events of one kind to a submission."""
         row = select(tables.submissions.c.id).where(tables.submissions.c.id == submission).with_for_update()
         with self._engine.begin() as connection:
-            connection.execute(row)  # writers of one submission in turn: its numbers are seen as they rise
+            connection.execute(row)  # locks the submission: readers see its event numbers in order
             for each in data:
-                _say(connection, submission, kind, each)
+                _add_event(connection, submission, kind, each)
 
     def events(
         self, submission: str, after: int = 0, limit: int | None = None, kind: str | None = None
     ) -> list[dict[str, Any]]:
-        """A submission's events in their order, those after a number."""
+        """A submission's events after a number, in their order."""
         table = tables.events
         query = select(table).where(table.c.submission == submission, table.c.number > after)
         if kind is not None:
@@ -186,19 +186,21 @@ class Store(Access):
         return [{"number": row.number, "time": row.time, "kind": row.kind, **row.data} for row in rows]
 
     def last_event(self, submission: str) -> int:
-        """The number of a submission's last event; 0 where it has none."""
+        """The number of a submission's last event; 0 if it has none."""
         table = tables.events
         return int(self._rows(select(func.max(table.c.number)).where(table.c.submission == submission))[0][0] or 0)
 
-    def news(self) -> list[tuple[str, dict[str, Any]]]:
-        """What the webhook has yet to take, oldest first, each with its delivery's id."""
-        rows = self._rows(select(tables.news).order_by(tables.news.c.time, tables.news.c.delivery))
+    def pending_webhooks(self) -> list[tuple[str, dict[str, Any]]]:
+        """The ids and contents of undelivered notifications, oldest first."""
+        table = tables.webhook_outbox
+        rows = self._rows(select(table).order_by(table.c.time, table.c.delivery))
         return [(row.delivery, row.content) for row in rows]
 
-    def forget_news(self, delivery: str) -> None:
-        """It was taken, or will never be."""
+    def forget_webhook(self, delivery: str) -> None:
+        """Remove a notification that was delivered, or never will be."""
+        table = tables.webhook_outbox
         with self._engine.begin() as connection:
-            connection.execute(delete(tables.news).where(tables.news.c.delivery == delivery))
+            connection.execute(delete(table).where(table.c.delivery == delivery))
 
     def read(self) -> dict[str, Any]:
         """All notes."""
@@ -206,17 +208,17 @@ class Store(Access):
         return {name: value for name, value in notes.items() if value is not None}
 
     def swap(self, name: str, old: Any, new: Any) -> bool:
-        """Set a note where it still is the old one, or None; whether it was. Of two at once, one is told so."""
-        table, told, wanted = tables.notes, json.dumps(old), json.dumps(new)
+        """Set a note from `old` (None: no note) to `new`; return whether it was `old`. Of two callers one succeeds."""
+        table, before, after = tables.notes, json.dumps(old), json.dumps(new)
         try:
             with self._engine.begin() as connection:
-                swapped = update(table).where(table.c.name == name, table.c.value == told).values(value=wanted)
+                swapped = update(table).where(table.c.name == name, table.c.value == before).values(value=after)
                 if connection.execute(swapped).rowcount == 0:
                     if old is not None:
                         return False
-                    connection.execute(insert(table).values(name=name, value=wanted))
+                    connection.execute(insert(table).values(name=name, value=after))
                 return True
-        except IntegrityError:  # there is another by now
+        except IntegrityError:  # another caller was first
             return False
 
 
@@ -235,7 +237,7 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _say(connection: Any, submission: str, kind: str, data: Mapping[str, Any]) -> None:
+def _add_event(connection: Any, submission: str, kind: str, data: Mapping[str, Any]) -> None:
     row = {"submission": submission, "time": time.time(), "kind": kind, "data": dict(data)}
     connection.execute(insert(tables.events).values(row))
 

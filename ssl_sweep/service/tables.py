@@ -16,8 +16,8 @@ submissions = Table(
     Column("slots", Integer, nullable=False),  # trials at a time, at most
     Column("cpus", Float, nullable=False),  # of a trial, all its workers together
     Column("gpus", Float, nullable=False),
-    Column("granted", Integer, nullable=False),  # trials at a time, as it was last launched
-    Column("command", JSON, nullable=False),  # of `ssl-sweep`, that the next launch runs
+    Column("granted", Integer, nullable=False),  # trials at a time in the last launch
+    Column("command", JSON, nullable=False),  # arguments of `ssl-sweep` in the next launch
     Column("state", String(20), nullable=False),
     Column("reason", Text, nullable=False),
     Column("asked", String(10)),  # stop or pause
@@ -42,16 +42,16 @@ events = Table(
     Column("kind", String(20), nullable=False),
     Column("data", JSON, nullable=False),
     Index("of_submission", "submission", "number"),
-    sqlite_autoincrement=True,  # a number is never given again: clients go on after the last that they saw
+    sqlite_autoincrement=True,  # numbers are never reused: clients resume after the last one that they saw
 )
-news = Table(  # for the webhook, until it has taken them
+webhook_outbox = Table(  # notifications that the webhook has not taken; stored databases have them as `news`
     "news",
     metadata,
-    Column("delivery", String(36), primary_key=True),  # the same when it is sent again
+    Column("delivery", String(36), primary_key=True),  # the same in every try
     Column("content", JSON, nullable=False),
     Column("time", Float, nullable=False),
 )
-notes = Table(  # single values: which service's loop works on this database
+notes = Table(  # single values: which service works on this database
     "notes",
     metadata,
     Column("name", String(50), primary_key=True),
@@ -60,7 +60,7 @@ notes = Table(  # single values: which service's loop works on this database
 tokens = Table(
     "tokens",
     metadata,
-    Column("digest", String(64), primary_key=True),  # of the token: what is stored here lets nobody in
+    Column("digest", String(64), primary_key=True),  # of the token: nobody can sign in with it
     Column("id", String(8), nullable=False, unique=True),
     Column("user", String(100), nullable=False),
     Column("role", String(20), nullable=False),

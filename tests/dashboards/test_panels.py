@@ -25,8 +25,8 @@ from ssl_sweep.cluster import metrics
 from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.service.app import make_app
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.jobs import RayJobs
-from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import from_dump
@@ -95,7 +95,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str
     store = Store(f"sqlite:///{folder / 'service.db'}")
     store.add(Submission("id", "queued", "ann", {}, 1, 1.0, 0.0, time.time(), time.time()))
     settings = Settings(FolderStorage(folder), (folder,))
-    app = make_app(store, Loop(store, RayJobs("http://127.0.0.1:1"), settings), settings, runs=False)
+    app = make_app(store, Dispatcher(store, RayJobs("http://127.0.0.1:1"), settings), settings, run_dispatcher=False)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

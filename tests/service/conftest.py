@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from services import Cluster, Service, make_loop
+from services import Cluster, Service, make_dispatcher
 from starlette.testclient import TestClient
 
-from ssl_sweep.service import api
-from ssl_sweep.service.guard import Rate
-from ssl_sweep.service.loop import Loop
+from ssl_sweep.service import write_endpoints
+from ssl_sweep.service.dispatcher import Dispatcher
+from ssl_sweep.service.middleware import RateLimiter
 from ssl_sweep.service.store import Store
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "checks", Rate(per_second=100, burst=1000))
+    monkeypatch.setattr(write_endpoints, "spec_checks", RateLimiter(per_second=100, burst=1000))
 
 
 @pytest.fixture
@@ -57,5 +57,5 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def loop(tmp_path: Path, store: Store, cluster: Cluster) -> Loop:
-    return make_loop(tmp_path, store, cluster)
+def dispatcher(tmp_path: Path, store: Store, cluster: Cluster) -> Dispatcher:
+    return make_dispatcher(tmp_path, store, cluster)

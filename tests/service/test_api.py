@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.orders import give_order, read_orders
-from ssl_sweep.service.jobs import RayAway
+from ssl_sweep.service.jobs import RayUnavailableError
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.trialdir.requests import Ask
 
@@ -238,10 +238,10 @@ def test_what_is_away_is_said_and_worth_another_try(
         raise OperationalError("SELECT", {}, ConnectionError("the server has closed the connection"))
 
     def ray_away(_: str) -> str:
-        raise RayAway("no Ray cluster answers")
+        raise RayUnavailableError("no Ray cluster answers")
 
     ann.post(f"{API}/sweeps", json=body())
-    monkeypatch.setattr(service.loop.ray, "logs", ray_away)
+    monkeypatch.setattr(service.dispatcher.ray, "logs", ray_away)
     answer = ann.get(f"{API}/sweeps/tiny/logs")
     assert (answer.status_code, answer.json()["message"]) == (503, "no Ray cluster answers")
     for question in ("find", "user_of"):  # behind the door, and at it

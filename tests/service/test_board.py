@@ -17,14 +17,14 @@ from starlette.testclient import TestClient
 
 from ssl_sweep.ledger.database import LedgerUnreachableError
 from ssl_sweep.ledger.open import load_ledger
-from ssl_sweep.service import api
+from ssl_sweep.service import write_endpoints
 from ssl_sweep.service.access import User
 from ssl_sweep.service.board import snapshot as snapshots
 from ssl_sweep.service.board.pages import actions
-from ssl_sweep.service.board.progress import course
+from ssl_sweep.service.board.progress import history
 from ssl_sweep.service.board.snapshot import Snapshots
-from ssl_sweep.service.board.trials import kinds, trial_table
-from ssl_sweep.service.guard import COOKIE, Rate
+from ssl_sweep.service.board.trials import failure_kinds, trial_table
+from ssl_sweep.service.middleware import COOKIE, RateLimiter
 from ssl_sweep.service.store import ENDED
 
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} \'"><img src=x onerror=alert(1)>'
@@ -191,7 +191,7 @@ def test_who_has_signed_out_elsewhere_is_told_to_sign_in_again(filled: Filled, a
 
 
 def test_loopback_without_tokens_needs_no_sign_in(tmp_path: Path) -> None:
-    here = Filled(tmp_path, open=True)
+    here = Filled(tmp_path, trust_local=True)
     client = TestClient(here.app, "http://127.0.0.1:8300", client=("127.0.0.1", 5), headers={"Accept": "text/html"})
     assert 'id="sign-out"' not in client.get("/").text
     stale = client.get("/list", headers={"Cookie": f"{COOKIE}=of-another-service"})  # cookies know no ports
@@ -260,7 +260,7 @@ def test_scripts_are_kept_for_ever_and_lead_nowhere_else(as_user: Any) -> None:
 
 
 def test_sweeps_are_found_and_paged(tmp_path: Path) -> None:
-    here = Filled(tmp_path, open=True)
+    here = Filled(tmp_path, trust_local=True)
     client = TestClient(here.app, "http://127.0.0.1:8300", client=("127.0.0.1", 5))
     for number in range(120):
         here.submit(
@@ -287,12 +287,12 @@ def test_sweeps_are_found_and_paged(tmp_path: Path) -> None:
     assert names(state="failed", owner="bob_")[0] == [
         f"s{number:03}" for number in reversed(range(120)) if number % 6 == 3
     ]
-    assert "No sweep is like this" in client.get("/list", params={"text": "nothing"}).text
+    assert "No sweep matches" in client.get("/list", params={"text": "nothing"}).text
     assert client.get("/list", params={"text": "\0"}).status_code == 422
 
 
 def test_the_queue_says_who_is_next_and_why_they_wait(tmp_path: Path) -> None:
-    here = Filled(tmp_path, open=True)
+    here = Filled(tmp_path, trust_local=True)
     client = TestClient(here.app, "http://127.0.0.1:8300", client=("127.0.0.1", 5))
     here.submit("first", "ann", state="RUNNING", granted=4, gpus=1.0)
     here.submit("second", "ann", reason="waits for resources")
@@ -302,15 +302,15 @@ def test_the_queue_says_who_is_next_and_why_they_wait(tmp_path: Path) -> None:
     assert re.findall(r'href="/sweeps/(\w+)"', text) == ["urgent", "third", "second"]
     assert [f"no. {place} in the queue" in text for place in (1, 2, 3, 4)] == [True, True, True, False]
     assert "waits for resources" in text
-    assert "<b>4</b> of 8 given" in text
-    assert "<b>8</b> of 64 given" in text
+    assert "<b>4</b> of 8 in use" in text
+    assert "<b>8</b> of 64 in use" in text
     assert "no. 2 in the queue" in client.get("/sweeps/third/head").text
-    here.loop.trouble = "no Ray cluster answers"
+    here.dispatcher.trouble = "no Ray cluster answers"
     assert "no Ray cluster answers" in client.get("/list").text
 
 
 def test_trials_are_sorted_found_and_cut_into_pages(filled: Filled) -> None:
-    seen = Snapshots().of(filled.loop, filled.now("alphas"))
+    seen = Snapshots().of(filled.dispatcher, filled.now("alphas"))
 
     def shown(**asked: Any) -> Any:
         given = {"metric": METRIC, "sort": "choice", "text": "", "state": "", "page": 1}
@@ -342,8 +342,8 @@ def test_trials_are_sorted_found_and_cut_into_pages(filled: Filled) -> None:
 
 
 def test_the_best_so_far_is_the_running_maximum(filled: Filled) -> None:
-    seen = Snapshots().of(filled.loop, filled.now("alphas"))
-    drawn = course(seen, METRIC, "time")
+    seen = Snapshots().of(filled.dispatcher, filled.now("alphas"))
+    drawn = history(seen, METRIC, "time")
     rows = sorted((row for row in seen.rows if row.trial.results), key=lambda row: row.ended or 0)
     running = list(accumulate((float((row.trial.results or {})[METRIC]) for row in rows), max))
     assert [value for _, value, _ in drawn.points] == [(row.trial.results or {})[METRIC] for row in rows]
@@ -357,8 +357,8 @@ def test_the_best_so_far_is_the_running_maximum(filled: Filled) -> None:
 
 
 def test_trials_that_ended_alike_are_told_together(filled: Filled, as_user: Any) -> None:
-    seen = Snapshots().of(filled.loop, filled.now("alphas"))
-    found = {(each.state, each.reason, each.message): each.count for each in kinds(seen)}
+    seen = Snapshots().of(filled.dispatcher, filled.now("alphas"))
+    found = {(each.state, each.reason, each.message): each.count for each in failure_kinds(seen)}
     assert found == {("FAILED", "oom", "CUDA out of memory: 2.1 GiB wanted"): 2, ("PRUNED", "", "pruned at epoch 4"): 2}
 
 
@@ -438,11 +438,11 @@ def test_what_has_not_changed_is_neither_read_nor_sent_again(
 
 def test_a_change_that_the_loop_saw_is_seen(filled: Filled) -> None:
     kept = Snapshots()
-    first = kept.of(filled.loop, filled.now("alphas"))
-    assert kept.of(filled.loop, filled.now("alphas")) is first
-    kept._shelves["alphas"].seconds = 0.0
+    first = kept.of(filled.dispatcher, filled.now("alphas"))
+    assert kept.of(filled.dispatcher, filled.now("alphas")) is first
+    kept._entries["alphas"].seconds = 0.0
     moved = replace(filled.now("alphas"), counts={"complete": 99})
-    assert kept.of(filled.loop, moved) is not first
+    assert kept.of(filled.dispatcher, moved) is not first
 
 
 @pytest.mark.parametrize(
@@ -487,18 +487,18 @@ def test_what_is_away_is_told_with_what_to_do(filled: Filled, as_user: Any, monk
     gone = OperationalError("SELECT", {}, ConnectionError("closed"))
     monkeypatch.setattr(filled.store, "user_of", lambda _: (_ for _ in ()).throw(gone))
     page = ann.get("/")
-    assert (page.status_code, "Sweeps go on without it" in page.text) == (503, True)
+    assert (page.status_code, "Sweeps continue. Load the page again" in page.text) == (503, True)
 
 
 def test_the_api_knows_nothing_of_the_board(as_user: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "checks", Rate(per_second=100, burst=1000))
+    monkeypatch.setattr(write_endpoints, "spec_checks", RateLimiter(per_second=100, burst=1000))
     paths = as_user(None).get("/openapi.json").json()["paths"]
     assert all(path.startswith("/api/") for path in paths)
     assert as_user("ann").get("/api/v1/sweeps/nothing").headers["content-type"] == "application/json"
 
 
 def test_a_journal_that_cannot_be_read_is_one_trials_trouble(tmp_path: Path) -> None:
-    here = Filled(tmp_path, open=True)
+    here = Filled(tmp_path, trust_local=True)
     here.submit("broken", search={**SPEC["search"], "space": {"views.overlay_alpha": [0.0]}, "trials": 1, "seeds": 1})
     here.run("broken", "RUNNING")
     trial = load_ledger(here.storage.ledger_url, "broken").trials[0]

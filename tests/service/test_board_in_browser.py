@@ -182,7 +182,7 @@ def test_sweeps_with_progress_queue_and_cluster(board: Any) -> None:
     tab = board("/")
     tab.wait_for_selector("table.sweeps")
     text = " ".join(tab.locator("#list").inner_text().split())
-    assert "GPUS 2 of 8 given" in text
+    assert "GPUS 2 of 8 in use" in text
     assert "no. 1 in the queue waits for resources" in text
     assert "24 of 24 done, 2 pruned, 2 failed" in text
     assert "4 running" in text
@@ -203,7 +203,7 @@ def test_a_change_is_shown_and_said_without_a_reload(board: Any, served: Served)
     tab = board("/sweeps/waiting")
     tab.wait_for_selector("#head .line")
     assert "no. 1 in the queue" in tab.locator("#head").inner_text()
-    served.filled.store.change(served.filled.now("waiting"), state="PAUSED", reason="as it was asked")
+    served.filled.store.change(served.filled.now("waiting"), state="PAUSED", reason="as requested")
     says(tab, "#head", "paused")
     assert tab.locator("#status").inner_text().startswith("waiting is paused")
     served.filled.store.change(served.filled.now("waiting"), state="QUEUED", reason="waits for resources")
@@ -273,7 +273,7 @@ def test_learning_curves_are_of_the_trials_that_are_chosen(board: Any) -> None:
     for number in (2, 5):
         tab.locator(".trials tbody tr").nth(number).get_by_role("checkbox").check()
     until(tab, "document.getElementById('curves-0').data.length === 2")
-    assert tab.locator("#chosen").inner_text() == "Of 2 chosen trials."
+    assert tab.locator("#chosen").inner_text() == "Of 2 selected trials."
     tab.locator("#curves").get_by_label("Metric").select_option("pretrain/loss")
     until(tab, "document.getElementById('curves-0-title').textContent === 'pretrain loss by epoch'")
     tab.locator("#sort-1").click()
@@ -307,7 +307,7 @@ def test_five_thousand_trials_are_a_page_of_fifty(board: Any, served: Served) ->
     says(tab, "#trials .pager", "found among 5,000")
     assert set(column(tab, "choice")) <= {str(number) for number in (7, *range(70, 80))}
     tab.locator("[data-for=trials] select").select_option("FAILED")
-    says(tab, "#trials", "No trial is like this.")
+    says(tab, "#trials", "No trial matches.")
 
 
 def test_names_and_messages_are_texts(board: Any) -> None:
@@ -369,7 +369,7 @@ def test_the_table_is_copied_as_latex(board: Any, served: Served) -> None:
 def test_sweeps_are_chosen_and_compared(board: Any) -> None:
     tab = board("/")
     tab.wait_for_selector("table.sweeps")
-    button = tab.get_by_role("button", name="Compare chosen sweeps")
+    button = tab.get_by_role("button", name="Compare selected sweeps")
     assert button.is_disabled()
     for name in ("alphas", "many"):
         tab.get_by_label(f"Compare {name}").check()
@@ -402,7 +402,7 @@ def test_it_is_used_by_keys_and_heard(board: Any, served: Served) -> None:
     tab.wait_for_selector("th[aria-sort=descending]:has-text('knn')")
     tab.locator(".trials tbody tr").first.get_by_role("checkbox").focus()
     tab.keyboard.press("Space")
-    until(tab, "document.querySelector('#status').textContent === 'Of 1 chosen trial.'")
+    until(tab, "document.querySelector('#status').textContent === 'Of 1 selected trial.'")
     for path in ("/sweeps/alphas", "/", "/compare?sweep=alphas&sweep=many"):
         if path != "/sweeps/alphas":
             tab.goto(served.url + path)

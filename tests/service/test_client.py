@@ -263,7 +263,7 @@ def test_a_plan_says_what_fits_the_services_cluster(spec: Path, service: Service
     wants_gpus = command("plan", spec, "--set", "resources.gpus=3")
     assert "does not fit" in wants_gpus
     assert "until the cluster has grown" in wants_gpus
-    service.loop.capacity = None
+    service.dispatcher.capacity = None
     unknown = command("plan", spec, "--set", "resources.gpus=3")
     assert "unknown: the service's cluster does not answer" in unknown
     assert "does not fit" not in unknown
@@ -275,7 +275,7 @@ def test_following_a_log_waits_for_a_trial(spec: Path, service: Service, monkeyp
 
     def driven(_: float) -> None:
         read = service.now()
-        service.store.change(read, state="PAUSED", reason="as it was asked")
+        service.store.change(read, state="PAUSED", reason="as requested")
 
     monkeypatch.setattr(watching.time, "sleep", driven)
     told = " ".join(command("logs", "tiny", "-f", code=2).split())

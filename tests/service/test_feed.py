@@ -47,7 +47,7 @@ def test_each_of_many_followers_sees_every_event_once_and_in_order(service: Serv
         followers = [pool.submit(followed, url, token, each) for each in drops]
         for number in range(ROUNDS):
             events = [{"trial_id": f"{number}-{each}", "trial_state": "COMPLETE"} for each in range(A_ROUND)]
-            service.store.say(service.now().id, "trial", events)
+            service.store.add_events(service.now().id, "trial", events)
             time.sleep(0.02)
         service.store.change(service.now(), state="COMPLETE")
         seen = [each.result(60) for each in followers]

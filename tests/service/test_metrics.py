@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from ssl_sweep.service.app import make_app
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.jobs import RayJobs
-from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
@@ -31,8 +31,8 @@ def test_the_queue_is_counted_for_who_has_a_token(tmp_path: Path) -> None:
     for name, state, queued in (("a", "QUEUED", now - 60), ("b", "QUEUED", now), ("c", "RUNNING", now - 900)):
         store.add(submission(name, state, queued))
     settings = Settings(FolderStorage(tmp_path), (tmp_path,))
-    loop = Loop(store, RayJobs("http://127.0.0.1:1"), settings)
-    app = make_app(store, loop, settings, runs=False)
+    dispatcher = Dispatcher(store, RayJobs("http://127.0.0.1:1"), settings)
+    app = make_app(store, dispatcher, settings, run_dispatcher=False)
     assert TestClient(app).get("/metrics").status_code == 401
     client = TestClient(app, headers={"Authorization": f"Bearer {store.create_token('prometheus', 'viewer')[0]}"})
     found = told(client)
@@ -40,7 +40,7 @@ def test_the_queue_is_counted_for_who_has_a_token(tmp_path: Path) -> None:
     assert found["ssl_sweep_service_sweepsFAILED"] == 0
     assert 60 <= found["ssl_sweep_service_queue_seconds"] < 70
     assert found["ssl_sweep_service_ray_up"] == 0  # it has not been heard of yet
-    loop.capacity = Capacity(4, 2)
+    dispatcher.capacity = Capacity(4, 2)
     assert told(client)["ssl_sweep_service_ray_up"] == 1
-    loop.trouble = "Ray is away"
+    dispatcher.trouble = "Ray is away"
     assert told(client)["ssl_sweep_service_ray_up"] == 0

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from services import API, Service, body
 from starlette.testclient import TestClient
 
-from ssl_sweep.service import guard
+from ssl_sweep.service import middleware
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
 from ssl_sweep.spec.file import parse_spec
 
@@ -43,7 +43,7 @@ CHECKS = [
 def lab(service: Service, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, TestClient]]:
     """A client for each role; a sweep `alphas` of Ann's has begun."""
     shutil.copy(empty_store, service.settings.storage.root / "mlflow.db")
-    monkeypatch.setattr(guard, "PER_SECOND", 1e6)
+    monkeypatch.setattr(middleware, "PER_SECOND", 1e6)
     clients = {
         "owner": service.client("ann"),
         "admin": service.client("root", "admin"),

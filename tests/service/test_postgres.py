@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from servers import Postgres, eventually
-from services import API, Cluster, body, make_loop, submit, submitted
+from services import API, Cluster, body, make_dispatcher, submit, submitted
 from starlette.testclient import TestClient
 
 from ssl_sweep.service.app import make_app
@@ -30,17 +30,17 @@ def stores(url: str) -> Iterator[list[Store]]:
 
 def test_a_sweeps_life_and_a_restart(stores: list[Store], cluster: Cluster, tmp_path: Path) -> None:
     first, second = stores
-    loop = make_loop(tmp_path, first, cluster)
-    app = make_app(first, loop, loop.settings, runs=False)
+    dispatcher = make_dispatcher(tmp_path, first, cluster)
+    app = make_app(first, dispatcher, dispatcher.settings, run_dispatcher=False)
     token = {"Authorization": f"Bearer {first.create_token('ann', 'submitter')[0]}"}
     ann = TestClient(app, headers=token)
-    loop.tick()
+    dispatcher.tick()
     assert ann.post(f"{API}/sweeps", json=body(), headers={"Idempotency-Key": "k"}).status_code == 201
-    loop.tick()
+    dispatcher.tick()
     assert ann.get(f"{API}/sweeps/tiny").json()["state"] == "LAUNCHING"
-    anew = make_loop(tmp_path, second, cluster)  # the service is started again
+    anew = make_dispatcher(tmp_path, second, cluster)  # the service is started again
     anew.tick()
-    again = TestClient(make_app(second, anew, anew.settings, runs=False), headers=token)
+    again = TestClient(make_app(second, anew, anew.settings, run_dispatcher=False), headers=token)
     assert again.get(f"{API}/sweeps/tiny").json()["state"] == "RUNNING"
     assert again.post(f"{API}/sweeps", json=body(), headers={"Idempotency-Key": "k"}).status_code == 200
     cluster.ends("SUCCEEDED", 0)
@@ -48,7 +48,7 @@ def test_a_sweeps_life_and_a_restart(stores: list[Store], cluster: Cluster, tmp_
     assert again.get(f"{API}/sweeps/tiny").json()["state"] == "COMPLETE"
     states = [each["state"] for each in second.events(submitted(second).id, kind="state")]
     assert states == ["QUEUED", "LAUNCHING", "RUNNING", "COMPLETE"]
-    assert [each["status"] for each in second.audited()] == [200, 201]
+    assert [each["status"] for each in second.audit_log()] == [200, 201]
     assert again.delete(f"{API}/sweeps/tiny").status_code == 204
 
 
@@ -56,7 +56,7 @@ def test_of_two_services_one_works_and_the_other_takes_over(
     stores: list[Store], cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(stores[0], tmp_path, gpus=0, slots=1)
-    first, second = (make_loop(tmp_path, each, cluster, tick_s=0.05) for each in stores)
+    first, second = (make_dispatcher(tmp_path, each, cluster, tick_s=0.05) for each in stores)
     first.start()
     assert eventually(lambda: submitted(stores[0]).state == "RUNNING")
     second.start()

@@ -14,9 +14,9 @@ from servers import eventually
 from services import API, SPEC, Service, body, submit
 from starlette.testclient import TestClient
 
-from ssl_sweep.service import guard
+from ssl_sweep.service import middleware
 from ssl_sweep.service.access import Role
-from ssl_sweep.service.guard import MAX_BODY
+from ssl_sweep.service.middleware import MAX_BODY
 
 # every operation: who may use it, and what to send; one without a line here fails the test
 LOOK, SUBMIT, OWN = "everybody with a token", "submitters", "its owner and admins"
@@ -51,7 +51,7 @@ ROLES: dict[str, Role] = {"viewer": "viewer", "submitter": "submitter", "owner":
 
 @pytest.mark.parametrize("who", [*ROLES, "nobody", "guesser"])
 def test_every_endpoint_by_role_and_owner(service: Service, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard.Rate, "wait", lambda *_: 0.0)
+    monkeypatch.setattr(middleware.RateLimiter, "wait", lambda *_: 0.0)
     document = service.client(None).get("/openapi.json").json()
     declared = {(method, path) for path, operations in document["paths"].items() for method in operations}
     assert declared == set(OPERATIONS)
@@ -72,7 +72,7 @@ def test_every_endpoint_by_role_and_owner(service: Service, who: str, monkeypatc
             continue
         assert status == (403 if who in ROLES else 401), (method, path)
         assert service.store.find() == before
-        noted = service.store.audited(1)[0]
+        noted = service.store.audit_log(1)[0]
         who_was_it = who if who in ROLES else "-"
         assert (noted["user"], noted["action"], noted["status"]) == (who_was_it, f"{method.upper()} {where}", status)
     assert bool(service.store.get("tiny")) == (who not in MAY[OWN])
@@ -100,14 +100,14 @@ def test_token_guessing_is_slow_and_written_down(service: Service) -> None:
     assert good.get(f"{API}/sweeps").status_code == 200
     assert guesser.get(f"{API}/sweeps", headers={"Authorization": "Bearer guess"}).status_code == 429
     assert service.client("bob", address="10.0.0.67").get(f"{API}/sweeps").status_code == 200
-    noted = [each for each in service.store.audited() if each["address"] == "10.0.0.66"]
+    noted = [each for each in service.store.audit_log() if each["address"] == "10.0.0.66"]
     assert {each["status"] for each in noted} == {401, 429}
     assert "guess" not in json.dumps(noted)
 
 
 def test_a_user_who_asks_too_often_is_slowed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "PER_SECOND", 0.001)
-    monkeypatch.setattr(guard, "BURST", 3)
+    monkeypatch.setattr(middleware, "PER_SECOND", 0.001)
+    monkeypatch.setattr(middleware, "BURST", 3)
     client, other = service.client("ann"), service.client("bob")
     assert [client.get(f"{API}/sweeps").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert int(client.get(f"{API}/sweeps").headers["Retry-After"]) > 100
@@ -136,13 +136,13 @@ def test_a_user_who_asks_too_often_is_slowed(service: Service, monkeypatch: pyte
 def test_without_a_token_only_this_machine_is_let_in(
     tmp_path: Path, headers: dict[str, str], address: str, host: str, status: int
 ) -> None:
-    service = Service(tmp_path, open=True)
+    service = Service(tmp_path, trust_local=True)
     client = service.client(None, address=address)
     assert client.get(f"{API}/sweeps", headers={**headers, "Host": host}).status_code == status
 
 
 def test_with_the_first_token_loopback_is_closed_too(tmp_path: Path) -> None:
-    service = Service(tmp_path, open=True)
+    service = Service(tmp_path, trust_local=True)
     assert service.client(None, address="127.0.0.1").get(f"{API}/sweeps").status_code == 200
     assert service.client("ann", address="127.0.0.1").get(f"{API}/sweeps").status_code == 200
     assert service.client(None, address="127.0.0.1").get(f"{API}/sweeps").status_code == 401
@@ -238,7 +238,7 @@ def test_what_was_done_is_written_down_with_who_did_it(ann: TestClient, service:
     ann.post(f"{API}/sweeps", json=body())
     ann.get(f"{API}/sweeps")
     service.client("vic", "viewer").delete(f"{API}/sweeps/tiny")
-    noted = [(each["user"], each["action"], each["status"]) for each in service.store.audited()]
+    noted = [(each["user"], each["action"], each["status"]) for each in service.store.audit_log()]
     assert noted == [("vic", f"DELETE {API}/sweeps/tiny", 403), ("ann", f"POST {API}/sweeps", 201)]
 
 
@@ -284,7 +284,7 @@ def test_specs_that_are_bombs_or_lead_elsewhere_are_refused_soon(
     assert len(answer.content) < 200_000
     assert time.process_time() - began < 8
     assert service.store.find() == []
-    noted = service.store.audited(1)[0]
+    noted = service.store.audit_log(1)[0]
     assert (noted["user"], noted["status"]) == ("ann", answer.status_code)
 
 
@@ -346,8 +346,8 @@ def test_tricks_with_a_token_do_what_one_request_does(ann: TestClient, service: 
         status, _ = raw(url, STOP + token + extra + b"Content-Length: 2\r\n\r\n{}")
         assert status == 401
     assert service.now().state == "QUEUED"
-    assert eventually(lambda: len(service.store.audited()) == 3, 10)  # each is noted once it is answered
-    noted = {(each["action"], each["status"]) for each in service.store.audited()}
+    assert eventually(lambda: len(service.store.audit_log()) == 3, 10)  # each is noted once it is answered
+    noted = {(each["action"], each["status"]) for each in service.store.audit_log()}
     assert noted == {("POST /api/v1/sweeps/tiny/stop", 401)}
     hidden = b"DELETE /api/v1/sweeps/tiny HTTP/1.1\r\nHost: x\r\n\r\n"
     both = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(hidden))

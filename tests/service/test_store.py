@@ -73,8 +73,8 @@ def test_events_keep_their_order_and_numbers(store: Store) -> None:
     new = store.add(submission())
     other = store.add(submission("2"))
     store.change(new, state="LAUNCHING")
-    store.say(other.id, "trial", [{"trial_id": "x", "state": "RUNNING"}])
-    store.say(new.id, "trial", [{"trial_id": "y", "state": "RUNNING"}])
+    store.add_events(other.id, "trial", [{"trial_id": "x", "state": "RUNNING"}])
+    store.add_events(new.id, "trial", [{"trial_id": "y", "state": "RUNNING"}])
     events = store.events(new.id)
     assert [(each["kind"], each["state"]) for each in events] == [
         ("state", "QUEUED"), ("state", "LAUNCHING"), ("trial", "RUNNING"),
@@ -83,7 +83,7 @@ def test_events_keep_their_order_and_numbers(store: Store) -> None:
     assert [each["trial_id"] for each in store.events(new.id, kind="trial")] == ["y"]
     assert store.remove(other)
     assert store.events(other.id) == []
-    store.say(new.id, "trial", [{"trial_id": "y", "state": "COMPLETE"}])
+    store.add_events(new.id, "trial", [{"trial_id": "y", "state": "COMPLETE"}])
     assert store.events(new.id)[-1]["number"] > events[-1]["number"]
 
 
@@ -108,12 +108,12 @@ def test_tokens_are_not_in_the_database(store: Store, tmp_path: Path) -> None:
 
 
 def test_notes_of_the_audit_log_stay(store: Store, tmp_path: Path) -> None:
-    store.note("ann", "127.0.0.1", "POST /api/v1/sweeps", 201)
+    store.record_action("ann", "127.0.0.1", "POST /api/v1/sweeps", 201)
     engine = create_engine(f"sqlite:///{tmp_path / 'service.db'}")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT user, status FROM audit")).all() == [("ann", 201)]
     engine.dispose()
-    assert store.audited()[0]["action"] == "POST /api/v1/sweeps"
+    assert store.audit_log()[0]["action"] == "POST /api/v1/sweeps"
 
 
 def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_commands_make_list_and_revoke_tokens(tmp_path: Path) -> None:
 def test_the_audit_log_is_shown_to_who_runs_the_service(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'service.db'}")
     for number in range(3):
-        store.note("[b]ann", "10.0.0.1", f"POST /api/v1/sweeps/s{number}/stop", 200)
+        store.record_action("[b]ann", "10.0.0.1", f"POST /api/v1/sweeps/s{number}/stop", 200)
     given = ["audit", "-n", "2", "--storage", str(tmp_path)]
     told = CliRunner().invoke(app, given, catch_exceptions=False).stdout
     assert told.index("s1/stop") < told.index("s2/stop")
@@ -200,7 +200,7 @@ def test_what_serve_is_told_reaches_the_service(tmp_path: Path, monkeypatch: pyt
     assert served[0] == served[1]
     settings, ray, listener = served[0]
     assert (settings.limits, settings.autoscale_max) == (Limits(gpus=3), Capacity(8, 2))
-    assert (settings.data_roots, settings.open, settings.ray_url) == ((tmp_path,), False, ray)
+    assert (settings.data_roots, settings.trust_local, settings.ray_url) == ((tmp_path,), False, ray)
     assert listener == Listener("0.0.0.0", 8300)
 
 

@@ -1,1 +1,1 @@
-"""The board: web pages of the service for people; what they change goes through the same endpoints as the client."""
+"""The board: the service's web pages. Its changes go through the same endpoints as the client's."""

@@ -1,4 +1,4 @@
-"""What pages are made of: templates, style sheets and scripts; nothing is fetched from another host."""
+"""Templates, style sheets and scripts of the board's pages; nothing comes from another host."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ssl_sweep import __version__, report
 from ssl_sweep.report.figures import figure, shortened
 from ssl_sweep.service.access import User
-from ssl_sweep.service.guard import STATIC, Refused
+from ssl_sweep.service.middleware import STATIC, ApiError
 from ssl_sweep.tables.labels import MARKS, NOTHING, display_name, duration, in_percent, value_text
 from ssl_sweep.trialdir.states import TrialState
 
@@ -33,7 +33,7 @@ FILES = {
     "sign_in.js": HERE / "static",
 }
 PLOTLY = "plotly.js"
-# plotly writes style attributes
+# unsafe-inline: plotly writes style attributes
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -44,10 +44,10 @@ router = APIRouter(include_in_schema=False)
 
 
 class Asset(NamedTuple):
-    """A file as it is sent. Its address changes with its content, so that it may be kept for ever."""
+    """A file as it is sent. Its URL has a hash of its content, so that browsers may cache it for ever."""
 
     plain: bytes
-    packed: bytes
+    gzipped: bytes
     digest: str
 
 
@@ -55,13 +55,13 @@ class Asset(NamedTuple):
 def static(digest: str, name: str, request: Request) -> Response:
     """A style sheet or script."""
     if name not in (*FILES, PLOTLY):
-        raise Refused(404, f"there is no file {name!r}")
+        raise ApiError(404, f"there is no file {name!r}")
     asset, headers = _asset(name), {"Cache-Control": FOREVER, "Vary": "Accept-Encoding"}
-    if digest != asset.digest:  # of another version of the service
-        raise Refused(404, f"there is another {name} now; load the page again")
+    if digest != asset.digest:  # from a page of another version of the service
+        raise ApiError(404, f"{name} has changed; load the page again")
     content = asset.plain
     if "gzip" in request.headers.get("accept-encoding", ""):
-        content, headers["Content-Encoding"] = asset.packed, "gzip"
+        content, headers["Content-Encoding"] = asset.gzipped, "gzip"
     return Response(content, media_type=TYPES[Path(name).suffix], headers=headers)
 
 
@@ -72,14 +72,14 @@ def page(template: str, user: User | None, status: int = 200, **context: Any) ->
 
 
 def part(request: Request, template: str, **context: Any) -> Response:
-    """A part of a page, sent only if it is another than the browser has."""
+    """A part of a page, or 304 if the browser has it."""
     return if_new(request, _environment().get_template(template).render(**context).encode(), "text/html")
 
 
 def if_new(request: Request, body: bytes, media_type: str) -> Response:
-    """A body, or 304 where the browser has it."""
+    """A body, or 304 if the browser has it."""
     tag = f'"{_digest(body)}"'
-    if request.headers.get("if-none-match", "").removeprefix("W/") == tag:  # a proxy that packs makes it weak
+    if request.headers.get("if-none-match", "").removeprefix("W/") == tag:  # a proxy that compresses makes the tag weak
         return Response(status_code=304, headers={"ETag": tag})
     return Response(body, media_type=media_type, headers={"ETag": tag})
 
@@ -97,15 +97,15 @@ def _asset(name: str) -> Asset:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals |= {"static": _address, "version": __version__, "MARKS": MARKS}
-    made.filters |= {
+    environment.globals |= {"static": _address, "version": __version__, "MARKS": MARKS}
+    environment.filters |= {
         "duration": duration,
         "figure": figure,
         "value": value_text,
@@ -115,7 +115,7 @@ def _environment() -> Environment:
         "counted": _counted,
         "decimal": _decimal,
     }
-    return made
+    return environment
 
 
 @cache
@@ -132,10 +132,10 @@ def _decimal(number: float | None, decimals: int) -> str:
 
 
 def _counted(counts: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """Trials by state, with each state's mark; those that have not begun last."""
-    found = [(state.lower(), mark, int(counts.get(state.lower()) or 0)) for state, mark in MARKS.items()]
+    """State, mark and number of trials; those that have not begun last."""
+    by_state = [(state.lower(), mark, int(counts.get(state.lower()) or 0)) for state, mark in MARKS.items()]
     return [
-        each for each in (*found, ("waiting", MARKS[TrialState.CREATED], int(counts.get("waiting") or 0))) if each[2]
+        each for each in (*by_state, ("waiting", MARKS[TrialState.CREATED], int(counts.get("waiting") or 0))) if each[2]
     ]
 
 

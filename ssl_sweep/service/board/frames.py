@@ -1,4 +1,4 @@
-"""A snapshot as the report's plots take a sweep: a line a trial."""
+"""A snapshot as the `Sweep` that the report's plots take, with a row for each trial."""
 
 from typing import Any
 

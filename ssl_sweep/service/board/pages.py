@@ -1,4 +1,4 @@
-"""The board's pages, and the parts of them that are fetched again and again."""
+"""The board's pages, and the parts of them that the browser polls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from fastapi import APIRouter, Query, Request, Response
 
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.service.access import User
-from ssl_sweep.service.api import cluster, may_change
 from ssl_sweep.service.board.assets import page, part
-from ssl_sweep.service.board.live import Compared, MetricNamed, looked, snapshot_of
-from ssl_sweep.service.board.trials import kinds, trial_table
+from ssl_sweep.service.board.live import Compared, MetricNamed, run_read, snapshot_of
+from ssl_sweep.service.board.trials import failure_kinds, trial_table
+from ssl_sweep.service.dependencies import Name, Service, Viewer, get_submission
 from ssl_sweep.service.drivers import job_name
-from ssl_sweep.service.endpoint import Name, Service, Viewer, found
 from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
+from ssl_sweep.service.write_endpoints import cluster, may_change
 from ssl_sweep.sweep.status import last_sign
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.trialdir.journal import JournalError
 from ssl_sweep.trialdir.states import TrialState
 
 PAGE = 50  # sweeps
-MAX_WAITING = 200  # that are shown at once, in the order of the queue
+MAX_WAITING = 200  # on one page, in the order of the queue
 GROUPS = {"active": (*ACTIVE, *WAITING), "running": ACTIVE, "waiting": WAITING, "ended": ENDED}
 STATES = {**{state.lower(): (state,) for state in ENDED}, **GROUPS}
 Filter = Literal["", "active", "running", "waiting", "ended", "complete", "failed", "stopped", "paused"]
 Short = Annotated[str, Query(max_length=100, pattern=r"^[^\x00]*$")]  # PostgreSQL takes no NUL
-IGNORED = ("name", "description", "root", "tracking")  # of a spec, in a comparison
+IGNORED = ("name", "description", "root", "tracking")  # keys of a spec in a comparison
 router = APIRouter(include_in_schema=False)
 
 
 @dataclass(frozen=True)
 class Action:
-    """A button: what it says, asks first, and sends to which endpoint."""
+    """A button: its label, the question that it asks first, and its request."""
 
     label: str
     question: str
@@ -44,7 +44,7 @@ class Action:
 
 @router.get("/")
 def sweeps(user: Viewer) -> Response:
-    """All sweeps."""
+    """The page of all sweeps."""
     return page("sweeps.html", user, states=get_args(Filter))
 
 
@@ -58,7 +58,7 @@ def listed(
     owner: Short = "",
     before: Annotated[float | None, Query()] = None,
 ) -> Response:
-    """The table of sweeps, newest first, the waiting ones in the order of the queue; and what the cluster has."""
+    """The cluster's resources and the table of sweeps, newest first; waiting sweeps in the order of the queue."""
     places = service.places()
     limit = None if state == "waiting" else PAGE + 1
     shown = service.store.find(states=STATES.get(state, ()), owner=owner or None, text=text, before=before, limit=limit)
@@ -69,7 +69,7 @@ def listed(
     return part(
         request,
         "list.html",
-        sweeps=[_seen(each, places) for each in shown],
+        sweeps=[_sweep_context(each, places) for each in shown],
         cluster=cluster(user, service),
         older=shown[-1].created if more else None,
         is_first=before is None,
@@ -81,20 +81,20 @@ def listed(
 
 @router.get("/sweeps/{name}")
 def sweep(name: Name, user: Viewer, service: Service) -> Response:
-    """One sweep; all that changes on its page is fetched by parts."""
-    return page("sweep.html", user, sweep=found(service, name))
+    """The page of one sweep; the browser fetches its changing parts."""
+    return page("sweep.html", user, sweep=get_submission(service, name))
 
 
 @router.get("/sweeps/{name}/head")
 def head(name: Name, request: Request, user: Viewer, service: Service) -> Response:
-    """How a sweep goes, and what may be done with it."""
-    submission = found(service, name)
+    """A sweep's state and progress, and buttons for what the user may do with it."""
+    submission = get_submission(service, name)
     settings = service.settings
     job = job_name(submission) if submission.attempt else ""
     return part(
         request,
         "head.html",
-        sweep=_seen(submission, service.places() if submission.state in WAITING else {}),
+        sweep=_sweep_context(submission, service.places() if submission.state in WAITING else {}),
         facts=_facts(submission),
         actions=actions(user, submission),
         mlflow=bool(settings.mlflow_url),
@@ -114,9 +114,9 @@ async def trials(
     state: Annotated[str, Query(pattern=r"^[A-Z]{0,20}$")] = "",
     page: Annotated[int, Query(ge=1, le=10**6)] = 1,
 ) -> Response:
-    """A page of a sweep's trials."""
+    """One page of a sweep's trials."""
 
-    def made() -> Response:
+    def make() -> Response:
         snapshot = snapshot_of(request, service, name)
         shown = snapshot.metric(metric)
         table = trial_table(snapshot, metric=shown, sort=sort, text=text, state=state, page=page)
@@ -130,49 +130,49 @@ async def trials(
             request, "trials.html", name=name, table=table, stages=stages, mlflow=bool(service.settings.mlflow_url)
         )
 
-    return await looked(made)
+    return await run_read(make)
 
 
 @router.get("/sweeps/{name}/failures")
 async def failures(name: Name, request: Request, _: Viewer, service: Service) -> Response:
-    """How trials failed or were pruned."""
+    """Why trials failed or were pruned."""
 
-    def made() -> Response:
+    def make() -> Response:
         snapshot = snapshot_of(request, service, name)
-        return part(request, "failures.html", name=name, kinds=snapshot.once("kinds", lambda: kinds(snapshot)))
+        return part(request, "failures.html", name=name, kinds=snapshot.once("kinds", lambda: failure_kinds(snapshot)))
 
-    return await looked(made)
+    return await run_read(make)
 
 
 @router.get("/compare")
 async def compare(user: Viewer, service: Service, sweep: Compared) -> Response:
-    """Several sweeps beside one another."""
+    """The page that compares several sweeps."""
 
-    def made() -> Response:
-        submissions = [found(service, each) for each in dict.fromkeys(sweep)]
+    def make() -> Response:
+        submissions = [get_submission(service, each) for each in dict.fromkeys(sweep)]
         return page(
             "compare.html",
             user,
-            sweeps=[_seen(each, {}) for each in submissions],
+            sweeps=[_sweep_context(each, {}) for each in submissions],
             differing=_differing(submissions),
         )
 
-    return await looked(made)
+    return await run_read(make)
 
 
 def actions(user: User, submission: Submission) -> list[Action]:
-    """What this user may do with a sweep as it is now."""
+    """What a user may do with a sweep in its current state."""
     name, state = submission.name, submission.state
     if not may_change(user, submission) or submission.asked:
         return []
     base, offered = f"/api/v1/sweeps/{name}", []
-    kept = "Trials leave a checkpoint at their next report; nothing is lost."
+    kept = "Trials save a checkpoint at their next report; nothing is lost."
     if state in (*ACTIVE, *WAITING):
-        offered.append(Action("Pause", f"Pause {name}? {kept} Resume goes on with it.", f"{base}/pause", "{}"))
+        offered.append(Action("Pause", f"Pause {name}? {kept} Resume continues it.", f"{base}/pause", "{}"))
     if state in (*ACTIVE, *WAITING, "PAUSED"):
-        offered.append(Action("Stop", f"Stop {name}? {kept} Resume would take it up again.", f"{base}/stop", "{}"))
+        offered.append(Action("Stop", f"Stop {name}? {kept} Resume would continue it.", f"{base}/stop", "{}"))
     if state in ENDED and state != "COMPLETE":
-        question = f"Resume {name}? It is queued, and goes on with every trial that was stopped or has failed."
+        question = f"Resume {name}? It is queued, and runs every trial again that was stopped or failed."
         offered.append(Action("Resume", question, f"{base}/resume", "{}"))
         if failed := submission.counts.get("failed"):
             question = f"Try the {failed} failed trials of {name} again? It is queued with these trials only."
@@ -181,7 +181,7 @@ def actions(user: User, submission: Submission) -> list[Action]:
 
 
 def _stage(folder: Path) -> str:
-    """Where a running trial stands; nothing where its journal cannot be read: the table is of all trials."""
+    """A running trial's stage and epoch; empty if its journal is broken, since the table shows all trials."""
     try:
         stage, epoch, _ = last_sign(folder)
     except JournalError:
@@ -189,8 +189,8 @@ def _stage(folder: Path) -> str:
     return f"{stage}, epoch {epoch}" if stage else ""
 
 
-def _seen(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
-    """A submission as the pages show it."""
+def _sweep_context(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
+    """A submission as the templates read it."""
     counts = submission.counts
     total = int(counts.get("total") or 0)
     shares = [(state, int(counts.get(state) or 0)) for state in ("complete", "pruned", "failed", "running")]
@@ -219,7 +219,7 @@ def _seen(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
 
 def _facts(submission: Submission) -> dict[str, Any]:
     spec, search = submission.spec, submission.spec.get("search") or {}
-    said = {
+    facts = {
         "owner": submission.owner,
         "objective": submission.counts.get("objective"),
         "sampler": search.get("sampler"),
@@ -230,17 +230,17 @@ def _facts(submission: Submission) -> dict[str, Any]:
         "at a time": f"{submission.granted} trials" if submission.granted else None,
         "launches": submission.attempt if submission.attempt > 1 else None,
     }
-    return {name: value for name, value in said.items() if value not in (None, "")}
+    return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
 def _name(section: Any, key: str = "name") -> str:
-    """What a spec's section names; nothing where it is searched."""
-    found = section.get(key) if isinstance(section, Mapping) else section
-    return found if isinstance(found, str) else ""
+    """The name in a section of the spec; empty if it is searched."""
+    name = section.get(key) if isinstance(section, Mapping) else section
+    return name if isinstance(name, str) else ""
 
 
 def _differing(submissions: list[Submission]) -> list[tuple[str, list[str]]]:
-    """The settings that are not the same for all, as `views.overlay_alpha`, and each sweep's."""
+    """Paths of settings that differ, such as `views.overlay_alpha`, with each sweep's value."""
     specs = [flat({key: value for key, value in each.spec.items() if key not in IGNORED}) for each in submissions]
     paths = dict.fromkeys(path for spec in specs for path in spec)
     rows = {path: [spec.get(path, "") for spec in specs] for path in paths}

@@ -1,6 +1,6 @@
-"""A sweep as its ledger has it, read anew only after something has happened in it: many may watch it.
+"""Snapshots of sweeps from their ledgers, read again only after a change, since many users may watch one sweep.
 
-That something has happened is seen in the service's own database, where the loop notes what it finds in the ledger.
+A change shows in the service's own database, where the dispatcher records what it reads in the ledger.
 """
 
 import json
@@ -16,20 +16,20 @@ from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import LOOK_SHARE
-from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.store import Submission
 from ssl_sweep.tables.labels import row_name
 from ssl_sweep.trialdir.states import TrialState
 
-MAX_SWEEPS = 16  # that are kept
-MAX_AGE_S = 60.0  # a sweep may be driven beside the service too
+MAX_SWEEPS = 16  # in memory
+MAX_AGE_S = 60.0  # for changes that the dispatcher did not record
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A trial with its knobs, and when its last attempt began and ended, in unix seconds, where the service saw it."""
+    """A trial, its knobs, and begin and end of its last attempt in Unix seconds, if the service saw them."""
 
     trial: Trial
     knobs: Mapping[str, Any]
@@ -39,20 +39,20 @@ class TrialRow:
 
     @property
     def seconds(self) -> float | None:
-        """How long its last attempt took."""
+        """Duration of its last attempt."""
         return None if self.began is None or self.ended is None else self.ended - self.began
 
     @cached_property
     def text(self) -> str:
-        """Everything of it that can be searched for."""
+        """The text in which a search looks for words."""
         trial = self.trial
-        found = (trial.trial_id, trial.state, self.label, f"seed={trial.seed}", f"choice={trial.choice}")
-        return "\n".join([*found, trial.reason or "", trial.message or ""]).lower()
+        words = (trial.trial_id, trial.state, self.label, f"seed={trial.seed}", f"choice={trial.choice}")
+        return "\n".join([*words, trial.reason or "", trial.message or ""]).lower()
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A sweep at one time."""
+    """A sweep at one moment."""
 
     name: str
     spec: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Snapshot:
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
-        """One or two; empty where the spec names none."""
+        """The one or two objectives; empty if the spec has none."""
         return parse_objectives((self.spec.get("search") or {}).get("objective"))
 
     @cached_property
@@ -79,18 +79,18 @@ class Snapshot:
         columns = [name for name in (self.spec.get("table") or {}).get("columns") or () if name in measured]
         return tuple(dict.fromkeys([*first, *columns, *sorted(measured)]))
 
-    def metric(self, asked: str | None) -> str:
-        """The metric that is asked for, or the objective."""
-        return asked if asked in self.metrics else next(iter(self.metrics), "")
+    def metric(self, requested: str | None) -> str:
+        """The requested metric if it was measured, or the objective."""
+        return requested if requested in self.metrics else next(iter(self.metrics), "")
 
     def lowest(self, metric: str) -> bool:
-        """Whether less of a metric is better."""
+        """Whether lower values of a metric are better."""
         from ssl_sweep.tables.pivot import lower_is_better  # with pandas
 
         return lower_is_better(metric, self.objectives)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What is made of this snapshot, made once."""
+        """Make something from this snapshot, at most once for each key."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
@@ -98,54 +98,54 @@ class Snapshot:
 
 
 @dataclass
-class _Shelf:
+class _Entry:
     lock: threading.Lock = field(default_factory=threading.Lock)
     key: str = ""
     snapshot: Snapshot | None = None
     read: float = 0.0  # by the monotonic clock
-    seconds: float = 0.0  # that it took
+    seconds: float = 0.0  # that reading took
 
 
 class Snapshots:
-    """The newest snapshot of each sweep that is looked at."""
+    """The newest snapshot of each watched sweep."""
 
     def __init__(self) -> None:
-        self._shelves: OrderedDict[str, _Shelf] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, service: Loop, submission: Submission) -> Snapshot:
+    def of(self, service: Dispatcher, submission: Submission) -> Snapshot:
         """A sweep as it is now, or was a moment ago. Raises LedgerUnreachableError."""
-        shelf, key = self._shelf(submission.id), _key(submission)
-        if shelf.snapshot is not None and shelf.lock.locked():
-            return shelf.snapshot  # somebody else reads the next one
-        with shelf.lock:
-            if shelf.snapshot is None or _is_due(shelf, key):
+        entry, key = self._entry(submission.id), _key(submission)
+        if entry.snapshot is not None and entry.lock.locked():
+            return entry.snapshot  # another request reads the next one
+        with entry.lock:
+            if entry.snapshot is None or _is_due(entry, key):
                 began = time.monotonic()
-                shelf.snapshot, shelf.key = _read(service, submission), key
-                shelf.read = time.monotonic()
-                shelf.seconds = shelf.read - began
-            return shelf.snapshot
+                entry.snapshot, entry.key = _read(service, submission), key
+                entry.read = time.monotonic()
+                entry.seconds = entry.read - began
+            return entry.snapshot
 
-    def _shelf(self, number: str) -> _Shelf:
+    def _entry(self, number: str) -> _Entry:
         with self._lock:
-            shelf = self._shelves.setdefault(number, _Shelf())
-            self._shelves.move_to_end(number)
-            if len(self._shelves) > MAX_SWEEPS:
-                self._shelves.popitem(last=False)
-            return shelf
+            entry = self._entries.setdefault(number, _Entry())
+            self._entries.move_to_end(number)
+            if len(self._entries) > MAX_SWEEPS:
+                self._entries.popitem(last=False)
+            return entry
 
 
-def _is_due(shelf: _Shelf, key: str) -> bool:
-    """A ledger is read for a tenth of the time at most."""
-    age = time.monotonic() - shelf.read
-    return age > min(LOOK_SHARE * shelf.seconds, MAX_AGE_S) and (key != shelf.key or age > MAX_AGE_S)
+def _is_due(entry: _Entry, key: str) -> bool:
+    """Whether to read the ledger again; at most a tenth of the time is spent on reading."""
+    age = time.monotonic() - entry.read
+    return age > min(LOOK_SHARE * entry.seconds, MAX_AGE_S) and (key != entry.key or age > MAX_AGE_S)
 
 
 def _key(submission: Submission) -> str:
     return json.dumps([submission.state, submission.attempt, dict(submission.counts)])
 
 
-def _read(service: Loop, submission: Submission) -> Snapshot:
+def _read(service: Dispatcher, submission: Submission) -> Snapshot:
     times = _times(service, submission)
     created = submission.launched or submission.created
     try:
@@ -163,8 +163,8 @@ def _row(trial: Trial, ledger: Ledger, times: Mapping[str, tuple[float | None, f
     return TrialRow(trial, knobs, label, *times.get(trial.trial_id, (None, None)))
 
 
-def _times(service: Loop, submission: Submission) -> dict[str, tuple[float | None, float | None]]:
-    """When each trial's last attempt began and ended, as the loop saw it."""
+def _times(service: Dispatcher, submission: Submission) -> dict[str, tuple[float | None, float | None]]:
+    """When each trial's last attempt began and ended, as the dispatcher saw it."""
     times: dict[str, tuple[float | None, float | None]] = {}
     for event in service.store.events(submission.id, kind="trial"):
         began = times.get(event["trial_id"], (None, None))[0]

@@ -1,4 +1,4 @@
-"""The table of a sweep's trials, a page at a time: found, sorted and cut here, so that the browser has few rows."""
+"""The table of a sweep's trials, filtered, sorted and paged on the server, so that the browser has few rows."""
 
 import math
 from collections import defaultdict
@@ -11,14 +11,14 @@ from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.trialdir.states import TrialState
 
 PAGE = 50
-MAX_KNOBS = 10  # that have a column
+MAX_KNOBS = 10  # with a column
 KNOB = "knob."
 FIXED = {"choice": "choice", "seed": "seed", "state": "state", "took": "took", "attempts": "tries"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """What the table is sorted by, and how the column is headed."""
+    """A column: its sort key and title."""
 
     key: str
     title: str
@@ -27,14 +27,14 @@ class Column:
 
 @dataclass(frozen=True)
 class TrialTable:
-    """A page of the trials that were asked for."""
+    """A page of the trials that match a search."""
 
     columns: tuple[Column, ...]
     knobs: tuple[str, ...]
     metric: str
     decimals: int  # of the metric
     rows: tuple[TrialRow, ...]
-    first: int  # of the page, from 1 on; 0 where there is none
+    first: int  # number of the page's first row, from 1; 0 without rows
     found: int
     total: int
     page: int
@@ -44,7 +44,7 @@ class TrialTable:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FailureKind:
     """Trials that ended alike: PRUNED at the same epoch, or FAILED with the same message."""
 
     state: str
@@ -55,7 +55,7 @@ class Kind:
 
 
 def trial_table(snapshot: Snapshot, *, metric: str, sort: str, text: str, state: str, page: int) -> TrialTable:
-    """Trials by a column's key, with a minus before it the other way round; what has no value is last."""
+    """A page of trials sorted by a column's key; a minus before the key reverses, missing values are last."""
     knobs = snapshot.knobs[:MAX_KNOBS]
     columns = _columns(snapshot, knobs, metric)
     key = sort.removeprefix("-")
@@ -85,24 +85,23 @@ def trial_table(snapshot: Snapshot, *, metric: str, sort: str, text: str, state:
 
 
 def best_rows(snapshot: Snapshot, metric: str, count: int) -> list[TrialRow]:
-    """The complete trials that are best by a metric."""
+    """The best complete trials by a metric."""
     complete = [row for row in snapshot.rows if row.trial.state == TrialState.COMPLETE]
     return _ordered(complete, "metric", metric, descending=not snapshot.lowest(metric))[:count]
 
 
-def kinds(snapshot: Snapshot) -> list[Kind]:
-    """How trials that were pruned or failed have ended, the most frequent first."""
+def failure_kinds(snapshot: Snapshot) -> list[FailureKind]:
+    """The ways in which trials were pruned or failed, the most frequent first."""
     alike: dict[tuple[str, str, str], list[TrialRow]] = defaultdict(list)
     for row in snapshot.rows:
         trial = row.trial
         if trial.state in (TrialState.FAILED, TrialState.PRUNED):
             message = (trial.message or "").strip()
-            said = (
-                message.partition(",")[0] if trial.state == TrialState.PRUNED else message
-            )  # after it comes the figure
-            alike[trial.state, trial.reason or "", said].append(row)
+            if trial.state == TrialState.PRUNED:  # after the epoch comes the trial's own value
+                message = message.partition(",")[0]
+            alike[trial.state, trial.reason or "", message].append(row)
     most = sorted(alike.items(), key=lambda item: -len(item[1]))
-    return [Kind(*kind, len(rows), rows[0]) for kind, rows in most]
+    return [FailureKind(*kind, len(rows), rows[0]) for kind, rows in most]
 
 
 def _columns(snapshot: Snapshot, knobs: Sequence[str], metric: str) -> tuple[Column, ...]:
@@ -120,7 +119,7 @@ def _is_numeric(snapshot: Snapshot, path: str) -> bool:
 
 
 def _decimals(rows: Sequence[TrialRow], metric: str) -> int:
-    """So many that the largest value has four digits."""
+    """The number of decimals with which the largest value has four digits."""
     values = [abs(value) for row in rows if (value := (row.trial.results or {}).get(metric)) and math.isfinite(value)]
     return min(max(3 - math.floor(math.log10(max(values))), 0), 6) if values else 0
 
@@ -133,7 +132,7 @@ def _ordered(rows: Sequence[TrialRow], key: str, metric: str, *, descending: boo
 
 
 def _value(row: TrialRow, key: str, metric: str) -> Any:
-    """Something that compares; None where there is nothing."""
+    """A value to sort by; None if there is none."""
     trial = row.trial
     if key.startswith(KNOB):
         value = row.knobs.get(key.removeprefix(KNOB))
@@ -141,7 +140,7 @@ def _value(row: TrialRow, key: str, metric: str) -> Any:
         return None if value is None else (not is_number, value if is_number else str(value))
     if key == "metric":
         value = (trial.results or {}).get(metric)
-        return value if value == value else None  # nan compares with nothing
+        return value if value == value else None  # nan has no order
     if key == "choice":
         return (trial.choice, trial.confirms, trial.seed)
     return row.seconds if key == "took" else getattr(trial, key)

@@ -1,5 +1,5 @@
 "use strict";
-// What every page of the board does: parts that are fetched again as they change, buttons that change a sweep.
+// Shared by all pages of the board: parts that are polled, and buttons that change a sweep.
 const Board = (() => {
   const BY_BOARD = { "X-Board": "1" }; // a page of another site cannot send it
   const LONGEST_MS = 60_000;
@@ -13,7 +13,7 @@ const Board = (() => {
     return (told && told.message) || `the service answers ${answer.status}`;
   }
 
-  // Fetches an address again and again, while somebody looks at the page; hands on what is new.
+  // Polls an address while the page is visible, and passes new content on.
   class Source {
     constructor(node, address, every) {
       this.node = node; this.address = address; this.every = every; this.query = {}; this.misses = 0; this.turn = 0;
@@ -42,7 +42,7 @@ const Board = (() => {
       clearTimeout(this.timer);
       const turn = ++this.turn;
       const { answer, body, trouble } = await this.fetched();
-      if (turn !== this.turn) return; // something else has been asked for meanwhile
+      if (turn !== this.turn) return; // another request has started meanwhile
       this.misses = trouble ? this.misses + 1 : 0;
       this.node.querySelector(":scope > .loading")?.remove();
       show(this.trouble, trouble);
@@ -52,7 +52,7 @@ const Board = (() => {
     }
   }
 
-  // A part of the page that the server writes.
+  // A part of the page that the server renders.
   class Part extends Source {
     take(body) {
       const parsed = new DOMParser().parseFromString(body, "text/html"); // runs no script
@@ -80,7 +80,7 @@ const Board = (() => {
     }
   }
 
-  // The filters of a part stand in the page's address too, so that it can be kept and sent on.
+  // The filters of a part are in the page's address too, so that it can be bookmarked and shared.
   function remember(id, query) {
     const url = new URL(location.href);
     for (const [key, value] of Object.entries(query)) {
@@ -109,13 +109,13 @@ const Board = (() => {
 
   function filter(event) {
     const form = event.currentTarget, id = form.dataset.for;
-    const fresh = { list: { before: "" }, trials: { page: "" } }[id] || {}; // from the first page on
+    const fresh = { list: { before: "" }, trials: { page: "" } }[id] || {}; // back to the first page
     for (const input of form.elements) if (input.name) fresh[input.name] = input.type === "checkbox" && !input.checked ? "" : input.value;
     clearTimeout(form.timer);
     form.timer = setTimeout(() => ask(id, fresh), event.type === "input" && event.target.type === "search" ? 250 : 0);
   }
 
-  function turn(event) { // sort, or another page
+  function turn(event) { // sort, or turn a page
     const button = event.target.closest("[data-key]");
     if (!button) return;
     const query = { [button.dataset.key]: button.dataset.value };
@@ -131,7 +131,7 @@ const Board = (() => {
     byId("ask-yes").textContent = button.textContent;
     show(byId("ask-trouble"), "");
     byId("ask-yes").onclick = async () => {
-      byId("ask-yes").disabled = true; // once
+      byId("ask-yes").disabled = true; // no second click
       const answer = await fetch(post, { method: "POST", body: content, headers: { "Content-Type": "application/json", ...BY_BOARD } }).catch(() => null);
       byId("ask-yes").disabled = false;
       if (answer && answer.ok) { dialog.close(); say("Done."); sources.head.load(); } else show(byId("ask-trouble"), answer ? await wrong(answer) : "The service does not answer.");
@@ -168,7 +168,7 @@ const Board = (() => {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", turned);
   }
 
-  function needs() { // a button that takes some choices
+  function needs() { // disable a button until enough rows are selected
     for (const button of document.querySelectorAll("[data-needs]")) {
       button.disabled = button.form.querySelectorAll("input:checked").length < Number(button.dataset.needs);
     }
@@ -176,7 +176,7 @@ const Board = (() => {
 
   theme(); tellTimes(); setInterval(tellTimes, 30_000);
   for (const node of document.querySelectorAll("[data-live]")) add(node.id, new Part(node, node.dataset.live, 1000 * node.dataset.every)).load();
-  for (const node of document.querySelectorAll("[data-once]")) { // when it is scrolled to
+  for (const node of document.querySelectorAll("[data-once]")) { // once it scrolls into view
     const part = new Part(node, node.dataset.once, 0);
     new IntersectionObserver((seen, watch) => { if (seen.some((each) => each.isIntersecting)) { watch.disconnect(); part.load(); } }, { rootMargin: "200px" }).observe(node);
   }

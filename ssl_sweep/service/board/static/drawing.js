@@ -1,5 +1,5 @@
 "use strict";
-// The plots of a page: drawn by section, again where something is new or the colours have changed; a zoom stays.
+// The plots of a page by section, drawn again when their data or the colours change; the zoom stays.
 const Drawing = (() => {
   const { Source, add, byId } = Board;
 
@@ -12,7 +12,7 @@ const Drawing = (() => {
       const shown = new Set(told.plots.map((plot) => plot.section));
       for (const plot of told.plots) this.frame(plot);
       this.remove(told.plots);
-      for (const plot of told.plots) { // once all have their places, and so their widths
+      for (const plot of told.plots) { // after all places exist, so that widths are final
         Plotly.react(byId(plot.id), plot.data, Figures.layoutOf(plot.layout), Figures.config);
       }
       for (const node of document.querySelectorAll("[data-optional]")) node.hidden = !node.querySelector("figure");
@@ -20,7 +20,7 @@ const Drawing = (() => {
       this.node.dataset.drawn = [...shown].join(" ");
     }
 
-    frame(plot) { // what stands around a plot
+    frame(plot) { // the title and description of a plot
       const figure = byId(plot.id) ? byId(plot.id).closest("figure") : this.figure(plot), place = byId(plot.id);
       figure.querySelector("figcaption").textContent = plot.title;
       byId(`${plot.id}-alt`).textContent = plot.alt;
@@ -29,7 +29,7 @@ const Drawing = (() => {
       figure.classList.toggle("wide", plot.min_width > 0);
     }
 
-    figure({ id, section }) { // empty, in its section
+    figure({ id, section }) { // a new empty one in its section
       const figure = document.createElement("figure");
       const caption = document.createElement("figcaption"), place = document.createElement("div"), alt = document.createElement("p");
       caption.id = `${id}-title`; place.id = id; alt.id = `${id}-alt`;
@@ -43,7 +43,7 @@ const Drawing = (() => {
       return figure;
     }
 
-    remove(plots) { // what is not drawn any more
+    remove(plots) { // plots that are gone
       const ids = new Set(plots.map((plot) => plot.id));
       for (const home of this.homes || []) {
         for (const place of home.querySelectorAll(".plot")) {
@@ -54,7 +54,7 @@ const Drawing = (() => {
     }
   }
 
-  function metrics({ detail, target }) { // the choice of metrics, as far as any was measured
+  function metrics({ detail, target }) { // the menu of measured metrics
     const select = document.querySelector(`[data-metrics="${target.id}"]`);
     if (!select || !detail.metrics) return;
     const known = [...select.options].map((option) => option.value);

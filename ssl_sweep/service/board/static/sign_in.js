@@ -1,5 +1,5 @@
 "use strict";
-// The token is sent once; from then on the browser has it in a cookie that no script reads.
+// Sends the token once; then the browser has it in a cookie that no script can read.
 (() => {
   const { byId, show, wrong } = Board;
   const form = byId("sign-in");
@@ -13,7 +13,7 @@
     else show(byId("trouble"), answer ? (answer.status === 401 ? "This token is not known." : await wrong(answer)) : "The service does not answer.");
   });
 
-  // A link of another site has led here, and the browser kept the cookie back: it sends it to a page of ours.
+  // After a link on another site the browser withholds the cookie, but sends it with a request from our page.
   if (form.dataset.sent === "false") {
     fetch("/sign-in/sent").then((answer) => answer.json()).then(({ sent }) => { if (sent) there(); }).catch(() => {});
   }

@@ -1,3 +1,3 @@
 "use strict";
-// Before anything is painted: the colours that were chosen here, or else the system's.
+// Before the first paint: the colours that were chosen here, or else the system's.
 document.getElementById("dark").media = { dark: "all", light: "not all" }[localStorage.getItem("theme")] || "screen and (prefers-color-scheme: dark)";

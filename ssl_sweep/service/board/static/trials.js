@@ -1,11 +1,11 @@
 "use strict";
-// A sweep's page: trials that are chosen in the table have their learning curves drawn; one metric for plots and table.
+// A sweep's page: draws the learning curves of trials that are selected in the table; one metric for plots and table.
 (() => {
   const MOST = 20;
   const { ask, byId, say, sources } = Board;
   const chosen = new Set();
 
-  function mark() { // the rows of this page of the table
+  function mark() { // the selected rows of this page of the table
     for (const input of document.querySelectorAll("[data-choose]")) {
       input.checked = chosen.has(input.value);
       input.disabled = !input.checked && chosen.size >= MOST;
@@ -16,7 +16,7 @@
   function draw() {
     mark();
     const count = chosen.size;
-    byId("chosen").textContent = count ? `Of ${count} chosen ${count === 1 ? "trial" : "trials"}${count === MOST ? ", which is as many as are drawn" : ""}.` : "Of the best trials; choose others in the table.";
+    byId("chosen").textContent = count ? `Of ${count} selected ${count === 1 ? "trial" : "trials"}${count === MOST ? ", which is the maximum" : ""}.` : "Of the best trials; select others in the table.";
     byId("unchoose").hidden = !count;
     say(byId("chosen").textContent);
     sources.curves.ask({ trial: [...chosen] });

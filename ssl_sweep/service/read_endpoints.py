@@ -1,4 +1,4 @@
-"""The endpoints that only read: what there is, how it goes and what was found."""
+"""Endpoints that only read: sweeps, trials, events, logs, tables and reports."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,13 +12,13 @@ from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.service import examples
-from ssl_sweep.service.answers import Again
+from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission, run_slow
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import job_name
-from ssl_sweep.service.endpoint import Name, Named, Service, Viewer, found, from_mlflow, heavy
 from ssl_sweep.service.feed import BEAT_S, Feed
-from ssl_sweep.service.guard import Refused
-from ssl_sweep.service.loop import Loop
-from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, refusals, shown
+from ssl_sweep.service.middleware import ApiError
+from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, error_responses, sweep_body
+from ssl_sweep.service.response_cache import CachedResponse
 from ssl_sweep.service.store import WAITING
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, read_log, sweep_logs, trial_log
@@ -35,31 +35,33 @@ FORMATS = {
 }
 
 
-def _shown(contents: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """Answers by their media types, for the OpenAPI document."""
+def _examples(contents: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """ResponseCache by their media types, for the OpenAPI document."""
     schemas = {kind: {"type": "string" if isinstance(like, str) else "object"} for kind, like in contents.items()}
     return {200: {"content": {kind: {"schema": schemas[kind], "example": like} for kind, like in contents.items()}}}
 
 
-EVENTS = _shown({"text/event-stream": examples.EVENT})
-EVENTS[200]["content"]["text/event-stream"]["schema"] = {  # of each of them
+EVENTS = _examples({"text/event-stream": examples.EVENT})
+EVENTS[200]["content"]["text/event-stream"]["schema"] = {  # of each event
     "type": "object",
     "properties": {each: {"type": "string"} for each in examples.EVENT},
     "required": ["event", "data"],
 }
-SAME: dict[int | str, dict[str, Any]] = {304: {"description": "the same as when it had the ETag in `If-None-Match`"}}
+SAME: dict[int | str, dict[str, Any]] = {
+    304: {"description": "unchanged since the response with the ETag in `If-None-Match`"}
+}
 router = APIRouter(prefix="/api/v1")
 TrialNamed = Annotated[
     str | None,
-    Query(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or how it begins", examples=[examples.TRIAL_ID]),
+    Query(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or a prefix of it", examples=[examples.TRIAL_ID]),
 ]
-Lines = Annotated[int, Query(ge=1, le=10_000, description="of the end of a log", examples=[20])]
+Lines = Annotated[int, Query(ge=1, le=10_000, description="how many lines from the end of a log", examples=[20])]
 
 
 @contextmanager
-def ledger_of(service: Loop, name: str) -> Iterator[Ledger | None]:
-    """The ledger of a submitted sweep; None where its driver has not begun."""
-    found(service, name)
+def ledger_of(service: Dispatcher, name: str) -> Iterator[Ledger | None]:
+    """The ledger of a submitted sweep; None before its driver has begun."""
+    get_submission(service, name)
     with ExitStack() as stack:
         try:
             ledger = stack.enter_context(read_ledger(service.settings.storage.ledger_url, name))
@@ -68,53 +70,55 @@ def ledger_of(service: Loop, name: str) -> Iterator[Ledger | None]:
         yield ledger
 
 
-@router.get("/sweeps", response_model=Sweeps, responses=SAME | refusals(422))
+@router.get("/sweeps", response_model=Sweeps, responses=SAME | error_responses(422))
 def sweeps(
     _: Viewer,
     service: Service,
-    again: Again,
+    respond: CachedResponse,
     state: Annotated[
         list[str] | None,
-        Query(max_length=10, description="only those in one of these states", examples=[["QUEUED", "RUNNING"]]),
+        Query(max_length=10, description="only sweeps in one of these states", examples=[["QUEUED", "RUNNING"]]),
     ] = None,
     owner: Annotated[str | None, Query(max_length=100, examples=["ann"])] = None,
-    before: Annotated[float | None, Query(description="`next` of the page before", examples=[1795352400.0])] = None,
+    before: Annotated[float | None, Query(description="`next` of the previous page", examples=[1795352400.0])] = None,
     limit: Annotated[int, Query(ge=1, le=500, examples=[100])] = 100,
 ) -> Response:
     """List sweeps, newest first."""
 
-    def made() -> Sweeps:
+    def make() -> Sweeps:
         page = service.store.find(states=state or (), owner=owner, before=before, limit=limit)
-        return Sweeps(sweeps=[shown(each) for each in page], next=page[-1].created if len(page) == limit else None)
+        return Sweeps(sweeps=[sweep_body(each) for each in page], next=page[-1].created if len(page) == limit else None)
 
-    return again(service.store.version, made)
+    return respond(service.store.version, make)
 
 
-@router.get("/sweeps/{name}", response_model=Sweep, responses=SAME | refusals(404, 422))
-def sweep(name: Name, _: Viewer, service: Service, again: Again) -> Response:
+@router.get("/sweeps/{name}", response_model=Sweep, responses=SAME | error_responses(404, 422))
+def sweep(name: Name, _: Viewer, service: Service, respond: CachedResponse) -> Response:
     """Show one sweep: its state, why it waits, and how many trials are done."""
-    return again(service.store.version, lambda: shown(found(service, name)))
+    return respond(service.store.version, lambda: sweep_body(get_submission(service, name)))
 
 
-@router.get("/sweeps/{name}/spec", responses=_shown({"application/json": examples.FULL_SPEC}) | refusals(404, 422))
+@router.get(
+    "/sweeps/{name}/spec", responses=_examples({"application/json": examples.FULL_SPEC}) | error_responses(404, 422)
+)
 def spec(name: Name, _: Viewer, service: Service) -> dict[str, Any]:
     """The sweep's spec, with every knob filled in."""
-    return dict(found(service, name).spec)
+    return dict(get_submission(service, name).spec)
 
 
-@router.get("/sweeps/{name}/trials", response_model=TrialPage, responses=SAME | refusals(404, 422))
+@router.get("/sweeps/{name}/trials", response_model=TrialPage, responses=SAME | error_responses(404, 422))
 def trials(
     name: Name,
     _: Viewer,
     service: Service,
-    again: Again,
+    respond: CachedResponse,
     state: Annotated[str | None, Query(max_length=20, examples=["FAILED"])] = None,
     offset: Annotated[int, Query(ge=0, le=10**9, examples=[0])] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, examples=[200])] = 200,
 ) -> Response:
-    """A sweep's trials: state, stage, epoch, attempts, and what failed."""
+    """A sweep's trials: state, stage, epoch, attempts and failure."""
 
-    def made() -> TrialPage:
+    def make() -> TrialPage:
         with ledger_of(service, name) as ledger:
             if ledger is None:
                 return TrialPage(trials=[], total=0)
@@ -122,11 +126,11 @@ def trials(
             page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
         return TrialPage.model_validate({"trials": page, "total": len(asked)})
 
-    now = found(service, name)
-    return again((now.id, now.state, now.attempt), made)
+    now = get_submission(service, name)
+    return respond((now.id, now.state, now.attempt), make)
 
 
-@router.get("/sweeps/{name}/events", response_class=Response, responses=EVENTS | refusals(404, 422))
+@router.get("/sweeps/{name}/events", response_class=Response, responses=EVENTS | error_responses(404, 422))
 async def events(
     name: Name,
     request: Request,
@@ -137,22 +141,22 @@ async def events(
         str | None, Header(alias="Last-Event-ID", description="the same, as browsers send it", examples=["7"])
     ] = None,
 ) -> Response:
-    """Server-sent events until the sweep ends: its states and its trials', each with a number to go on after."""
-    submission = await run_in_threadpool(found, service, name)
+    """Server-sent events until the sweep ends: its states and its trials', each with a number to resume after."""
+    submission = await run_in_threadpool(get_submission, service, name)
     last = int(seen[:18]) if seen is not None and seen.isdecimal() else after
     feed: Feed = request.app.state.feed
     if feed.followers >= MAX_STREAMS:
-        raise Refused(429, f"{MAX_STREAMS} are following already", BEAT_S)
+        raise ApiError(429, f"{MAX_STREAMS} are following already", BEAT_S)
     return StreamingResponse(feed.follow(submission, last), media_type="text/event-stream")
 
 
 @router.get(
     "/sweeps/{name}/logs",
     response_class=Response,
-    responses=_shown({"text/plain": examples.LOG}) | refusals(404, 422),
+    responses=_examples({"text/plain": examples.LOG}) | error_responses(404, 422),
 )
 async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None, lines: Lines = 20) -> Response:
-    """Why trials failed, each error once, or what running ones write; or one trial's log; or else its driver's."""
+    """Why trials failed, each error once, or what running ones log; or one trial's log; or the driver's."""
 
     def text() -> str:
         storage = service.settings.storage
@@ -161,13 +165,13 @@ async def logs(name: Name, _: Viewer, service: Service, trial: TrialNamed = None
                 return trial_log(ledger, storage, trial, lines) if trial else sweep_logs(ledger, storage, lines)
         if trial:
             raise NoSuchTrial(f"{name} has no trials yet")
-        printed = service.ray.logs(job_name(found(service, name))).splitlines(keepends=True)
+        printed = service.ray.logs(job_name(get_submission(service, name))).splitlines(keepends=True)
         return "".join(printed[-lines:]) or f"{name} has written nothing yet\n"
 
-    return PlainTextResponse((await heavy(text))[-MAX_LOG_CHARS:])
+    return PlainTextResponse((await run_slow(text))[-MAX_LOG_CHARS:])
 
 
-@router.get("/sweeps/{name}/logs/follow", responses=refusals(404, 422))
+@router.get("/sweeps/{name}/logs/follow", responses=error_responses(404, 422))
 def follow(
     name: Name,
     _: Viewer,
@@ -175,7 +179,7 @@ def follow(
     trial: TrialNamed = None,
     offset: Annotated[int, Query(ge=0, le=2**62, examples=[0])] = 0,
 ) -> LogPart:
-    """What a trial, or the only one that runs, has written since an offset."""
+    """What a trial, or the only running one, has logged since an offset."""
     with ledger_of(service, name) as ledger:
         if ledger is None:
             raise NoSuchTrial(f"{name} has no trials yet")
@@ -184,13 +188,13 @@ def follow(
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
 
-@router.get("/table", response_class=Response, responses=_shown(examples.TABLES) | refusals(404, 409, 422))
+@router.get("/table", response_class=Response, responses=_examples(examples.TABLES) | error_responses(404, 409, 422))
 async def table(
     _: Viewer,
     service: Service,
     sweep: Annotated[
         list[Named],
-        Query(min_length=1, max_length=20, description="of one sweep, or of several in one", examples=[["alphas"]]),
+        Query(min_length=1, max_length=20, description="one sweep, or several in one table", examples=[["alphas"]]),
     ],
     form: Annotated[Literal["md", "tex", "csv", "json", "html"], Query(alias="format", examples=["md"])] = "md",
     rows: Annotated[list[str] | None, Query(max_length=50, examples=[["views.overlay_alpha"]])] = None,
@@ -200,9 +204,9 @@ async def table(
     test: Annotated[Literal["t", "wilcoxon"] | None, Query(examples=["t"])] = None,
     group_by: Annotated[list[str] | None, Query(max_length=50, examples=[["method"]])] = None,
 ) -> Response:
-    """The ablation table, from MLflow; options rule over the spec's."""
+    """The ablation table, from MLflow; options override the spec's."""
 
-    def made() -> str:
+    def make() -> str:
         from ssl_sweep.tables.options import table_of
         from ssl_sweep.tables.render import render
 
@@ -211,31 +215,31 @@ async def table(
         result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **asked, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
-    return PlainTextResponse(await from_mlflow(made), media_type=FORMATS[form])
+    return PlainTextResponse(await from_mlflow(make), media_type=FORMATS[form])
 
 
 @router.get(
     "/sweeps/{name}/report",
     response_class=Response,
-    responses=_shown({"text/html": examples.REPORT}) | refusals(404, 409, 422),
+    responses=_examples({"text/html": examples.REPORT}) | error_responses(404, 409, 422),
 )
 async def report(name: Name, _: Viewer, service: Service) -> Response:
     """The sweep's page: table, plots, pictures, failures and cost in one HTML file."""
 
-    def made() -> str:
+    def make() -> str:
         from ssl_sweep.report.page import make_page
 
         return make_page(_launched(service, name), service.settings.storage.tracking_uri)
 
-    page = await from_mlflow(made)
-    # the page has a policy of its own, by the hashes of its scripts; it runs as no page of the service
+    page = await from_mlflow(make)
+    # sandboxed from the service; the page itself allows its scripts by their hashes
     return HTMLResponse(page, headers={"Content-Security-Policy": "sandbox allow-scripts allow-downloads"})
 
 
-def _launched(service: Loop, name: str) -> str:
-    """A sweep's name, if there can be anything of it in MLflow."""
-    submission = found(service, name)
+def _launched(service: Dispatcher, name: str) -> str:
+    """A sweep's name if MLflow can have runs of it. Raises ApiError."""
+    submission = get_submission(service, name)
     if submission.launched is None and submission.state in WAITING:
         why = f": {submission.reason}" if submission.reason else ""
-        raise Refused(409, f"{name} has no results yet; it is {submission.state}{why}")
+        raise ApiError(409, f"{name} has no results yet; it is {submission.state}{why}")
     return submission.name

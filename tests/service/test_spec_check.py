@@ -8,13 +8,13 @@ import pytest
 import yaml
 from services import SPEC
 
-from ssl_sweep.service.check import MAX_CHARS, submitted
+from ssl_sweep.service.spec_check import MAX_CHARS, parse_submitted
 from ssl_sweep.spec.file import SpecError, load_spec
 
 
 def refused(roots: list[Path], overrides: list[str] | None = None, **changes: Any) -> str:
     with pytest.raises(SpecError) as caught:
-        submitted(yaml.safe_dump({**SPEC, **changes}), overrides or [], roots)
+        parse_submitted(yaml.safe_dump({**SPEC, **changes}), overrides or [], roots)
     return str(caught.value)
 
 
@@ -29,7 +29,7 @@ def roots(tmp_path: Path) -> list[Path]:
 def test_a_spec_is_read_as_run_reads_it(roots: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     monkeypatch.setenv("SSL_SWEEP_DATA", str(roots[0]))
-    read = submitted(yaml.safe_dump(SPEC), ["pretrain.epochs=3"], roots)
+    read = parse_submitted(yaml.safe_dump(SPEC), ["pretrain.epochs=3"], roots)
     assert read == load_spec(tmp_path / "spec.yaml", ["pretrain.epochs=3"])
 
 
@@ -76,7 +76,7 @@ def test_wherever_a_spec_can_name_data_it_is_looked_at(roots: list[Path], change
 @pytest.mark.parametrize("place", ["a/b", "{root}/a", "{more}/b"])
 def test_folders_below_the_roots_are_taken(roots: list[Path], place: str) -> None:
     source = f"imagefolder:{place.format(root=roots[0], more=roots[1])}"
-    spec = submitted(yaml.safe_dump({**SPEC, "data": {**SPEC["data"], "source": source}}), [], roots)
+    spec = parse_submitted(yaml.safe_dump({**SPEC, "data": {**SPEC["data"], "source": source}}), [], roots)
     assert spec.data["source"] == source
 
 
@@ -121,7 +121,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
 def test_bombs_are_refused_soon(roots: list[Path], text: str) -> None:
     began = time.monotonic()
     with pytest.raises(SpecError):
-        submitted(text, [], roots)
+        parse_submitted(text, [], roots)
     assert time.monotonic() - began < 10
 
 

@@ -1,6 +1,6 @@
-"""The service's one thread: launches what the queue lets go, follows what runs, and takes up what has died.
+"""The service's one background thread: launches queued sweeps, follows running ones and relaunches dead ones.
 
-It decides from what is written down, so that a service killed anywhere goes on where it stood.
+It decides from the databases alone, so that a service killed at any point continues where it stood.
 """
 
 import logging
@@ -9,7 +9,7 @@ import time
 
 from ssl_sweep.ledger.lease import Lease, SweepLockedError
 from ssl_sweep.service.drivers import MAX_REASON, Drivers
-from ssl_sweep.service.jobs import RayAway, RayJobs
+from ssl_sweep.service.jobs import RayJobs, RayUnavailableError
 from ssl_sweep.service.queue import Capacity, Running, Waiting, decide, ordered
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
@@ -17,66 +17,66 @@ from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
 log = logging.getLogger(__name__)
 
 
-class Loop:
-    """Everything that the service does unasked."""
+class Dispatcher:
+    """Runs the queue: everything that the service does without a request."""
 
     def __init__(self, store: Store, ray: RayJobs, settings: Settings) -> None:
         """Raises WebhookError."""
         self.store, self.ray, self.settings = store, ray, settings
-        self.capacity: Capacity | None = None  # as last heard of, or what the cluster grows to
-        self.trouble = ""  # why nothing goes on, where nothing does
+        self.capacity: Capacity | None = None  # as last reported, or when scaled up
+        self.trouble = ""  # why no sweep is launched; empty if all is well
         self.drivers = Drivers(store, ray, settings)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="service loop", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the tick that runs; sweeps go on."""
+        """Stop after the current tick; sweeps continue."""
         self._ended.set()
         self._thread.join()
         self.drivers.close()
 
     def places(self) -> dict[str, int]:
-        """The place in the queue, from 1 on, of each sweep that waits."""
+        """The place of each waiting sweep in the queue, from 1."""
         queue = [_waiting(each) for each in self.store.find(states=WAITING)]
         return {each.id: place for place, each in enumerate(ordered(queue, self._held(), time.time()), 1)}
 
     def tick(self) -> None:
-        """Look at everything once."""
+        """Follow all launched sweeps once, then launch what the queue admits."""
         try:
             self.capacity = self.ray.capacity().at_least(self.settings.autoscale_max)
-        except RayAway as error:
+        except RayUnavailableError as error:
             self.trouble = str(error)
-            for held_up in self.store.find(states=(*WAITING, *ACTIVE)):
-                self.drivers.explain(held_up, self.trouble)
+            for submission in self.store.find(states=(*WAITING, *ACTIVE)):
+                self.drivers.explain(submission, self.trouble)
             return
         self.trouble = ""
         for submission in self.store.find(states=ACTIVE):
-            self._guarded(submission)
+            self._follow(submission)
         self._launch(self.capacity)
 
     def _run(self) -> None:
         lease: Lease | None = None
         while not self._ended.is_set():
             try:
-                lease = self._alone(lease)
+                lease = self._hold(lease)
                 if lease is not None:
-                    self.drivers.tell()
+                    self.drivers.deliver_webhooks()
                     self.tick()
-            except Exception as error:  # the thread's edge: a database away for a moment ends no service
+            except Exception as error:  # the thread's edge: an unavailable database must not end the service
                 self.trouble = f"{type(error).__name__}: {error}"[:MAX_REASON]
-                log.exception("the service's loop goes on after an error")
+                log.exception("the dispatcher continues after an error")
             self._ended.wait(self.settings.tick_s)
         if lease is not None:
             lease.release()
 
-    def _alone(self, lease: Lease | None) -> Lease | None:
-        """The right to work on this database, which one service has at a time; None while another has it."""
+    def _hold(self, lease: Lease | None) -> Lease | None:
+        """The lease on this database, which one service holds at a time; None while another holds it."""
         if lease is not None and lease.taken_by is None:
             return lease
-        lease = Lease(self.store, log.debug)  # who waits beside a working service looks again and again
+        lease = Lease(self.store, log.debug)  # debug: a second service tries at every tick
         try:
             lease.acquire()
         except SweepLockedError:
@@ -84,12 +84,12 @@ class Loop:
             return None
         return lease
 
-    def _guarded(self, submission: Submission) -> None:
+    def _follow(self, submission: Submission) -> None:
         try:
             self.drivers.follow(submission)
-        except RayAway as error:
+        except RayUnavailableError as error:
             self.drivers.explain(submission, str(error))
-        except Exception as error:  # one sweep's broken files are not the others' business
+        except Exception as error:  # one sweep's broken files must not hold up the others
             log.exception("sweep %s cannot be followed", submission.name)
             self.drivers.explain(submission, f"cannot be followed: {type(error).__name__}: {error}")
 
@@ -98,21 +98,21 @@ class Loop:
         queue = [_waiting(each) for each in waiting.values()]
         decision = decide(queue, self._held(), capacity, self.settings.limits, time.time())
         for name, slots in decision.launch.items():
-            old = waiting[name]
-            attempt, now = old.attempt + 1, time.time()
+            queued = waiting[name]
+            attempt, now = queued.attempt + 1, time.time()
             launched = self.store.change(
-                old, state="LAUNCHING", reason="", granted=slots, attempt=attempt, launched=now, ended=None
+                queued, state="LAUNCHING", reason="", granted=slots, attempt=attempt, launched=now, ended=None
             )
             if launched:
-                self._guarded(self.store.get(name) or old)
+                self._follow(self.store.get(name) or queued)
         for name, reason in decision.reasons.items():
-            if waiting[name].not_before < time.time():  # else it says why its driver died
+            if waiting[name].not_before < time.time():  # until then the reason is its driver's death
                 self.drivers.explain(waiting[name], reason)
 
     def _held(self) -> list[Running]:
-        """What running sweeps hold of the cluster."""
-        found = self.store.find(states=ACTIVE)
-        return [Running(each.owner, each.cpus * each.granted, each.gpus * each.granted) for each in found]
+        """The resources that launched sweeps hold."""
+        active = self.store.find(states=ACTIVE)
+        return [Running(each.owner, each.cpus * each.granted, each.gpus * each.granted) for each in active]
 
 
 def _waiting(each: Submission) -> Waiting:

@@ -1,4 +1,4 @@
-"""The service's loop against a Ray that the test plays: launches, ends, deaths, and a service killed at every step."""
+"""The dispatcher against a Ray that the test plays: launches, ends, deaths, and a service killed at every step."""
 
 import json
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import Cluster, Killed, make_loop, submit, submitted, sweep
+from services import Cluster, Killed, make_dispatcher, submit, submitted, sweep
 
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.orders import give_order, read_orders
+from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import MAX_DEATHS
 from ssl_sweep.service.jobs import Job
-from ssl_sweep.service.loop import Loop
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.store import Store
 from ssl_sweep.spec.file import load_spec
@@ -29,42 +29,44 @@ def wait_out(store: Store) -> None:
     store.change(submitted(store), not_before=0)
 
 
-def test_a_sweep_is_launched_as_a_job_and_ends(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_is_launched_as_a_job_and_ends(
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)
     ((_, _, module, verb, _, *rest),) = cluster.commands
     assert (module, verb) == ("ssl_sweep", "run")
     assert rest == ["--set=resources.max_concurrent=4", "--storage", str(tmp_path)]
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).state == "RUNNING"
     cluster.ends("SUCCEEDED", 0)
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).state == "COMPLETE"
     states = [each["state"] for each in store.events("tiny")]
     assert states == ["QUEUED", "LAUNCHING", "RUNNING", "COMPLETE"]
 
 
 def test_what_the_driver_reads_is_the_spec_that_was_submitted(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     monkeypatch.setenv("SSL_SWEEP_DATA", str(tmp_path / "data"))
     assert load_spec(cluster.commands[0][4]) == sweep(tmp_path)
 
 
 def test_a_full_cluster_makes_a_sweep_wait_and_says_why(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
     submit(store, tmp_path, "next", owner="bob")
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store, "next").state == "QUEUED"
     assert "waits for resources" in submitted(store, "next").reason
-    loop.tick()
+    dispatcher.tick()
     cluster.ends("SUCCEEDED", 0)
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store, "next").state == "LAUNCHING"
     assert submitted(store, "next").reason == ""
 
@@ -73,7 +75,7 @@ def test_a_cluster_that_can_grow_is_given_work_for_what_it_grows_to(
     store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path, cpus=2, gpus=2, slots=9)
-    growing = make_loop(tmp_path, store, cluster, autoscale_max=Capacity(3, 8))  # has 4 CPUs and 2 GPUs now
+    growing = make_dispatcher(tmp_path, store, cluster, autoscale_max=Capacity(3, 8))  # has 4 CPUs and 2 GPUs now
     growing.tick()
     assert growing.capacity == Capacity(4, 8)
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 2)
@@ -86,40 +88,40 @@ def test_a_cluster_without_a_worker_is_given_work_that_makes_it_grow(
     monkeypatch.setattr(cluster, "capacity", lambda: Capacity(0, 0))
     submit(store, tmp_path, slots=9)
     submit(store, tmp_path, "next", slots=9)
-    growing = make_loop(tmp_path, store, cluster, autoscale_max=Capacity(8, 2))
+    growing = make_dispatcher(tmp_path, store, cluster, autoscale_max=Capacity(8, 2))
     growing.tick()
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)  # of half a GPU each
     assert "0 GPUs of 8 CPUs and 2 GPUs are free" in submitted(store, "next").reason
 
 
 def test_a_driver_that_dies_is_started_again_and_at_last_given_up(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
     for death in range(1, MAX_DEATHS + 1):
-        loop.tick()
+        dispatcher.tick()
         cluster.ends("FAILED", -9, "killed")
-        loop.tick()
+        dispatcher.tick()
         assert (submitted(store).state, submitted(store).deaths) == ("QUEUED", death)
         wait_out(store)
-    loop.tick()
+    dispatcher.tick()
     assert len(cluster.commands) == MAX_DEATHS + 1
     cluster.ends("FAILED", -9, "killed")
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).state == "FAILED"
     assert "died 7 times without finishing a trial, at last: its driver ended: killed" in submitted(store).reason
 
 
 def test_deaths_count_anew_when_trials_were_done_in_between(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path, deaths=MAX_DEATHS)
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
     trial = ledger.ask().trials[0]
-    loop.tick()
+    dispatcher.tick()
     end(ledger, trial, "COMPLETE")
     cluster.ends("FAILED", None, "killed")
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).deaths) == ("QUEUED", 1)
     assert "killed; goes on after" in submitted(store).reason
 
@@ -132,76 +134,78 @@ def end(ledger: Any, trial: Any, state: str) -> None:
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_resume_that_has_begun_is_not_made_anew(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, begun: bool
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, begun: bool
 ) -> None:
     submit(store, tmp_path, command=("resume",))
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
     trial = ledger.ask().trials[0]
-    loop.tick()
+    dispatcher.tick()
     if begun:
         end(ledger, trial, "STOPPED")  # by somebody who wants no more of it
-        loop.tick()
+        dispatcher.tick()
     cluster.ends("FAILED", None, "killed")
-    loop.tick()
+    dispatcher.tick()
     wait_out(store)
-    loop.tick()
+    dispatcher.tick()
     verb, target = cluster.commands[-1][3:5]
     assert (verb, Path(target).suffix) == (("run", ".yaml") if begun else ("resume", ""))
 
 
 @pytest.mark.parametrize("words", [("--failed",), ("--trial={0}", "--trial={1}")])
 def test_of_a_partial_resume_what_is_left_goes_on(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, words: tuple[str, ...]
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
     first, second = ledger.ask().trials
     submit(store, tmp_path, command=("resume", *(each.format(first.trial_id, second.trial_id[:8]) for each in words)))
     asked = submitted(store).command
-    store.say("tiny", "trial", [{"trial_id": each.trial_id, "trial_state": "FAILED"} for each in (first, second)])
+    store.add_events(
+        "tiny", "trial", [{"trial_id": each.trial_id, "trial_state": "FAILED"} for each in (first, second)]
+    )
     end(ledger, first, "FAILED")
     end(ledger, second, "FAILED")
 
     def dies() -> None:
-        loop.tick()
+        dispatcher.tick()
         cluster.ends("FAILED", None, "killed")
-        loop.tick()
+        dispatcher.tick()
 
     dies()  # before it took anything up
     assert submitted(store).command == asked
     wait_out(store)
-    loop.tick()
+    dispatcher.tick()
     again = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
     again.retry(again.choices[0], [first.trial_id, second.trial_id])
     end(again, first, "FAILED")  # once more: nobody asks for it again
     dies()
     assert submitted(store).command == ("resume", f"--trial={second.trial_id[:13]}")
     wait_out(store)
-    loop.tick()
+    dispatcher.tick()
     end(again, second, "COMPLETE")
     dies()
     assert (submitted(store).state, len(cluster.commands)) == ("FAILED", 3)
-    assert "what was resumed of it has ended; its driver ended: killed" in submitted(store).reason
+    assert "all resumed trials have ended; its driver ended: killed" in submitted(store).reason
 
 
 def test_a_head_that_forgot_its_jobs_gets_them_again(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
-    loop.tick()
-    loop.tick()
+    dispatcher.tick()
+    dispatcher.tick()
     cluster.away = True
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).reason) == ("RUNNING", "no Ray cluster answers")
     cluster.away = False
     cluster.jobs.clear()
-    loop.tick()
-    assert "started anew" in submitted(store).reason
-    loop.tick()
+    dispatcher.tick()
+    assert "restarted" in submitted(store).reason
+    dispatcher.tick()
     assert not cluster.jobs  # not at once
     wait_out(store)
-    loop.tick()
+    dispatcher.tick()
     assert list(cluster.jobs) == ["ssl-sweep-tiny-2"]
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).reason) == ("RUNNING", "")
 
 
@@ -217,30 +221,39 @@ def test_a_head_that_forgot_its_jobs_gets_them_again(
     ],
 )
 def test_a_drivers_exit_code_says_what_follows(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, code: int, message: str, state: str, reason: str
+    dispatcher: Dispatcher,
+    store: Store,
+    cluster: Cluster,
+    tmp_path: Path,
+    code: int,
+    message: str,
+    state: str,
+    reason: str,
 ) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     cluster.ends("FAILED", code, message)
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).state == state
     assert reason in submitted(store).reason
 
 
-def test_the_reason_is_the_drivers_words_not_rays(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
+def test_the_reason_is_the_drivers_words_not_rays(
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     said = "data.source: 'imagefolder:x' is no folder"
     header = "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):"
     setting_up = "2026-11-22 17:08:22,396\tINFO job_manager.py:581 -- Runtime env is setting up."
     running = "Running entrypoint for job ssl-sweep-1: python -m ssl_sweep run tiny.yaml"
     cluster.ends("FAILED", 2, "\n".join([header, setting_up, running, said]))
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).reason == said
     submit(store, tmp_path, "silent")
-    loop.tick()
+    dispatcher.tick()
     cluster.ends("FAILED", 1, header)
-    loop.tick()
+    dispatcher.tick()
     assert header in submitted(store, "silent").reason  # better than nothing
 
 
@@ -250,107 +263,109 @@ def test_the_webhook_is_told_of_what_the_service_gives_up(
     told: list[dict[str, Any]] = []
     monkeypatch.setenv("SSL_SWEEP_WEBHOOK_URL", "http://127.0.0.1:9/hook")
     monkeypatch.setattr(Webhook, "post", lambda _, body, __: told.append(json.loads(body)))
-    loop = make_loop(tmp_path, store, cluster)
+    dispatcher = make_dispatcher(tmp_path, store, cluster)
     for name, deaths, code in (("mistaken", 0, 2), ("dying", MAX_DEATHS, -9)):
         submit(store, tmp_path, name, deaths=deaths)
-        loop.tick()
+        dispatcher.tick()
         cluster.ends("FAILED", code, "why it ended")
-        loop.tick()
+        dispatcher.tick()
         assert submitted(store, name).state == "FAILED"
-    loop.start()
-    loop.stop()  # not before all is told
+    dispatcher.start()
+    dispatcher.stop()  # not before all is told
     assert [(each["sweep"], each["state"]) for each in told] == [("mistaken", "failed"), ("dying", "failed")]
     assert all("why it ended" in each["text"] for each in told)
 
 
 def test_failed_trials_are_seen_counted_and_end_the_sweep(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
-    loop.tick()
+    dispatcher.tick()
     for state in ("FAILED", "COMPLETE"):
         for trial in ledger.ask().trials:
             end(ledger, trial, state)
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).counts["complete"], submitted(store).counts["failed"]) == (2, 2)
     cluster.ends("FAILED", 1)
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).reason) == ("FAILED", "2 of 4 trials failed; ssl-sweep logs tiny")
     told = [(each["trial_id"], each["trial_state"]) for each in store.events("tiny", kind="trial")]
     assert sorted(told) == sorted((trial.trial_id, trial.state) for trial in ledger.trials)
 
 
 def test_a_service_started_anew_tells_no_trial_twice(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
-    loop.tick()
+    dispatcher.tick()
     first, second = ledger.ask().trials
     end(ledger, first, "COMPLETE")
-    loop.tick()
+    dispatcher.tick()
     end(ledger, second, "COMPLETE")
-    anew = make_loop(tmp_path, store, cluster)
+    anew = make_dispatcher(tmp_path, store, cluster)
     anew.tick()
     anew.tick()
     assert [each["trial_id"] for each in store.events("tiny", kind="trial")] == [first.trial_id, second.trial_id]
 
 
 def test_an_order_is_handed_to_the_driver_and_ends_the_sweep(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     store.change(submitted(store), asked="pause")
-    loop.tick()
+    dispatcher.tick()
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))  # the driver begins only now
-    loop.tick()
+    dispatcher.tick()
     order = read_orders(ledger.notes).sweep
     assert order is not None
     assert (order.ask, order.why) == ("pause", "ssl-sweep pause through the service")
     cluster.ends("FAILED", 130)
-    loop.tick()
+    dispatcher.tick()
     assert (submitted(store).state, submitted(store).asked) == ("PAUSED", None)
 
 
 def test_a_stop_from_beside_the_service_is_understood(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path)
-    loop.tick()
+    dispatcher.tick()
     give_order(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path)).notes, Ask("stop", "by hand"))
     cluster.ends("FAILED", 130)
-    loop.tick()
+    dispatcher.tick()
     assert submitted(store).state == "STOPPED"
 
 
 @pytest.mark.parametrize("where", ["find", "before submit", "after submit"])
 def test_a_service_killed_while_it_launches_launches_once(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, where: str
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, where: str
 ) -> None:
     submit(store, tmp_path)
     cluster.kill = where
     with pytest.raises(Killed):
-        loop.tick()
-    anew = make_loop(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
+        dispatcher.tick()
+    anew = make_dispatcher(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
     for _ in range(3):
         anew.tick()
     assert list(cluster.jobs) == ["ssl-sweep-tiny-1"]
     assert (submitted(store).state, submitted(store).attempt) == ("RUNNING", 1)
 
 
-def test_two_services_on_one_store_launch_once(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
-    other = make_loop(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
+def test_two_services_on_one_store_launch_once(
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    other = make_dispatcher(tmp_path, Store(f"sqlite:///{tmp_path / 'service.db'}"), cluster)
     submit(store, tmp_path)
     for _ in range(3):
-        loop.tick()
+        dispatcher.tick()
         other.tick()
     assert list(cluster.jobs) == ["ssl-sweep-tiny-1"]
 
 
 def test_one_sweep_that_cannot_be_followed_does_not_hold_up_the_others(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
 
     submit(store, tmp_path, gpus=0, slots=1)
@@ -363,28 +378,28 @@ def test_one_sweep_that_cannot_be_followed_does_not_hold_up_the_others(
         return find(name)
 
     cluster.find = broken
-    loop.tick()
-    loop.tick()
+    dispatcher.tick()
+    dispatcher.tick()
     assert submitted(store, "well").state == "RUNNING"
     assert submitted(store).reason == "cannot be followed: RuntimeError: broken"
 
 
-def test_the_thread_runs_and_ends(loop: Loop, store: Store, cluster: Cluster, tmp_path: Path) -> None:
+def test_the_thread_runs_and_ends(dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path) -> None:
     submit(store, tmp_path)
-    loop.start()
+    dispatcher.start()
     deadline = time.monotonic() + 20
     while submitted(store).state == "QUEUED" and time.monotonic() < deadline:
         time.sleep(0.02)
-    loop.stop()
+    dispatcher.stop()
     assert submitted(store).state == "LAUNCHING"
 
 
 def test_resumed_and_extended_sweeps_keep_their_words(
-    loop: Loop, store: Store, cluster: Cluster, tmp_path: Path
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
 ) -> None:
     submit(store, tmp_path, gpus=0, slots=2, command=("resume", "--failed"))
     submit(store, tmp_path, "more", gpus=0, slots=2, command=("extend", "--trials=40"))
-    loop.tick()
+    dispatcher.tick()
     words = [command[3:-2] for command in cluster.commands]
     assert ["resume", "tiny", "--failed", "--max-concurrent=2"] in words
     assert ["extend", "more", "--trials=40", "--set=resources.max_concurrent=2"] in words
@@ -435,14 +450,14 @@ def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) 
     """A sweep from its submission to its end, past one death of the service; whether there was none."""
     cluster, url = Cluster(), f"sqlite:///{folder / 'service.db'}"
     key = submit(Store(url), folder, client_key="key").client_key
-    mortal.around(patch, Store, "change", "say")
+    mortal.around(patch, Store, "change", "add_events")
     mortal.around(patch, Cluster, "submit")
     ended, died = False, False
     store = Store(url)
-    loop = make_loop(folder, store, cluster)
+    dispatcher = make_dispatcher(folder, store, cluster)
     for _ in range(20):
         try:
-            loop.tick()
+            dispatcher.tick()
             if submitted(store).state == "RUNNING" and not ended:
                 if len(cluster.jobs) == 1:
                     shutil.copy(trial, folder / "ledger.db")  # a trial is complete
@@ -455,13 +470,13 @@ def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) 
                     quiet.setattr(mortal, "left", 0)
                     store.change(submitted(store), not_before=0)
         except Killed:
-            loop.drivers.close()
+            dispatcher.drivers.close()
             died, store = True, Store(url)
-            loop = make_loop(folder, store, cluster)
+            dispatcher = make_dispatcher(folder, store, cluster)
         if submitted(store).state == "FAILED":
             break
-    loop.drivers.tell()
-    loop.drivers.close()
+    dispatcher.drivers.deliver_webhooks()
+    dispatcher.drivers.close()
     now = submitted(store)
     assert (now.state, now.reason, now.attempt) == ("FAILED", "a mistake", 2)
     assert list(cluster.jobs) == ["ssl-sweep-tiny-1", "ssl-sweep-tiny-2"]
@@ -469,5 +484,5 @@ def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) 
     assert [each.client_key for each in store.find()] == [key]
     trials = [each["trial_id"] for each in store.events("tiny", kind="trial")]
     assert len(trials) == len(set(trials)) == 1
-    assert store.news() == []
+    assert store.pending_webhooks() == []
     return not died

@@ -1,4 +1,4 @@
-"""What a spec from the network may be: all that `run` takes, but no folder or address that is not the service's."""
+"""Checks of a spec from the network: it may name no folder or address outside the service's, and has size limits."""
 
 import atexit
 import gc
@@ -14,46 +14,46 @@ from ssl_sweep.spec.file import parse_spec
 from ssl_sweep.spec.plan import count_trials
 from ssl_sweep.spec.sweep import SweepSpec
 
-MAX_CHARS = 100_000  # of a spec; a long one has some 5,000
+MAX_CHARS = 100_000  # of a spec; long ones have about 5,000
 MAX_OVERRIDES, MAX_OVERRIDE_CHARS = 100, 5_000
 MAX_TRIALS = 10_000
 FILE = "spec"  # its name in messages
 SEARCHED = ("data", "evaluate", "search")  # sections that can name data
-OWN_FILES = (".db", ".db-wal", ".db-shm", ".db-journal", ".lock")  # what lies beside the sweeps' folders ends so
+OWN_FILES = (".db", ".db-wal", ".db-shm", ".db-journal", ".lock")  # of the service and the ledger, in the storage
 
 
-def submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) -> SweepSpec:
-    """The sweep of a spec that somebody sent; its relative data starts at the first of the roots.
+def parse_submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) -> SweepSpec:
+    """Parse and check a submitted spec; its relative data paths start at the first root.
 
     Raises:
-        SpecError: with every problem, as `run` names them; or with what a spec of the network's may not have.
+        SpecError: the spec is invalid, or is not allowed in a submission; it names every problem.
     """
     if len(text) > MAX_CHARS:
         raise _too_large(f"has {len(text):,} characters", f"a spec has at most {MAX_CHARS:,}")
     if len(overrides) > MAX_OVERRIDES or any(len(each) > MAX_OVERRIDE_CHARS for each in overrides):
         raise _too_large("has too many or too long overrides", "write them into the spec")
     spec = parse_spec(text, FILE, overrides, roots[0])
-    check(spec, roots)
+    check_submitted(spec, roots)
     _keep_imports()
     return spec
 
 
 @cache
 def _keep_imports() -> None:
-    """Have the garbage collector pass over what is there after the first check: torch, methods, evaluations.
+    """Exclude the modules that the first check imports (torch, methods, ...) from garbage collection.
 
-    It stays for good, and to walk through it takes half a second, in which nobody is answered.
+    They stay for good, and traversing them blocks all requests for half a second.
     """
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # at the end libraries complain of what nobody has collected
+    atexit.register(gc.unfreeze)  # libraries warn at exit of objects that were not collected
 
 
-def check(spec: SweepSpec, roots: Sequence[Path]) -> None:
-    """Refuse what a spec of the network's may not have.
+def check_submitted(spec: SweepSpec, roots: Sequence[Path]) -> None:
+    """Check what only submissions must obey.
 
     Raises:
-        SpecError: it has some of it.
+        SpecError: with every problem.
     """
     problems = [_problem(loc, source, *wrong) for loc, source in _sources(spec) if (wrong := _outside(source, roots))]
     if spec.root != roots[0]:
@@ -72,7 +72,7 @@ def check(spec: SweepSpec, roots: Sequence[Path]) -> None:
 
 
 def _sources(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:
-    """Everything written `kind:argument`, whether it is fixed or searched: only data is written so."""
+    """All values of the form `kind:argument`, fixed or searched: only data sources have it."""
     dump = spec.model_dump(mode="json")
     for section in SEARCHED:
         yield from ((loc, text) for loc, text in _texts((section,), dump[section]) if ":" in text)
@@ -87,16 +87,16 @@ def _texts(loc: Loc, value: Any) -> Iterator[tuple[Loc, str]]:
 
 
 def _outside(source: str, roots: Sequence[Path]) -> tuple[str, str] | None:
-    """What is wrong with a source, and the remedy; None for one below the roots."""
+    """The problem with a source and the remedy; None for one below the roots."""
     kind, _, argument = source.partition(":")
-    if kind == "torchvision":  # a name, of a set below the root
+    if kind == "torchvision":  # names a data set below the root
         return None
     remedy = f"name a folder below {' or '.join(map(str, roots))}"
     if "://" in argument:
         return "is an address, and the service reads folders", remedy
     try:
         folder = (roots[0] / Path(argument).expanduser()).resolve()
-    except (ValueError, RuntimeError, OSError):  # a zero byte, an unknown user's home, links in a circle
+    except (ValueError, RuntimeError, OSError):  # a zero byte, an unknown user's home, circular links
         return "is no folder's name", remedy
     if not any(folder.is_relative_to(root.resolve()) for root in roots):
         return "is outside the folders that the service reads", remedy
