@@ -6,7 +6,7 @@ UserError
 ├── BucketError             storage   a bucket cannot be reached, refuses a request, or has been away for too long
 ├── ClusterError            cluster   the Ray cluster cannot be used
 │   └── InfeasibleError     cluster   no node has the resources for a trial
-├── DamagedAsk              trialdir  a trial cannot read what it is asked
+├── DamagedRequestError     trialdir  a trial cannot read what it is asked
 ├── DataError               data      images are missing, damaged or misnamed
 │   └── Damaged             data      a pack differs from what was written
 ├── DiskFull                trialdir  there is no room for what must be written
@@ -18,7 +18,7 @@ UserError
 │   └── SweepLockedError    ledger    another driver runs this sweep
 ├── LedgerUnreachableError  ledger    the ledger's database cannot be reached
 ├── NoSuchTrial             sweep     no trial, or more than one, fits the request
-├── NotRecorded             tracking  MLflow holds no such sweep or trial
+├── NotTrackedError         tracking  MLflow holds no such sweep or trial
 ├── RecordError             trialdir  a trial's `config.yaml` cannot be read
 ├── ServiceError            client    the service refused a request, or did not answer
 ├── SpecError               knobs     a spec is invalid; one line for each problem

@@ -30,7 +30,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import GROWS_TO, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 
 
 class ClusterError(UserError, ValueError):
@@ -47,7 +47,7 @@ class Ending:
 
     interrupted: bool
     halted: str | None  # the error that all first attempts shared, or that all others would meet, such as a full disk
-    asked: Ask | None = None  # the request to stop or pause, from another terminal
+    asked: StopRequest | None = None  # the request to stop or pause, from another terminal
 
 
 def run_sweep(

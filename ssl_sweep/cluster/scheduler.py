@@ -17,11 +17,11 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import pretraining
 from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.trial.attempt import ENDS, Outcome, dead_process_outcome
+from ssl_sweep.trial.attempt import REQUESTED_STATES, Outcome, dead_process_outcome
 from ssl_sweep.trialdir.events import Ended, MetricsReported
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.record import TrialRecord
-from ssl_sweep.trialdir.requests import ASK, Ask, ask, clear
+from ssl_sweep.trialdir.requests import REQUEST_FILE, StopRequest, clear_stop_request, request_stop
 from ssl_sweep.trialdir.states import TrialState
 
 POLL_EVERY_S = 2.0  # how often the ledger is read for requests to stop or pause
@@ -63,7 +63,7 @@ class LedgerScheduler:
         """only, lease: see `run_sweep`."""
         self.ledger, self.storage, self.observer = ledger, storage, observer
         self.halted: str | None = None
-        self.asked: Ask | None = None  # to end the whole sweep
+        self.asked: StopRequest | None = None  # to end the whole sweep
         self.interrupted = False
         self._only, self._lease = only, lease
         self._poll_at = -math.inf  # when requests are read next
@@ -97,8 +97,8 @@ class LedgerScheduler:
         if trial is None:
             may_start_later = self._running or (self._queue and self.halted is None)
             return Idle.WAIT if may_start_later else Idle.FINISHED
-        clear(self._folder(trial))  # requests to an earlier attempt
-        self.storage.drop(self._folder(trial) / ASK)
+        clear_stop_request(self._folder(trial))  # requests to an earlier attempt
+        self.storage.drop(self._folder(trial) / REQUEST_FILE)
         self._asked_ids.discard(trial.trial_id)
         self._running[run] = trial
         self.observer.started(trial)
@@ -112,7 +112,7 @@ class LedgerScheduler:
             self._queue.mark_pretrained(trial)
         self.observer.reported(trial, report)
         if (why := self.ledger.report(trial, metrics, step)) is not None:
-            self._ask(trial, Ask("prune", why))
+            self._ask(trial, StopRequest("prune", why))
 
     def end(self, run: str, outcome: Outcome) -> None:
         """Record the outcome of an attempt."""
@@ -151,7 +151,7 @@ class LedgerScheduler:
             wanted = orders.of(trial.trial_id)
             if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
                 self._queue.remove(trial)
-                self._finish(replace(trial, state=ENDS[wanted.ask], message=wanted.why))
+                self._finish(replace(trial, state=REQUESTED_STATES[wanted.ask], message=wanted.why))
 
     def _start_next(self) -> Trial | None:
         """Mark the next trial as running and return it; None if none can start now."""
@@ -185,9 +185,9 @@ class LedgerScheduler:
         else:
             self._settle(trial, outcome)
 
-    def _ask(self, trial: Trial, wanted: Ask) -> None:
-        ask(self._folder(trial), wanted.ask, wanted.why)
-        self.storage.send(self._folder(trial) / ASK)
+    def _ask(self, trial: Trial, wanted: StopRequest) -> None:
+        request_stop(self._folder(trial), wanted.ask, wanted.why)
+        self.storage.send(self._folder(trial) / REQUEST_FILE)
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in journal and ledger."""

@@ -68,9 +68,9 @@ def _work_folder(place: str, record: TrialRecord, folder: Path) -> Iterator[tupl
     if not isinstance(storage, BucketStorage):
         yield folder, lambda: None
         return
-    from ssl_sweep.cluster.carried import carried
+    from ssl_sweep.cluster.trial_sync import synced_trial
 
-    with carried(storage.bucket, storage.root.parent / "attempts", record) as folder_and_fetch:
+    with synced_trial(storage.bucket, storage.root.parent / "attempts", record) as folder_and_fetch:
         yield folder_and_fetch
 
 

@@ -77,13 +77,14 @@ def export(
         from ssl_sweep.ledger.open import load_ledger
         from ssl_sweep.sweep.best import select_trial
         from ssl_sweep.trial.export import check_target, read_trial, write
+        from ssl_sweep.trialdir.record import RECORD
 
         check_target(output, force=force)
         place = storage_at(storage)
         ledger = load_ledger(place.ledger_url, name)
         chosen, why = select_trial(ledger, place, trial)
         folder = place.trial(name, chosen.trial_id)
-        place.fetch(*(folder / each for each in ("config.yaml", "stages.json", "encoder.pt")))
+        place.fetch(*(folder / file for file in (RECORD, "stages.json", "encoder.pt")))
         trained = read_trial(folder)
         written = write(trained, output, chosen.results or {}, force=force)
         lines = [f"{output}: {written['encoder']} of trial {chosen.trial_id} ({why})"]

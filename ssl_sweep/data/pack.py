@@ -169,7 +169,7 @@ def locked(path: Path) -> Iterator[None]:
     while not lock.is_locked:  # its holder is on this machine, and watched: it gives the lock up, or dies
         with suppress(Timeout):
             lock.acquire(timeout=watchdog.BEAT_S)
-        watchdog.alive()
+        watchdog.heartbeat()
     try:
         yield
     finally:

@@ -92,7 +92,7 @@ def report_progress(items: Iterable[Decoded], split: str, total: int) -> Iterato
     reported = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
-        watchdog.alive()
+        watchdog.heartbeat()
         if done == total or time.monotonic() - reported > PROGRESS_SECONDS:
             log.info("packing %s: %s/%s", split, f"{done:,}", f"{total:,}")
             reported = time.monotonic()

@@ -35,7 +35,7 @@ INTERVALS = {"t": "Student's t", "bootstrap": "bootstrap"}
 
 
 def make_page(name: str, tracking_uri: str) -> str:
-    """The page of a sweep as HTML, of whatever there is of it by now. Raises NotRecorded for an unknown sweep."""
+    """The page of a sweep as HTML, of whatever there is of it by now. Raises NotTrackedError for an unknown sweep."""
     sweep = read_sweep(name, tracking_uri)
     return render_page(
         sweep,

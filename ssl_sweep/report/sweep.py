@@ -154,7 +154,7 @@ class Sweep:
 
 
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
-    """A sweep's spec and trials from MLflow. Raises NotRecorded."""
+    """A sweep's spec and trials from MLflow. Raises NotTrackedError."""
     client = store.connect(tracking_uri)
     parent = store.parent_of(client, name, tracking_uri)
     tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]

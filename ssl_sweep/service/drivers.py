@@ -29,7 +29,7 @@ from ssl_sweep.sweep.status import counts
 from ssl_sweep.sweep.steering import place_order, stop_or_pause
 from ssl_sweep.sweep.webhook import Outbox, Webhook
 from ssl_sweep.trialdir.atomic import write_text
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 from ssl_sweep.trialdir.states import TrialState
 
 MAX_DEATHS = 6  # of drivers in a row without a finished trial
@@ -258,6 +258,6 @@ def _arguments(submission: Submission, spec: Path) -> list[str]:
     return [verb, target, *words, f"--set=resources.max_concurrent={submission.granted}"]
 
 
-def _ask(submission: Submission) -> Ask:
+def _ask(submission: Submission) -> StopRequest:
     what: Literal["stop", "pause"] = "stop" if submission.asked == "stop" else "pause"
-    return Ask(what, f"ssl-sweep {what} through the service")
+    return StopRequest(what, f"ssl-sweep {what} through the service")

@@ -34,7 +34,7 @@ from ssl_sweep.spec.plan import Plan, make_plan
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.sweep.extension import extend_spec
 from ssl_sweep.sweep.steering import place_order, stop_or_pause
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 
 STEERED = error_responses(400, 404, 409, 422)
 SUBMITTED: dict[int | str, dict[str, Any]] = {200: {"model": Sweep, "description": "submitted before, with this key"}}
@@ -100,7 +100,7 @@ def stop(name: Name, body: Stop, user: Submitter, service: Service, after: Backg
     if submission.state not in ACTIVE:
         raise ApiError(409, f"{name} does not run: it is {submission.state}")
     ledger = load_ledger(service.settings.storage.ledger_url, name)
-    place_order(ledger, Ask("stop", f"ssl-sweep stop by {user.name}"), body.trials)
+    place_order(ledger, StopRequest("stop", f"ssl-sweep stop by {user.name}"), body.trials)
     return sweep_body(get_submission(service, name))
 
 

@@ -1,6 +1,6 @@
 """Sweeps in a bucket: each machine has a copy, fetches what others wrote, and sends what it writes.
 
-Attempts work in folders of their own (`cluster/carried.py`). An index beside each sweep says what this copy and the
+Attempts work in folders of their own (`cluster/trial_sync.py`). An index beside each sweep says what this copy and the
 bucket had in common when they were last compared; a file lock keeps the processes of this machine apart.
 """
 

@@ -23,7 +23,7 @@ from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tracking.spool import Spool
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import PRECISIONS, stage_key
-from ssl_sweep.trial.stages import Finished
+from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir.checkpoint import DAMAGED
 from ssl_sweep.trialdir.states import TrialState
 
@@ -60,7 +60,7 @@ def find_removable(ledger: Ledger, storage: Storage, keep_encoders: int | None) 
     encoders = [encoder_path(folders[each.trial_id]) for each in _outranked(ledger, storage, keep_encoders)]
     encoders = [path for path in encoders if path.exists()]
     kept = {
-        Finished(folder / "stages.json").key("pretrain")
+        FinishedStages(folder / "stages.json").key("pretrain")
         for folder in folders.values()
         if encoder_path(folder).exists() and encoder_path(folder) not in encoders
     }
@@ -152,7 +152,7 @@ def _ended(trial: Trial, folder: Path) -> Iterator[Path]:
     if trial.state in FINAL:
         yield from folder.rglob("checkpoint.pt")
         return
-    finished = Finished(folder / "stages.json")
+    finished = FinishedStages(folder / "stages.json")
     for key in folder.glob("*/key"):  # of a stage that was killed after it had finished
         if finished.results(key.parent.name, key.read_text()) is not None:
             yield from key.parent.rglob("checkpoint.pt")

@@ -103,7 +103,7 @@ def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:
     reports = [event for event in events if isinstance(event, MetricsReported)]
     signs = [event.time for event in events[-1:]]
     with suppress(FileNotFoundError):
-        signs.append((folder / watchdog.ALIVE).stat().st_mtime)
+        signs.append((folder / watchdog.HEARTBEAT_FILE).stat().st_mtime)
     age = time.time() - max(signs) if signs else None
     if not reports:
         return None, None, age

@@ -12,10 +12,10 @@ from ssl_sweep.ledger.orders import clear_orders, give_order, read_orders
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
-from ssl_sweep.trial.attempt import ENDS
+from ssl_sweep.trial.attempt import REQUESTED_STATES
 from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, read
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 from ssl_sweep.trialdir.states import TrialState
 
 RESUMED_STATES = (TrialState.FAILED, TrialState.STOPPED)  # of the trials that a resume without names runs again
@@ -48,7 +48,7 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
     ledger = load_ledger(storage.ledger_url, name)
     if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
-    ask = Ask(what, f"ssl-sweep {what} on {socket.gethostname()}")
+    ask = StopRequest(what, f"ssl-sweep {what} on {socket.gethostname()}")
     chosen = place_order(ledger, ask, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
@@ -59,10 +59,10 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"
         where = f"process {driver['pid']} on {driver['host']}"
         return f"asked its driver ({where}): {which} at the next report, with a checkpoint"
-    return f"no driver runs {name}: {count} trials marked {ENDS[what]}"
+    return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}"
 
 
-def place_order(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Trial]:
+def place_order(ledger: Ledger, ask: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
     """Write an order to the ledger, where the driver reads it; returns the trials that `named` selects.
 
     Raises:
@@ -77,9 +77,9 @@ def place_order(ledger: Ledger, ask: Ask, named: Sequence[str] = ()) -> list[Tri
     return chosen
 
 
-def _end_now(ledger: Ledger, storage: Storage, ask: Ask) -> int:
+def _end_now(ledger: Ledger, storage: Storage, ask: StopRequest) -> int:
     """Mark the named trials, and those of the whole sweep that have begun; returns how many."""
-    orders, state, count = read_orders(ledger.notes), ENDS[ask.ask], 0
+    orders, state, count = read_orders(ledger.notes), REQUESTED_STATES[ask.ask], 0
     for trial in ledger.trials:
         if trial.ended or trial.state == state or orders.of(trial.trial_id) is None:
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_sweep.tracking.store import MAX_POINTS, Refused
+from ssl_sweep.tracking.store import MAX_POINTS, MlflowRejectedError
 from ssl_sweep.tracking.transcript import KNOB, labels, searched
 from ssl_sweep.trial import export
 
@@ -40,7 +40,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
     models can be compared as runs are. Each step looks for what an earlier try has left.
 
     Raises:
-        Refused: the encoder cannot be read or traced, or the server knows no models.
+        MlflowRejectedError: the encoder cannot be read or traced, or the server knows no models.
     """
     if not export.has_encoder(folder):
         return None
@@ -52,7 +52,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
         _link(client, run, model)
     except MlflowException as error:
         if error.error_code in NOT_SERVED:
-            raise Refused(str(error)) from error
+            raise MlflowRejectedError(str(error)) from error
         raise
     return f"models:/{model.model_id}"
 
@@ -100,7 +100,9 @@ def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel |
             with TRACING:
                 model = save(trained, saved)
         except Exception as error:  # tracing raises a different type for each thing that it cannot do
-            raise Refused(f"its encoder cannot be made a model ({type(error).__name__}: {error})") from error
+            raise MlflowRejectedError(
+                f"its encoder cannot be made a model ({type(error).__name__}: {error})"
+            ) from error
         entry = started or client.create_logged_model(
             run.info.experiment_id, NAME, run.info.run_id, labels(trained.record), searched(trained.record), NAME
         )

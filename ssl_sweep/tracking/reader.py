@@ -8,11 +8,11 @@ import pandas as pd
 
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking import store
-from ssl_sweep.tracking.store import NotRecorded, StoredRun
+from ssl_sweep.tracking.store import NotTrackedError, StoredRun
 from ssl_sweep.tracking.transcript import PREFIX, value_of
 from ssl_sweep.trialdir.states import TrialState
 
-__all__ = ["NotRecorded", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
+__all__ = ["NotTrackedError", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
 
 
 def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of a choice that the
     search found best), then parameters (`views.overlay_alpha`, as numbers where all are), then the latest value of each
     metric (`finetune/top1_test`), then start and end (UTC).
-    Raises NotRecorded for an unknown sweep.
+    Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trials_of(client, sweep, tracking_uri)]
@@ -40,7 +40,7 @@ def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None)
     """One row a value that a trial of the sweep reported: trial_id, name, step, value, time (UTC).
 
     In the order of the trials (choice, seed), then name, step and time. `names` are metrics (`pretrain/loss`); by
-    default all that there are. Raises NotRecorded for an unknown sweep.
+    default all that there are. Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     trials = store.trials_of(client, sweep, tracking_uri)
@@ -60,7 +60,7 @@ def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None)
 def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> bytes | None:
     """The content of a file of a trial, or of the sweep itself (None), or None where there is no such file.
 
-    `path` is as MLflow shows it: `pictures.png`, `table.md`. Raises NotRecorded for an unknown sweep or trial.
+    `path` is as MLflow shows it: `pictures.png`, `table.md`. Raises NotTrackedError for an unknown sweep or trial.
     """
     client = store.connect(tracking_uri)
     if trial_id is None:
@@ -74,7 +74,7 @@ def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
     """The spec that a sweep's parent run holds."""
     content = artifact(sweep, None, "spec.json", tracking_uri)
     if content is None:
-        raise NotRecorded(
+        raise NotTrackedError(
             f"sweep {sweep!r} has no spec.json in MLflow at {redacted(tracking_uri)}; "
             f"deliver it again with `ssl-sweep sync {sweep}`"
         )

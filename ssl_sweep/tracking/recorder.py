@@ -14,7 +14,7 @@ import yaml
 
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.spool import SWEEP, Spool
-from ssl_sweep.tracking.store import NotRecorded, Refused
+from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError
 from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
@@ -140,7 +140,7 @@ class Recorder:
 def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
     """Delivers all events of a sweep from the first on and returns their number; raises what MLflow raises."""
     if not folder.is_dir():
-        raise NotRecorded(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
+        raise NotTrackedError(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
     spool = Spool(folder)
     spool.forget()
     stored = folder / "spec.yaml"
@@ -183,7 +183,7 @@ class _Writer:
         try:
             while not expired() and (count := self._deliver_chunk(runs, name)):
                 delivered += count
-        except (JournalError, Refused) as error:
+        except (JournalError, MlflowRejectedError) as error:
             self._refused.add(name)
             log.warning(
                 "MLflow shows no more of %s: %s", f"trial {name}" if name else "the sweep", redacted(str(error))
@@ -231,7 +231,7 @@ class _Writer:
         run_id, _ = self._run_of(runs, trial)
         try:
             model = runs.log_model(trial, run_id)
-        except Refused as error:
+        except MlflowRejectedError as error:
             log.warning("MLflow shows no model of trial %s: %s", trial, redacted(str(error)))
             return None
         if model is not None:

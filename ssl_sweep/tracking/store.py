@@ -29,11 +29,11 @@ REQUESTS = 8  # at a time, where each metric of each run is one
 MAX_POINTS = 900  # metrics in one batch, where MLflow takes 1,000 things in all
 
 
-class Refused(Exception):  # noqa: N818 - MLflow's answer
+class MlflowRejectedError(Exception):
     """MLflow will never take this: to try again is of no use."""
 
 
-class NotRecorded(UserError, LookupError):  # noqa: N818 - what it says
+class NotTrackedError(UserError, LookupError):
     """MLflow holds no such sweep, or no such trial of it."""
 
 
@@ -60,9 +60,9 @@ class StoredPoint(NamedTuple):
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of a store that exists. Raises NotRecorded."""
+    """A client of a store that exists. Raises NotTrackedError."""
     if not has_store(tracking_uri):
-        raise NotRecorded(
+        raise NotTrackedError(
             f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name another store by tracking.uri"
         )
     return MlflowClient(tracking_uri)
@@ -100,31 +100,33 @@ def names(client: MlflowClient) -> list[str]:
 def parent_of(client: MlflowClient, sweep: str, tracking_uri: str) -> Run:
     """The newest parent run: an older one is of a sweep of this name whose storage folder was another.
 
-    Raises NotRecorded.
+    Raises NotTrackedError.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT + sweep)
     ids = [] if experiment is None else [experiment.experiment_id]
     found = ids and client.search_runs(ids, f"{tag('role')} = 'parent'", order_by=["start_time DESC"], max_results=1)
     if not found:
-        raise NotRecorded(f"no sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(sweep, names(client))}")
+        raise NotTrackedError(
+            f"no sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(sweep, names(client))}"
+        )
     return found[0]
 
 
 def trial_run(client: MlflowClient, sweep: str, trial_id: str, tracking_uri: str) -> str:
-    """The id of a trial's run. Raises NotRecorded."""
+    """The id of a trial's run. Raises NotTrackedError."""
     parent = parent_of(client, sweep, tracking_uri).info
     if re.fullmatch(r"[\w-]+", trial_id):  # anything else is no id, and might not be quoted in a filter
         query = f"tags.`{PARENT}` = '{parent.run_id}' and {tag('trial_id')} = '{trial_id}'"
         if found := client.search_runs([parent.experiment_id], query, max_results=1):
             return str(found[0].info.run_id)
     ids = [trial.tags.get(PREFIX + "trial_id", "") for trial in trials_of(client, sweep, tracking_uri)]
-    raise NotRecorded(
+    raise NotTrackedError(
         f"no trial {trial_id!r} of sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(trial_id, ids)}"
     )
 
 
 def trials_of(client: MlflowClient, sweep: str, tracking_uri: str) -> list[StoredRun]:
-    """The runs of a sweep's trials, by choice and seed. Raises NotRecorded."""
+    """The runs of a sweep's trials, by choice and seed. Raises NotTrackedError."""
     parent = parent_of(client, sweep, tracking_uri).info
     if is_database(tracking_uri):
         with _connection(tracking_uri) as connection:

@@ -20,10 +20,10 @@ from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep.tracking.spool import SWEEP, folder_of
-from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, Refused, is_database, tag
+from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag
 from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
-from ssl_sweep.trialdir.record import RecordError, TrialRecord
+from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters that MLflow takes
 MAX_PARAMS = 100  # in one batch
@@ -71,7 +71,7 @@ class SweepRuns:
             self._client.log_batch(run_id, metrics=numbers, tags=tags)
             for start in range(0, len(params), MAX_PARAMS):
                 self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
-        self._upload(name, run_id, "config.yaml")
+        self._upload(name, run_id, RECORD)
 
     def write(self, name: str, run_id: str, update: Update) -> None:
         """Logs what an update says; may be repeated."""
@@ -134,13 +134,13 @@ class SweepRuns:
         except FileNotFoundError:  # the trial died before it wrote it
             return TrialRecord(name)
         except RecordError as error:
-            raise Refused(f"{error}; restore it, then run `ssl-sweep sync {self._sweep}`") from error
+            raise MlflowRejectedError(f"{error}; restore it, then run `ssl-sweep sync {self._sweep}`") from error
 
     def _upload(self, name: str, run_id: str, relative: str) -> None:
         folder = folder_of(self._folder, name).resolve()
         path = (folder / relative).resolve()
         if not path.is_relative_to(folder):
-            raise Refused(f"artifact {relative!r} lies outside {folder}")
+            raise MlflowRejectedError(f"artifact {relative!r} lies outside {folder}")
         if not path.is_file():
             log.warning("%s is gone and cannot be shown in MLflow", path)
             return
@@ -154,7 +154,7 @@ def _refusals() -> Iterator[None]:
         yield
     except MlflowException as error:
         if error.error_code == "INVALID_PARAMETER_VALUE":
-            raise Refused(str(error)) from error
+            raise MlflowRejectedError(str(error)) from error
         raise
 
 

@@ -17,7 +17,7 @@ def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor,
     """The split in order: images (B, 3, S, S) in [0, 1], centre-cropped, and labels (B,), on the stage's device."""
     for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH):
         yield inputs(pack, indices, image_size, stage)
-        watchdog.alive()
+        watchdog.heartbeat()
 
 
 def inputs(pack: Pack, indices: Tensor, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ class _Run:
         self.progress.add(mean_scalars({"loss": value, **scalars}), len(indices))
         if self.progress.step % CHECK_EVERY_STEPS == 0:
             self._check_finite()
-        watchdog.alive()
+        watchdog.heartbeat()
 
     def _check_finite(self) -> None:
         total = float(self.progress.sums["loss"])

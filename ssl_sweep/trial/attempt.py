@@ -31,11 +31,11 @@ from ssl_sweep.trialdir import disk, watchdog
 from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import TrialRecord
-from ssl_sweep.trialdir.requests import asked
+from ssl_sweep.trialdir.requests import read_stop_request
 from ssl_sweep.trialdir.states import TrialState
 
 # the state of a trial that did as it was asked
-ENDS = {"prune": TrialState.PRUNED, "stop": TrialState.STOPPED, "pause": TrialState.PAUSED}
+REQUESTED_STATES = {"prune": TrialState.PRUNED, "stop": TrialState.STOPPED, "pause": TrialState.PAUSED}
 MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
 # torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
 MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
@@ -112,7 +112,7 @@ def with_stop_check(report: Report, folder: Path) -> Report:
 
     def told(metrics: dict[str, float], step: int) -> None:
         report(metrics, step)
-        if (wish := asked(folder)) is not None:
+        if (wish := read_stop_request(folder)) is not None:
             raise Stop(wish.why)
 
     return told
@@ -161,7 +161,7 @@ def _run(
     record: TrialRecord, report: Report, folder: Path, cache: Path, stages: Path | None, objectives: Sequence[str]
 ) -> Outcome:
     try:
-        if (ask := asked(folder)) is not None:  # while it waited for its resources
+        if (ask := read_stop_request(folder)) is not None:  # while it waited for its resources
             raise Stop(ask.why)
         results = trial.run(record.config, report, folder, cache=cache, stages=stages)
         if any(objective in COSTS for objective in objectives):
@@ -227,8 +227,8 @@ def _check_objective(results: Mapping[str, float], objective: str) -> None:
 
 def stopped(folder: Path, stop: Stop) -> Outcome:
     """The outcome of an attempt that was asked to end."""
-    ask = asked(folder)
-    outcome = Outcome(ENDS[ask.ask] if ask else TrialState.STOPPED, message=str(stop))
+    ask = read_stop_request(folder)
+    outcome = Outcome(REQUESTED_STATES[ask.ask] if ask else TrialState.STOPPED, message=str(stop))
     log.info("%s: %s", outcome.state, stop)
     return outcome
 

@@ -17,7 +17,7 @@ from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.trial.run import encoder_path
-from ssl_sweep.trial.stages import Finished
+from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RecordError, TrialRecord
@@ -64,7 +64,7 @@ def read_trial(folder: Path) -> Trained:
     except RecordError as error:
         raise ExportError(str(error)) from error
     state = checkpoint.load(encoder_path(folder), torch.device("cpu")) if has_encoder(folder) else None
-    if state is None and Finished(folder / "stages.json").key("pretrain") is not None:
+    if state is None and FinishedStages(folder / "stages.json").key("pretrain") is not None:
         remedy = "name another trial with --trial, or run these knobs in a sweep of their own"
         raise ExportError(f"{folder}: its encoder was removed (ssl-sweep clean, keep_encoders); {remedy}")
     if state is None:

@@ -29,7 +29,7 @@ from ssl_sweep.training.loop import Epoch, Report, Stage, derive_seed
 from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.training.pretrain import Method, pictures, pretrain
 from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
-from ssl_sweep.trial.stages import Finished, Making, SharedPretraining, link
+from ssl_sweep.trial.stages import FinishedStages, PretrainingOutput, SharedPretraining, link
 from ssl_sweep.trialdir import checkpoint, watchdog
 from ssl_sweep.trialdir.events import StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
@@ -85,7 +85,7 @@ class _Trial:
         self.others_wait = self.workers > 1  # until they are told what to do
         self.is_first = rank() == 0  # who writes; after `leave` every process is rank 0
         self.journal: Journal
-        self.finished = Finished(workdir / "stages.json")
+        self.finished = FinishedStages(workdir / "stages.json")
 
     def run(self) -> dict[str, float]:
         self.journal = Journal(self.workdir)
@@ -186,13 +186,13 @@ class _Trial:
         splits = self.splits  # decoded before its turn: who makes a pretraining is to give signs of life
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
         made = encoder_path(shared.folder)
-        results = shared.take(partial(self._make, splits), lambda: is_whole(made))
+        results = shared.get_or_run(partial(self._make, splits), lambda: is_whole(made))
         link(made, encoder_path(self.workdir))
         return results
 
-    def _make(self, splits: Splits, making: Making) -> dict[str, float]:
+    def _make(self, splits: Splits, output: PretrainingOutput) -> dict[str, float]:
         """Pretrain, for every trial that shares it."""
-        stage = self._begin("pretrain", making.folder, making.report)
+        stage = self._begin("pretrain", output.folder, output.report)
         method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
         recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
         project = voting_projector(method, health)
@@ -204,22 +204,22 @@ class _Trial:
                 last.update(measure(method.encoder, splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
                 if health.collapsed(metrics) is not None:
-                    making.tag("collapsed", "true")
+                    output.tag("collapsed", "true")
             stage.report(metrics, epoch.number)
             if due:
                 health.refuse(metrics, epoch.number)
 
         if not (stage.folder / "checkpoint.pt").exists():
-            with making.artifacts() as folder:
+            with output.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
         self._tell_others(pretrain=True)
         metrics = pretrain(method, splits.train, augment, recipe, stage, report)
         # gone on from a checkpoint of the last epoch, whose report may have been cut short
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
-        checkpoint.save(encoder_path(making.folder), {"encoder": method.encoder.state_dict()})
+        checkpoint.save(encoder_path(output.folder), {"encoder": method.encoder.state_dict()})
         # what is made once of a finished encoder, and shown by every trial that uses it
-        with making.artifacts() as folder:
+        with output.artifacts() as folder:
             self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
             gallery(method.encoder, splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}

@@ -45,12 +45,12 @@ Signs = tuple[int | None, ...]
 log = logging.getLogger(__name__)
 
 
-class MakerSilent(RuntimeError):  # noqa: N818 - what it says
+class PretrainingStalledError(RuntimeError):
     """Whoever makes a pretraining that this trial needs has long given no sign of life, and keeps the lock."""
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedStages:
     """A trial's finished stages by name: the key they were run under, and their results."""
 
     path: Path
@@ -100,8 +100,8 @@ class SharedPretraining:
         self._state: PretrainingStarted | PretrainingFailed | PretrainingFinished | None = None  # the newest of these
         self._heard: tuple[Signs, float] | None = None  # the maker's last sign, and when it was seen
 
-    def take(
-        self, make: Callable[["Making"], dict[str, float]], is_whole: Callable[[], bool] = lambda: True
+    def get_or_run(
+        self, make: Callable[["PretrainingOutput"], dict[str, float]], is_whole: Callable[[], bool] = lambda: True
     ) -> dict[str, float]:
         """The results, once there are some. While another trial is at it, this one reports that one's epochs.
 
@@ -111,7 +111,7 @@ class SharedPretraining:
         Raises:
             Diverged, Collapsed: that is how it ended, here or in another trial. A trial that is tried again after it
                 has been told so makes a try of its own.
-            MakerSilent: the maker hangs, or died on a host whose locks outlive it.
+            PretrainingStalledError: the maker hangs, or died on a host whose locks outlive it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         made = False
@@ -160,16 +160,18 @@ class SharedPretraining:
     def _wait(self) -> None:
         """Wait a little for the maker, alive while it is, unless it has been silent for too long."""
         # compared with one another only: the clocks of two hosts differ
-        signs: Signs = tuple(_written(self.folder / name) for name in (JOURNAL, "checkpoint.pt", watchdog.ALIVE))
+        signs: Signs = tuple(
+            _written(self.folder / name) for name in (JOURNAL, "checkpoint.pt", watchdog.HEARTBEAT_FILE)
+        )
         if self._heard is None:
             log.info("pretrain: another trial is at it; following %s", self.folder)
         if self._heard is None or self._heard[0] != signs:
             self._heard = signs, time.monotonic()
         silent = time.monotonic() - self._heard[1]
         if silent > SILENCE_SECONDS:
-            raise MakerSilent(self._silence())
+            raise PretrainingStalledError(self._silence())
         if silent < GRACE_S:
-            watchdog.alive()
+            watchdog.heartbeat()
         time.sleep(POLL_SECONDS)
 
     def _silence(self) -> str:
@@ -186,12 +188,12 @@ class SharedPretraining:
             return
         raise DETERMINISTIC[failure.kind](f"{failure.message} (trial {failure.trial}, same pretraining)")
 
-    def _make(self, make: Callable[["Making"], dict[str, float]]) -> None:
+    def _make(self, make: Callable[["PretrainingOutput"], dict[str, float]]) -> None:
         journal = Journal(self.folder)
         journal.append(PretrainingStarted(trial=self._id, host=socket.gethostname(), pid=os.getpid()))
         try:
-            with watchdog.marking(self.folder / watchdog.ALIVE):
-                results = make(Making(self.folder, journal, self._follow))
+            with watchdog.marking(self.folder / watchdog.HEARTBEAT_FILE):
+                results = make(PretrainingOutput(self.folder, journal, self._follow))
         except tuple(DETERMINISTIC.values()) as error:
             journal.append(PretrainingFailed(trial=self._id, kind=type(error).__name__, message=str(error)))
             raise
@@ -209,7 +211,7 @@ class SharedPretraining:
             lock.release()
 
 
-class Making:
+class PretrainingOutput:
     """What the maker says of a pretraining: to its journal, and so to every trial that shares it."""
 
     def __init__(self, folder: Path, journal: Journal, follow: Callable[[], object]) -> None:

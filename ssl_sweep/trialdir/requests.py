@@ -12,42 +12,42 @@ from typing import Literal
 from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.atomic import write_text
 
-ASK = "ask.json"
+REQUEST_FILE = "ask.json"
 What = Literal["prune", "stop", "pause"]
 
 
 @dataclass(frozen=True)
-class Ask:
+class StopRequest:
     """What a trial is asked, and the reason for people."""
 
     ask: What
     why: str
 
 
-class DamagedAsk(UserError, ValueError):  # noqa: N818 - what it is
+class DamagedRequestError(UserError, ValueError):
     """A trial cannot read what it is asked."""
 
 
-def ask(folder: Path, what: What, why: str) -> None:
+def request_stop(folder: Path, what: What, why: str) -> None:
     """Ask the trial of this folder to leave its checkpoint and end; it does so at its next report, or during one."""
-    write_text(folder / ASK, json.dumps(asdict(Ask(what, why))))
+    write_text(folder / REQUEST_FILE, json.dumps(asdict(StopRequest(what, why))))
 
 
-def asked(folder: Path) -> Ask | None:
+def read_stop_request(folder: Path) -> StopRequest | None:
     """What the trial is asked, if anything.
 
     Raises:
-        DamagedAsk: that cannot be read; the trial fails, and is asked anew when it is tried again.
+        DamagedRequestError: that cannot be read; the trial fails, and is asked anew when it is tried again.
     """
-    path = folder / ASK
+    path = folder / REQUEST_FILE
     try:
-        return Ask(**json.loads(path.read_text()))
+        return StopRequest(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise DamagedAsk(f"{path} is damaged ({error}); it is written anew before the next attempt") from error
+        raise DamagedRequestError(f"{path} is damaged ({error}); it is written anew before the next attempt") from error
 
 
-def clear(folder: Path) -> None:
+def clear_stop_request(folder: Path) -> None:
     """Take back whatever was asked."""
-    (folder / ASK).unlink(missing_ok=True)
+    (folder / REQUEST_FILE).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-DUMP, ALIVE = "hung.txt", "alive"
+DUMP, HEARTBEAT_FILE = "hung.txt", "alive"
 BEAT_S = 1.0  # a sign of life costs a few system calls, and training steps may take a millisecond
 FRAMES = 3  # in a message
 
@@ -24,7 +24,7 @@ def watched(folder: Path, timeout: float | None) -> Iterator[None]:
     """Watch while the block runs: after `timeout` seconds (None: never) without a sign of life the process ends."""
     global _watch
     with (folder / DUMP).open("w") as file:
-        _watch = _Watch(timeout, file, [folder / ALIVE])
+        _watch = _Watch(timeout, file, [folder / HEARTBEAT_FILE])
         _watch.beat()
         try:
             yield
@@ -34,7 +34,7 @@ def watched(folder: Path, timeout: float | None) -> Iterator[None]:
     (folder / DUMP).unlink(missing_ok=True)
 
 
-def alive() -> None:
+def heartbeat() -> None:
     """A sign of life. To be called at every step: all but one a second cost next to nothing."""
     if _watch is not None and time.monotonic() - _watch.beaten >= _watch.every:
         _watch.beat()

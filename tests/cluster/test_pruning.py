@@ -14,7 +14,7 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.events import AttemptStarted, MetricsReported
 from ssl_sweep.trialdir.journal import Journal, read
-from ssl_sweep.trialdir.requests import Ask, ask, asked
+from ssl_sweep.trialdir.requests import StopRequest, read_stop_request, request_stop
 
 METRIC, WATCHED = "knn/top1_val", "pretrain/knn_top1_val"
 WHY = "pruned at epoch 1, with pretrain/knn_top1_val 40"
@@ -59,9 +59,9 @@ def pruned_second(search: LedgerScheduler) -> Path:
     folder, choice, _ = begin(search, "b")
     report(search, "a", 50.0)
     search.end("a", Outcome("COMPLETE", {METRIC: 50.0}))
-    assert asked(folder) is None
+    assert read_stop_request(folder) is None
     report(search, "b", 40.0)
-    assert (asked(folder), choice) == (Ask("prune", WHY), 1)
+    assert (read_stop_request(folder), choice) == (StopRequest("prune", WHY), 1)
     return folder
 
 
@@ -131,7 +131,7 @@ def test_who_was_killed_before_showing_an_unrun_trial_shows_it_later(
 def test_a_new_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:
     first = search(tmp_path)
     folder, _, _ = begin(first, "a")
-    ask(folder, "stop", "by hand")
+    request_stop(folder, "stop", "by hand")
     first.end("a", Outcome("FAILED", reason="lost", message="killed"))
     assert begin(first, "a")[0] == folder
-    assert asked(folder) is None
+    assert read_stop_request(folder) is None

@@ -13,7 +13,7 @@ from ssl_sweep.training.loop import Stop
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
-from ssl_sweep.trialdir.requests import asked
+from ssl_sweep.trialdir.requests import read_stop_request
 
 SPEC = {
     "name": "digits",
@@ -48,7 +48,7 @@ def test_the_best_learning_rate_survives_and_the_bad_ones_stop_at_a_rung(tmp_pat
 
         def report(metrics: dict[str, float], step: int, folder: Path = given.folder) -> None:
             search.report("only", metrics, step)
-            if (wish := asked(folder)) is not None:
+            if (wish := read_stop_request(folder)) is not None:
                 raise Stop(wish.why)
 
         search.end("only", attempt(given.record, given.attempt, report, given.folder, cache))

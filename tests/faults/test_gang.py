@@ -23,7 +23,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.journal import read
-from ssl_sweep.trialdir.requests import ask
+from ssl_sweep.trialdir.requests import request_stop
 
 FREED_WITHIN_S = 10
 ACTORS = tuple(
@@ -139,7 +139,7 @@ def test_a_stopped_trial_leaves_no_process_and_no_reservation(tmp_path: Path) ->
     def stop(running: Any) -> None:
         seen.extend(gang().values())
         assert len(reservations()) == 2  # the driver's and the gang's
-        ask(storage.trial("gang", running.trial_id), "stop", "enough")
+        request_stop(storage.trial("gang", running.trial_id), "stop", "enough")
 
     run_sweep(ledger, storage, Watcher(stop))
     assert seen.count("RayTrainWorker") == 2

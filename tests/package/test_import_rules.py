@@ -39,7 +39,7 @@ DOORS = [
             "service.jobs",
         ],
     ),
-    ({"torch"}, [*CORE, "trial.export", "spec.plan", "cluster.carried"]),
+    ({"torch"}, [*CORE, "trial.export", "spec.plan", "cluster.trial_sync"]),
     ({"pandas"}, ["tables.ablation", "tables.render"]),
     ({"mlflow", "pandas"}, ["tracking.reader", "tracking.writer"]),
     ({"optuna", "torch"}, ["ledger.open", "sweep.best", "service.app"]),

@@ -16,7 +16,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.orders import give_order, read_orders
 from ssl_sweep.service.jobs import RayUnavailableError
 from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 
 
 def test_a_sweep_is_planned_submitted_listed_and_shown(ann: TestClient, service: Service) -> None:
@@ -181,7 +181,7 @@ def test_a_stopped_sweep_is_extended_by_what_its_ledger_has_and_goes_on(ann: Tes
     search = {"space": space, "sampler": "random", "trials": 3, "objective": "maximize knn/top1_val"}
     ann.post(f"{API}/sweeps", json=body(search=search))
     notes = service.begun("tiny", "STOPPED").notes
-    give_order(notes, Ask("stop", "enough"))
+    give_order(notes, StopRequest("stop", "enough"))
     assert ann.post(f"{API}/sweeps/tiny/extend", json={"trials": "+2"}).json()["state"] == "QUEUED"
     assert read_orders(notes).sweep is None
     queued = service.now()

@@ -19,7 +19,7 @@ from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.store import Store
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.sweep.webhook import Webhook
-from ssl_sweep.trialdir.requests import Ask
+from ssl_sweep.trialdir.requests import StopRequest
 
 
 def wait_out(store: Store) -> None:
@@ -332,7 +332,9 @@ def test_a_stop_from_beside_the_service_is_understood(
 ) -> None:
     submit(store, tmp_path)
     dispatcher.tick()
-    give_order(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path)).notes, Ask("stop", "by hand"))
+    give_order(
+        open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path)).notes, StopRequest("stop", "by hand")
+    )
     cluster.ends("FAILED", 130)
     dispatcher.tick()
     assert submitted(store).state == "STOPPED"

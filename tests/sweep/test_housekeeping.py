@@ -23,7 +23,7 @@ from ssl_sweep.sweep import housekeeping
 from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import stage_key
-from ssl_sweep.trial.stages import Finished, link
+from ssl_sweep.trial.stages import FinishedStages, link
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.events import AttemptStarted
 from ssl_sweep.trialdir.journal import Journal
@@ -70,7 +70,7 @@ def end(made: Made, trial: Trial, state: str, score: float = 50.0) -> Path:
         if not encoder_path(stage).exists():
             checkpoint.save(encoder_path(stage), WEIGHTS)
         link(encoder_path(stage), encoder_path(folder))
-        Finished(folder / "stages.json").add("pretrain", stage.name, {"loss": 1.0})
+        FinishedStages(folder / "stages.json").add("pretrain", stage.name, {"loss": 1.0})
     else:
         checkpoint.save(stage / "checkpoint.pt", WEIGHTS)
         checkpoint.save(folder / "knn" / "parts" / "0" / "checkpoint.pt", WEIGHTS)

@@ -78,7 +78,7 @@ def end(search: LedgerScheduler, name: str, state: str) -> None:
 
 
 def asks(storage: Storage, ledger: Ledger) -> list[str | None]:
-    found = [requests.asked(storage.trial("sweep", trial.trial_id)) for trial in ledger.trials]
+    found = [requests.read_stop_request(storage.trial("sweep", trial.trial_id)) for trial in ledger.trials]
     return [each.ask if each else None for each in found]
 
 

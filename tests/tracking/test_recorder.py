@@ -234,9 +234,9 @@ def test_artifacts_are_read_by_trial_and_path(folder: Path, uri: str) -> None:
     assert reader.artifact("demo", "uuid-0-0", "reconstruction.png", uri) == b"picture"
     assert reader.artifact("demo", "uuid-0-0", "folder/none.png", uri) is None
     assert reader.artifact("demo", None, "table.md", uri) is None
-    with pytest.raises(reader.NotRecorded, match=r"no trial 'uuid-0-7' of sweep 'demo' .* did you mean 'uuid-0-"):
+    with pytest.raises(reader.NotTrackedError, match=r"no trial 'uuid-0-7' of sweep 'demo' .* did you mean 'uuid-0-"):
         reader.artifact("demo", "uuid-0-7", "reconstruction.png", uri)
-    with pytest.raises(reader.NotRecorded, match='no trial "it\'s"'):
+    with pytest.raises(reader.NotTrackedError, match='no trial "it\'s"'):
         reader.artifact("demo", "it's", "reconstruction.png", uri)
 
 
@@ -536,19 +536,19 @@ def test_two_sweeps_start_at_once_in_a_new_storage(tmp_path: Path) -> None:
 
 
 def test_unknown_sweeps_are_named_with_what_there_is(folder: Path, uri: str, tmp_path: Path) -> None:
-    with pytest.raises(reader.NotRecorded, match=r"no sweep 'demo' in MLflow at .*; there are: none"):
+    with pytest.raises(reader.NotTrackedError, match=r"no sweep 'demo' in MLflow at .*; there are: none"):
         reader.runs(["demo"], uri)
     make_sweep(folder)
     sync("demo", folder, uri)
-    with pytest.raises(reader.NotRecorded, match=r"did you mean 'demo'\?"):
+    with pytest.raises(reader.NotTrackedError, match=r"did you mean 'demo'\?"):
         reader.runs(["dmeo"], uri)
-    with pytest.raises(reader.NotRecorded, match=r"sweep 'demo' has no spec\.json .* `ssl-sweep sync demo`"):
+    with pytest.raises(reader.NotTrackedError, match=r"sweep 'demo' has no spec\.json .* `ssl-sweep sync demo`"):
         reader.spec_of("demo", uri)
-    with pytest.raises(reader.NotRecorded, match="no MLflow store at"):
+    with pytest.raises(reader.NotTrackedError, match="no MLflow store at"):
         reader.runs(["demo"], f"sqlite:///{tmp_path / 'none.db'}")
     assert reader.list_sweeps(f"sqlite:///{tmp_path / 'none.db'}") == []
     assert not (tmp_path / "none.db").exists()
-    with pytest.raises(reader.NotRecorded, match="no folder"):
+    with pytest.raises(reader.NotTrackedError, match="no folder"):
         sync("other", tmp_path / "other", uri)
 
 

@@ -235,7 +235,7 @@ def test_a_trial_that_is_asked_to_end_leaves_its_checkpoint_and_is_no_failure(
 ) -> None:
     def stop(metrics: dict[str, float], step: int) -> None:
         if ask is not None:
-            requests.ask(tmp_path, ask, "as asked")
+            requests.request_stop(tmp_path, ask, "as asked")
         raise Stop("as asked")
 
     outcome = attempt.attempt(TrialRecord("t", config=config()), 1, stop, tmp_path, cache)

@@ -234,7 +234,7 @@ def test_a_maker_that_falls_silent_is_named_and_not_waited_for(
         journal.Journal(stage).append(PretrainingStarted(trial="maker", host="node7", pid=4711))
         maker.start()
         said = rf"trial maker .*node7, process 4711.*remove {stage / 'lock'}; then resume"
-        with pytest.raises(stages.MakerSilent, match=said):
+        with pytest.raises(stages.PretrainingStalledError, match=said):
             run(tmp_path, "waits", cache)
         assert time.monotonic() > lives_until
         maker.join()

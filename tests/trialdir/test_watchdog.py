@@ -36,7 +36,7 @@ with watchdog.watched(folder, 1.5):
     end = time.monotonic() + 3
     while time.monotonic() < end:  # it steps
         time.sleep(0.01)
-        watchdog.alive()
+        watchdog.heartbeat()
     with watchdog.waiting():  # it reports to a driver that is slow
         time.sleep(2)
 time.sleep(2)  # its process waits for the next trial
@@ -61,7 +61,7 @@ def test_a_trial_that_hangs_with_the_gil_is_ended_and_says_where_it_was(tmp_path
 def test_signs_of_life_keep_a_trial_and_nothing_stays_armed_after_it(tmp_path: Path) -> None:
     ran = run(LIVES, tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert [path.name for path in tmp_path.iterdir()] == [watchdog.ALIVE]
+    assert [path.name for path in tmp_path.iterdir()] == [watchdog.HEARTBEAT_FILE]
 
 
 def test_a_killed_process_is_not_taken_for_a_hung_one(tmp_path: Path) -> None:
@@ -73,20 +73,20 @@ def test_a_trial_that_waits_for_a_pretraining_lives_as_long_as_its_maker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signs: list[float] = []
-    monkeypatch.setattr(watchdog, "alive", lambda: signs.append(0))
+    monkeypatch.setattr(watchdog, "heartbeat", lambda: signs.append(0))
     monkeypatch.setattr(stages, "GRACE_S", 0.2)
     monkeypatch.setattr(stages, "POLL_SECONDS", 0.02)
     made, shared = threading.Event(), tmp_path / "stages" / "key"
 
-    def make(making: stages.Making) -> dict[str, float]:
+    def make(making: stages.PretrainingOutput) -> dict[str, float]:
         making.folder.joinpath("begun").touch()
         while not made.wait(0.02):
             if not making.folder.joinpath("hang").exists():
-                (making.folder / watchdog.ALIVE).touch()  # what the real alive() does
+                (making.folder / watchdog.HEARTBEAT_FILE).touch()  # what the real heartbeat() does
         return {"loss": 1.0}
 
     def take(trial: str) -> None:
-        SharedPretraining(shared, Journal(tmp_path / trial), lambda *_: None).take(make)
+        SharedPretraining(shared, Journal(tmp_path / trial), lambda *_: None).get_or_run(make)
 
     maker = threading.Thread(target=take, args=("maker",))
     maker.start()

@@ -27,28 +27,28 @@ from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
-from ssl_sweep.trial.stages import Finished
+from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir.events import PretrainingFinished
 from ssl_sweep.trialdir.journal import JOURNAL, read
-from ssl_sweep.trialdir.record import TrialRecord
-from ssl_sweep.trialdir.requests import ASK
-from ssl_sweep.trialdir.watchdog import ALIVE, DUMP
+from ssl_sweep.trialdir.record import RECORD, TrialRecord
+from ssl_sweep.trialdir.requests import REQUEST_FILE
+from ssl_sweep.trialdir.watchdog import DUMP, HEARTBEAT_FILE
 
 EVERY_S = 2.0  # what a killed node loses at most, beside the work since its last checkpoint
 RANKS = {
-    "config.yaml": 0,
+    RECORD: 0,
     "log.txt": 0,
     "encoder.pt": 0,
     JOURNAL: 1,
     "stages.json": 3,
     "key": 4,
 }  # artifacts 0, others 2
-HERE = {ALIVE, DUMP, ASK, "lock"}  # names of files that stay on the node, or that the driver writes
+HERE = {HEARTBEAT_FILE, DUMP, REQUEST_FILE, "lock"}  # names of files that stay on the node, or that the driver writes
 Stamp = tuple[int, int, int]
 log = logging.getLogger(__name__)
 
 
-class Carried:
+class TrialSync:
     """A trial's folder on this node, and the objects that it is a copy of; nobody else writes them meanwhile."""
 
     def __init__(self, bucket: Bucket, key: str, folder: Path) -> None:
@@ -96,10 +96,10 @@ class Carried:
             for name in [name for name in changed if _rank(name) == 4]:
                 self._send(name, *changed[name])
 
-    def hear(self) -> None:
+    def fetch_stop_request(self) -> None:
         """Bring what the driver asks of the trial; from a bucket that is away, at the next report."""
         with suppress(BucketError):  # the thread that sends says so
-            self.bucket.download(f"{self.key}/{ASK}", self.folder / ASK, waits=False)
+            self.bucket.download(f"{self.key}/{REQUEST_FILE}", self.folder / REQUEST_FILE, waits=False)
 
     def _download(self, under: str, folder: Path) -> dict[str, ObjectInfo]:
         objects = self.bucket.list_objects(under)
@@ -107,7 +107,7 @@ class Carried:
         return objects
 
     def _has(self, pretraining: str) -> bool:
-        finished = Finished(self.folder / "stages.json").key("pretrain")
+        finished = FinishedStages(self.folder / "stages.json").key("pretrain")
         return finished == pretraining and encoder_path(self.folder).exists()
 
     def _names(self) -> list[str]:
@@ -169,7 +169,7 @@ class Carried:
 
 
 @contextmanager
-def carried(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple[Path, Callable[[], None]]]:
+def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple[Path, Callable[[], None]]]:
     """Have a trial's folder here while the block runs, and what is written to it in the bucket when it ends.
 
     Gives the folder, and what brings the driver's wishes into it.
@@ -183,7 +183,7 @@ def carried(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple
         BucketError: the bucket was away for too long, or another attempt has taken the trial over.
     """
     key = f"{record.sweep}/trials/{record.trial_id}"
-    copy = Carried(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
+    copy = TrialSync(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
     if rank() > 0:  # who only reads the checkpoint that rank 0 goes on from
         copy.fetch()
         yield copy.folder, lambda: None
@@ -194,7 +194,7 @@ def carried(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple
     sender = threading.Thread(target=_send_on, args=(copy, ended), name="sender", daemon=True)
     sender.start()
     try:
-        yield copy.folder, copy.hear
+        yield copy.folder, copy.fetch_stop_request
     finally:
         ended.set()
         sender.join()
@@ -208,7 +208,7 @@ def _pretraining(config: Mapping[str, Any]) -> str:
     return stage_key(config, "pretrain", resolve_precision(config["precision"], device), world_size())
 
 
-def _send_on(copy: Carried, ended: threading.Event) -> None:
+def _send_on(copy: TrialSync, ended: threading.Event) -> None:
     pause_s = EVERY_S
     while not ended.wait(pause_s):
         started = time.monotonic()

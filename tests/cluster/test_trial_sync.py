@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_sweep.cluster import carried
-from ssl_sweep.cluster.carried import Carried
+from ssl_sweep.cluster import trial_sync
+from ssl_sweep.cluster.trial_sync import TrialSync
 from ssl_sweep.spec.sweep import from_dump, resolve
 from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
-from ssl_sweep.trial.stages import Finished, link
+from ssl_sweep.trial.stages import FinishedStages, link
 from ssl_sweep.trialdir import journal, requests
 from ssl_sweep.trialdir.atomic import write_bytes, write_text
 from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, PretrainingFinished, StageFinished
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import TrialRecord
-from ssl_sweep.trialdir.requests import asked
+from ssl_sweep.trialdir.requests import read_stop_request
 
 KEY = "demo/trials/one"
 
@@ -56,11 +56,11 @@ def bucket(lab: Path) -> Bucket:
 
 
 @pytest.fixture
-def node(bucket: Bucket, tmp_path: Path) -> Callable[[str], Carried]:
+def node(bucket: Bucket, tmp_path: Path) -> Callable[[str], TrialSync]:
     """A node's copy of the trial: `node("a")`."""
 
-    def make(name: str) -> Carried:
-        copy = Carried(bucket, KEY, tmp_path / name)
+    def make(name: str) -> TrialSync:
+        copy = TrialSync(bucket, KEY, tmp_path / name)
         copy.fetch()
         return copy
 
@@ -68,22 +68,22 @@ def node(bucket: Bucket, tmp_path: Path) -> Callable[[str], Carried]:
 
 
 def run(bucket: Bucket, folder: Path, cache: Path, what: TrialRecord, report: Any = ignore) -> attempt.Outcome:
-    with carried.carried(bucket, folder, what) as (here, _):
+    with trial_sync.synced_trial(bucket, folder, what) as (here, _):
         return attempt.attempt(what, 1, report, here, cache)
 
 
 NODE_A = """
 import os, signal, sys, time
 from pathlib import Path
-from ssl_sweep.cluster import carried
-from test_carried import Bucket, record, run
+from ssl_sweep.cluster import trial_sync
+from test_trial_sync import Bucket, record, run
 
 def report(metrics, step):
     if "pretrain/loss" in metrics and step == 2:
         time.sleep(1.0)  # until the checkpoint after the first epoch is sent
         os.kill(os.getpid(), signal.SIGKILL)
 
-carried.EVERY_S = 0.1
+trial_sync.EVERY_S = 0.1
 run(Bucket(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), record(), report)
 """
 
@@ -155,7 +155,7 @@ def at_a_stages_begin(folder: Path) -> None:
     told.append(ArtifactAdded(path="artifacts/pictures.png"))
     link(made / "encoder.pt", folder / "encoder.pt")
     told.append(StageFinished(stage="pretrain", key="abc", seconds=1.0, results={}))
-    Finished(folder / "stages.json").add("pretrain", "abc", {})
+    FinishedStages(folder / "stages.json").add("pretrain", "abc", {})
     write_text(folder / "linear" / "key", "new")
     told.report({"linear/loss": 1.0}, 1)
     write_bytes(folder / "linear" / "checkpoint.pt", b"1")
@@ -168,12 +168,12 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
     for writes in range(12):
         key, folder = f"demo{writes}/trials/one", tmp_path / str(writes)
         there = lab / "runs" / key
-        before = Carried(bucket, key, folder)
+        before = TrialSync(bucket, key, folder)
         before.fetch()
         write_text(folder / "linear" / "key", "old")
         write_bytes(folder / "linear" / "checkpoint.pt", b"of old settings")
         before.push()
-        copy = Carried(Dying(bucket, writes), key, folder)
+        copy = TrialSync(Dying(bucket, writes), key, folder)
         copy.fetch()
         (folder / "linear" / "checkpoint.pt").unlink()
         at_a_stages_begin(folder)
@@ -182,7 +182,7 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
         events = journal.read(there)[0]
         lengths.add(len([path for path in there.rglob("*") if path.is_file()]))
         assert all((there / event.path).exists() for event in events if event.name == "artifact")
-        if Finished(there / "stages.json").key("pretrain"):
+        if FinishedStages(there / "stages.json").key("pretrain"):
             assert (there / "encoder.pt").exists()
             assert (there.parents[1] / "stages" / "abc" / "encoder.pt").exists()
             assert any(event.name == "stage" for event in events)
@@ -201,7 +201,7 @@ def test_whenever_its_process_dies_what_is_in_the_bucket_holds_together(
     ]  # and at last it lived
 
 
-def test_what_goes_here_goes_there(lab: Path, node: Callable[[str], Carried]) -> None:
+def test_what_goes_here_goes_there(lab: Path, node: Callable[[str], TrialSync]) -> None:
     a = node("a")
     for name in ("linear/checkpoint.pt", "linear/.x.partial", "alive", "ask.json", "stages/abc/lock"):
         write_text(a.folder / name, "x")
@@ -213,7 +213,7 @@ def test_what_goes_here_goes_there(lab: Path, node: Callable[[str], Carried]) ->
     assert objects(lab) == {f"{KEY}/ask.json"}
 
 
-def test_an_attempt_that_was_taken_for_dead_ends(node: Callable[[str], Carried], lab: Path) -> None:
+def test_an_attempt_that_was_taken_for_dead_ends(node: Callable[[str], TrialSync], lab: Path) -> None:
     a = node("a")
     Journal(a.folder).append(AttemptStarted(attempt=1))
     a.push()
@@ -228,7 +228,7 @@ def test_an_attempt_that_was_taken_for_dead_ends(node: Callable[[str], Carried],
     assert [event.name for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "attempt", "end"]
 
 
-def test_a_write_whose_answer_was_lost_is_its_own(node: Callable[[str], Carried], lab: Path) -> None:
+def test_a_write_whose_answer_was_lost_is_its_own(node: Callable[[str], TrialSync], lab: Path) -> None:
     a = node("a")
     Journal(a.folder).append(AttemptStarted(attempt=1))
     a.bucket.put(f"{KEY}/journal.jsonl", (a.folder / "journal.jsonl").read_bytes())
@@ -237,13 +237,13 @@ def test_a_write_whose_answer_was_lost_is_its_own(node: Callable[[str], Carried]
     assert [event.name for event in journal.read(lab / "runs" / KEY)[0]] == ["attempt", "end"]
 
 
-def test_it_hears_what_it_is_asked(node: Callable[[str], Carried]) -> None:
+def test_it_hears_what_it_is_asked(node: Callable[[str], TrialSync]) -> None:
     a = node("a")
-    a.hear()
-    assert asked(a.folder) is None
+    a.fetch_stop_request()
+    assert read_stop_request(a.folder) is None
     a.bucket.put(f"{KEY}/ask.json", b'{"ask": "prune", "why": "worse than others"}')
-    a.hear()
-    assert asked(a.folder) == requests.Ask("prune", "worse than others")
+    a.fetch_stop_request()
+    assert read_stop_request(a.folder) == requests.StopRequest("prune", "worse than others")
 
 
 def test_a_bucket_that_stayed_away_is_told_as_such(tmp_path: Path) -> None:
