@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.objective import COSTS
-from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.models.encoders import build_encoder
 
 
 def costs(config: Mapping[str, Any]) -> dict[str, float]:
@@ -18,13 +18,11 @@ def costs(config: Mapping[str, Any]) -> dict[str, float]:
     pretraining, none where the method has no pretraining; and the encoder's GMACs of one view of a training image over
     all these epochs.
     """
-    settings = dict(config["encoder"])
     size = config["data"]["image_size"]
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder = ENCODERS[settings.pop("name")](size, **settings).eval()
+        encoder = build_encoder(config["encoder"], size).eval()
         encoder(torch.empty(1, 3, size, size))
     gmacs = counter.get_total_flops() / 2e9  # a multiply-add is two operations
-    pretrains = getattr(knobs.load("methods", config["method"]["name"]), "pretrains", True)
-    epochs = float(config["pretrain"]["epochs"]) if pretrains else 0.0
+    epochs = float(config["pretrain"]["epochs"]) if methods.pretrains(config["method"]["name"]) else 0.0
     parameters = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
     return dict(zip(COSTS, (parameters, gmacs, epochs, epochs * gmacs), strict=True))

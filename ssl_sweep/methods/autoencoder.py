@@ -11,7 +11,7 @@ from ssl_sweep.models.distributed import gather_no_grad
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
-PICTURED = 8  # images in a grid of reconstructions
+NUM_SHOWN = 8  # images in a grid of reconstructions
 
 
 class Method(nn.Module):
@@ -48,7 +48,7 @@ class Method(nn.Module):
         return output
 
     @torch.no_grad()
-    def pictures(self, batch: dict[str, Tensor]) -> Tensor:
+    def visualize(self, batch: dict[str, Tensor]) -> Tensor:
         """Targets, inputs and reconstructions of the first n <= 8 images (3n, 3, S, S), a row of n each."""
-        target, corrupted = batch["target"][:PICTURED], batch["input"][:PICTURED]
+        target, corrupted = batch["target"][:NUM_SHOWN], batch["input"][:NUM_SHOWN]
         return torch.cat([target, corrupted, self.reconstruct(corrupted)])

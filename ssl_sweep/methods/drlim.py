@@ -101,7 +101,7 @@ class Method(nn.Module):
             return loss, self._scalars(points.detach(), distance.detach(), dissimilar, batch.get("label"))
 
     @torch.no_grad()
-    def pictures(self, batch: dict[str, Tensor]) -> Tensor:
+    def visualize(self, batch: dict[str, Tensor]) -> Tensor:
         """The copies in the plane, by their pixels and by the map (2, 3, H, W): hue for label, darkness for shift.
 
         What has more than two dimensions is shown on its first two principal components.
@@ -115,7 +115,7 @@ class Method(nn.Module):
         return torch.stack([scatter_plot(principal_plane(points), colors) for points in planes])
 
     @torch.no_grad()
-    def pictured(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def visualization_metrics(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """How well the map of all copies separates the labels, where there are any."""
         if "label" not in batch:
             return {}

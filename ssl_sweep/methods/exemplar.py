@@ -109,7 +109,7 @@ class Method(nn.Module):
         return loss, {"surrogate_top1": 100 * right, "feature_std": global_feature_std(features)}
 
     @torch.no_grad()
-    def pictures(self, batch: dict[str, Tensor]) -> Tensor:
+    def visualize(self, batch: dict[str, Tensor]) -> Tensor:
         """The transformed patches (B, 3, P, P)."""
         return batch["patch"]
 

@@ -9,7 +9,14 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.keys import BatchNormSplits, KeyBatchNorm, MomentumKeys, draw_orders, group_batchnorm
+from ssl_sweep.models.keys import (
+    BatchNormSplits,
+    KeyBatchNorm,
+    MomentumKeys,
+    batch_groups,
+    draw_orders,
+    group_batchnorm,
+)
 from ssl_sweep.models.losses import Term, add, global_feature_std, info_nce, nt_xent, unit
 
 CROPS = ("first", "second")
@@ -27,6 +34,8 @@ class Method(nn.Module):
     MoCo-v2; which keys are enqueued; the mean over the batch where the paper writes a sum; end to end, one network for
     both branches, ℓ SimCLR's NT-Xent of each pair, and SimCLR's normalised head where `head` is mlp.
     """
+
+    batch_groups = staticmethod(batch_groups)
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 from ssl_sweep.models.vit import ViTEncoder
 
-PICTURED = 8  # images in a grid of reconstructions
+NUM_SHOWN = 8  # images in a grid of reconstructions
 EPS = 1e-6  # added to a patch's variance
 GRAY = 0.5  # shown where a patch is masked
 
@@ -100,9 +100,9 @@ class Method(nn.Module):
         return at_least_fp32(output)
 
     @torch.no_grad()
-    def pictures(self, batch: dict[str, Tensor]) -> Tensor:
+    def visualize(self, batch: dict[str, Tensor]) -> Tensor:
         """Targets, visible parts and fillings of the first n <= 8 images (3n, 3, S, S), a row of n each."""
-        batch = {name: view[:PICTURED] for name, view in batch.items()}
+        batch = {name: view[:NUM_SHOWN] for name, view in batch.items()}
         target, side = batch["target"], self.encoder.patch_size
         _, mean, scale = self._targets(target)
         masked = torch.zeros_like(batch["order"], dtype=torch.bool)

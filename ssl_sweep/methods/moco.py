@@ -10,7 +10,14 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.keys import BatchNormSplits, KeyBatchNorm, MomentumKeys, draw_orders, group_batchnorm
+from ssl_sweep.models.keys import (
+    BatchNormSplits,
+    KeyBatchNorm,
+    MomentumKeys,
+    batch_groups,
+    draw_orders,
+    group_batchnorm,
+)
 from ssl_sweep.models.losses import add, global_feature_std, info_nce, unit
 
 
@@ -27,6 +34,8 @@ class Method(nn.Module):
     momentum 0.99, temperature 0.1 and a linear head. A queue that is longer than the training set holds older keys of
     the very images it is contrasted with, and does harm.
     """
+
+    batch_groups = staticmethod(batch_groups)
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class Encoder(nn.Module):
     """
 
     net: nn.Module
-    trainable = True
+    trainable = True  # False: it has no weights, and methods that pretrain are refused with it
 
     def __init__(
         self, net: nn.Module, image_size: int, map_shape: tuple[int, int, int], *, normalize: Normalization = "none"

@@ -1,6 +1,7 @@
 """The encoders by name. Each is called with the image size in pixels; its keyword arguments are knobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ssl_sweep.models.encoder import Encoder
 from ssl_sweep.models.pixels import Pixels
@@ -8,9 +9,9 @@ from ssl_sweep.models.resnet import ResNet18, ResNet34, ResNet50
 from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
 from ssl_sweep.models.vit import ViTBase, ViTSmall, ViTTiny
 
-__all__ = ["ENCODERS", "Encoder"]
+__all__ = ["ENCODERS", "Encoder", "build_encoder"]
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
@@ -21,3 +22,10 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "exemplar": ExemplarEncoder,
     "pixels": Pixels,
 }
+
+
+def build_encoder(settings: Mapping[str, Any], image_size: int) -> Encoder:
+    """The encoder of a spec's `encoder` section, which has its `name` and its knobs."""
+    knobs = dict(settings)
+    constructor: Callable[..., Encoder] = ENCODERS[knobs.pop("name")]
+    return constructor(image_size, **knobs)

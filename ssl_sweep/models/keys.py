@@ -3,7 +3,8 @@
 Source: He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", sections 3.2 and 3.3.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -70,6 +71,11 @@ class MomentumKeys(nn.Module):
                 f"take {_nearest_multiple(size, len(keys))}, or another pretrain.batch_size"
             )
         self.queue.enqueue(keys)
+
+
+def batch_groups(settings: Mapping[str, Any]) -> dict[str, int]:
+    """The declaration `batch_groups` of methods that have the knobs `key_batch_norm` and `bn_splits`."""
+    return {} if settings["key_batch_norm"] == "plain" else {"bn_splits": settings["bn_splits"]}
 
 
 def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:

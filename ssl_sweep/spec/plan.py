@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.spec.choices import num_settings
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
@@ -79,11 +79,7 @@ def _count_confirming(spec: SweepSpec) -> int:
 
 def pretraining(config: Mapping[str, Any]) -> str | None:
     """What trials that share a pretraining have in common; None where there is no pretraining."""
-    return stage_key(config, "pretrain", "fp32") if _pretrains(config["method"]) else None
-
-
-def _pretrains(method: Mapping[str, Any]) -> bool:
-    return bool(getattr(knobs.load("methods", method["name"]), "pretrains", True))
+    return stage_key(config, "pretrain", "fp32") if methods.pretrains(config["method"]["name"]) else None
 
 
 def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
@@ -107,7 +103,7 @@ def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[
     decide = [values for path, values in spec.search.space.items() if not path.startswith("evaluate.")]
     listed = [num_settings(values) or math.inf for values in decide]
     pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
-    if not (spec.search.cases or spec.search.branches) and not _pretrains(spec.method):
+    if not (spec.search.cases or spec.search.branches) and not methods.pretrains(spec.method["name"]):
         pretrains = 0
     planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
     epochs = {name: each * choices * seeds for name, each in planned.items() if each}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.problems import Finding
 from ssl_sweep.spec.pruners import Wilcoxon
 from ssl_sweep.spec.search import Search
@@ -29,7 +29,7 @@ def pruning_findings(
         yield from _too_few_seeds(pruner, len(search.seeds))
     elif not isinstance(pruner, str):
         varied = bool(search.cases or search.branches)
-        pretrains = varied or getattr(knobs.load("methods", method["name"]), "pretrains", True)
+        pretrains = varied or methods.pretrains(method["name"])
         if search.prune_objective.metric.startswith("pretrain/") and not pretrains:
             message = f"is never reported, as method {method['name']} does not pretrain"
             remedy = "use `pruner: none`, or `maximize finetune/top1_val` with `finetune:` in evaluate"

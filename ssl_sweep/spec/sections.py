@@ -1,6 +1,5 @@
 """The sections of a spec that have knobs: each checked by itself, and where a searched knob is to be found in them."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,9 +7,8 @@ from pydantic import ValidationError
 
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, did_you_mean, findings_of, validation_error
-from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.training.health import Health
 from ssl_sweep.training.optimizers import Recipe
 
@@ -176,21 +174,9 @@ def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Se
 
 def _check_fit(encoder: str, method: str) -> None:
     """Refuse an encoder that the method cannot use: of a kind that its annotation excludes, or without weights."""
-    method_class = knobs.load("methods", method)
-    wanted = inspect.signature(method_class).parameters["encoder"].annotation
-    kind = Encoder if wanted is inspect.Parameter.empty else wanted
-    learns = getattr(method_class, "pretrains", True)
-    classes = {name: _encoder_class(name) for name in knobs.names("encoders")}
-    fitting = [name for name, found in classes.items() if issubclass(found, kind) and (found.trainable or not learns)]
-    if encoder not in fitting:
-        raise ValueError(f"method {method} cannot use {encoder}; use one of {', '.join(fitting)}")
-
-
-def _encoder_class(name: str) -> type[Encoder]:
-    found = knobs.load("encoders", name)
-    assert isinstance(found, type)  # noqa: S101 - every encoder is a class
-    assert issubclass(found, Encoder)  # noqa: S101
-    return found
+    usable = methods.usable_encoders(method)
+    if encoder not in usable:
+        raise ValueError(f"method {method} cannot use {encoder}; use one of {', '.join(usable)}")
 
 
 def _build(make: Callable[[], Any], choice: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
@@ -162,10 +162,10 @@ class SweepSpec(Section):
                 nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
                 message = f"cannot be shared evenly by {workers} workers (resources.workers)"
                 errors.add(loc, size, message, f"use {nearest_sizes}")
-        groups = self.method.get("bn_splits", 1) if self.method.get("key_batch_norm", "plain") != "plain" else 1
-        if groups > 1 and groups % workers:
-            message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
-            errors.add(("method", "bn_splits"), groups, message, f"make it a multiple of {workers}")
+        for knob, groups in methods.batch_groups(self.method["name"], self.method).items():
+            if groups > 1 and groups % workers:
+                message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
+                errors.add(("method", knob), groups, message, f"make it a multiple of {workers}")
         errors.raise_if_any()
         return self
 

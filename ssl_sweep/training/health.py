@@ -18,6 +18,7 @@ from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.losses import feature_std
 from ssl_sweep.models.representation import alignment, effective_rank, uniformity
+from ssl_sweep.training.declarations import MethodDeclarations, declared
 from ssl_sweep.training.features import extract
 from ssl_sweep.training.loop import Diverged, Stage
 from ssl_sweep.training.neighbours import classify, top1
@@ -88,8 +89,8 @@ def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:
     """
     if health.votes_by == "features":
         return None
-    projector = getattr(method, "projector", None)
-    if not isinstance(projector, nn.Module):
+    projector = declared(MethodDeclarations, method).projector
+    if projector is None:
         raise ValueError("health.votes_by: this method has no projector; use 'features'")
     return projector
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ssl_sweep.models.distributed import broadcast, gather_no_grad, mean_scalars, on_first_rank, rank, world_size
 from ssl_sweep.models.global_norm import average_statistics
 from ssl_sweep.training import optimizers
+from ssl_sweep.training.declarations import TrainingDeclarations, declared
 from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.trialdir import checkpoint, watchdog
 
@@ -108,7 +109,7 @@ def fit(
     between repeats the epoch, and its report, rather than losing the report.
 
     Args:
-        model: every trainable parameter is trained; `after_step(progress)` is called after each step if it has one.
+        model: every trainable parameter is trained; may have `TrainingDeclarations`.
         loss: image indices (B,) and a generator on the stage's device -> scalar loss and scalars to log.
         num_images: the loop draws indices in [0, num_images), each once an epoch, in an order fixed by the seed.
         recipe: optimiser, schedule, length.
@@ -142,6 +143,7 @@ class _Run:
         self.num_images = num_images
         self.batches = _batch_bounds(num_images, recipe.batch_size, drop_last)
         self.optimizer = optimizers.build(model, recipe)
+        self.after_step = declared(TrainingDeclarations, model).after_step
         self.rng = stage.generator("steps")
         self.progress = _Progress()
         self.last: dict[str, float] = {}
@@ -177,8 +179,7 @@ class _Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         average_statistics(self.model)
-        if callable(after_step := getattr(self.model, "after_step", None)):
-            after_step(progress)
+        self.after_step(progress)
         self.progress.step += 1
         self.progress.add(mean_scalars({"loss": value, **scalars}), len(indices))
         if self.progress.step % CHECK_EVERY_STEPS == 0:

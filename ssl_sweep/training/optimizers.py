@@ -9,6 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ssl_sweep.training.declarations import TrainingDeclarations, declared
+
 # knobs that pretraining shares with the evaluations that train something
 BatchSize = Annotated[int, Field(ge=2, description="images a step, over all workers")]
 Optimizer = Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")]
@@ -103,11 +105,10 @@ class Lars(torch.optim.SGD):
 def build(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over the model's trainable parameters.
 
-    A model may name modules that keep a constant learning rate in `constant_lr` (SimSiam's predictor), or group its
-    parameters itself in `parameter_groups()`, each group with a `peak_lr` of its own (the heads of a probe).
+    A model may declare `constant_lr` (SimSiam's predictor) or `parameter_groups` (the heads of a probe).
     """
-    own = getattr(model, "parameter_groups", None)
-    groups: list[dict[str, Any]] = parameter_groups(model, recipe) if own is None else own()
+    own_groups = declared(TrainingDeclarations, model).parameter_groups
+    groups = parameter_groups(model, recipe) if own_groups is None else own_groups()
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999))
     optimizer = Lars if recipe.optimizer == "lars" else torch.optim.SGD
@@ -116,7 +117,7 @@ def build(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Trainable parameters by (decayed, constant learning rate); empty groups are left out."""
-    constant: tuple[str, ...] = tuple(getattr(model, "constant_lr", ()))
+    constant = declared(TrainingDeclarations, model).constant_lr
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in _trainable(model):
         decayed = recipe.decay_norm_and_bias or parameter.ndim > 1

@@ -1,7 +1,6 @@
 """Pretraining: a method, its views and the loop."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +11,9 @@ from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.models.global_norm import global_batchnorm
+from ssl_sweep.training.declarations import Method, MethodDeclarations, declared
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
-
-
-class Method(Protocol):
-    """What a file of `methods/` offers; `after_step(progress)`, `pictures(batch)`, `pictured(batch)` are optional."""
-
-    encoder: nn.Module
-
-    def views(self, images: Images, augment: Augment, rng: torch.Generator) -> dict[str, Tensor]: ...
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 def pretrain(
@@ -99,18 +90,19 @@ def _channels_last(view: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pictures(method: Method, images: Images, augment: Augment, stage: Stage) -> tuple[Tensor | None, dict[str, float]]:
-    """What the method wants to show of itself on `images`, and what it measures of what is shown.
+def visualize(method: Method, test: Pack, augment: Augment, stage: Stage) -> tuple[Tensor | None, dict[str, float]]:
+    """Images that the method draws of its views of the first test images, and its metrics of the same views.
 
     Returns:
-        (N, 3, H, W) in [0, 1], or None; numbers by name, from the method's `pictured(batch)`.
+        (N, 3, H, W) in [0, 1], or None where the method draws none; metrics by name.
     """
-    draw, measure = getattr(method, "pictures", None), getattr(method, "pictured", None)
-    if draw is None:
-        return None, {}
     assert isinstance(method, nn.Module)  # noqa: S101
+    declarations = declared(MethodDeclarations, method)
+    if declarations.visualize is None:
+        return None, {}
+    images = test.batch(torch.arange(min(declarations.num_pictures, len(test))))
     method.to(stage.device).eval()
     batch = method.views(images.to(stage.device), augment, stage.generator("pictures"))
-    shown: Tensor = draw(batch)
-    measured: dict[str, Tensor] = {} if measure is None else measure(batch)
-    return shown.float().clamp(0, 1).cpu(), {name: float(value) for name, value in measured.items()}
+    drawn = declarations.visualize(batch)
+    metrics = {} if declarations.visualization_metrics is None else declarations.visualization_metrics(batch)
+    return drawn.float().clamp(0, 1).cpu(), {name: float(value) for name, value in metrics.items()}

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.models.encoder import STATISTICS
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.trial.run import encoder_path
@@ -183,9 +183,8 @@ def _torchvision_vit(name: str, encoder: ViTEncoder) -> str:
 
 
 def _build(settings: Mapping[str, Any], image_size: int, place: str) -> Encoder:
-    knobs = dict(settings)
     try:
-        return ENCODERS[knobs.pop("name")](image_size, **knobs)
+        return build_encoder(settings, image_size)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"this version of ssl_sweep cannot build {dict(settings)} ({error})"
         raise ExportError(f"{place}: {reason}") from error

@@ -20,14 +20,15 @@ from torchvision.utils import make_grid, save_image
 
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import Encoder, build_encoder
+from ssl_sweep.training.declarations import Method
 from ssl_sweep.training.gallery import gallery
 from ssl_sweep.training.health import health_of, measure, voting_projector
 from ssl_sweep.training.loop import Epoch, Report, Stage, derive_seed
 from ssl_sweep.training.optimizers import Recipe
-from ssl_sweep.training.pretrain import Method, pictures, pretrain
+from ssl_sweep.training.pretrain import pretrain, visualize
 from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
 from ssl_sweep.trial.stages import FinishedStages, PretrainingOutput, SharedPretraining, link
 from ssl_sweep.trialdir import checkpoint, watchdog
@@ -35,7 +36,7 @@ from ssl_sweep.trialdir.events import StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
 
 Config = Mapping[str, Any]
-NUM_PICTURES = 8
+PICTURES_A_ROW = 8
 log = logging.getLogger("ssl_sweep.trial")
 
 
@@ -89,8 +90,7 @@ class _Trial:
 
     def run(self) -> dict[str, float]:
         self.journal = Journal(self.workdir)
-        method_class = knobs.load("methods", self.config["method"]["name"])
-        pretrained = getattr(method_class, "pretrains", True)
+        pretrained = methods.pretrains(self.config["method"]["name"])
         results: dict[str, float] = {}
         try:
             if pretrained:
@@ -229,17 +229,15 @@ class _Trial:
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
 
     def _encoder(self) -> Encoder:
-        settings = dict(self.config["encoder"])
-        return ENCODERS[settings.pop("name")](self.splits.image_size, **settings)
+        return build_encoder(self.config["encoder"], self.splits.image_size)
 
     def _show(self, method: Method, augment: Augment, stage: Stage, path: Path, epoch: int) -> None:
-        """Keep what the method shows of itself on test images, reconstructions or a map, and report its numbers."""
-        number = min(getattr(method, "num_pictures", NUM_PICTURES), len(self.splits.test))
-        shown, measured = pictures(method, self.splits.test.batch(torch.arange(number)), augment, stage)
-        if shown is not None:
-            save_image(make_grid(shown, nrow=NUM_PICTURES), path)
-        if measured:
-            stage.report({f"{name}_test": value for name, value in measured.items()}, epoch)
+        """Save the method's visualization of test images, if it has one, and report its metrics."""
+        images, metrics = visualize(method, self.splits.test, augment, stage)
+        if images is not None:
+            save_image(make_grid(images, nrow=PICTURES_A_ROW), path)
+        if metrics:
+            stage.report({f"{name}_test": value for name, value in metrics.items()}, epoch)
 
     def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
         stage = self._begin(name, self.workdir / name, self._tell)

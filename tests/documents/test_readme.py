@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
+from ssl_sweep.training.declarations import MethodDeclarations
 from ssl_sweep.trial import run as trial
 
 TOP = Path(__file__).parents[2]
@@ -66,6 +68,11 @@ def test_the_method_of_the_documents_can_be_searched_and_learns(written: Path, c
     results, seen = run(spec, written, cache)
     assert results["knn/top1_val"] > 50
     assert seen[0]["pretrain/loss"] > 0
+
+
+def test_the_documents_list_what_a_method_may_declare() -> None:
+    listed = re.findall(r"^\| `(\w+)", section(PACKAGE, "Add a method"), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(field.name for field in fields(MethodDeclarations))
 
 
 def test_the_evaluation_and_the_encoder_of_the_documents_can_be_searched_and_learn(written: Path, cache: Path) -> None:

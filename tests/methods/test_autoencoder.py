@@ -81,7 +81,7 @@ def test_thirty_steps_improve_the_reconstruction(name: str) -> None:
 def test_the_grid_has_targets_inputs_and_outputs_in_rows() -> None:
     method = build().eval()
     batch = batch_of(method, 10, overlay_alpha=0.3)
-    shown = method.pictures(batch)
+    shown = method.visualize(batch)
     assert shown.shape == (24, 3, 8, 8)
     assert torch.equal(shown[:8], batch["target"][:8])
     assert torch.equal(shown[8:16], batch["input"][:8])
@@ -93,4 +93,4 @@ def test_the_grid_has_targets_inputs_and_outputs_in_rows() -> None:
 
 def test_a_few_images_make_a_narrow_grid() -> None:
     method = build().eval()
-    assert method.pictures(batch_of(method, 3)).shape == (9, 3, 8, 8)
+    assert method.visualize(batch_of(method, 3)).shape == (9, 3, 8, 8)

@@ -4,21 +4,26 @@ import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Callable
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
-from typing import Annotated, get_origin
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Generator, Tensor, nn
 
 import ssl_sweep.methods
 from ssl_sweep.data.images import Images, Shard
 from ssl_sweep.data.views import Augment
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.training import loop
+from ssl_sweep.training.declarations import MethodDeclarations, declared
 from ssl_sweep.training.loop import Stage
 from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.training.pretrain import pretrain
@@ -33,7 +38,8 @@ def method_class(name: str) -> type[nn.Module]:
 
 
 NAMES = [module.name for module in pkgutil.iter_modules(ssl_sweep.methods.__path__)]
-PRETRAINING = [name for name in NAMES if getattr(method_class(name), "pretrains", True)]
+PRETRAINING = [name for name in NAMES if methods.pretrains(name)]
+OPTIONAL = get_type_hints(MethodDeclarations)
 
 
 # the papers' widths prove no more
@@ -43,18 +49,19 @@ SMALL = {ResNetEncoder: {"width": 8}, ViTEncoder: {"patch_size": 4}}
 
 def build(name: str, seed: int = 0) -> nn.Module:
     method = method_class(name)
-    knobs = {knob: width for knob, width in NARROW.items() if knob in inspect.signature(method).parameters}
+    widths = {knob: width for knob, width in NARROW.items() if knob in inspect.signature(method).parameters}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return method(encoder_for(method), **knobs)
+        return method(encoder_for(method), **widths)
 
 
 def encoder_for(method: type[nn.Module]) -> Encoder:
     """A small encoder of the kind that the method's annotation asks for."""
     wanted = inspect.signature(method).parameters["encoder"].annotation
-    kind, knobs = next((kind, knobs) for kind, knobs in SMALL.items() if issubclass(kind, wanted))
+    kind, widths = next((kind, widths) for kind, widths in SMALL.items() if issubclass(kind, wanted))
     fitting = next(encoder for encoder in ENCODERS.values() if issubclass(encoder, kind))
-    return fitting(IMAGE_SIZE, **knobs)
+    constructor: Callable[..., Encoder] = fitting
+    return constructor(IMAGE_SIZE, **widths)
 
 
 def photographs(count: int) -> Images:
@@ -92,6 +99,32 @@ def test_knobs_are_annotated_and_have_a_default_and_a_text(name: str) -> None:
         assert any(getattr(extra, "description", None) for extra in knob.annotation.__metadata__), f"{knob} has no text"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_declarations_are_of_their_types(name: str) -> None:
+    for declaration, value in vars(declared(MethodDeclarations, build(name))).items():
+        adapter = TypeAdapter[Any](OPTIONAL[declaration], config={"arbitrary_types_allowed": True})
+        assert adapter.validate_python(value, strict=True) == value
+        if callable(value) and not isinstance(value, nn.Module):
+            kinds = (OPTIONAL[declaration], *get_args(OPTIONAL[declaration]))
+            arguments = next(get_args(kind)[0] for kind in kinds if get_origin(kind) is Callable)
+            inspect.signature(value).bind(*arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_attribute_is_nearly_a_declaration(name: str) -> None:
+    others = {attribute for attribute in vars(method_class(name)) if not attribute.startswith("_")} - set(OPTIONAL)
+    assert {attribute: get_close_matches(attribute, OPTIONAL, cutoff=0.8) or None for attribute in others} == (
+        dict.fromkeys(others)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_of_a_batch_are_a_knob_each(name: str) -> None:
+    defaults = knobs.knobs_of(method_class(name))().model_dump()
+    groups = methods.batch_groups(name, defaults)
+    assert groups == {knob: defaults[knob] for knob in groups}
+
+
 def test_the_baseline_does_not_pretrain() -> None:
     assert "supervised" not in PRETRAINING
 
@@ -121,8 +154,7 @@ def test_the_next_step_has_a_finite_loss(name: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if hasattr(method, "after_step"):
-            method.after_step(step / 2)
+        declared(MethodDeclarations, method).after_step(step / 2)
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
@@ -190,8 +222,7 @@ def test_all_that_matters_is_in_the_state(name: str) -> None:
     method, restored = build(name, seed=0), build(name, seed=1)
     loss, _ = method.loss(draw(method))
     loss.backward()
-    if hasattr(method, "after_step"):
-        method.after_step(0.5)
+    declared(MethodDeclarations, method).after_step(0.5)
     restored.load_state_dict(method.state_dict())
     batch = draw(method, seed=5)
     assert restored.loss(batch)[0] == method.loss(batch)[0]
@@ -243,10 +274,10 @@ def test_broken_off_and_resumed_equals_unbroken(name: str, tmp_path: Path, monke
     assert all(torch.equal(resumed[key], unbroken[key]) for key in unbroken)
 
 
-@pytest.mark.parametrize("name", [name for name in PRETRAINING if hasattr(method_class(name), "pictures")])
-def test_pictures_are_images(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in PRETRAINING if hasattr(method_class(name), "visualize")])
+def test_a_visualization_is_images(name: str) -> None:
     method = build(name).eval()
-    shown = method.pictures(draw(method))
+    shown = method.visualize(draw(method))
     assert shown.shape[1] == 3
     assert shown.ndim == 4
     assert 0 <= shown.min() <= shown.max() <= 1

@@ -150,7 +150,7 @@ def test_labels_are_measured_but_do_not_change_the_loss(images: Images) -> None:
 @torch.no_grad()
 def test_the_drawing_shows_pixels_and_map(images: Images) -> None:
     method = build().eval()
-    shown = method.pictures(draw(method, labelled(images, [4, 9] * 4)))
+    shown = method.visualize(draw(method, labelled(images, [4, 9] * 4)))
     assert shown.shape[:2] == (2, 3)
     assert 0 <= shown.min() <= shown.max() == 1
     dots = shown[1].flatten(1).T
@@ -163,8 +163,8 @@ def test_what_is_drawn_is_measured(images: Images) -> None:
     method = build().eval()
     batch = draw(method, labelled(images, [4, 9] * 4))
     expected = separation(method.encoder(batch["image"]).detach(), torch.tensor([4, 9] * 20))
-    torch.testing.assert_close(method.pictured(batch), {"separation": expected})
-    assert method.pictured(draw(method, images)) == {}
+    torch.testing.assert_close(method.visualization_metrics(batch), {"separation": expected})
+    assert method.visualization_metrics(draw(method, images)) == {}
 
 
 def mnist_fours_and_nines() -> Images:

@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.training.declarations import MethodDeclarations, declared
 
 METHODS = {"simclr": {}, "leoclr": {"mechanism": "end_to_end"}, "moco": {"queue_size": 16, "symmetric": True}}
 
@@ -34,8 +35,7 @@ def batch(index: int = 0, count: int = 1) -> dict[str, Tensor]:
 def step(method: nn.Module, views: dict[str, Tensor]) -> dict[str, Tensor]:
     loss, scalars = method.loss(views)
     loss.backward()
-    if hasattr(method, "after_step"):
-        method.after_step(0.5)
+    declared(MethodDeclarations, method).after_step(0.5)
     queue = {"queue": method.state_dict().get("keys.queue.keys", torch.zeros(()))}
     return {"loss": loss.detach(), "gradient": method.encoder.net.conv1.weight.grad, **scalars, **queue}
 

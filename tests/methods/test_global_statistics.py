@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.training.declarations import MethodDeclarations, declared
 
 METHODS = {
     "barlow_twins": {"hidden_dim": 16, "dim": 6},
@@ -34,8 +35,7 @@ def views(index: int = 0, count: int = 1) -> dict[str, Tensor]:
 def step(method: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     loss, _ = method.loss(batch)
     loss.backward()
-    if hasattr(method, "after_step"):
-        method.after_step(0.5)
+    declared(MethodDeclarations, method).after_step(0.5)
     center = method.state_dict().get("center", torch.zeros(()))
     return {"loss": loss.detach(), "gradient": method.encoder.net.conv1.weight.grad, "center": center}
 

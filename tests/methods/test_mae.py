@@ -111,7 +111,7 @@ def test_ten_steps_improve_the_reconstruction(images: Images, normalize_target: 
 def test_the_grid_shows_targets_what_is_visible_and_the_filling(images: Images, normalize_target: bool) -> None:
     method = build(normalize_target=normalize_target).eval()
     batch = draw(method, images)
-    target, seen, filled = method.pictures(batch).chunk(3)
+    target, seen, filled = method.visualize(batch).chunk(3)
     assert torch.equal(target, batch["target"])
     output = method.reconstruct(method.encode(batch), batch["order"])
     for row, order in enumerate(batch["order"].tolist()):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import Augment
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.models.distributed import Dismissed, rank
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.models.resnet import ResNetEncoder
@@ -34,7 +34,7 @@ VIEWS: dict[str, Any] = {
     "saturation": 0.4, "hue": 0.1, "gray": 0.2, "blur": 0.5, "solarize": 0.2,
 }  # fmt: skip
 NARROW = {"dim": 8, "hidden_dim": 16, "queue_size": 16, "prototypes": 8, "decoder_dim": 16, "decoder_depth": 1}
-METHODS = [name for name in knobs.names("methods") if getattr(knobs.load("methods", name), "pretrains", True)]
+METHODS = [name for name in knobs.names("methods") if methods.pretrains(name)]
 OTHER_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "moco, plain": ("moco", {"key_batch_norm": "plain", "symmetric": True}),
     "moco, split": ("moco", {"key_batch_norm": "split", "bn_splits": 2}),

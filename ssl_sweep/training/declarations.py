@@ -1,0 +1,83 @@
+"""What a method must offer and may declare, and the default of each declaration.
+
+A method inherits from none of these classes: an attribute of the name is the declaration, and `declared` reads it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ssl_sweep.data.images import Images
+from ssl_sweep.data.views import Augment
+
+Batch = dict[str, Tensor]
+
+
+class Method(Protocol):
+    """What every file of `methods/` offers; `MethodDeclarations` has what is optional."""
+
+    encoder: nn.Module
+
+    def views(self, images: Images, augment: Augment, rng: torch.Generator) -> Batch:
+        """The step's views by name; every random number is drawn from `rng`, through `images.sampler(rng)`."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of what `views` returned, and detached scalars to log beside it."""
+
+
+def no_step(progress: float) -> None:
+    """The default of `after_step`."""
+
+
+def no_groups(settings: Mapping[str, Any]) -> dict[str, int]:
+    """The default of `batch_groups`."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDeclarations:
+    """Optional attributes of any module that `loop.fit` trains: a method, or the heads of an evaluation."""
+
+    constant_lr: tuple[str, ...] = ()
+    """Names of child modules whose learning rate stays at its peak."""
+
+    parameter_groups: Callable[[], list[dict[str, Any]]] | None = None
+    """Returns the optimiser's groups, each with a `peak_lr` of its own; None: `optimizers.parameter_groups`."""
+
+    after_step: Callable[[float], None] = no_step
+    """Called after each step with the progress, from 0 to 1: momentum updates, schedules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodDeclarations(TrainingDeclarations):
+    """Optional attributes of a method; `pretrains` and `batch_groups` are read from its class, before it is built."""
+
+    pretrains: bool = True
+    """False: there is no pretraining, and evaluations start from the untrained encoder."""
+
+    batch_groups: Callable[[Mapping[str, Any]], dict[str, int]] = no_groups
+    """Knob to value, of the knobs that divide a batch into groups; the workers must be able to share the groups."""
+
+    projector: nn.Module | None = None
+    """Maps features (N, D) to the projections that `health.votes_by: projections` compares."""
+
+    num_pictures: int = 8
+    """Test images, at most, whose views `visualize` and `visualization_metrics` receive."""
+
+    visualize: Callable[[Batch], Tensor] | None = None
+    """Returns images (N, 3, H, W) in [0, 1] of a batch of views, for MLflow and the page; None: there are none."""
+
+    visualization_metrics: Callable[[Batch], dict[str, Tensor]] | None = None
+    """Returns numbers about the same views, logged before the first epoch and after the last."""
+
+
+Declarations = TypeVar("Declarations", bound=TrainingDeclarations)
+
+
+def declared(kind: type[Declarations], owner: nn.Module | type) -> Declarations:
+    """What `owner`, a module or its class, declares of `kind`; defaults stand for what it does not have."""
+    names = (field.name for field in fields(kind))
+    return kind(**{name: getattr(owner, name) for name in names if hasattr(owner, name)})
