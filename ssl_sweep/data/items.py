@@ -84,8 +84,8 @@ class File(NamedTuple):
 
 def list_files(folder: str | Path) -> Iterator[File]:
     """Every file below `folder`, links followed, in an order that does not depend on the file system."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         if not entry.is_dir():
             yield stat_file(entry.path)

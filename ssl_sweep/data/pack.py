@@ -195,12 +195,12 @@ def read_pack(folder: Path, split: str) -> Pack:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
-        found = path.stat().st_size
+        num_bytes = path.stat().st_size
     except (ValueError, EOFError, FileNotFoundError) as error:
         raise Damaged(f"{folder} is damaged ({error}); remove it and it will be packed again") from error
     expected = int(3 * sizes.prod(axis=1).sum())
-    if found != expected:
-        raise Damaged(f"{path}: {found} bytes where {expected} belong; remove {folder} and it will be packed again")
+    if num_bytes != expected:
+        raise Damaged(f"{path}: has {num_bytes} bytes, not {expected}; remove {folder}, and it will be packed again")
     pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: memmap's indexing is slow
     return Pack(pixels, sizes, torch.from_numpy(labels), tuple(meta["classes"]), tuple(meta["skipped"][split]))
 

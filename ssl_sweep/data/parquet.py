@@ -179,9 +179,9 @@ def class_features(schema: Any) -> dict[str, tuple[str, ...]]:
 
 
 def find_image_column(schema: Any, place: Path) -> str:
-    found = [field.name for field in schema if holds_bytes(field.type)]
-    named = [name for name in IMAGE_COLUMNS if name in found]
-    return choose("image column (binary, or a struct with binary 'bytes')", named, found, schema, place)
+    binary = [field.name for field in schema if holds_bytes(field.type)]
+    named = [name for name in IMAGE_COLUMNS if name in binary]
+    return choose("image column (binary, or a struct with binary 'bytes')", named, binary, schema, place)
 
 
 def holds_bytes(kind: Any) -> bool:
@@ -197,11 +197,11 @@ def find_label_column(schema: Any, place: Path) -> str:
     return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, list(class_features(schema)), schema, place)
 
 
-def choose(what: str, named: list[str], found: list[str], schema: Any, place: Path) -> str:
+def choose(what: str, named: list[str], typed: list[str], schema: Any, place: Path) -> str:
     """The column with a usual name, else the only one of its type."""
     if named:
         return named[0]
-    if len(found) == 1:
-        return found[0]
-    count = f"{len(found)} columns could be the" if found else "no"
+    if len(typed) == 1:
+        return typed[0]
+    count = f"{len(typed)} columns could be the" if typed else "no"
     raise DataError(f"{place}: {count} {what}; its columns are {', '.join(schema.names)}: rename the one to use")

@@ -25,9 +25,11 @@ def apply_in_order(
         torch.index_select(source, 0, idle, out=target[:filled])
         for operator, rows in zip(operators, groups, strict=True):
             for part in parts(len(rows), images[0].numel(), images.device):
-                some = rows[part]
-                target[filled : filled + len(some)] = operator(source.index_select(0, some), values[owners[some], step])
-                filled += len(some)
+                selected = rows[part]
+                target[filled : filled + len(selected)] = operator(
+                    source.index_select(0, selected), values[owners[selected], step]
+                )
+                filled += len(selected)
         owners = owners[torch.cat([idle, *groups])]
         source, target, spare = target, spare, target
     return source.index_select(0, owners.argsort())
@@ -59,10 +61,10 @@ def parts(num_images: int, values_each: int, device: torch.device) -> Iterator[s
 
 def draw_others(batch_size: int, rng: torch.Generator) -> Tensor:
     """For each sample the row of another one (B,) int64, uniform over all others; its own row if it is alone."""
-    own = torch.arange(batch_size, device=rng.device)
+    rows = torch.arange(batch_size, device=rng.device)
     if batch_size == 1:
-        return own
-    return (own + 1 + torch.randint(batch_size - 1, (batch_size,), generator=rng, device=rng.device)) % batch_size
+        return rows
+    return (rows + 1 + torch.randint(batch_size - 1, (batch_size,), generator=rng, device=rng.device)) % batch_size
 
 
 def draw_bernoulli(batch_size: int, rng: torch.Generator, probability: float) -> Tensor:

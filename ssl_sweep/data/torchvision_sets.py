@@ -187,11 +187,11 @@ def leave_out(name: str, images: ImageList, classes: tuple[str, ...]) -> tuple[I
 
 def find_labels(dataset: Any) -> NDArray[np.int64] | None:
     """(N,) class numbers, read without decoding an image; None for a set of another task, or an unlabelled split."""
-    found = next((getattr(dataset, attribute) for attribute in LABEL_ATTRIBUTES if hasattr(dataset, attribute)), None)
-    if found is None:
+    values = next((getattr(dataset, attribute) for attribute in LABEL_ATTRIBUTES if hasattr(dataset, attribute)), None)
+    if values is None:
         samples = getattr(dataset, "_samples", None) or getattr(dataset, "samples", [])
-        found = [sample[1] for sample in samples]
-    labels = np.asarray(found)
+        values = [sample[1] for sample in samples]
+    labels = np.asarray(values)
     usable = labels.shape == (len(dataset),) and len(labels) and np.issubdtype(labels.dtype, np.integer)
     return labels.astype(np.int64) if usable and labels.min() >= 0 else None
 
@@ -205,6 +205,6 @@ def file_names(dataset: Any) -> list[str] | None:
 
 
 def class_names(dataset: Any, count: int) -> tuple[str, ...]:
-    found = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []
-    names = tuple(name if isinstance(name, str) else ", ".join(name) for name in found)  # ImageNet's are synonyms
+    classes = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or []
+    names = tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)  # ImageNet's are synonyms
     return names if len(names) >= count else tuple(str(label) for label in range(count))

@@ -50,11 +50,11 @@ def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation
     size = _image_size(image)
     _check_size(root, size, image, path)
     kept, skipped = [], 0
-    for place, found in _objects(root, path):
-        corners = _corners(found, place)
+    for place, element in _objects(root, path):
+        corners = _corners(element, place)
         defect = _defect(corners, size)
         if defect is None:
-            kept.append((_text(found, "name", place), _clip(corners, size), _is_difficult(found)))
+            kept.append((_text(element, "name", place), _clip(corners, size), _is_difficult(element)))
         elif on_error == "raise":
             raise DataError(f"{place} {defect}; correct or remove it, or set evaluate.detection.on_error: skip")
         else:
@@ -125,12 +125,12 @@ def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: P
 
 def _objects(root: Element, path: Path) -> Iterator[tuple[str, Element]]:
     """Each object, and what a message calls it; they count from 1, as people do."""
-    for number, found in enumerate(root.iter("object"), start=1):
-        yield f"{path}: object {number} ({found.findtext('name')!r})", found
+    for number, element in enumerate(root.iter("object"), start=1):
+        yield f"{path}: object {number} ({element.findtext('name')!r})", element
 
 
-def _corners(found: Element, place: str) -> Corners:
-    xmin, ymin, xmax, ymax = (_number(found, corner, place) for corner in CORNERS)
+def _corners(element: Element, place: str) -> Corners:
+    xmin, ymin, xmax, ymax = (_number(element, corner, place) for corner in CORNERS)
     return xmin, ymin, xmax, ymax
 
 
@@ -152,8 +152,8 @@ def _clip(corners: Corners, size: tuple[int, int]) -> Corners:
     return max(xmin - 1, 0), max(ymin - 1, 0), min(xmax, size[1]), min(ymax, size[0])
 
 
-def _number(found: Element, corner: str, place: str) -> float:
-    text = _text(found, f"bndbox/{corner}", place)
+def _number(element: Element, corner: str, place: str) -> float:
+    text = _text(element, f"bndbox/{corner}", place)
     try:
         value = float(text)
     except ValueError:
@@ -163,12 +163,12 @@ def _number(found: Element, corner: str, place: str) -> float:
     return value
 
 
-def _text(found: Element, tag: str, place: str) -> str:
-    text = (found.findtext(tag) or "").strip()
+def _text(element: Element, tag: str, place: str) -> str:
+    text = (element.findtext(tag) or "").strip()
     if not text:
         raise DataError(f"{place}: has no <{tag.replace('/', '><')}>; add it or remove the object")
     return text
 
 
-def _is_difficult(found: Element) -> bool:
-    return (found.findtext("difficult") or "").strip() == "1"
+def _is_difficult(element: Element) -> bool:
+    return (element.findtext("difficult") or "").strip() == "1"

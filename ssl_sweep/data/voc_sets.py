@@ -116,13 +116,13 @@ def load_voc(
     images, tests = _open(source, learning, testing, origin, short_side)
     val = _split_off(learned, origin) if val is None else val
     held = torch.tensor([learned[row] in val for row in images.labels.tolist()])
-    classes = tuple(sorted({name for each in (*learning, *testing) for name in each.names}))
+    classes = tuple(sorted({name for annotation in (*learning, *testing) for name in annotation.names}))
     splits = BoxedSplits(
         BoxedPack(images.subset((~held).nonzero().flatten()), learning, classes),
         BoxedPack(images.subset(held.nonzero().flatten()), learning, classes),
         BoxedPack(tests, testing, classes),
         classes,
-        sum(each.skipped for each in (*learning, *testing)),
+        sum(annotation.skipped for annotation in (*learning, *testing)),
     )
     _check(splits, source)
     return splits
@@ -145,10 +145,10 @@ def vocs(folder: Path) -> list[Path]:
     """The VOC folders that `folder` is or holds, as `VOCdevkit/VOC2007`."""
     if (folder / "Annotations").is_dir():
         return [folder]
-    found = sorted(path.parent for parent in (folder, folder / "VOCdevkit") for path in parent.glob("*/Annotations"))
-    if not found:
+    folders = sorted(path.parent for parent in (folder, folder / "VOCdevkit") for path in parent.glob("*/Annotations"))
+    if not folders:
         raise DataError(f"{PLACE}: no VOC folder is in {folder}; {LAYOUT}")
-    return found
+    return folders
 
 
 def image_sets(folders: Sequence[Path], train_set: TrainSet) -> Sets:
@@ -160,7 +160,7 @@ def image_sets(folders: Sequence[Path], train_set: TrainSet) -> Sets:
     if not tests:  # as in VOC2012, whose test boxes are not public
         tests, val, trainval = _all(val.values()), {}, train
     either = {folder: trainval[folder] or train[folder] + val.get(folder, []) for folder in folders}
-    own_val = train_set == "train" and all(train[each] and val.get(each) for each in folders if either[each])
+    own_val = train_set == "train" and all(train[folder] and val.get(folder) for folder in folders if either[folder])
     sets = Sets(_all((train if own_val else either).values()), _all(val.values()) if own_val else None, tests)
     for name, items in (("train", sets.train), ("test", sets.test)):
         if not items:
@@ -174,7 +174,7 @@ def image_sets(folders: Sequence[Path], train_set: TrainSet) -> Sets:
 
 
 def _all(lists: Iterable[list[Item]]) -> list[Item]:
-    return [item for each in lists for item in each]
+    return [item for items in lists for item in items]
 
 
 def _read_list(folder: Path, name: str) -> list[Item]:
@@ -182,7 +182,7 @@ def _read_list(folder: Path, name: str) -> list[Item]:
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         return []
-    return [Item(folder, each) for each in dict.fromkeys(line.split()[0] for line in _lines(path))]
+    return [Item(folder, image) for image in dict.fromkeys(line.split()[0] for line in _lines(path))]
 
 
 def _lines(path: Path) -> list[str]:
@@ -208,7 +208,7 @@ def _open(
 ) -> tuple[Pack, Pack]:
     fingerprint: dict[str, str | int] = {"kind": "voc"}
     for split, annotations in (("train", learning), ("test", testing)):
-        fingerprint[split] = digest([stat_file(each.image) for each in annotations], Path())
+        fingerprint[split] = digest([stat_file(annotation.image) for annotation in annotations], Path())
     contents = Contents(_images(learning), _images(testing), ())
     opened = Source(source, fingerprint, lambda: contents)
     return open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)

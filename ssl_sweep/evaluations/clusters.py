@@ -9,9 +9,8 @@ from torch import nn
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.models.losses import unit
-from ssl_sweep.training.features import extract
+from ssl_sweep.training.features import extract, fixed_subset
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.training.view_features import some
 
 METRICS = ("nmi_val", "nmi_test", "ari_val", "ari_test")
 
@@ -39,7 +38,7 @@ def evaluate(
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     number = splits.num_classes if k is None else k
-    bank, _ = extract(encoder, some(splits.train, images), splits.image_size, stage)
+    bank, _ = extract(encoder, fixed_subset(splits.train, images), splits.image_size, stage)
     if len(bank) < number:
         raise DataError(
             f"evaluate.clusters.k: {number} clusters of {len(bank)} training images; lower k or raise images"

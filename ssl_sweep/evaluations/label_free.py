@@ -9,9 +9,9 @@ from torch import nn
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.representation import alignment, effective_rank, lidar, spectral_decay, uniformity
-from ssl_sweep.training.features import extract
+from ssl_sweep.training.features import extract, fixed_subset
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.training.view_features import some, view_features
+from ssl_sweep.training.view_features import view_features
 
 NAMES = ("rankme", "alpha", "alpha_r2", "uniformity", "lidar", "alignment")
 METRICS = tuple(f"{name}_{split}" for split in ("val", "test") for name in NAMES)
@@ -67,9 +67,9 @@ def evaluate(
     )
     results: dict[str, float] = {}
     for split, pack in (("val", splits.val), ("test", splits.test)):
-        features, _ = extract(encoder, some(pack, images), splits.image_size, stage)
+        features, _ = extract(encoder, fixed_subset(pack, images), splits.image_size, stage)
         shown = [partial(augment.view, rng=stage.generator("views", split))] * views
-        seen = view_features(encoder, some(pack, view_images), shown, stage)  # (V, N, D)
+        seen = view_features(encoder, fixed_subset(pack, view_images), shown, stage)  # (V, N, D)
         alpha, alpha_r2 = spectral_decay(features, alpha_eigenvalues)
         measured = (effective_rank(features), alpha, alpha_r2, uniformity(features), lidar(seen), alignment(seen))
         results |= {f"{name}_{split}": value for name, value in zip(NAMES, measured, strict=True)}

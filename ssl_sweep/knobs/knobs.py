@@ -48,8 +48,8 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
         raise UnknownNameError(kind, name)
     if kind == "encoders":
         return ENCODERS[name]
-    found: Callable[..., Any] = getattr(importlib.import_module(f"ssl_sweep.{kind}.{name}"), _ATTRIBUTE[kind])
-    return found
+    target: Callable[..., Any] = getattr(importlib.import_module(f"ssl_sweep.{kind}.{name}"), _ATTRIBUTE[kind])
+    return target
 
 
 def metrics(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -87,8 +87,8 @@ def validation_error(*findings: Finding) -> ValidationError:
 def findings_of(error: ValidationError) -> list[Finding]:
     """The findings of an error made by `validation_error` or `translated`."""
     return [
-        Finding(each["loc"], each["input"], each["ctx"]["message"], each["ctx"]["remedy"])
-        for each in error.errors(include_url=False)
+        Finding(details["loc"], details["input"], details["ctx"]["message"], details["ctx"]["remedy"])
+        for details in error.errors(include_url=False)
     ]
 
 
@@ -136,9 +136,9 @@ def translated(error: ValidationError, model: type[BaseModel], values: Any, owne
     `owner` completes the message "is not ...": `a knob of simclr`.
     """
     merged: dict[Loc, Finding] = {}
-    for each in error.errors(include_url=False):
-        finding = _as_finding(each, model, values, owner)
-        if finding.loc in merged and each["type"] == "tuple_type":
+    for details in error.errors(include_url=False):
+        finding = _as_finding(details, model, values, owner)
+        if finding.loc in merged and details["type"] == "tuple_type":
             continue  # a number or a list is allowed: a value that is not a list was meant as the number
         if finding.loc in merged and finding.message not in merged[finding.loc].message:
             finding = finding._replace(message=f"{merged[finding.loc].message} or {finding.message}")
@@ -148,10 +148,10 @@ def translated(error: ValidationError, model: type[BaseModel], values: Any, owne
     return validation_error(*(finding for loc, finding in merged.items() if loc not in outer))
 
 
-def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: str) -> Finding:
-    loc, kind, value = each["loc"], each["type"], each["input"]
+def _as_finding(details: ErrorDetails, model: type[BaseModel], values: Any, owner: str) -> Finding:
+    loc, kind, value = details["loc"], details["type"], details["input"]
     if kind == _OURS:
-        return Finding(loc, value, each["ctx"]["message"], each["ctx"]["remedy"])
+        return Finding(loc, value, details["ctx"]["message"], details["ctx"]["remedy"])
     loc = loc if kind == "missing" else _existing(loc, values) or loc[:1]
     field = model.model_fields.get(str(loc[0])) if loc else None
     if kind == "missing":
@@ -162,9 +162,9 @@ def _as_finding(each: ErrorDetails, model: type[BaseModel], values: Any, owner: 
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return Finding(loc, value, "must be a mapping", "write `key: value` lines, indented under it")
     message = (
-        re.sub(r"^\w+ should ", "must ", each["msg"]).replace(" after validation", "").replace("valid tuple", "list")
+        re.sub(r"^\w+ should ", "must ", details["msg"]).replace(" after validation", "").replace("valid tuple", "list")
     )
-    return Finding(loc, value, message + _because(field), _remedy(each, field, value))
+    return Finding(loc, value, message + _because(field), _remedy(details, field, value))
 
 
 def _existing(loc: Loc, values: Any) -> Loc:
@@ -185,14 +185,14 @@ def _because(field: FieldInfo | None) -> str:
     return f" ({field.description})" if field is not None and field.description else ""
 
 
-def _remedy(each: ErrorDetails, field: FieldInfo | None, value: Any) -> str:
-    if each["type"] == "literal_error" and isinstance(value, str):
-        options = [part.strip("'") for part in each["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+def _remedy(details: ErrorDetails, field: FieldInfo | None, value: Any) -> str:
+    if details["type"] == "literal_error" and isinstance(value, str):
+        options = [part.strip("'") for part in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         return did_you_mean(value, options)
     interval = _interval(field.metadata) if field is not None else ""
-    if each["type"] == "string_pattern_mismatch":
+    if details["type"] == "string_pattern_mismatch":
         return "rename it"
-    example = _EXAMPLES.get(each["type"].split("_")[0], "")
+    example = _EXAMPLES.get(details["type"].split("_")[0], "")
     if interval and isinstance(value, int | float):
         return f"use {example or 'a value'} in {interval}"
     if field is None or field.is_required() or field.default is None or not example:
@@ -203,7 +203,7 @@ def _remedy(each: ErrorDetails, field: FieldInfo | None, value: Any) -> str:
 def _interval(metadata: Sequence[Any]) -> str:
     """A field's bounds as an interval: `[0, 0.5)`; empty if it has none."""
     bounds = {
-        name: getattr(each, name) for each in metadata for name in ("ge", "gt", "le", "lt") if hasattr(each, name)
+        name: getattr(bound, name) for bound in metadata for name in ("ge", "gt", "le", "lt") if hasattr(bound, name)
     }
     if not bounds:
         return ""

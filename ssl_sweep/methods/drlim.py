@@ -95,7 +95,7 @@ class Method(nn.Module):
         with full_precision(points):
             points = at_least_fp32(points)  # (T·B, D)
             dissimilar = torch.cat([torch.zeros_like(batch["dissimilar"]), batch["dissimilar"]])  # Y, (2·T·B,)
-            partners = self._of_everyone(points)[torch.cat([batch["similar"], batch["other"]])]
+            partners = self._gather_points(points)[torch.cat([batch["similar"], batch["other"]])]
             distance = ((points.repeat(2, 1) - partners).square().sum(dim=1) + EPS).sqrt()
             loss = margin_loss(distance, dissimilar, self.margin)
             return loss, self._scalars(points.detach(), distance.detach(), dissimilar, batch.get("label"))
@@ -130,8 +130,8 @@ class Method(nn.Module):
         copies = (starts.unsqueeze(1) + rows).flatten()  # (T·b,)
         return {name: x[copies] for name, x in views.items()} | labels
 
-    def _of_everyone(self, points: Tensor) -> Tensor:
-        """A worker's (T·b, D) -> all workers' (T·B, D), in the order of the views of all images."""
+    def _gather_points(self, points: Tensor) -> Tensor:
+        """A worker's points (T·b, D) -> those of all workers (T·B, D), in the order of the global batch's views."""
         by_rank = gather(points).view(world_size(), len(self.shifts), -1, points.shape[1])  # (W, T, b, D)
         return by_rank.transpose(0, 1).flatten(0, 2)
 
@@ -152,7 +152,7 @@ class Method(nn.Module):
         self, points: Tensor, distance: Tensor, dissimilar: Tensor, labels: Tensor | None
     ) -> dict[str, Tensor]:
         """Of the whole batch: points (T·b, D) of a worker's copies, distance and dissimilar (2·T·b,), labels (b,)."""
-        distance, dissimilar, points = gather_no_grad(distance), gather_no_grad(dissimilar), self._of_everyone(points)
+        distance, dissimilar, points = gather_no_grad(distance), gather_no_grad(dissimilar), self._gather_points(points)
         scalars = {
             "similar_distance": _mean_where(distance, ~dissimilar),
             "dissimilar_distance": _mean_where(distance, dissimilar),
@@ -160,8 +160,8 @@ class Method(nn.Module):
         }
         if labels is not None:
             labels = gather_no_grad(labels)
-            some = points.view(len(self.shifts), len(labels), -1)[:, :MEASURED].flatten(0, 1)
-            scalars["separation"] = separation(some, labels[:MEASURED].repeat(len(self.shifts)))
+            measured = points.view(len(self.shifts), len(labels), -1)[:, :MEASURED].flatten(0, 1)
+            scalars["separation"] = separation(measured, labels[:MEASURED].repeat(len(self.shifts)))
         return scalars
 
 
@@ -179,8 +179,8 @@ def nearest(points: Tensor, count: int) -> Tensor:
     """Pairs of points (B, D) of which one is among the `count` nearest of the other: (B, B) bool, true for itself."""
     with full_precision(points):
         distances = torch.cdist(points, points).fill_diagonal_(-1)  # each the nearest to itself, twins or not
-    found = distances.topk(min(count + 1, len(points)), dim=1, largest=False).indices
-    related = torch.zeros_like(distances, dtype=torch.bool).scatter_(1, found, True)
+    neighbours = distances.topk(min(count + 1, len(points)), dim=1, largest=False).indices
+    related = torch.zeros_like(distances, dtype=torch.bool).scatter_(1, neighbours, True)
     return related | related.T
 
 

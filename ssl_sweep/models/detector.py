@@ -84,16 +84,16 @@ class Detector(nn.Module):
         Regions are sampled by torch's global generator: torchvision takes no other, and `fit` saves it.
         """
         with full_precision(images[0]):
-            found: dict[str, Tensor] = self.rcnn(images, targets)
-        return found
+            losses: dict[str, Tensor] = self.rcnn(images, targets)
+        return losses
 
     @torch.no_grad()
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Boxes (K, 4) in each image's own pixels, labels (K,) and scores (K,), at most 100, in evaluation mode."""
         self.eval()
         with full_precision(images[0]):
-            found: list[dict[str, Tensor]] = self.rcnn(images)
-        return found
+            detections: list[dict[str, Tensor]] = self.rcnn(images)
+        return detections
 
 
 class _InPrecision(nn.Module):

@@ -40,8 +40,8 @@ class GlobalBatchNorm(_BatchNorm):
         others = [0, *range(2, x.ndim)]  # all dimensions but the channels'
         with torch.autocast(x.device.type, enabled=False):
             full = at_least_fp32(x)
-            own = torch.stack([full.mean(others), full.var(others, correction=0)])  # (2, C)
-            means, variances = gather(own.unsqueeze(0)).unbind(dim=1)  # (W, C) each, of shares of the same size
+            local = torch.stack([full.mean(others), full.var(others, correction=0)])  # (2, C)
+            means, variances = gather(local.unsqueeze(0)).unbind(dim=1)  # (W, C) each, of shares of the same size
             mean, variance = means.mean(dim=0), variances.mean(dim=0) + means.var(dim=0, correction=0)
             self._track(mean, variance, world_size() * x.numel() // x.shape[1])
             shape = (1, -1, *[1] * (x.ndim - 2))
@@ -61,7 +61,7 @@ class GlobalBatchNorm(_BatchNorm):
         """Vectors and maps alike."""
 
 
-WHOLE = (GlobalBatchNorm, nn.SyncBatchNorm)  # their statistics are of the whole batch on every rank
+GLOBAL_NORMS = (GlobalBatchNorm, nn.SyncBatchNorm)  # their statistics are of the whole batch on every rank
 
 
 def global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -90,9 +90,9 @@ def average_statistics(module: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    parts = (each for each in module.modules() if isinstance(each, _BatchNorm) and not isinstance(each, WHOLE))
-    found = [x for norm in parts for x in (norm.running_mean, norm.running_var) if x is not None]
-    if found:
-        means = gather_no_grad(torch.cat(found).unsqueeze(0)).mean(dim=0)
-        for statistics, mean in zip(found, torch.split(means, [len(x) for x in found]), strict=True):
+    norms = (part for part in module.modules() if isinstance(part, _BatchNorm) and not isinstance(part, GLOBAL_NORMS))
+    tracked = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+    if tracked:
+        means = gather_no_grad(torch.cat(tracked).unsqueeze(0)).mean(dim=0)
+        for statistics, mean in zip(tracked, torch.split(means, [len(x) for x in tracked]), strict=True):
             statistics.copy_(mean)

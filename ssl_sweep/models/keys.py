@@ -63,7 +63,7 @@ class MomentumKeys(nn.Module):
         """
         assert self._held, "hold the keys of a step before ending it"  # noqa: S101 - a caller's mistake
         ema_update(self.network, online, momentum)
-        keys, self._held = torch.cat([gather_no_grad(each) for each in self._held]), ()
+        keys, self._held = torch.cat([gather_no_grad(view) for view in self._held]), ()
         size = len(self.queue.keys)
         if size % len(keys):
             raise ValueError(

@@ -56,16 +56,17 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Term:
         temperature: τ.
     """
     with full_precision(first):
-        everyone = torch.cat([gather(first), gather(second)])  # (2·W·B, D)
-        similarity = torch.cat([first, second]) @ everyone.T  # (2B, 2·W·B)
+        projections = torch.cat([gather(first), gather(second)])  # (2·W·B, D)
+        similarity = torch.cat([first, second]) @ projections.T  # (2B, 2·W·B)
         rows = len(first) * rank() + torch.arange(len(first), device=first.device)
-        own, other = rows, rows + len(everyone) // 2
-        selves, partners = torch.cat([own, other]), torch.cat([other, own])  # (2B,) columns
+        first_columns, second_columns = rows, rows + len(projections) // 2  # (B,) each
+        selves = torch.cat([first_columns, second_columns])  # (2B,) columns
+        partners = torch.cat([second_columns, first_columns])
         logits = (similarity / temperature).scatter(1, selves.unsqueeze(1), -torch.inf)
         loss = F.cross_entropy(logits, partners)
     positive = similarity.gather(1, partners.unsqueeze(1))  # (2B, 1)
     rest = similarity.sum() - positive.sum() - similarity.gather(1, selves.unsqueeze(1)).sum()
-    num_negatives = len(similarity) * (len(everyone) - 2)
+    num_negatives = len(similarity) * (len(projections) - 2)
     return loss, _similarities(positive.mean(), rest / max(num_negatives, 1))
 
 

@@ -14,6 +14,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 
 Batch = dict[str, Tensor]
+LossAndScalars = tuple[Tensor, dict[str, Tensor]]
 
 
 class Method(Protocol):
@@ -24,7 +25,7 @@ class Method(Protocol):
     def views(self, images: Images, augment: Augment, rng: torch.Generator) -> Batch:
         """The step's views by name; every random number is drawn from `rng`, through `images.sampler(rng)`."""
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> LossAndScalars:
         """The loss of what `views` returned, and detached scalars to log beside it."""
 
 

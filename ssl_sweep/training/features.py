@@ -1,4 +1,4 @@
-"""A split as evaluations feed it to an encoder, and its frozen features."""
+"""A split, or a fixed subset of it, as evaluations feed it to an encoder, and its frozen features."""
 
 from collections.abc import Iterator
 
@@ -11,6 +11,11 @@ from ssl_sweep.training.loop import Stage
 from ssl_sweep.trialdir import watchdog
 
 EVAL_BATCH = 512
+
+
+def fixed_subset(pack: Pack, count: int) -> Pack:
+    """At most `count` random images of a split, the same for every seed, so that trials can be compared by them."""
+    return pack.subset(torch.randperm(len(pack), generator=torch.Generator().manual_seed(0))[:count])
 
 
 def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:

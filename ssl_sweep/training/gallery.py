@@ -15,7 +15,7 @@ from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.models.losses import unit
 from ssl_sweep.models.scatter import colors_of, principal_plane, scatter_plot
-from ssl_sweep.training.features import extract, inputs
+from ssl_sweep.training.features import extract, fixed_subset, inputs
 from ssl_sweep.training.loop import Stage
 from ssl_sweep.trialdir.atomic import write_text
 
@@ -35,7 +35,7 @@ def gallery(encoder: nn.Module, splits: Splits, stage: Stage, folder: Path) -> l
     in numbers: `points` [[x, y], ...], `labels` and the names of the `classes`. Nothing is written where a feature is
     no finite number.
     """
-    pack = _some(splits.test)
+    pack = fixed_subset(splits.test, IMAGES)
     features, labels = (x.cpu() for x in extract(encoder, pack, splits.image_size, stage))  # (N, D), (N,)
     if not bool(features.isfinite().all()):
         return []
@@ -58,13 +58,8 @@ def nearest(features: Tensor) -> Tensor:
     cosines = unit_length[:QUERIES] @ unit_length.T  # (Q, N)
     queries = torch.arange(len(cosines))
     cosines[queries, queries] = -torch.inf
-    found = cosines.topk(min(NEIGHBOURS, len(features) - 1), dim=1).indices
-    return torch.cat([queries.unsqueeze(1), found], dim=1)
-
-
-def _some(test: Pack) -> Pack:
-    """The same images whatever the trial's seed."""
-    return test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:IMAGES])
+    neighbours = cosines.topk(min(NEIGHBOURS, len(features) - 1), dim=1).indices
+    return torch.cat([queries.unsqueeze(1), neighbours], dim=1)
 
 
 def _grid(pack: Pack, rows: Tensor, image_size: int, stage: Stage) -> Tensor:

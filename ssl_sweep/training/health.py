@@ -19,10 +19,10 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.losses import feature_std
 from ssl_sweep.models.representation import alignment, effective_rank, uniformity
 from ssl_sweep.training.declarations import MethodDeclarations, declared
-from ssl_sweep.training.features import extract
+from ssl_sweep.training.features import extract, fixed_subset
 from ssl_sweep.training.loop import Diverged, Stage
 from ssl_sweep.training.neighbours import classify, top1
-from ssl_sweep.training.view_features import some, view_features
+from ssl_sweep.training.view_features import view_features
 
 # feature_std has its split in its name, since methods log the same of their projections of training views
 METRICS = ("feature_std_val", "effective_rank", "alignment", "uniformity", "knn_top1_val")
@@ -111,7 +111,7 @@ def measure(
     Raises:
         Diverged: a feature is not a finite number.
     """
-    val, bank = some(splits.val, health.images), some(splits.train, health.bank)
+    val, bank = fixed_subset(splits.val, health.images), fixed_subset(splits.train, health.bank)
     with _evaluation_mode(encoder):
         features, truth = extract(encoder, val, splits.image_size, stage)
         voters, labels = extract(encoder, bank, splits.image_size, stage)

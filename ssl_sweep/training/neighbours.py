@@ -57,9 +57,9 @@ def knn_top1(
 ) -> dict[str, list[float]]:
     """Top-1 in percent of the `val` and the `test` images for every k, as the training images vote (`classify`)."""
     bank, labels = extract(encoder, splits.train, splits.image_size, stage)
-    found = {}
+    scores = {}
     for split, pack in (("val", splits.val), ("test", splits.test)):
         queries, truth = extract(encoder, pack, splits.image_size, stage)
         predicted = classify(queries, bank, labels, splits.num_classes, ks=ks, temperature=temperature)
-        found[split] = top1(predicted, truth)
-    return found
+        scores[split] = top1(predicted, truth)
+    return scores

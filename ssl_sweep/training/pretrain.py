@@ -11,7 +11,7 @@ from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.models.global_norm import global_batchnorm
-from ssl_sweep.training.declarations import Method, MethodDeclarations, declared
+from ssl_sweep.training.declarations import LossAndScalars, Method, MethodDeclarations, declared
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 
@@ -43,12 +43,12 @@ def pretrain(
         # this name is deprecated, and its successor unknown to older versions of torch.)
         step.broadcast_buffers = False
 
-    def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(indices: Tensor, rng: torch.Generator) -> LossAndScalars:
         images = _share(train, indices, stage.device)
         with torch.autocast(stage.device.type, enabled=False):  # views are made in fp32
             views = method.views(images, augment, rng)
-        found: tuple[Tensor, dict[str, Tensor]] = step({name: _channels_last(view) for name, view in views.items()})
-        return found
+        outcome: LossAndScalars = step({name: _channels_last(view) for name, view in views.items()})
+        return outcome
 
     return fit(method, loss, len(train), recipe, stage, after_epoch, drop_last=True)
 
@@ -60,9 +60,9 @@ class _Step(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        found: tuple[Tensor, dict[str, Tensor]] = self.method.loss(batch)  # type: ignore[operator]
-        return found
+    def forward(self, batch: dict[str, Tensor]) -> LossAndScalars:
+        outcome: LossAndScalars = self.method.loss(batch)  # type: ignore[operator]
+        return outcome
 
 
 def _share(train: Pack, indices: Tensor, device: torch.device) -> Images:
@@ -79,8 +79,8 @@ def _share(train: Pack, indices: Tensor, device: torch.device) -> Images:
             f"pretrain.batch_size: {ranks} workers cannot share a batch of {len(indices)} images evenly; make it a "
             f"multiple of resources.workers ({ranks}), no larger than the training set ({len(train)})"
         )
-    each = len(indices) // ranks
-    rows = slice(rank() * each, (rank() + 1) * each)
+    share = len(indices) // ranks
+    rows = slice(rank() * share, (rank() + 1) * share)
     local = load(torch.arange(len(indices))[rows])
     return local._replace(shard=Shard(train.sizes(indices).to(device), rows, load))
 

@@ -57,9 +57,9 @@ class Heads(nn.Module):
         A head that diverged is left out, so that it does not end the others; where all did, both are not a number.
         """
         logits = self(features).transpose(1, 2)  # (B, classes, heads)
-        each = F.cross_entropy(logits, labels.unsqueeze(1).expand(-1, len(self.heads)), reduction="none").mean(dim=0)
-        finite = each.isfinite()
-        mean = torch.where(finite, each, 0).sum() / finite.sum()
+        by_head = F.cross_entropy(logits, labels.unsqueeze(1).expand(-1, len(self.heads)), reduction="none").mean(dim=0)
+        finite = by_head.isfinite()
+        mean = torch.where(finite, by_head, 0).sum() / finite.sum()
         return mean * finite.sum(), {"loss": mean.detach()}
 
     def score(self, val: Batches, test: Batches) -> dict[str, float]:
@@ -73,7 +73,7 @@ class Heads(nn.Module):
     def results(self) -> dict[str, float]:
         """`classifier.METRICS` of the chosen head, and what it was chosen from."""
         recipe = self.recipes[int(self.chosen)]
-        varied = (name for name in CHOSEN if len({getattr(each, name) for each in self.recipes}) > 1)
+        varied = (name for name in CHOSEN if len({getattr(recipe, name) for recipe in self.recipes}) > 1)
         return self.scores.metrics() | {f"{name}_best": getattr(recipe, name) for name in varied}
 
 

@@ -13,9 +13,9 @@ from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.evaluations.label_free import METRICS, evaluate
 from ssl_sweep.models import representation
-from ssl_sweep.training.features import extract
+from ssl_sweep.training.features import extract, fixed_subset
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.training.view_features import some, view_features
+from ssl_sweep.training.view_features import view_features
 
 
 class Collapsed(nn.Module):
@@ -38,14 +38,14 @@ def stage(tmp_path: Path) -> Stage:
 def test_it_measures_the_formulas(splits: Splits, stage: Stage) -> None:
     found = evaluate(nn.Flatten(), splits, stage, images=100, view_images=60, views=3, alpha_eigenvalues=20)
     assert tuple(found) == METRICS
-    features, _ = extract(nn.Flatten(), some(splits.test, 100), 8, stage)
+    features, _ = extract(nn.Flatten(), fixed_subset(splits.test, 100), 8, stage)
     assert len(features) == 100
     assert found["rankme_test"] == representation.effective_rank(features)
     assert found["uniformity_test"] == representation.uniformity(features)
     assert (found["alpha_test"], found["alpha_r2_test"]) == representation.spectral_decay(features, 20)
     recipe = Augment(8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2)  # MoCo-v2's
     drawn = [partial(recipe.view, rng=stage.generator("views", "test"))] * 3
-    seen = view_features(nn.Flatten(), some(splits.test, 60), drawn, stage)
+    seen = view_features(nn.Flatten(), fixed_subset(splits.test, 60), drawn, stage)
     assert found["lidar_test"] == representation.lidar(seen)
     assert found["alignment_test"] == representation.alignment(seen)
 

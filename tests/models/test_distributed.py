@@ -26,9 +26,9 @@ def global_batch() -> Tensor:
     return torch.randn(2 * PER_RANK, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def contrast(own: Tensor, everyone: Tensor) -> Tensor:
+def contrast(own: Tensor, whole_batch: Tensor) -> Tensor:
     """A loss of a rank's own rows against the global batch, not linear in either."""
-    return (own @ everyone.T).exp().mean()
+    return (own @ whole_batch.T).exp().mean()
 
 
 def two_ranks(index: int, folder: str) -> None:
@@ -55,14 +55,14 @@ def test_two_ranks_see_the_global_batch(tmp_path: Path) -> None:
     mp.spawn(two_ranks, args=(str(tmp_path),), nprocs=2)
     found = [torch.load(tmp_path / f"{index}.pt") for index in range(2)]
 
-    everyone = global_batch().requires_grad_()
-    sum(contrast(own, everyone) for own in everyone.chunk(2)).backward()
+    whole_batch = global_batch().requires_grad_()
+    sum(contrast(own, whole_batch) for own in whole_batch.chunk(2)).backward()
     order = torch.tensor([5, 2, 0, 4, 1, 3])
-    halves = torch.cat([nn.BatchNorm1d(4).double()(everyone[half]) for half in order.chunk(2)])
+    halves = torch.cat([nn.BatchNorm1d(4).double()(whole_batch[half]) for half in order.chunk(2)])
     for index, share in enumerate(found):
-        torch.testing.assert_close(share["gathered"], everyone.detach())
-        torch.testing.assert_close(share["no_grad"], everyone.detach())
-        torch.testing.assert_close(share["grad"], everyone.grad.chunk(2)[index])
+        torch.testing.assert_close(share["gathered"], whole_batch.detach())
+        torch.testing.assert_close(share["no_grad"], whole_batch.detach())
+        torch.testing.assert_close(share["grad"], whole_batch.grad.chunk(2)[index])
         torch.testing.assert_close(share["first"], torch.zeros(2))
-        torch.testing.assert_close(share["shuffled"], 2 * everyone.detach().chunk(2)[index])
+        torch.testing.assert_close(share["shuffled"], 2 * whole_batch.detach().chunk(2)[index])
         torch.testing.assert_close(share["normalised"], halves[order.argsort()].detach().chunk(2)[index])

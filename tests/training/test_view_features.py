@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ssl_sweep.data.resample import center
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.training.features import extract
+from ssl_sweep.training.features import extract, fixed_subset
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.training.view_features import some, view_features
+from ssl_sweep.training.view_features import view_features
 
 
 class Probe(nn.Module):
@@ -34,7 +34,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 def test_some_images_are_the_same_ones_every_time(splits: Splits) -> None:
-    few, again, more = some(splits.test, 20), some(splits.test, 20), some(splits.test, 10_000)
+    few, again, more = fixed_subset(splits.test, 20), fixed_subset(splits.test, 20), fixed_subset(splits.test, 10_000)
     assert torch.equal(few.batch(torch.arange(20)).pixels, again.batch(torch.arange(20)).pixels)
     assert torch.equal(few.labels, again.labels)
     assert not torch.equal(few.labels, splits.test.labels[:20])  # a set may be sorted by class
