@@ -1,8 +1,8 @@
 """AutoAugment's ImageNet policy on a batch (Cubuk et al. 2019, arXiv:1805.09501, the appendix's ImageNet table).
 
-Each sample draws one of 25 sub-policies: two operators, each applied with its own probability at its own magnitude. The
-operators are defined on bytes, with nearest-neighbour rotation and black outside, and magnitudes mean what they do in
-torchvision. Samples that share an operator go through it together.
+Each sample draws one of 25 sub-policies: two operators, each with a probability and a magnitude. The operators work on
+bytes, with nearest-neighbour rotation and black outside, and magnitudes are torchvision's. Samples that share an
+operator are processed together.
 """
 
 from collections.abc import Callable
@@ -46,13 +46,13 @@ POLICY: tuple[tuple[Step, Step], ...] = (
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Only the highest `bits` (n,) of each byte kept."""
+    """Keep only the highest `bits` (n,) of each byte."""
     step = per_image(2 ** (8 - bits))
     return (images / step).floor_().mul_(step)
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Bytes at and above the thresholds (n,) inverted."""
+    """Invert bytes at and above the thresholds (n,)."""
     return torch.where(images >= per_image(thresholds), 255 - images, images)
 
 
@@ -91,7 +91,7 @@ def shear_x(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel stretched from its own smallest and largest byte to 0..255."""
+    """Stretch each channel from its smallest and largest byte to 0..255."""
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
     flat = low == high
     stretched = (images - low) / torch.where(flat, 1, (high - low) * (1 / 255))
@@ -99,19 +99,19 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Each channel's histogram made flat by PIL's integer rule; channels too uniform for a step of 1 stay."""
+    """Flatten each channel's histogram by PIL's integer rule; channels too uniform for a step of 1 stay."""
     values = images.long().flatten(2)  # (n, 3, S * S)
     counts = values.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, torch.ones_like(values))
-    top = counts.gather(2, values.amax(dim=2, keepdim=True))  # how often the brightest byte occurs
+    top = counts.gather(2, values.amax(dim=2, keepdim=True))  # pixels with the brightest byte
     step = (values.shape[2] - top) // 255  # (n, 3, 1)
-    below = counts.cumsum(dim=2) - counts  # (n, 3, 256), how many pixels are darker
+    below = counts.cumsum(dim=2) - counts  # (n, 3, 256), number of darker pixels
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
     equal = table.gather(2, values).view(images.shape).to(images.dtype)
     return torch.where(step.unsqueeze(3) > 0, equal, images)
 
 
 def invert(images: Tensor, _: Tensor) -> Tensor:
-    """Every byte subtracted from 255."""
+    """Subtract every byte from 255."""
     return 255 - images
 
 
@@ -156,8 +156,8 @@ def draw_policy(batch_size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def apply_policy(images: Tensor, kinds: Tensor, magnitudes: Tensor) -> Tensor:
-    """Images (B, 3, S, S) in [0, 1], rounded to bytes, through their operators; the arguments are `draw_policy`'s."""
-    with torch.autocast(images.device.type, enabled=False):  # bf16 holds neither every byte nor the place of a pixel
+    """Images (B, 3, S, S) in [0, 1], rounded to bytes, after their operators; `draw_policy` returns the arguments."""
+    with torch.autocast(images.device.type, enabled=False):  # bf16 rounds bytes and pixel positions
         return apply_in_order((images * 255).round_(), tuple(OPERATORS.values()), kinds, magnitudes) / 255
 
 

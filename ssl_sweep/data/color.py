@@ -1,6 +1,6 @@
 """Colour operators on (B, 3, S, S) float32 images in [0, 1], each sample with its own strength.
 
-Formulas and clamping are torchvision's, so that a recipe written for it means the same here.
+Formulas and clamping are torchvision's, so that its recipes mean the same here.
 """
 
 import torch
@@ -10,7 +10,7 @@ from ssl_sweep.data.rows import apply_in_order, draw_bernoulli, rows_where
 from ssl_sweep.data.taps import Taps, filter_axes
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601 luma, rounded as in PIL and torchvision
-TINY = 1e-12  # below any chroma of float32 images that is not 0: grey pixels divide 0 by it, and have hue 0
+TINY = 1e-12  # below any nonzero chroma of float32 images: grey pixels divide 0 by it and get hue 0
 
 
 def grayscale(images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def away_from(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
-    """`images` pushed away from `base` by factors (B,) above 1, drawn to it by those below; values may leave [0, 1]."""
+    """Move `images` away from `base` by factors (B,) above 1, towards it by those below 1; values may leave [0, 1]."""
     return (images * per_image(factors)).add_(per_image(1 - factors) * base)
 
 
@@ -52,25 +52,25 @@ def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Hue turned by shifts (B,) in [-0.5, 0.5] of the colour circle, in HSV with value and saturation kept."""
+    """Shift the hue by shifts (B,) in [-0.5, 0.5] of the colour circle, in HSV with the same value and saturation."""
     red, green, blue = images.unbind(dim=1)  # each (B, S, S)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Chroma times the hue, in sixths of the circle, counted from the channel that is largest. It is chosen by weights
-    # of 0 and 1, which lerp follows exactly: on a CPU comparisons and `where` would take most of the time.
+    # Chroma times the hue, in sixths of the circle, counted from the largest channel. lerp with weights of exactly 0
+    # and 1 chooses it: on a CPU comparisons and `where` would take most of the time.
     from_green, from_blue = blue - red + 2 * chroma, red - green + 4 * chroma
     turned = torch.lerp(from_green, from_blue, (value - green).sign_())
     turned = torch.lerp(green - blue, turned, (value - red).sign_())
     hue = turned.div_(chroma.clamp(min=TINY)).add_(6 * shifts.view(-1, 1, 1))
     hue.sub_(6 * torch.floor(hue / 6))
-    # a channel falls from `value` by the chroma outside the third of the circle that it rules, with ramps of a sixth
+    # a channel is below `value` by the chroma outside its third of the circle, with ramps of a sixth
     falls = (2 - (hue - 3).abs_(), (hue - 2).abs_().sub_(1), (hue - 4).abs_().sub_(1))
     channels = [torch.addcmul(value, chroma, fall.clamp_(0, 1), value=-1) for fall in falls]
     return torch.stack(channels, dim=1).clamp_(min=0)
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Values at and above the threshold inverted."""
+    """Invert values at and above the threshold."""
     return torch.where(images >= threshold, 1 - images, images)
 
 
@@ -80,10 +80,10 @@ JITTERS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 def draw_jitter(
     batch_size: int, rng: torch.Generator, probability: float, strengths: tuple[float, float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """For each sample the order in which it meets `JITTERS` (B, 4) int64, -1 for none, and their factors (B, 4).
+    """For each sample the order of `JITTERS` (B, 4) int64, -1 for none, and their factors (B, 4).
 
-    Factors are uniform in 1 ± strength, not below 0, the hue's shift in ± strength. The order is a random permutation
-    of the operators whose strength is not 0, and all -1 for the samples that are left alone.
+    Factors are uniform in 1 ± strength, not below 0; the hue's shift is in ± strength. The order is a random
+    permutation of the operators whose strength is not 0, and all -1 for samples without jitter.
     """
     device = rng.device
     brightness, contrast, saturation, hue = strengths
@@ -97,7 +97,7 @@ def draw_jitter(
 
 
 def jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, each sample in its own order, as `draw_jitter` gives them."""
+    """Brightness, contrast, saturation and hue, each sample in its own order; `draw_jitter` returns the arguments."""
     return apply_in_order(images, JITTERS, order, factors)
 
 

@@ -1,4 +1,4 @@
-"""Random resized crops: which box of each image becomes a view."""
+"""Random resized crops: draws the box of each image that becomes a view."""
 
 import math
 
@@ -12,9 +12,9 @@ TRIES = 10
 def draw_boxes(sizes: Tensor, rng: torch.Generator, scale_min: float, scale_max: float) -> Tensor:
     """Boxes (B, 4) int64 of top, left, height, width inside images of `sizes` (B, 2).
 
-    The area is uniform in [scale_min, scale_max] of the image's, the aspect ratio log-uniform in [3/4, 4/3]; the first
-    of ten tries that fits is taken, and the largest central box of a permitted ratio where none does (the distribution
-    of torchvision's RandomResizedCrop; Szegedy et al. 2014, arXiv:1409.4842).
+    The area is uniform in [scale_min, scale_max] of the image's, the aspect ratio log-uniform in [3/4, 4/3]. The first
+    of ten draws that fits is used; if none fits, the largest central box of a permitted ratio is. This is the
+    distribution of torchvision's RandomResizedCrop (Szegedy et al. 2014, arXiv:1409.4842).
     """
     tries = _draw_shapes(sizes, rng, scale_min, scale_max)  # (B, TRIES, 2)
     fits = ((tries > 0) & (tries <= sizes.unsqueeze(1))).all(dim=2)  # (B, TRIES)

@@ -1,4 +1,4 @@
-"""One image, whatever its file: upright, RGB, 8 bits."""
+"""Decodes one image file of any format to upright 8-bit RGB."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-# What Pillow raises at files that are damaged, cut short, of no known format, or larger than any photograph.
+# What Pillow raises for files that are damaged, truncated, of an unknown format, or larger than any photograph.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -43,7 +43,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def shrink(image: Image.Image, short_side: int | None) -> Image.Image:
-    """Antialiased, to the size that torchvision's Resize gives; images that are small enough stay as they are."""
+    """Resize with antialiasing to the size that torchvision's Resize gives; smaller images are not changed."""
     width, height = image.size
     if short_side is None or min(width, height) <= short_side:
         return image

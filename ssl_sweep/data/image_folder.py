@@ -1,4 +1,4 @@
-"""`imagefolder:DIR`: one folder of images a class."""
+"""`imagefolder:DIR`: one folder of images per class."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the data layer hands out: a batch of images of unequal size, and the error that names bad data."""
+"""A batch of images of unequal size, and the error for bad data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class DataError(UserError, ValueError):
 
 
 class Images(NamedTuple):
-    """A batch of images, each in the top left corner of its frame; or one worker's share of a global batch."""
+    """A global batch of images, or one worker's share of it; each image is in the top left corner of its frame."""
 
     pixels: Tensor  # (B, 3, H, W) uint8, zeros below and to the right of the smaller images
-    sizes: Tensor  # (B, 2) int64, each image's own height and width in pixels
-    indices: Tensor | None = None  # (B,) int64, each image's number in its pack, by which a method recognises it
-    labels: Tensor | None = None  # (B,) int64, for what is drawn or measured by class, or for pairs by label
-    shard: "Shard | None" = None  # where these images lie in the global batch; None: they are all of it
+    sizes: Tensor  # (B, 2) int64, each image's height and width in pixels
+    indices: Tensor | None = None  # (B,) int64, each image's number in its pack
+    labels: Tensor | None = None  # (B,) int64, for visualizations and metrics by class, or for pairs by label
+    shard: "Shard | None" = None  # this share's place in the global batch; None: this is the global batch
 
     @property
     def global_size(self) -> int:
@@ -44,11 +44,11 @@ class Images(NamedTuple):
         return RowSampler(self, rng)
 
     def at(self, rows: Tensor) -> "Images":
-        """Images of the global batch by their rows (n,): their pixels and sizes."""
+        """Pixels and sizes of the images at these rows (n,) of the global batch."""
         return Images(self.pixels[rows], self.sizes[rows]) if self.shard is None else self.shard.load(rows)
 
     def global_batch(self) -> "Images":
-        """The global batch, for what cannot be computed from a share alone."""
+        """The global batch, where a share alone is not enough."""
         return self if self.shard is None else self.shard.load(torch.arange(self.global_size))
 
     def to(self, device: torch.device | str) -> "Images":
@@ -66,8 +66,8 @@ class Shard:
     """One worker's equal share of a global batch."""
 
     all_sizes: Tensor  # (N, 2), of every image of the global batch
-    rows: slice  # the rows of the share
-    load: Callable[[Tensor], Images]  # rows (n,) of the global batch -> these images, on the device
+    rows: slice  # of the share in the global batch
+    load: Callable[[Tensor], Images]  # rows (n,) of the global batch -> their images, on the device
 
 
 class RowSampler:

@@ -1,4 +1,4 @@
-"""An image set that has been found but not decoded: what every kind of source gives to the pack."""
+"""An image set that is listed but not decoded: what every kind of source passes to the pack."""
 
 import hashlib
 import os
@@ -15,15 +15,15 @@ from PIL import Image
 
 from ssl_sweep.data.stratify import stratified_split
 
-TEST_FRACTION = 0.2  # of a set that comes without a test split
+TEST_FRACTION = 0.2  # for a set without a test split
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """Labelled images that are decoded one by one, when asked for."""
+    """Labelled images that are decoded one by one, on access."""
 
     labels: NDArray[np.int64]  # (N,)
-    name: Callable[[int], str]  # what an error calls an image: its file, or its shard and row
+    name: Callable[[int], str]  # an image's name in errors: its file, or its shard and row
     image: Callable[[int], Image.Image]  # called from several threads at once
 
     def __len__(self) -> int:
@@ -43,9 +43,9 @@ class Contents(NamedTuple):
 
 
 class Source:
-    """An image set by name. Its lists are read at first use, so that a set already packed costs only its fingerprint.
+    """An image set by name. Its lists are read at first use: a set that is already packed costs only its fingerprint.
 
-    `fingerprint` changes whenever the images, their labels or their split could have changed.
+    `fingerprint` changes whenever the images, their labels or their split may have changed.
     """
 
     def __init__(self, name: str, fingerprint: dict[str, str | int], read: Callable[[], Contents]) -> None:
@@ -71,13 +71,13 @@ class Source:
 
 
 def hold_out_test(images: ImageList, split_seed: int) -> tuple[ImageList, ImageList]:
-    """Train and test of a set that comes as one list: a fifth of every class is set apart, by seed."""
+    """Split a set that comes as one list into train and test: a fifth of every class, drawn by seed, is for testing."""
     kept, held = stratified_split(torch.from_numpy(images.labels), TEST_FRACTION, split_seed)
     return images.select(kept.numpy()), images.select(held.numpy())
 
 
 class File(NamedTuple):
-    path: str  # not a Path: those cost more than the rest of the listing, and every trial lists its set
+    path: str  # not a Path, which costs more than the rest of the listing; every trial lists its set
     size: int  # bytes
     mtime_ns: int
 
@@ -97,13 +97,13 @@ def stat_file(path: str | Path) -> File:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        # A link to nowhere stays in the list: it is named when it is decoded, under the policy for corrupt images.
+        # A broken link stays in the list: decoding reports it, under the policy for corrupt images.
         status = os.lstat(path)
     return File(str(path), status.st_size, status.st_mtime_ns)
 
 
 def digest(files: Iterable[File], folder: Path) -> str:
-    """A hash of the names of `files` below `folder`, of their sizes and times; contents are not read."""
+    """A hash of the names of `files` below `folder`, their sizes and times; contents are not read."""
     start = len(str(folder))
     lines = "".join(f"{path[start:]}\0{size}\0{mtime_ns}\n" for path, size, mtime_ns in files)
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""Random masking: of patches as in masked image modelling, of single pixels as in the overlay paper's baseline."""
+"""Random masking of patches, as in masked image modelling, or of pixels, as in the overlay paper's baseline."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ MaskFill = Literal["zero", "mean", "other"]
 
 
 def check_mask(size: int, patch: int, ratio: float) -> None:
-    """ValueError where the patches do not tile the image, or where rounding leaves all of it or hides all of it."""
+    """Raise ValueError if the patches do not tile the image, or if rounding masks nothing or everything."""
     if size % patch:
         raise ValueError(f"mask_patch: {patch} does not divide the image size {size}; take a divisor of it")
     count = (size // patch) ** 2
@@ -33,10 +33,10 @@ def draw_mask(batch_size: int, rng: torch.Generator, size: int, patch: int, rati
 
 
 def draw_fill(images: Tensor, fill: MaskFill, rng: torch.Generator) -> Tensor:
-    """What shows in the masked places of `images` (B, 3, S, S), broadcastable to it.
+    """The content of the masked places of `images` (B, 3, S, S), broadcastable to it.
 
-    `zero` is black, `mean` each image's own mean colour (its edges disturb a convolution less than black ones), `other`
-    the same place of another image of the batch.
+    `zero` is black, `mean` each image's mean colour (its edges disturb a convolution less than black ones), `other`
+    the same place in another image of the batch.
     """
     if fill == "zero":
         return images.new_zeros(1)

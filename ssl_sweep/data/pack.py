@@ -1,9 +1,8 @@
 """Images decoded once per node into memory-mapped files that all trials share.
 
 A pack is a folder `cache/KEY/`: `meta.json`, and for train and test `pixels.u8` (each image as (3, H, W), one after the
-other), `sizes.npy` (N, 2) and `labels.npy` (N,). It is written under another name and renamed when it is whole and on
-disk, under a lock: of two trials that start at once one decodes, and one that is killed leaves nothing to mistake for
-a pack.
+other), `sizes.npy` (N, 2) and `labels.npy` (N,). It is written under a temporary name, under a lock, and renamed when
+it is complete and on disk: of two trials that start at once only one decodes, and a killed one leaves no broken pack.
 """
 
 import hashlib
@@ -28,21 +27,21 @@ from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 
-FORMAT = 1  # part of the key: raise it when the same images would come out as other files, or as other pixels
+FORMAT = 1  # part of the key: raise it when the same images would give other files or other pixels
 MAX_NAMED = 20  # classes in a message
-LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the room of the largest: a few of these fill a memory
+LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the memory of the largest, so a few of these fill it
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.int64]
 
 
-class Damaged(DataError):  # noqa: N818 - what it is
-    """A pack that is not as it was written."""
+class Damaged(DataError):  # noqa: N818 - the name says what is wrong
+    """A pack's files are incomplete or unreadable."""
 
 
 class Pack:
-    """One split's images, read-only. `skipped` names the corrupt images that the whole split was packed without."""
+    """One split's images, read-only. `skipped` names the corrupt images that were left out of the whole split."""
 
     labels: Tensor  # (N,) int64
     classes: tuple[str, ...]
@@ -76,7 +75,7 @@ class Pack:
         return torch.from_numpy(self._sizes[self._rows[indices.cpu().numpy()]])
 
     def batch(self, indices: Tensor) -> Images:
-        """The images at `indices` (B,), copied out of the mapping, and their labels; any order, repeats allowed."""
+        """The images at `indices` (B,), copied out of the mapping, and their labels; in any order, with repeats."""
         indices = indices.cpu()
         rows = self._rows[indices.numpy()]
         sizes = self._sizes[rows]  # (B, 2)
@@ -98,7 +97,7 @@ class Pack:
         return view
 
     def only(self, classes: Sequence[str]) -> "Pack":
-        """A view of the images of these classes, on the same memory; labels number the classes in this order."""
+        """A view of the images of these classes, on the same memory; labels are positions in `classes`."""
         if unknown := [name for name in classes if name not in self.classes]:
             there_are = ", ".join(map(repr, self.classes[:MAX_NAMED])) + (
                 ", ..." if len(self.classes) > MAX_NAMED else ""
@@ -115,14 +114,14 @@ def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: in
     """Train and test of `source`; decoded into `cache` first, if they are not there yet.
 
     on_error: a corrupt image raises DataError, or is left out and named in `skipped`. short_side: in pixels; larger
-    images are shrunk to it, their aspect kept.
+    images are shrunk to it, with their aspect ratio.
     """
     folder = cache / pack_name(source, on_error, short_side)
     if not folder.exists():
         write_once(source, folder, on_error, short_side)
     try:
         return read_pack(folder, "train"), read_pack(folder, "test")
-    except Damaged as error:  # a copy cut off, a disk that lost power: the images themselves are elsewhere
+    except Damaged as error:  # a truncated copy or a power loss: the images themselves are elsewhere
         log.warning("%s; packing it again", error)
     set_aside(folder)
     write_once(source, folder, on_error, short_side)
@@ -130,7 +129,7 @@ def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: in
 
 
 def pack_name(source: Source, on_error: OnError, short_side: int | None) -> str:
-    """The source's name for people, then a hash of everything that shapes the pixels, the labels and their order."""
+    """The source's readable name, then a hash of all that determines the pixels, the labels and their order."""
     settled = json.dumps([FORMAT, source.fingerprint, on_error, short_side], sort_keys=True)
     words = re.sub(r"[^A-Za-z0-9]+", "-", source.name)[-40:].strip("-")
     return f"{words}-{hashlib.sha256(settled.encode()).hexdigest()[:16]}"
@@ -143,14 +142,14 @@ def write_once(source: Source, folder: Path, on_error: OnError, short_side: int 
     with locked(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
             return
-        if partial.exists():  # its writer was killed: nobody else can hold the lock
+        if partial.exists():  # its writer was killed: this process holds the lock
             shutil.rmtree(partial)
         with room_in(folder.parent):
             partial.mkdir()
             try:
                 write_packs(source, partial, on_error, short_side)
             except BaseException:
-                shutil.rmtree(partial)  # half a set can be many gigabytes, on a disk that may just have run full
+                shutil.rmtree(partial)  # half a set can be many gigabytes, and the disk may be full
                 raise
         partial.rename(folder)
         sync_folder(folder.parent)
@@ -166,7 +165,7 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for another process to pack %s", path.stem)
-    while not lock.is_locked:  # its holder is on this machine, and watched: it gives the lock up, or dies
+    while not lock.is_locked:  # its holder is on this machine and watched: it releases the lock or is ended
         with suppress(Timeout):
             lock.acquire(timeout=watchdog.BEAT_S)
         watchdog.heartbeat()
@@ -177,7 +176,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def set_aside(folder: Path) -> None:
-    """Take a damaged pack out of the way, once: trials that have it mapped keep what they have."""
+    """Remove a damaged pack, once; trials that have mapped it keep their mapping."""
     with locked(folder.with_name(f"{folder.name}.lock")):
         with suppress(Damaged):
             for split in ("train", "test"):
@@ -201,7 +200,7 @@ def read_pack(folder: Path, split: str) -> Pack:
     expected = int(3 * sizes.prod(axis=1).sum())
     if num_bytes != expected:
         raise Damaged(f"{path}: has {num_bytes} bytes, not {expected}; remove {folder}, and it will be packed again")
-    pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: memmap's indexing is slow
+    pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: indexing a memmap is slow
     return Pack(pixels, sizes, torch.from_numpy(labels), tuple(meta["classes"]), tuple(meta["skipped"][split]))
 
 
@@ -209,5 +208,5 @@ def warn_of_large_images(folder: Path, short_side: int | None) -> None:
     sizes = np.concatenate([np.load(path) for path in folder.glob("*/sizes.npy")])  # (N, 2)
     height, width = sizes[sizes.prod(axis=1).argmax()]
     if short_side is None and height * width > LARGE_PIXELS:
-        remedy = "set data.short_side, or it pads whole batches to its size"
+        remedy = "set data.short_side, or whole batches are padded to its size"
         log.warning("%s: the largest image is %d pixels high and %d wide; %s", folder.name, height, width, remedy)

@@ -1,4 +1,4 @@
-"""Writes a pack: decodes in threads, streams to disk, and makes sure that all of it is there."""
+"""Writes a pack: decodes in threads, streams to disk, and syncs every file."""
 
 import json
 import logging
@@ -24,14 +24,14 @@ PROGRESS_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
-Decoded = NDArray[np.uint8] | DataError  # (3, H, W), or what is wrong with the file
+Decoded = NDArray[np.uint8] | DataError  # (3, H, W), or the file's defect
 OnError = Literal["raise", "skip"]
 
 
 def write_packs(source: Source, folder: Path, on_error: OnError, short_side: int | None) -> None:
-    """Decode both splits of `source` into the new `folder`; on return it is whole and on disk.
+    """Decode both splits of `source` into the new `folder`; on return it is complete and on disk.
 
-    Raises DataError at a corrupt image, unless on_error is "skip", and when no image of a split can be decoded.
+    Raises DataError for a corrupt image, unless on_error is "skip", and when no image of a split can be decoded.
     """
     skipped = {}
     for split, images in {"train": source.train, "test": source.test}.items():
@@ -70,7 +70,7 @@ def write_split(images: ImageList, folder: Path, on_error: OnError, short_side: 
 
 
 def decode_all(images: ImageList, short_side: int | None) -> Iterator[Decoded]:
-    """Each image in its turn, or why it cannot be decoded. Few are in memory at a time, however slow the disk."""
+    """Each image in order, or why it cannot be decoded. Few are in memory at a time, however slow the disk."""
     waiting: deque[Future[Decoded]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for row in range(len(images)):

@@ -1,4 +1,4 @@
-"""`parquet:DIR`: image sets as the Hugging Face hub ships them, several shards a split."""
+"""`parquet:DIR`: image sets as the Hugging Face hub ships them, with several shards per split."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def parquet_folder(name: str, folder: Path, split_seed: int) -> Source:
 
 
 def find_shards(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The shards of the first of the splits `names` that is there: `train-0.parquet`, `train/0.parquet`."""
+    """The shards of the first of the splits `names` that exists: `train-0.parquet`, `train/0.parquet`."""
     paths = sorted(folder.rglob("*.parquet"))
     for split in names:
         pattern = re.compile(rf"{split}(?![a-z])")
@@ -53,7 +53,7 @@ def check_shards(folder: Path, shards: list[Path]) -> None:
     if len(homes := sorted({path.parent for path in shards})) > 1:
         listed = ", ".join(str(home.relative_to(folder)) for home in homes)
         raise DataError(f"{folder}: holds several sets ({listed}); name one of them, as parquet:{homes[0]}")
-    totals = {int(found[1]) for path in shards if (found := re.search(r"-\d+-of-(\d+)", path.stem))}
+    totals = {int(match[1]) for path in shards if (match := re.search(r"-\d+-of-(\d+)", path.stem))}
     if totals and totals != {len(shards)}:
         raise DataError(f"{shards[0]}: {len(shards)} shards are here of {max(totals)}; download the missing ones")
 
@@ -68,7 +68,7 @@ def read(train: list[Path], test: list[Path], split_seed: int) -> Contents:
 
 
 class Group(NamedTuple):
-    """A row group: what Parquet can read at the least."""
+    """A row group: the smallest part of a file that Parquet can read."""
 
     path: Path
     number: int
@@ -77,7 +77,7 @@ class Group(NamedTuple):
 
 
 class Shards:
-    """The rows of one split, over all its shards. Row groups are read when they are needed."""
+    """The rows of one split in all its shards. Row groups are read on access."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -110,7 +110,7 @@ class Shards:
         return self.groups[index], row - (self.groups[index - 1].end if index else 0)
 
     def read_group(self, group: Group) -> Any:
-        """The group's image column. Two groups are kept: threads that decode neighbours straddle a boundary."""
+        """The group's image column. Two groups are cached: threads that decode neighbouring rows cross a boundary."""
         with self._lock:
             if group not in self._recent:
                 while len(self._recent) > 1:
@@ -131,7 +131,7 @@ class Shards:
         return labels
 
     def class_names(self) -> tuple[str, ...]:
-        """From the hub's metadata; else the labels themselves, in order."""
+        """The class names of the hub's metadata; without them, the labels in order."""
         if names := class_features(self.schema).get(self.label_column):
             return names
         if isinstance(self.labels[0], str):
@@ -139,7 +139,7 @@ class Shards:
         return tuple(str(label) for label in range(max(self.labels) + 1))
 
     def numbers(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
-        """(N,) class numbers. Raises DataError at a label that is none of the classes."""
+        """(N,) class numbers. Raises DataError for a label that is not one of the classes."""
         known: dict[Any, int] = {label: label for label in range(len(classes))}
         known |= {name: label for label, name in enumerate(classes)}
         for row, label in enumerate(self.labels):
@@ -198,7 +198,7 @@ def find_label_column(schema: Any, place: Path) -> str:
 
 
 def choose(what: str, named: list[str], typed: list[str], schema: Any, place: Path) -> str:
-    """The column with a usual name, else the only one of its type."""
+    """The column with a usual name; without one, the only column of its type."""
     if named:
         return named[0]
     if len(typed) == 1:

@@ -1,8 +1,8 @@
-"""Crop, flip and resize of a ragged batch as two products per sample, each sample with its own window.
+"""Crops, flips and resizes images of unequal size in one batch, each with its own window, by two products per image.
 
 Every output row is a weighted mean of input rows, and every output column one of input columns, so that a view is
 `W_y @ image @ W_x.T`. The weights are the antialiased bilinear filter (a triangle as wide as the reduction), which is
-what torchvision computes with `antialias=True`. Only the few weights of a row that are not 0 are ever made.
+what torchvision computes with `antialias=True`. Only the nonzero weights of each row are computed.
 """
 
 import math
@@ -17,7 +17,7 @@ from ssl_sweep.data.taps import Taps, filter_axes
 
 
 class Window(NamedTuple):
-    """What of each image becomes the view, and what its filter may read: (y, x) in pixels, fractions allowed."""
+    """The part of each image that becomes the view, and what its filter may read: (y, x) in pixels, also fractional."""
 
     start: Tensor  # (B, 2) float32, the corner of the view
     length: Tensor  # (B, 2) float32, its extent, negative where the view is mirrored
@@ -39,14 +39,14 @@ def whole_window(sizes: Tensor) -> Window:
 
 
 def mirrored(window: Window, flips: Tensor) -> Window:
-    """The same window read from right to left where flips (B,) says so."""
+    """The same window, read from right to left where flips (B,) is true."""
     reverse = torch.stack([torch.zeros_like(flips), flips], dim=1)  # (B, 2): only along x
     start = torch.where(reverse, window.start + window.length, window.start)
     return window._replace(start=start, length=torch.where(reverse, -window.length, window.length))
 
 
 def center_window(sizes: Tensor, size: int) -> Window:
-    """The middle of each image once its short side is resized to `size`, in whole pixels of the resized image."""
+    """The centre square of each image, its short side resized to `size`, in whole pixels of the resized image."""
     sides = sizes.float()
     resized = size * sizes // sizes.amin(dim=1, keepdim=True)  # (B, 2), the long side cut to whole pixels
     scale = sides / resized
@@ -54,8 +54,8 @@ def center_window(sizes: Tensor, size: int) -> Window:
 
 
 def same_place(window: Window, sizes: Tensor, other_sizes: Tensor) -> Window:
-    """The window at the same relative place of other images: what it would show of them, stretched to `sizes`."""
-    # multiplied before divided: whole pixels stay whole where the sizes are equal
+    """The window at the same relative place in other images, as if they were stretched to `sizes`."""
+    # multiply before dividing: whole pixels stay whole where the sizes are equal
     start, end = ((edge * other_sizes) / sizes for edge in (window.start, window.start + window.length))
     low = torch.floor(window.low * other_sizes / sizes)
     high = torch.minimum(torch.ceil(window.high * other_sizes / sizes), other_sizes.float())
@@ -63,15 +63,18 @@ def same_place(window: Window, sizes: Tensor, other_sizes: Tensor) -> Window:
 
 
 def axis_taps(window: Window, axis: int, frame: int, size: int) -> Taps:
-    """What each of `size` output pixels takes along an axis (0: y) of frames `frame` pixels long; weights sum to 1."""
+    """The weights of the input pixels in each of `size` output pixels, along an axis (0: y) of `frame` pixels.
+
+    The weights of an output pixel sum to 1.
+    """
     start, length, low, high = (edge[:, axis, None] for edge in window)  # each (B, 1)
     scale = length / size
-    support = scale.abs().clamp(min=1)  # an enlargement interpolates, a reduction averages what an output pixel covers
+    support = scale.abs().clamp(min=1)  # enlarging interpolates; reducing averages what an output pixel covers
     center = scale * (torch.arange(size, device=start.device) + 0.5)  # (B, size), from the start
     first = torch.floor(start + center - support + 0.5)
-    count = math.ceil(2 * max(1, frame / size))  # the most that any window inside the frame needs
+    count = math.ceil(2 * max(1, frame / size))  # the maximum for any window inside the frame
     pixels = first.unsqueeze(2) + torch.arange(count, device=start.device)  # (B, size, count)
-    # measured from the start, where float32 is exact: far from the origin it would not be
+    # measured from the start: far from the origin float32 would round
     distance = (pixels - (start - 0.5).unsqueeze(2)) - center.unsqueeze(2)
     weights = support.unsqueeze(2).sub(distance.abs_()).clamp_(min=0)
     weights *= (pixels >= low.unsqueeze(2)) & (pixels < high.unsqueeze(2))
@@ -82,20 +85,18 @@ def resample(pixels: Tensor, window: Window, size: int) -> Tensor:
     """Windows of `pixels` (B, 3, H, W) uint8 as (B, 3, size, size) float32 in [0, 1]."""
     batch, channels, height, width = pixels.shape
     views = torch.empty(batch, channels, size, size, device=pixels.device)
-    for some in parts(batch, channels * height * width, pixels.device):
-        part = Window(*(edge[some] for edge in window))
+    for rows in parts(batch, channels * height * width, pixels.device):
+        part = Window(*(edge[rows] for edge in window))
         down, across = axis_taps(part, 0, height, size), axis_taps(part, 1, width, size)
-        torch.div(filter_axes(pixels[some], down, across), 255, out=views[some])
+        torch.div(filter_axes(pixels[rows], down, across), 255, out=views[rows])
     return views.clamp_(max=1)
 
 
 def overlay(clean: Tensor, images: Images, window: Window, rows: Tensor, alpha: float) -> Tensor:
     """alpha * x_j + (1 - alpha) * x_i for crops `clean` (B, 3, S, S) of the images i in their windows, and j = rows[i].
 
-    Rows are of the whole batch.
-
-    Resampling is linear: to overlay the crops is to crop the overlaid images, exactly where the sizes are equal, and
-    with x_j stretched to the size of x_i where they are not. (The paired-image-overlay paper's corrupted input.)
+    The rows are those of the global batch. Resampling is linear, so overlaying the crops equals cropping the overlaid
+    images, with x_j stretched to the size of x_i where the sizes differ (the paired-image-overlay paper's input).
     """
     other = images.at(rows)
     place = same_place(window, images.sizes, other.sizes)
@@ -103,5 +104,5 @@ def overlay(clean: Tensor, images: Images, window: Window, rows: Tensor, alpha: 
 
 
 def center(images: Images, size: int) -> Tensor:
-    """Short side resized to `size`, then the central square: (B, 3, size, size) float32 in [0, 1], nothing random."""
+    """The centre square after resizing the short side to `size`: (B, 3, size, size) float32 in [0, 1], not random."""
     return resample(images.pixels, center_window(images.sizes, size), size)

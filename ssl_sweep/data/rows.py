@@ -1,22 +1,22 @@
-"""Operators that touch only some samples of a batch: find their rows, apply, put them back."""
+"""Operators for some samples of a batch: select their rows, apply, and write them back."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-# 1 MB of float32: on a CPU larger intermediate results cost twice as much, in cache misses and page faults
+# 1 MB of float32: on a CPU larger intermediate results take twice the time, in cache misses and page faults
 CPU_PART_VALUES = 2**18
 
 
 def apply_in_order(
     images: Tensor, operators: Sequence[Callable[[Tensor, Tensor], Tensor]], kinds: Tensor, values: Tensor
 ) -> Tensor:
-    """Each of `images` (B, ...) through its own operators: step p is operators[kinds[b, p]] at values[b, p], or -1.
+    """Apply to each of `images` (B, ...) its own operators: step p is operators[kinds[b, p]] at values[b, p]; -1: none.
 
-    The samples that share an operator go through it together.
+    Samples that share an operator are processed together.
     """
-    # the batch is kept sorted by the kind of the last step, and `owners` says whose image a row holds
+    # the batch is sorted by the kind of the last step; `owners` has the image's original row for each row
     owners = torch.arange(len(images), device=images.device)
     source, target, spare = images, torch.empty_like(images), torch.empty_like(images)
     for step in range(kinds.shape[1]):
@@ -43,7 +43,7 @@ def rows_of_each(kinds: Tensor, num_kinds: int) -> list[Tensor]:
 
 
 def change_rows(images: Tensor, rows: Tensor, operator: Callable[..., Tensor], *values: Tensor) -> Tensor:
-    """`images` (B, ...) with `operator(images[rows], *values)` in the rows (n,); values (n, ...), one for each row."""
+    """`images` (B, ...) with `operator(images[rows], *values)` in the rows (n,); values (n, ...) are one per row."""
     if len(rows) == 0:
         return images
     images = images.clone()
@@ -54,13 +54,13 @@ def change_rows(images: Tensor, rows: Tensor, operator: Callable[..., Tensor], *
 
 
 def parts(num_images: int, values_each: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover a batch: all of it at once, but on a CPU in parts whose float32 values fit the cache."""
+    """Slices that cover a batch: one, or on a CPU several parts whose float32 values fit the cache."""
     step = max(1, CPU_PART_VALUES // values_each) if device.type == "cpu" else max(1, num_images)
     return (slice(first, first + step) for first in range(0, num_images, step))
 
 
 def draw_others(batch_size: int, rng: torch.Generator) -> Tensor:
-    """For each sample the row of another one (B,) int64, uniform over all others; its own row if it is alone."""
+    """For each sample the row of another one (B,) int64, uniform over all others; its own row in a batch of one."""
     rows = torch.arange(batch_size, device=rng.device)
     if batch_size == 1:
         return rows

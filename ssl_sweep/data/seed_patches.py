@@ -1,4 +1,4 @@
-"""Patches with much in them, and their random transforms, batched on the device (Exemplar-CNN's surrogate data)."""
+"""Patches with high gradient energy and their random transforms, batched on the device (Exemplar-CNN's data)."""
 
 import math
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ class Transforms(NamedTuple):
     """One transform for each of B patches."""
 
     moves: Tensor  # (B, 2) x and y in patch sides
-    scales: Tensor  # (B,) side of what is seen, in patch sides
+    scales: Tensor  # (B,) side of the window, in patch sides
     angles: Tensor  # (B,) radians
     contrasts: Tensor  # (B, 3) factors along the principal colours
     powers: Tensor  # (B, 2) of saturation and value; so are the next two
     factors: Tensor  # (B, 2)
     offsets: Tensor  # (B, 2)
-    hues: Tensor  # (B,) parts of the colour circle
+    hues: Tensor  # (B,) fractions of the colour circle
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """How far transforms go. Moves, angles, offsets and hues are uniform, factors and powers log-uniform."""
+    """The ranges of the transforms. Moves, angles, offsets and hues are uniform, factors and powers log-uniform."""
 
     shift: float
     scale_min: float
@@ -73,7 +73,7 @@ def transformed_patches(images: Tensor, corners: Tensor, size: int, transforms: 
 def busiest_corners(images: Tensor, size: int) -> Tensor:
     """Top and left (B, 2) int64 of the square of `size` pixels with the most gradient in images (B, 3, S, S).
 
-    Measured is the sum of the squared differences between neighbouring pixels' luma; the first of equals is taken.
+    The gradient is the sum of the squared differences between neighbouring pixels' luma; of equals the first counts.
     """
     gray = grayscale(images)
     vertical, horizontal = gray.diff(dim=2).square(), gray.diff(dim=3).square()
@@ -86,11 +86,11 @@ def busiest_corners(images: Tensor, size: int) -> Tensor:
 def cut_patches(images: Tensor, corners: Tensor, size: int, moves: Tensor, scales: Tensor, angles: Tensor) -> Tensor:
     """Squares at `corners` (B, 2), moved, scaled and turned about their centre: (B, 3, size, size).
 
-    Interpolated bilinearly; beyond the image's edge it is mirrored.
+    Interpolation is bilinear; beyond its edge the image is mirrored.
 
     Args:
-        moves: (B, 2) x and y of the window, in parts of `size`.
-        scales: (B,) side of the window over `size`: below 1 enlarges what is seen.
+        moves: (B, 2) x and y of the window, in multiples of `size`.
+        scales: (B,) side of the window over `size`: below 1 enlarges the content.
         angles: (B,) radians by which the window turns clockwise.
     """
     side = images.shape[-1]
@@ -103,10 +103,7 @@ def cut_patches(images: Tensor, corners: Tensor, size: int, moves: Tensor, scale
 
 
 def scale_principal_colors(patches: Tensor, factors: Tensor) -> Tensor:
-    """Each patch's colours, less their mean, scaled by `factors` (B, 3) along its own three principal components.
-
-    The components go from the weakest to the strongest.
-    """
+    """Scale each patch's centred colours by `factors` (B, 3) along its three principal components, weakest first."""
     colors = patches.flatten(2)  # (B, 3, P)
     mean = colors.mean(dim=2, keepdim=True)
     centered = colors - mean

@@ -21,8 +21,8 @@ USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchv
 def open_source(source: str, *, root: Path, split_seed: int = 0) -> Source:
     """The image set that `data.source` names; relative folders are below `root`, as are torchvision's sets.
 
-    split_seed: of the test split, for sets that come without one. Raises DataError when there is no such set; what
-    is wrong inside the set (a shard without labels, a set that is not downloaded) is raised when its lists are read.
+    split_seed: for the test split of sets without one. Raises DataError if there is no such set; defects inside the
+    set (a shard without labels, a set that is not downloaded) are raised when its lists are read.
     """
     kind, colon, argument = source.partition(":")
     if kind not in USAGE:

@@ -27,38 +27,39 @@ class Data:
     ]
     image_size: Annotated[int, Field(ge=8, description="side of the square that the encoder sees, in pixels")]
     val_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="share of every training class that is kept from training, for the search")
+        float, Field(gt=0, lt=1, description="share of every training class that is held out for the search")
     ] = 0.1
     classes: Annotated[
         tuple[str, ...] | None, Field(min_length=1, description="keep only these classes, by name; null: all")
     ] = None
     train_images: Annotated[
-        int | None, Field(ge=2, description="keep only so many training images, of each class its share; null: all")
+        int | None, Field(ge=2, description="keep only this many training images, stratified by class; null: all")
     ] = None
     split_seed: Annotated[
         int,
         Field(ge=0, lt=2**63, description="seed of the validation split, and of the test split of sets without one"),
     ] = 0
     on_error: Annotated[
-        Literal["raise", "skip"], Field(description="a corrupt image ends the trial, or is left out, named and counted")
+        Literal["raise", "skip"], Field(description="a corrupt image ends the trial, or is skipped, logged and counted")
     ] = "raise"
     short_side: Annotated[
-        int | None, Field(ge=8, description="pixels; larger images are shrunk to this short side when they are decoded")
+        int | None,
+        Field(ge=8, description="pixels; larger images are shrunk to this short side on decoding"),
     ] = None
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What splits were opened from, for an evaluation that opens images of another kind beside them."""
+    """How splits were opened, for an evaluation that opens images of another kind as well."""
 
     data: Data
-    root: Path  # relative sources are below it
-    cache: Path  # where decoded images lie
+    root: Path  # of relative sources
+    cache: Path  # of decoded images
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Training images, validation images split off them for the search, and the test images that tables show."""
+    """Training images, validation images split off them for the search, and test images for tables."""
 
     train: Pack
     val: Pack
@@ -72,10 +73,10 @@ class Splits:
         return len(self.train.classes)
 
     def other(self, source: str) -> "Splits":
-        """The splits of another data set, as `data.source` would name it, with all its classes and images.
+        """The splits of another data set, named as in `data.source`, with all its classes and images.
 
         Raises:
-            DataError: it cannot be opened, or nobody said how to.
+            DataError: it cannot be opened, or these splits were not opened from a source.
         """
         if self.open_other is None:
             raise DataError(f"{source!r}: these splits were not opened from a source, so that no other is known")
@@ -110,7 +111,7 @@ def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:
 
 
 def _sample(labels: Tensor, rows: Tensor, wanted: int, seed: int) -> Tensor:
-    """So many of `rows`, of each class its share; all where there are not more."""
+    """`wanted` of `rows` with each class's share, or all rows if there are not more."""
     if wanted >= len(rows):
         return rows
     return rows[stratified_split(labels[rows], wanted / len(rows), seed)[1]]

@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers (kept, held), both ascending; `held` is `fraction` of the rows, of each class as nearly as can be.
+    """Row numbers (kept, held), both ascending; `held` is `fraction` of the rows, and nearly so of each class.
 
-    labels: (N,) int64. Every class keeps at least one row, so `held` is smaller than asked when classes are tiny.
+    labels: (N,) int64. Every class keeps at least one row, so `held` is smaller than requested for tiny classes.
     The same labels, fraction and seed give the same split on every machine.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -19,9 +19,9 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
 
 
 def nested_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Ascending rows of `fraction` of labels (N,): of each class its share, and one at the least.
+    """Ascending rows of `fraction` of labels (N,), stratified by class, with at least one row of each class.
 
-    A smaller fraction's rows are among a larger one's, for the same labels and seed, on every machine.
+    For the same labels and seed, a smaller fraction's rows are a subset of a larger one's, on every machine.
     """
     rng = torch.Generator().manual_seed(seed)
     counts = torch.bincount(labels)  # (C,)
@@ -29,7 +29,7 @@ def nested_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
     order = order[labels[order].argsort(stable=True)]  # (N,) grouped by class, shuffled inside each
     classes = labels[order]
     rank = rank_in_class(classes)
-    # a class of n gives its rth image at the fraction (r + u) / n: none is ever more than an image ahead of another
+    # a class of n adds its rth image at the fraction (r + u) / n: no class is ever more than one image ahead
     offset = torch.rand(len(counts), generator=rng, dtype=torch.float64)
     enters = (rank + offset[classes]) / counts[classes]
     enters[rank == 0] = 0
@@ -38,10 +38,10 @@ def nested_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 def held_per_class(counts: Tensor, fraction: float, rng: torch.Generator) -> Tensor:
-    """How many rows of each class to hold out: (C,) int64, by largest remainder.
+    """Number of rows of each class to hold out: (C,) int64, by largest remainder.
 
-    Rounding class by class would miss the total: 20 % of Caltech-256's 29,780 images is 5,956 only when the fractions
-    that are cut off are given back to the classes that lost most. Equal remainders are drawn, not taken by name.
+    Rounding class by class would miss the total: 20 % of Caltech-256's 29,780 images is 5,956 only if the classes
+    with the largest remainders are rounded up. Equal remainders are drawn at random, not by name.
     """
     exact = counts.double() * fraction
     most = (counts - 1).clamp(min=0)
@@ -54,7 +54,7 @@ def held_per_class(counts: Tensor, fraction: float, rng: torch.Generator) -> Ten
 
 
 def rank_in_class(grouped: Tensor) -> Tensor:
-    """(N,) labels in ascending order -> each row's position inside its own class, from 0."""
+    """(N,) labels in ascending order -> each row's position inside its class, from 0."""
     counts = torch.bincount(grouped)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(grouped)) - starts[grouped]

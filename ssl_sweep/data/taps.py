@@ -1,4 +1,4 @@
-"""Products of every image with two band matrices of its own, one along each axis: what resampling and blurring are."""
+"""Resampling and blurring as products of each image with two band matrices, one along each axis."""
 
 from typing import NamedTuple
 

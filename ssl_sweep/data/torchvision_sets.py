@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: torchvision's classification sets, by what each constructor's signature offers."""
+"""`torchvision:NAME`: torchvision's classification sets, opened by the parameters that each constructor has."""
 
 import hashlib
 import inspect
@@ -16,13 +16,13 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files, stat_file
 
 TRAIN_SPLITS = ("trainval", "train")  # then the constructor's default: "train-standard" of Places365
-TEST_SPLITS = ("test", "val")  # "val" where test is not to be had, or has no labels: ImageNet, CLEVR
+TEST_SPLITS = ("test", "val")  # "val" where test is not available or has no labels: ImageNet, CLEVR
 LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
 FILE_ATTRIBUTES = ("_image_files", "_images", "_samples", "samples")
-# Caltech-256's 257th folder holds pictures that belong to no class. Without it 29,780 images are left, the number
-# that papers train and test on (23,824 + 5,956).
+# Caltech-256's 257th folder holds images of no class. Without it there are 29,780 images, the number that papers train
+# and test on (23,824 + 5,956).
 NOT_A_CLASS = {"Caltech256": "257.clutter"}
-# What each set reads, below the root: a look at these files tells whether its pack is still good, much sooner than
+# The files of each set, below the root: their sizes and times show whether its pack is still valid, much faster than
 # torchvision opens the set (STL10 checks 3 GB of hashes). A set that is not listed is opened, and its lists are hashed.
 PLACES = {
     "CIFAR10": ["cifar-10-batches-py"],
@@ -49,9 +49,9 @@ Build = Callable[..., Any]
 
 
 def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
-    """The set NAME under `root`, as torchvision lays it out; nothing is downloaded.
+    """The set NAME under `root`, in torchvision's layout; nothing is downloaded.
 
-    Without a test split of its own, a fifth of every class is held out by seed.
+    If the set has no test split, a fifth of every class is held out by seed.
     """
     constructor = find_constructor(name)
     parameters = inspect.signature(constructor).parameters
@@ -93,7 +93,7 @@ def find_constructor(name: str) -> Build:
 
 
 def close_set(name: str) -> str | None:
-    """The torchvision set of nearly this name, whatever its case."""
+    """The torchvision set with the most similar name, in any case."""
     names = {known.lower(): known for known in datasets.__all__}
     close = get_close_matches(name.lower(), names, n=1, cutoff=0.7)
     return names[close[0]] if close else None
@@ -141,7 +141,7 @@ def read(name: str, build: Build, parameters: Mapping[str, inspect.Parameter], s
 
 
 def first_labelled(name: str, build: Build, splits: tuple[str, ...]) -> Any:
-    """The first of `splits` that the set knows and has labels for. torchvision says ValueError to an unknown split."""
+    """The first of `splits` that exists and has labels. torchvision raises ValueError for an unknown split."""
     refusals = []
     for split in splits:
         try:
@@ -186,7 +186,7 @@ def leave_out(name: str, images: ImageList, classes: tuple[str, ...]) -> tuple[I
 
 
 def find_labels(dataset: Any) -> NDArray[np.int64] | None:
-    """(N,) class numbers, read without decoding an image; None for a set of another task, or an unlabelled split."""
+    """(N,) class numbers, read without decoding an image; None for a set of another task or an unlabelled split."""
     values = next((getattr(dataset, attribute) for attribute in LABEL_ATTRIBUTES if hasattr(dataset, attribute)), None)
     if values is None:
         samples = getattr(dataset, "_samples", None) or getattr(dataset, "samples", [])

@@ -1,4 +1,4 @@
-"""Views: what the methods see of an image, batched on the device, every sample with its own random parameters."""
+"""Random views of images, batched on the device, each image with its own random parameters."""
 
 from dataclasses import KW_ONLY
 from functools import partial
@@ -32,20 +32,20 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Augment:
-    """Random views of size `image_size`; the knobs are the `views` section of a spec. What is off costs nothing.
+    """Random views of size `image_size`; the knobs are the `views` section of a spec. Disabled steps cost nothing.
 
-    A view is, in this order: the image overlaid with another one, cropped, flipped, colour-jittered in a random order,
-    made grey, blurred, solarised, put through AutoAugment, masked. By default it is cropped and flipped only.
+    The steps, in this order: overlay with another image, crop, flip, colour jitter in a random order, greyscale, blur,
+    solarisation, AutoAugment, mask. By default a view is only cropped and flipped.
 
     Recipes, as brightness / contrast / saturation / hue: MoCo-v2 (Chen et al. 2020, arXiv:2003.04297) and LeOCLR
     0.4 / 0.4 / 0.4 / 0.1 with gray 0.2 and blur 0.5 (none at 32 pixels); SimCLR (Chen et al. 2020, arXiv:2002.05709)
     0.8 / 0.8 / 0.8 / 0.2 with the same; BYOL (Grill et al. 2020, arXiv:2006.07733) 0.4 / 0.4 / 0.2 / 0.1 with gray 0.2,
     blur 1, blur_second 0.1 and solarize_second 0.2, crops from 0.08 for both.
 
-    Of a worker's share of a batch only the share's views are made; what is random is drawn for the whole batch, so that
+    A worker makes the views of its share of a batch only. Random parameters are drawn for the whole batch, so that
     every image has the view that it would have on one worker.
 
-    Raises pydantic's ValidationError, a ValueError, where a knob is out of its bounds.
+    Raises pydantic's ValidationError, a ValueError, if a knob is out of its bounds.
     """
 
     image_size: Annotated[int, Field(ge=1, description="side of a view in pixels")]
@@ -54,26 +54,26 @@ class Augment:
     crop_scale_max: Annotated[float, Field(gt=0, le=1, description="largest crop, share of the image's area")] = 1.0
     flip: Annotated[Probability, Field(description="probability of mirroring left-right")] = 0.5
     overlay_alpha: Annotated[
-        float, Field(ge=0, lt=0.5, description="weight of another image laid over this one; the input must dominate")
+        float, Field(ge=0, lt=0.5, description="weight of another image overlaid on this one, which must dominate")
     ] = 0.0
-    mask_ratio: Annotated[float, Field(ge=0, le=0.95, description="share of the patches that is masked")] = 0.0
+    mask_ratio: Annotated[float, Field(ge=0, le=0.95, description="share of patches that are masked")] = 0.0
     mask_patch: Annotated[int, Field(ge=1, description="side of a mask's patch in pixels; 1 masks single pixels")] = 1
     mask_fill: Annotated[
-        MaskFill, Field(description="what masked places show: black, the image's mean colour, or another image")
+        MaskFill, Field(description="content of masked places: black, the image's mean colour, or another image")
     ] = "zero"
     auto_augment: Annotated[bool, Field(description="AutoAugment's ImageNet policy")] = False
     brightness: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
     contrast: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
     saturation: Annotated[float, Field(ge=0, le=1, description="jitter: factor within 1 ± this")] = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5, description="jitter: turn within ± this part of the circle")] = 0.0
-    jitter_probability: Annotated[Probability, Field(description="probability of the four jitters together")] = 0.8
-    gray: Annotated[Probability, Field(description="probability of removing the colour")] = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5, description="jitter: shift within ± this part of the circle")] = 0.0
+    jitter_probability: Annotated[Probability, Field(description="probability of all four jitters together")] = 0.8
+    gray: Annotated[Probability, Field(description="probability of greyscale")] = 0.0
     blur: Annotated[Probability, Field(description="probability of a Gaussian blur")] = 0.0
-    blur_second: Annotated[Probability | None, Field(description="blur of second views; null: as of first")] = None
+    blur_second: Annotated[Probability | None, Field(description="blur of second views; null: as for first")] = None
     blur_sigma_min: Annotated[float, Field(gt=0, description="weakest blur, pixels")] = 0.1
     blur_sigma_max: Annotated[float, Field(gt=0, description="strongest blur, pixels")] = 2.0
-    solarize: Annotated[Probability, Field(description="probability of inverting what is bright")] = 0.0
-    solarize_second: Annotated[Probability | None, Field(description="of second views; null: as of first")] = None
+    solarize: Annotated[Probability, Field(description="probability of inverting bright values")] = 0.0
+    solarize_second: Annotated[Probability | None, Field(description="of second views; null: as for first")] = None
     solarize_threshold: Annotated[float, Field(ge=0, le=1, description="brightness from which values invert")] = 0.5
 
     def __post_init__(self) -> None:
@@ -84,14 +84,14 @@ class Augment:
             check_mask(self.image_size, self.mask_patch, self.mask_ratio)
 
     def view(self, images: Images, rng: torch.Generator, *, second: bool = False) -> Tensor:
-        """One random view of each image: (B, 3, S, S) float32 in [0, 1]; `second` takes the knobs of second views."""
+        """One random view of each image: (B, 3, S, S) float32 in [0, 1]; `second` uses the knobs of second views."""
         if self._needs_global_batch(images):
             return images.local_rows(self.view(images.global_batch(), rng, second=second))
         window = self._draw_window(images, rng)
         return self._corrupt(self._cut(images, window), images, window, rng, second=second)
 
     def pair(self, images: Images, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A view and its clean crop, the same box and flip: two (B, 3, S, S), one tensor where nothing corrupts."""
+        """A view and its clean crop, with the same box and flip: two (B, 3, S, S); one tensor if nothing corrupts."""
         if self._needs_global_batch(images):
             corrupted, clean = self.pair(images.global_batch(), rng)
             return images.local_rows(corrupted), images.local_rows(clean)
@@ -100,14 +100,14 @@ class Augment:
         return self._corrupt(clean, images, window, rng), clean
 
     def whole(self, images: Images, rng: torch.Generator) -> Tensor:
-        """A view of the whole image, squeezed to the square: (B, 3, S, S) float32 in [0, 1] (LeOCLR's query)."""
+        """A view of the whole image, stretched to a square: (B, 3, S, S) float32 in [0, 1] (LeOCLR's query)."""
         if self._needs_global_batch(images):
             return images.local_rows(self.whole(images.global_batch(), rng))
         window = self._flip(whole_window(images.sizes), images.sampler(rng))
         return self._corrupt(self._cut(images, window), images, window, rng)
 
     def _needs_global_batch(self, images: Images) -> bool:
-        """Whether the views of these images show parts of the views of other workers' images."""
+        """Whether views of these images contain parts of other workers' views."""
         return images.shard is not None and self.mask_ratio > 0 and self.mask_fill == "other"
 
     def _draw_window(self, images: Images, rng: torch.Generator) -> Window:

@@ -1,4 +1,4 @@
-"""One annotation in Pascal-VOC format: an image, and the boxes of its objects."""
+"""One annotation in Pascal-VOC format: an image and the boxes of its objects."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ from ssl_sweep.data.decode import UNREADABLE
 from ssl_sweep.data.images import DataError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-EXIF_ORIENTATION = 0x0112  # from 5 on, the stored image lies on its side
+EXIF_ORIENTATION = 0x0112  # values from 5 on: the stored image is rotated by 90 degrees
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,13 @@ OnError = Literal["raise", "skip"]
 
 
 class Annotation(NamedTuple):
-    """What is on one image. Boxes count pixels from 0; the right and bottom edges are outside of the object."""
+    """The objects on one image. Boxes count pixels from 0; the right and bottom edges are outside the object."""
 
     image: Path
     size: tuple[int, int]  # height and width in pixels, upright
     names: tuple[str, ...]  # K, the class of each object
     boxes: Tensor  # (K, 4) float32: left, top, right, bottom
-    difficult: Tensor  # (K,) bool: objects that a detector is neither asked to find nor blamed for
+    difficult: Tensor  # (K,) bool: objects that average precision ignores
     skipped: int  # degenerate boxes that were left out
 
 
@@ -39,10 +39,10 @@ def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation
     """`Annotations/NAME.xml` of a VOC folder, and the size of its image.
 
     on_error: a box without area inside the image raises DataError, or is left out, logged and counted. A box that
-    crosses the image's edge ends there.
+    crosses the image's edge is clipped.
 
-    Raises DataError, naming the file, when the annotation is missing, malformed or of another size than its image,
-    and when the image is missing or no image.
+    Raises DataError, naming the file, if the annotation is missing, malformed or of another size than its image, or if
+    the image is missing or unreadable.
     """
     path = folder / "Annotations" / f"{name}.xml"
     root = _parse(path)
@@ -72,10 +72,10 @@ def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds the tree of a document that declares nothing: entities can grow without bound, or name other files."""
+    """Refuses documents with a DOCTYPE, whose entities can grow without bound or name other files."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("it has a DOCTYPE, which annotations do not need and which can hide entities; remove it")
+        raise ValueError("it has a DOCTYPE, which annotations do not need and which can declare entities; remove it")
 
 
 def _parse(path: Path) -> Element:
@@ -92,7 +92,7 @@ def _parse(path: Path) -> Element:
 
 
 def _find_image(folder: Path, name: str, root: Element, annotation: Path) -> Path:
-    """The image of the annotation's name, else the one that it names: tools that rename files forget the latter."""
+    """The image with the annotation's name, else the one in <filename>, which renaming tools leave unchanged."""
     named = Path(root.findtext("filename") or "").name
     for candidate in (folder / f"{name}.jpg", folder / named):
         if candidate.is_file():
@@ -113,7 +113,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 
 def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:
-    """Refuse an annotation that was made on the image in another size; tools write 0 where they do not know it."""
+    """Refuse an annotation of another image size; tools write 0 for an unknown size."""
     texts = [(root.findtext(f"size/{side}") or "").strip() or "0" for side in ("height", "width")]
     if "0" not in texts and texts != [str(side) for side in size]:
         (height, width), (own_height, own_width) = texts, size
@@ -124,7 +124,7 @@ def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: P
 
 
 def _objects(root: Element, path: Path) -> Iterator[tuple[str, Element]]:
-    """Each object, and what a message calls it; they count from 1, as people do."""
+    """Each object and its name in messages, numbered from 1."""
     for number, element in enumerate(root.iter("object"), start=1):
         yield f"{path}: object {number} ({element.findtext('name')!r})", element
 
@@ -135,7 +135,7 @@ def _corners(element: Element, place: str) -> Corners:
 
 
 def _defect(corners: Corners, size: tuple[int, int]) -> str | None:
-    """Why no detector can be trained on a box, if none can."""
+    """Why a box is useless for training; None if it is sound."""
     said = ", ".join(f"{name} {value:g}" for name, value in zip(CORNERS, corners, strict=True))
     xmin, ymin, xmax, ymax = corners
     if xmax <= xmin or ymax <= ymin:
@@ -147,7 +147,7 @@ def _defect(corners: Corners, size: tuple[int, int]) -> str | None:
 
 
 def _clip(corners: Corners, size: tuple[int, int]) -> Corners:
-    """Left, top, right and bottom inside the image; the format counts pixels from 1 and includes the last."""
+    """Left, top, right and bottom inside the image; the format counts pixels from 1 and includes the last one."""
     xmin, ymin, xmax, ymax = corners
     return max(xmin - 1, 0), max(ymin - 1, 0), min(xmax, size[1]), min(ymax, size[0])
 

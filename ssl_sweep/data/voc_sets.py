@@ -1,7 +1,7 @@
-"""`voc:DIR`: photos with boxes, and the image sets that they are split by.
+"""`voc:DIR`: photos with boxes, split by the folder's image sets.
 
-DIR is a folder with `Annotations`, `JPEGImages` and `ImageSets/Main`, or holds several of them, as `VOCdevkit` holds
-its years: all are then taken together, as the usual VOC07+12 is.
+DIR is a folder with `Annotations`, `JPEGImages` and `ImageSets/Main`, or has several such folders, as `VOCdevkit` has
+one per year: they are then merged, as in the usual VOC07+12.
 """
 
 import logging
@@ -31,14 +31,14 @@ Target = dict[str, Tensor]  # boxes (K, 4), labels (K,) from 1 on, difficult (K,
 
 
 class Item(NamedTuple):
-    """One image of a set: its VOC folder, and its name there."""
+    """One image of a set: its VOC folder and its name there."""
 
     folder: Path
     name: str
 
 
 class Sets(NamedTuple):
-    """Which image is in which split; no val: it is to be split off train."""
+    """The images of each split; without val, it is split off train."""
 
     train: list[Item]
     val: list[Item] | None
@@ -46,17 +46,17 @@ class Sets(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a source lists, before an image is decoded: what to learn from and what to test on."""
+    """What a source lists, before images are decoded: the images to train on and to test on."""
 
-    learned: list[Item]  # of train and val in one order, so that all splits of it share a pack
-    val: set[Item] | None  # those of val; None: it is to be split off
+    learned: list[Item]  # train and val in one order, so that all splits share a pack
+    val: set[Item] | None  # None: it is split off
     learning: list[Annotation]  # of `learned`
     testing: list[Annotation]
 
 
 @dataclass(frozen=True)
 class BoxedPack:
-    """One split's images, decoded, and the boxes on them."""
+    """One split's decoded images and their boxes."""
 
     pack: Pack  # its labels are the numbers of its images' annotations
     annotations: Sequence[Annotation]
@@ -96,9 +96,9 @@ def load_voc(
 ) -> BoxedSplits:
     """The images of `voc:DIR`, decoded into the cache if they are not yet, with their boxes.
 
-    The set's own lists decide: `train.txt`, `val.txt` and `test.txt`. Where one of the first two is missing, or
-    `train_set` is trainval, validation images are split off by `data.split_seed` and `data.val_fraction`; where there
-    is no `test.txt`, `val.txt` takes its place. Damaged images follow `data.on_error`.
+    The splits are the set's lists `train.txt`, `val.txt` and `test.txt`. If one of the first two is missing, or
+    `train_set` is trainval, validation images are split off by `data.split_seed` and `data.val_fraction`. Without a
+    `test.txt`, `val.txt` is the test split. Damaged images follow `data.on_error`.
 
     Args:
         source: voc:DIR; a relative DIR is below the root of the spec's data.
@@ -129,7 +129,7 @@ def load_voc(
 
 
 def read_voc(source: str, root: Path, *, train_set: TrainSet, on_error: OnError) -> Listed:
-    """The lists of `voc:DIR` and every annotation that they name; of the images only the sizes are read.
+    """The lists of `voc:DIR` and every annotation that they name; only the sizes of the images are read.
 
     The arguments are those of `load_voc`, `root` is its origin's. Raises DataError when it is missing or damaged.
     """
@@ -142,7 +142,7 @@ def read_voc(source: str, root: Path, *, train_set: TrainSet, on_error: OnError)
 
 
 def vocs(folder: Path) -> list[Path]:
-    """The VOC folders that `folder` is or holds, as `VOCdevkit/VOC2007`."""
+    """The VOC folders that `folder` is or contains, such as `VOCdevkit/VOC2007`."""
     if (folder / "Annotations").is_dir():
         return [folder]
     folders = sorted(path.parent for parent in (folder, folder / "VOCdevkit") for path in parent.glob("*/Annotations"))
@@ -178,7 +178,7 @@ def _all(lists: Iterable[list[Item]]) -> list[Item]:
 
 
 def _read_list(folder: Path, name: str) -> list[Item]:
-    """The first word of each line, which is all of it but in lists of one class; no list: no images."""
+    """The first word of each line: lists of one class have more columns. A missing list has no images."""
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         return []

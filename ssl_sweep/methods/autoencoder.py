@@ -1,4 +1,4 @@
-"""Denoising autoencoder; which corruption it undoes (overlay, mask, AutoAugment, none) is a matter of the views."""
+"""Denoising autoencoder; the `views` knobs set the corruption: overlay, mask, AutoAugment or none."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,11 +17,11 @@ NUM_SHOWN = 8  # images in a grid of reconstructions
 class Method(nn.Module):
     """Reconstruct an image from a corrupted one: L = MSE(f_d(f_e(x̂)), x).
 
-    With overlay, x̂_i = α·x_j + (1 − α)·x_i for another image j of the batch; the views also offer masked pixels or
-    patches and AutoAugment as x̂, or x̂ = x. Input and target share crop and flip.
+    With overlay, x̂_i = α·x_j + (1 − α)·x_i for another image j of the batch; x̂ can also be the image with masked
+    pixels or patches, after AutoAugment, or x itself. Input and target share crop and flip.
 
-    Source: Li, Ding & Wang 2023, "Transcending Masking with Paired Image Overlay", section 3.1. Encoders other than
-    ResNets, and their decoder, are ours.
+    Source: Li, Ding & Wang 2023, "Transcending Masking with Paired Image Overlay", section 3.1. The decoder of
+    encoders other than ResNets is ours.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -39,8 +39,8 @@ class Method(nn.Module):
         output = self.reconstruct(batch["input"])
         with full_precision(output):
             error = F.mse_loss(output, at_least_fp32(batch["target"]))
-        of_all = gather_no_grad(error.unsqueeze(0)).mean()
-        return error, {"psnr_db": -10 * of_all.log10()}
+        global_error = gather_no_grad(error.unsqueeze(0)).mean()
+        return error, {"psnr_db": -10 * global_error.log10()}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> reconstructions (B, 3, S, S) in [0, 1], in fp32 or better."""

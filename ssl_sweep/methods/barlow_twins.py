@@ -1,4 +1,4 @@
-"""Barlow Twins: the cross-correlation of two views' embeddings is drawn to the identity."""
+"""Barlow Twins: makes the cross-correlation of two views' embeddings the identity."""
 
 from typing import Annotated
 
@@ -14,14 +14,14 @@ from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
-EPS = 1e-5  # as batch normalisation has it, so that a dead unit divides by no zero
+EPS = 1e-5  # added to the variance, as in batch normalisation, so that a dead unit does not divide by zero
 
 
 class Method(nn.Module):
     """L = Σ_i (1 − C_ii)² + λ · Σ_i Σ_{j≠i} C_ij², with C the cross-correlation of two views over the global batch.
 
-    C_ij = Σ_b zᴬ_bi · zᴮ_bj / N of embeddings standardised over the batch; they come from a projector of three
-    linear layers, batch-normalised but for the last.
+    C_ij = Σ_b zᴬ_bi · zᴮ_bj / N of embeddings standardised over the batch. The projector has three linear layers, with
+    batch normalisation after the first two.
 
     Source: Zbontar, Jing, Misra, LeCun & Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy
     Reduction", equations 1 and 2.
@@ -47,7 +47,7 @@ class Method(nn.Module):
         return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, its two terms (the second unweighted), and the spread of the first view's embeddings."""
+        """The loss, its two terms (the second unweighted), and feature_std of the first view's embeddings."""
         first, second = (self.projector(self.encoder(batch[name])) for name in ("first", "second"))
         with full_precision(first):
             first, second = (gather(at_least_fp32(z)) for z in (first, second))  # (W·B, D)

@@ -1,4 +1,4 @@
-"""BYOL: predict what a slowly moving copy of the network says of another view, without negatives."""
+"""BYOL: predicts the output of a moving average of the network for another view, without negatives."""
 
 from typing import Annotated
 
@@ -47,19 +47,19 @@ class Method(nn.Module):
         return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The regression both ways, the mean similarity of prediction and target, spread of the projections."""
+        """The regression in both directions, the mean similarity of prediction and target, feature_std."""
         first, second = (self.projector(self.encoder(batch[view])) for view in ("first", "second"))  # (B, dim) each
         with torch.no_grad():
             targets = [self.target(batch[view]) for view in ("second", "first")]
         similarity = torch.stack(
-            [cosine(self.predictor(own), target) for own, target in zip((first, second), targets, strict=True)]
+            [cosine(self.predictor(z), target) for z, target in zip((first, second), targets, strict=True)]
         )  # (2, B)
         loss = (2 - 2 * similarity).sum(dim=0).mean()
         spread = global_feature_std(torch.cat([first, second]))
         return loss, {"positive_similarity": similarity.detach().mean(), "feature_std": spread}
 
     def after_step(self, progress: float) -> None:
-        """Move the target network."""
+        """Update the target network."""
         ema_update(self.target, self._online(), cosine_momentum(self.momentum, progress))
 
     def _online(self) -> nn.Sequential:

@@ -32,14 +32,14 @@ class Method(nn.Module):
     linear layers with GELU to 256 dimensions, and the cosines to `prototypes` directions. τ_t rises linearly over the
     first part of training, m to 1 by a cosine.
 
-    Chosen before SwAV: SwAV needs Sinkhorn's iterations, and on the small batches of small data a queue beside them,
-    to share a batch out among its prototypes; here a running mean does that work at any batch size.
+    Preferred to SwAV, which needs Sinkhorn's iterations, and a queue for small batches, to distribute a batch over its
+    prototypes; a running mean does this at any batch size.
 
-    *Open*, ours: `local_crops` 0 where the paper takes 8 to 10 of 96 pixels beside 224, which small images have not the
-    pixels for; local crops have the side of the global ones, so that every encoder takes them. The head is batch-
-    normalised, as the paper's is not for transformers: without it a ResNet's vectors start out nearly equal, and the
-    teacher stays uniform. The paper's global crops cover 0.4 or more of the image (views.crop_scale_min); it freezes
-    the prototypes in the first epoch, which we do not.
+    *Open*, ours: `local_crops` is 0, where the paper has 8 to 10 crops of 96 pixels beside global ones of 224; small
+    images have too few pixels. Local crops have the side of the global ones, so that every encoder accepts them. The
+    head has batch normalisation, which the paper's has not for transformers: without it a ResNet's vectors start nearly
+    equal and the teacher stays uniform. The paper's global crops cover 0.4 or more of the image
+    (views.crop_scale_min). It freezes the prototypes in the first epoch; we do not.
 
     Source: Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", equations 1 to 4,
     algorithm 1.
@@ -58,16 +58,16 @@ class Method(nn.Module):
         teacher_temperature: Annotated[Temperature, Field(description="temperature τ_t after its warm-up")] = 0.07,
         teacher_temperature_start: Annotated[Temperature, Field(description="temperature τ_t at the start")] = 0.04,
         teacher_warmup: Annotated[
-            float, Field(ge=0, le=1, description="part of training over which τ_t rises (30 of 300 epochs)")
+            float, Field(ge=0, le=1, description="fraction of training over which τ_t rises (30 of 300 epochs)")
         ] = 0.1,
         momentum: Annotated[
             float, Field(ge=0, le=1, description="teacher's momentum at the start; 1 at the end")
         ] = 0.996,
         center_momentum: Annotated[float, Field(ge=0, lt=1, description="momentum m_c of the centre")] = 0.9,
         batch_norm: Annotated[
-            bool, Field(description="batch normalisation in the head; the paper's transformers have none")
+            bool, Field(description="batch normalisation in the head; none in the paper's transformers")
         ] = True,
-        local_crops: Annotated[int, Field(ge=0, description="small crops an image, that only the student sees")] = 0,
+        local_crops: Annotated[int, Field(ge=0, description="small crops per image, for the student alone")] = 0,
     ) -> None:
         super().__init__()
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
@@ -90,10 +90,10 @@ class Method(nn.Module):
         return views
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy, the entropy of the teacher's mean and single distributions over log K, the spread.
+        """The cross-entropy, the relative entropies of the teacher's mean and single distributions, and feature_std.
 
-        A teacher that says the same of all images has 1 and 1 (uniform) or 0 and 0 (one prototype) for the entropies;
-        a healthy one is near 1 in the mean and below it for each image.
+        The entropies of a teacher with one output for all images are 1 and 1 (uniform) or 0 and 0 (one prototype). For
+        a healthy teacher that of the mean is near 1, and that of single images is lower.
         """
         directions = [self.head.directions(self.encoder(batch[name])) for name in (*GLOBAL, *self._local_names())]
         student = [self.head.cosines(z) / self.student_temperature for z in directions]  # (B, K) each
@@ -110,16 +110,16 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher and the centre, and remember how far training is."""
+        """Update the teacher, the centre and the progress."""
         ema_update(self.teacher, self._student(), cosine_momentum(self.momentum, progress))
         if self._teacher_mean is not None:
             self.center.lerp_(self._teacher_mean.to(self.center.dtype), 1 - self.center_momentum)
         self.progress.fill_(progress)
 
     def _teacher_temperature(self) -> Tensor:
-        rise = torch.clamp(self.progress / max(self.teacher_warmup, 1e-12), max=1)
+        warmed = torch.clamp(self.progress / max(self.teacher_warmup, 1e-12), max=1)
         start, end = self.teacher_temperature_start, self.teacher_temperature
-        return start + (end - start) * rise if self.teacher_warmup else torch.full_like(rise, end)
+        return start + (end - start) * warmed if self.teacher_warmup else torch.full_like(warmed, end)
 
     def _local_names(self) -> list[str]:
         return [f"local{number}" for number in range(self.local_crops)]
@@ -129,7 +129,7 @@ class Method(nn.Module):
 
 
 class Head(nn.Module):
-    """Features (B, D) -> cosines (B, K) to K directions, by way of a unit vector of 256 dimensions."""
+    """Features (B, D) -> unit vectors of 256 dimensions -> their cosines (B, K) to K prototypes."""
 
     def __init__(self, in_dim: int, hidden_dim: int, prototypes: int, *, batch_norm: bool) -> None:
         super().__init__()
@@ -172,11 +172,11 @@ def matching_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
 
 
 def _mean_of_all(x: Tensor) -> Tensor:
-    """Of both views of all ranks' images: (2, B, K) -> (K,)."""
+    """Mean over both views of all ranks' images: (2, B, K) -> (K,)."""
     return gather_no_grad(x.mean(dim=(0, 1)).unsqueeze(0)).mean(dim=0)
 
 
 def relative_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of distributions (..., K) over log K: 1 for the uniform one, 0 for certainty."""
+    """Entropy of distributions (..., K) divided by log K: 1 for uniform, 0 for one-hot."""
     entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
     return entropy / math.log(probabilities.shape[-1])

@@ -1,4 +1,4 @@
-"""DrLIM: a Siamese net maps similar images to near points and others a margin apart."""
+"""DrLIM: a Siamese network maps similar images to close points and others a margin apart."""
 
 from typing import Annotated, Literal
 
@@ -16,63 +16,64 @@ from ssl_sweep.models.precision import at_least_fp32, full_precision
 from ssl_sweep.models.scatter import colors_of, principal_plane, scatter_plot, separation
 
 EPS = 1e-12  # inside the root, whose slope at 0 is infinite
-MEASURED = 64  # images, with all their shifts, whose separation is logged: it takes every pair of them
+MEASURED = 64  # images, with all shifts, for the logged separation, which needs every pair
 
 
 class Method(nn.Module):
     """L = mean over pairs of ½·(1 − Y)·D² + ½·Y·max(0, margin − D)², D = ‖G(x₁) − G(x₂)‖, Y = 0 for similar images.
 
-    G is the encoder itself: its features are the map. Every image of a batch is there as it is and shifted sideways by
-    each of `shifts`. Similar are an image's own shifts and those of its nearest neighbours in pixel space, or of images
-    with its label; each copy takes part with one similar and one dissimilar copy, drawn at random.
+    G is the encoder: its features are the map. A batch has every image unshifted and shifted sideways by each of
+    `shifts`. An image is similar to its own copies, and to those of its nearest neighbours in pixel space or of images
+    with its label. Each copy is in one pair with a similar and one with a dissimilar copy, both drawn at random.
 
-    *Open*, ours: neighbours are sought in the batch, by Euclidean distance between unshifted views; the
-    paper's five among its whole set are fewer than one in a batch, hence the default. i is similar to j if j is to i.
-    There are as many similar as dissimilar pairs, and the margin is 1.
+    *Open*, ours: neighbours are searched in the batch, by Euclidean distance between unshifted views; five of the
+    paper's whole set are fewer than one of a batch, hence the default. Similarity is symmetric. There are as many
+    similar as dissimilar pairs, and the margin is 1.
 
-    Views are the whole image, not cropped; the paper's are not mirrored either (views.flip 0).
+    Views are whole images, without crops; the paper has no flips either (views.flip 0).
 
     Source: Hadsell, Chopra & LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", equation 4,
     algorithm 1, section 3.3 (MNIST's 4s and 9s; encoder `drlim` at 32 pixels).
     """
 
-    num_pictures = 500  # images that make a map
+    num_pictures = 500  # in the map
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        margin: Annotated[float, Field(gt=0, description="distance from which dissimilar images are left alone")] = 1.0,
+        margin: Annotated[float, Field(gt=0, description="distance beyond which dissimilar images have no loss")] = 1.0,
         shifts: Annotated[
-            tuple[int, ...], Field(description="pixels by which an image is also seen shifted to the right")
+            tuple[int, ...], Field(description="pixels to the right, of further copies of each image; negative: left")
         ] = (-6, -3, 3, 6),
         pairs: Annotated[
-            Literal["neighbours", "label"], Field(description="similar: nearest in pixel space, or of the same label")
+            Literal["neighbours", "label"],
+            Field(description="similar images: the nearest in pixel space, or those with the same label"),
         ] = "neighbours",
-        neighbours: Annotated[int, Field(ge=0, description="nearest images of the batch that count as similar")] = 1,
+        neighbours: Annotated[int, Field(ge=0, description="nearest images of the batch that are similar")] = 1,
     ) -> None:
         super().__init__()
         if max(map(abs, shifts), default=0) >= encoder.image_size:
             raise ValueError(
-                f"drlim: shifts {shifts} leave nothing of an image of {encoder.image_size} pixels; lower them"
+                f"drlim: shifts {shifts} are too large for an image of {encoder.image_size} pixels; lower them"
             )
         self.encoder = encoder
         self.margin, self.shifts, self.pairs, self.neighbours = margin, (0, *shifts), pairs, neighbours
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """Copies and pairs of them, for T shifts, 0 among them; row t·B + i is image i with shift t.
+        """Copies and their pairs, for T shifts including 0; row t·B + i is image i with shift t.
 
         Returns:
             image: (T·B, 3, S, S) in [0, 1].
-            similar: (T·B,) row of a similar copy, of those of the whole batch.
-            other: (T·B,) row of another copy, alike.
-            dissimilar: (T·B,) bool, Y of the pair with `other`; false only where the batch holds none dissimilar.
-            label: (B,) where images have labels; to draw and to measure, and to pair with `pairs` label.
+            similar: (T·B,) row, in the global batch, of a similar copy.
+            other: (T·B,) row, in the global batch, of a dissimilar copy if there is one.
+            dissimilar: (T·B,) bool, Y of the pair with `other`; false only if the batch has no dissimilar copy.
+            label: (B,) if the images have labels; for visualizations and metrics, and for `pairs` label.
 
         Raises:
-            ValueError: pairs by label of images without labels.
+            ValueError: `pairs` is label, and the images have no labels.
         """
-        if images.shard is not None:  # neighbours are sought in the global batch, by every worker
+        if images.shard is not None:  # every worker searches neighbours in the global batch
             return self._local_copies(images, self.views(images.global_batch(), augment, rng))
         whole = augment.whole(images, rng)
         related = self._related(whole, images.labels)  # (B, B)
@@ -87,10 +88,7 @@ class Method(nn.Module):
         return views if images.labels is None else views | {"label": images.labels}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over similar and dissimilar pairs, and mean distances of both.
-
-        Also the spread of the map's directions, and the separation of the labels where there are any.
-        """
+        """The mean over similar and dissimilar pairs; their mean distances, feature_std, and the labels' separation."""
         points = self.encoder(batch["image"])
         with full_precision(points):
             points = at_least_fp32(points)  # (T·B, D)
@@ -102,9 +100,9 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def visualize(self, batch: dict[str, Tensor]) -> Tensor:
-        """The copies in the plane, by their pixels and by the map (2, 3, H, W): hue for label, darkness for shift.
+        """Plots (2, 3, H, W) of the copies, by their pixels and by the map: hue for label, darkness for shift.
 
-        What has more than two dimensions is shown on its first two principal components.
+        More than two dimensions are reduced to the first two principal components.
         """
         count, num_shifts = len(batch["image"]) // len(self.shifts), len(self.shifts)
         labels = batch.get("label", batch["image"].new_zeros(count, dtype=torch.int64))
@@ -116,7 +114,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def visualization_metrics(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """How well the map of all copies separates the labels, where there are any."""
+        """The separation of the labels in the map of all copies; empty without labels."""
         if "label" not in batch:
             return {}
         points = at_least_fp32(self.encoder(batch["image"]))
@@ -136,22 +134,22 @@ class Method(nn.Module):
         return by_rank.transpose(0, 1).flatten(0, 2)
 
     def _related(self, whole: Tensor, labels: Tensor | None) -> Tensor:
-        """Which images (B, B) are similar; each is so to itself."""
+        """Whether images are similar, (B, B) bool; true for an image and itself."""
         if self.pairs == "neighbours":
             return nearest(whole.flatten(1), self.neighbours)
         if labels is None:
-            raise ValueError("drlim: pairs is 'label' and the images have no labels; use 'neighbours'")
+            raise ValueError("drlim: pairs is 'label', but the images have no labels; use 'neighbours'")
         return labels.unsqueeze(1) == labels
 
     def _draw_copy(self, images: Tensor, rng: Generator) -> Tensor:
-        """A random copy, as a row, of each of the images, of which there are T·B."""
+        """The row of a random copy of each of `images` (T·B,)."""
         count = len(images) // len(self.shifts)
         return images + count * torch.randint(len(self.shifts), images.shape, generator=rng, device=rng.device)
 
     def _scalars(
         self, points: Tensor, distance: Tensor, dissimilar: Tensor, labels: Tensor | None
     ) -> dict[str, Tensor]:
-        """Of the whole batch: points (T·b, D) of a worker's copies, distance and dissimilar (2·T·b,), labels (b,)."""
+        """Scalars of the whole batch, of a worker's points (T·b, D), distance and dissimilar (2·T·b,), labels (b,)."""
         distance, dissimilar, points = gather_no_grad(distance), gather_no_grad(dissimilar), self._gather_points(points)
         scalars = {
             "similar_distance": _mean_where(distance, ~dissimilar),
@@ -171,21 +169,21 @@ def margin_loss(distance: Tensor, dissimilar: Tensor, margin: float) -> Tensor:
 
 
 def shifted(images: Tensor, shift: int) -> Tensor:
-    """Images (B, 3, S, S) moved right by `shift` pixels, left where negative; black comes in from the side."""
+    """Move images (B, 3, S, S) right by `shift` pixels, or left if it is negative; fill with black."""
     return F.pad(images, (shift, -shift))
 
 
 def nearest(points: Tensor, count: int) -> Tensor:
-    """Pairs of points (B, D) of which one is among the `count` nearest of the other: (B, B) bool, true for itself."""
+    """Pairs of points (B, D), one among the `count` nearest of the other: (B, B) bool, true on the diagonal."""
     with full_precision(points):
-        distances = torch.cdist(points, points).fill_diagonal_(-1)  # each the nearest to itself, twins or not
+        distances = torch.cdist(points, points).fill_diagonal_(-1)  # each is its own nearest, also before duplicates
     neighbours = distances.topk(min(count + 1, len(points)), dim=1, largest=False).indices
     related = torch.zeros_like(distances, dtype=torch.bool).scatter_(1, neighbours, True)
     return related | related.T
 
 
 def _draw_true(allowed: Tensor, rng: Generator) -> Tensor:
-    """A random column of each row (R, C) where it is true; any column where none is."""
+    """A random true column of each row of `allowed` (R, C); any column if none is true."""
     scores = torch.rand(allowed.shape, generator=rng, device=rng.device)
     return (scores + allowed).argmax(dim=1)
 

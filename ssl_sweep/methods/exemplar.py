@@ -1,4 +1,4 @@
-"""Exemplar-CNN: every image's busiest patch is a class of its own, to be known again under random transforms."""
+"""Exemplar-CNN: one class per image, of random transforms of its patch with the most gradient."""
 
 from typing import Annotated
 
@@ -20,16 +20,16 @@ Factor = Annotated[float, Field(ge=1)]
 class Method(nn.Module):
     """L = mean over transformed seed patches of −log softmax(h(T x_i))_i: the i-th image's patch is class i.
 
-    T moves, scales and turns the patch, scales its principal colours, raises saturation and value to a power,
-    multiplies and shifts them, and turns the hue. h is the encoder's feature map, averaged (it is of one place for the
+    T moves, scales and rotates the patch, scales its principal colours, raises saturation and value to a power,
+    multiplies and shifts them, and shifts the hue. h is the mean of the encoder's feature map (one place for the
     encoder `exemplar`), dropout, and a linear layer.
 
-    *Open*, ours: the seed patch is the one with the most gradient, once for each image, where the paper draws several
-    with a probability that grows with the gradient; transforms are drawn anew at each visit (the paper fixes about a
-    hundred a class); principal components are the patch's own; factors and powers are log-uniform.
+    *Open*, ours: each image has one seed patch, the one with the most gradient; the paper draws several, with a
+    probability that grows with the gradient. Transforms are drawn in each epoch (the paper fixes about a hundred per
+    class). Principal components are those of the patch. Factors and powers are log-uniform.
 
-    Patches are cut from the whole image, not from crops (of what `views` has, the crop does not apply, and the paper's
-    images are not mirrored: views.flip 0). A mirrored or overlaid image has its own busiest patch.
+    Patches are cut from whole images: the crop knobs of `views` do not apply. The paper has no flips (views.flip 0).
+    The seed patch of a flipped or overlaid image is chosen after the flip or overlay.
 
     Source: Dosovitskiy, Springenberg, Riedmiller & Brox 2014, "Discriminative Unsupervised Feature Learning with
     Convolutional Neural Networks", equations 1 to 3, sections 2 and 3.1.
@@ -40,28 +40,28 @@ class Method(nn.Module):
         encoder: Encoder,
         *,
         num_classes: Annotated[
-            int, Field(ge=2, description="surrogate classes: at least as many as there are training images")
+            int, Field(ge=2, description="surrogate classes, at least as many as training images")
         ] = 8000,
         patch_size: Annotated[
-            int, Field(ge=1, description="side of a patch in pixels; smaller images are patches as they are")
+            int, Field(ge=1, description="side of a patch in pixels; a smaller image is one patch")
         ] = 32,
-        shift: Annotated[float, Field(ge=0, le=1, description="move, at most, in patch sides")] = 0.2,
+        shift: Annotated[float, Field(ge=0, le=1, description="maximum move, in patch sides")] = 0.2,
         scale_min: Annotated[float, Field(gt=0, description="smallest window, in patch sides")] = 0.7,
         scale_max: Annotated[float, Field(gt=0, description="largest window, in patch sides")] = 1.4,
-        rotation: Annotated[float, Field(ge=0, le=180, description="turn, at most, in degrees")] = 20.0,
+        rotation: Annotated[float, Field(ge=0, le=180, description="maximum rotation in degrees")] = 20.0,
         contrast: Annotated[Factor, Field(description="factor along principal colours: 1 / this to this")] = 2.0,
         power: Annotated[Factor, Field(description="power of saturation and value: 1 / this to this")] = 4.0,
         factor_min: Annotated[float, Field(gt=0, description="smallest factor on saturation and value")] = 0.7,
         factor_max: Annotated[float, Field(gt=0, description="largest factor on saturation and value")] = 1.4,
-        offset: Annotated[float, Field(ge=0, le=1, description="added to saturation and value, at most")] = 0.1,
-        hue: Annotated[float, Field(ge=0, le=0.5, description="turn of the colour circle, at most")] = 0.1,
+        offset: Annotated[float, Field(ge=0, le=1, description="maximum offset of saturation and value")] = 0.1,
+        hue: Annotated[float, Field(ge=0, le=0.5, description="maximum shift on the colour circle")] = 0.1,
         dropout: Annotated[float, Field(ge=0, lt=1, description="share of the features dropped")] = 0.5,
     ) -> None:
         super().__init__()
         if scale_min > scale_max or factor_min > factor_max:
             raise ValueError(
-                f"exemplar: scale {scale_min} to {scale_max} and factor {factor_min} to {factor_max} must not fall; "
-                "lower the first of each"
+                f"exemplar: scale_min {scale_min} must not exceed scale_max {scale_max}, nor factor_min {factor_min} "
+                f"factor_max {factor_max}; lower the minimum"
             )
         self.encoder = encoder
         self.num_features = encoder.map_shape[0]
@@ -85,7 +85,7 @@ class Method(nn.Module):
         """Transformed patches (B, 3, P, P) in [0, 1], their classes (B,), the features' dropout factors (B, C).
 
         Raises:
-            ValueError: the images are not numbered, or there are more of them than classes.
+            ValueError: the images have no indices, or there are more images than classes.
         """
         target = self._classes(images)
         whole = augment.whole(images, rng)
@@ -100,13 +100,13 @@ class Method(nn.Module):
         }
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy over the surrogate classes, the share of patches recognised in percent, features' spread."""
+        """Cross-entropy over the surrogate classes, top-1 accuracy in percent, and feature_std."""
         features = self.encoder.feature_map(batch["patch"]).mean(dim=(2, 3))  # (B, C)
         logits = self.classifier(features * batch["kept"])
         with full_precision(logits):
             loss = F.cross_entropy(at_least_fp32(logits), batch["target"])
-        right = (logits.detach().argmax(dim=1) == batch["target"]).float().mean()
-        return loss, {"surrogate_top1": 100 * right, "feature_std": global_feature_std(features)}
+        accuracy = (logits.detach().argmax(dim=1) == batch["target"]).float().mean()
+        return loss, {"surrogate_top1": 100 * accuracy, "feature_std": global_feature_std(features)}
 
     @torch.no_grad()
     def visualize(self, batch: dict[str, Tensor]) -> Tensor:
@@ -115,11 +115,11 @@ class Method(nn.Module):
 
     def _classes(self, images: Images) -> Tensor:
         if images.indices is None:
-            raise ValueError("exemplar: the images have no numbers to be classes; give Images.indices")
+            raise ValueError("exemplar: the images have no indices, which are their classes; set Images.indices")
         largest = int(images.indices.max())
         if largest >= self.num_classes:
             raise ValueError(
-                f"exemplar: image {largest} has no class of its own among {self.num_classes}; set method.num_classes "
+                f"exemplar: there is no class for image {largest} among {self.num_classes}; set method.num_classes "
                 "to the number of training images, or train on fewer"
             )
         return images.indices

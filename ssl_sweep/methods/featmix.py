@@ -21,38 +21,41 @@ VIEWS = ("first", "second")
 
 
 class Method(nn.Module):
-    """Predict the clean other view from a masked one, and mixtures of features from mixtures: L(q, z) + w·L(q̃, z̃).
+    """Predict the clean other view from a masked one, and mixed targets from mixed features: L(q, z) + w·L(q̃, z̃).
 
-    q = predictor(projector(f(masked view))), z = sg projector'(f'(other view)), both ways, L the base's: Σ (2 − 2·cos)
-    with f' BYOL's moving average, or −½·Σ cos with f' = f as SimSiam. The mixture is h̃ = λ·h + (1 − λ)·h_π of the
-    features or of the projections, the target mixed alike, π a permutation of the batch, λ ~ Beta(α, α) for each image,
-    then max(λ, 1 − λ).
+    q = predictor(projector(f(masked view))), z = sg projector'(f'(other view)), in both directions. L is the base's:
+    Σ (2 − 2·cos) with f' BYOL's moving average, or −½·Σ cos with f' = f as in SimSiam. The mixture is
+    h̃ = λ·h + (1 − λ)·h_π of features or projections, with targets mixed in the same way, π a permutation of the batch,
+    and λ the larger of λ' and 1 − λ', λ' ~ Beta(α, α) for each image.
 
     This is an interpretation. Source: Li & Yin 2024, "Random image masking and in-batch feature mixing for
-    self-supervised learning", of which we have the abstract alone: it says that views are masked and that the features
-    of a batch are mixed to virtual positives, so all else here is ours, every default included. Bases: Grill et al.
-    2020 (BYOL), Chen & He 2021 (SimSiam). Kin: `mix_site` image is Un-Mix (Shen et al. 2022), the online images mixed
-    with the batch in reverse and the loss λ·L(q̃, z) + (1 − λ)·L(q̃, z_π); `target` maximum is MixSiam (Guo et al.
-    2021), the larger of both views' target projections in each dimension, for both.
+    self-supervised learning", of which we have only the abstract: views are masked, and the features of a batch are
+    mixed to virtual positives. All else is ours, including every default. Bases: Grill et al. 2020 (BYOL), Chen & He
+    2021 (SimSiam). Related: `mix_site` image is Un-Mix (Shen et al. 2022), where the online images are mixed with the
+    reversed batch and the loss is λ·L(q̃, z) + (1 − λ)·L(q̃, z_π); `target` maximum is MixSiam (Guo et al. 2021), the
+    elementwise maximum of both views' target projections.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         *,
-        base: Annotated[Literal["byol", "simsiam"], Field(description="the loss and networks to build on")] = "byol",
-        mask_ratio: Annotated[float, Field(ge=0, le=0.95, description="share masked of the online view")] = 0.3,
+        base: Annotated[
+            Literal["byol", "simsiam"], Field(description="method whose loss and networks are used")
+        ] = "byol",
+        mask_ratio: Annotated[float, Field(ge=0, le=0.95, description="masked share of the online view")] = 0.3,
         mask_grid: Annotated[int, Field(ge=1, description="patches of the mask along a side of the view")] = 8,
         mask_fill: Annotated[
-            MaskFill, Field(description="masked places show black, the view's mean colour, or another image's view")
+            MaskFill,
+            Field(description="content of masked places: black, the view's mean colour, or another image's view"),
         ] = "mean",
         mix_weight: Annotated[float, Field(ge=0, description="weight w of the mixture's loss; 0: no mixing")] = 1.0,
         mix_site: Annotated[
-            Literal["feature", "projection", "image"], Field(description="what is mixed; image is Un-Mix")
+            Literal["feature", "projection", "image"], Field(description="quantity that is mixed; image is Un-Mix")
         ] = "feature",
         mix_alpha: Annotated[float, Field(ge=0.1, description="α of the mixing share's Beta(α, α)")] = 1.0,
         target: Annotated[
-            Literal["view", "maximum"], Field(description="what is predicted: the other view, or MixSiam's maximum")
+            Literal["view", "maximum"], Field(description="prediction target: the other view, or MixSiam's maximum")
         ] = "view",
         momentum: Annotated[
             float, Field(ge=0, le=1, description="byol: target's momentum at the start; 1 at the end")
@@ -107,7 +110,7 @@ class Method(nn.Module):
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Base and weighted mixture, the mean similarities of predictions and targets in both, projections' spread."""
+        """The base's loss and the weighted mixture's, the mean similarities of predictions and targets, feature_std."""
         features = [self.encoder(batch.get(f"{view}_masked", batch[view])) for view in VIEWS]  # (B, F) each
         projections = [self.projector(h) for h in features]  # (B, dim) each
         clean = self._target_features(batch, features)
@@ -153,7 +156,7 @@ class Method(nn.Module):
     @torch.no_grad()
     def _target_features(self, batch: dict[str, Tensor], features: list[Tensor]) -> list[Tensor]:
         if self.average is None and not self.mask_ratio:
-            return [h.detach() for h in features]  # the same network has seen the same views
+            return [h.detach() for h in features]  # the same network and the same views
         encoder = self.encoder if self.average is None else self.average[0]
         return [encoder(batch[view]) for view in VIEWS]
 
@@ -163,7 +166,7 @@ class Method(nn.Module):
         return [projector(h) for h in clean]
 
     def _crossed(self, targets: list[Tensor]) -> list[Tensor]:
-        """What the first and the second view predict, from the first and second view's target projections."""
+        """The targets of the first and the second view, from both views' target projections."""
         if self.target == "maximum":
             return [torch.maximum(*targets)] * 2
         return targets[::-1]
@@ -191,8 +194,8 @@ class Method(nn.Module):
 
 def mix(x: Tensor, share: Tensor, partner: Tensor) -> Tensor:
     """λ·x + (1 − λ)·x_π for x (B, ...), λ = `share` (B,), π = `partner` (B,), rows of the global batch."""
-    own = share.view(-1, *[1] * (x.ndim - 1))
-    return own * x + (1 - own) * gather(x)[partner]
+    weight = share.view(-1, *[1] * (x.ndim - 1))
+    return weight * x + (1 - weight) * gather(x)[partner]
 
 
 def draw_symmetric_beta(count: int, rng: Generator, alpha: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""LeOCLR: crops are pulled to the whole image instead of to one another."""
+"""LeOCLR: contrasts crops with the whole image instead of with one another."""
 
 from typing import Annotated, Literal
 
@@ -25,14 +25,14 @@ CROPS = ("first", "second")
 class Method(nn.Module):
     """Contrast the uncropped image with two random crops of it: L = ℓ(u, sg v¹) + ℓ(u, sg v²).
 
-    u = f_q(whole image, resized and colour-augmented), vⁱ = f_k(crop i), all of length 1. By momentum, ℓ is MoCo's
-    InfoNCE against a queue (see the method moco), θ_k ← m·θ_k + (1 − m)·θ_q. End to end, both branches learn by
-    gradient and the negatives come from the batch.
+    u = f_q(whole image, resized and colour-augmented), vⁱ = f_k(crop i), all of length 1. With momentum, ℓ is MoCo's
+    InfoNCE against a queue (see the method moco), θ_k ← m·θ_k + (1 − m)·θ_q. End to end, both branches have gradients
+    and the negatives come from the batch.
 
     Source: Alkhalefi, Leontidis & Zhong 2024, "LeOCLR: Leveraging Original Images for Contrastive Learning of Visual
-    Representations", equations 1 to 3, and Table 5 for the end-to-end one. Open there, ours: temperature and queue as
-    MoCo-v2; which keys are enqueued; the mean over the batch where the paper writes a sum; end to end, one network for
-    both branches, ℓ SimCLR's NT-Xent of each pair, and SimCLR's normalised head where `head` is mlp.
+    Representations", equations 1 to 3, and Table 5 for end to end. *Open*, ours: temperature and queue as in MoCo-v2;
+    which keys are enqueued; the mean over the batch where the paper has a sum; end to end, one network for both
+    branches, SimCLR's NT-Xent of each pair as ℓ, and SimCLR's normalised head if `head` is mlp.
     """
 
     batch_groups = staticmethod(batch_groups)
@@ -46,10 +46,11 @@ class Method(nn.Module):
             Field(description="keys by a momentum encoder and a queue, or by gradient against the batch"),
         ] = "momentum",
         queue_size: Annotated[
-            int, Field(ge=1, description="keys in the queue; a multiple of those a step adds, below the set's size")
+            int,
+            Field(ge=1, description="keys in the queue: a multiple of those per step, fewer than training images"),
         ] = 65536,
         enqueue: Annotated[
-            Literal["k1", "both"], Field(description="the first crop's keys enter the queue, or both crops'")
+            Literal["k1", "both"], Field(description="keys that enter the queue: the first crop's, or both crops'")
         ] = "k1",
         dim: Annotated[int, Field(ge=1, description="dimensions of queries and keys")] = 128,
         momentum: Annotated[float, Field(ge=0, le=1, description="momentum of the key encoder")] = 0.999,
@@ -73,7 +74,7 @@ class Method(nn.Module):
             self.projector = mlp(features, features, dim, layers=layers, batch_norm=head == "mlp", last_norm=norm)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """The whole image and two crops, (B, 3, S, S) each, and by momentum the orders of the batch for keys."""
+        """The whole image and two crops, (B, 3, S, S) each; with momentum, the orders of the batch for keys."""
         views = {
             "whole": augment.whole(images, rng),
             "first": augment.view(images, rng),
@@ -83,14 +84,14 @@ class Method(nn.Module):
         return views | draw_orders(CROPS, kind, images.global_size, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of both contrasts, mean similarities of positives and negatives, spread of the whole images."""
+        """The sum of both contrasts, mean similarities of positives and negatives, feature_std of the whole images."""
         query = self._project(batch["whole"])  # (B, dim)
         terms = self._end_to_end(query, batch) if self.keys is None else self._against_queue(self.keys, query, batch)
         loss, scalars = add(terms)
         return loss, {**scalars, "feature_std": global_feature_std(query)}
 
     def after_step(self, progress: float) -> None:
-        """By momentum: move the key encoder and enqueue the step's keys."""
+        """With momentum: update the key encoder and enqueue the step's keys."""
         if self.keys is not None:
             self.keys.step(self._online(), self.momentum)
 

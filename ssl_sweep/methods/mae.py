@@ -1,4 +1,4 @@
-"""Masked autoencoder: a transformer encodes the few visible patches, a light one reconstructs the others."""
+"""Masked autoencoder: a transformer encodes the visible patches, a small one reconstructs the others."""
 
 import math
 from typing import Annotated
@@ -22,25 +22,25 @@ GRAY = 0.5  # shown where a patch is masked
 class Method(nn.Module):
     """L = mean over the masked patches of (decoder's pixels − the patch's pixels)².
 
-    Only the visible patches are encoded; the decoder sees their tokens and, in each masked place, one learned token.
-    The target is the patch less its mean over its standard deviation, or the plain patch.
+    Only the visible patches are encoded; the decoder gets their tokens and one learned token for each masked place.
+    The target is the patch standardised by its mean and standard deviation, or the plain patch.
 
-    Input and target are `Augment.pair`'s, so that an overlay is undone where it is visible, too.
+    Input and target are `Augment.pair`'s: the target has no overlay.
 
     Source: He, Chen, Xie, Li, Dollár & Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3.
     *Open*, ours: the positions of encoder and decoder are learned, where the paper has sines and cosines.
 
     Raises:
-        ValueError: the encoder is no vision transformer, or the mask leaves no patch visible or none masked.
+        ValueError: the encoder is no vision transformer, or the mask covers no patch or every patch.
     """
 
     def __init__(
         self,
         encoder: ViTEncoder,
         *,
-        mask_ratio: Annotated[float, Field(gt=0, lt=1, description="share of the patches that is masked")] = 0.75,
+        mask_ratio: Annotated[float, Field(gt=0, lt=1, description="share of patches that are masked")] = 0.75,
         normalize_target: Annotated[
-            bool, Field(description="each patch's pixels to mean 0 and variance 1 before they are a target")
+            bool, Field(description="standardise each target patch to mean 0 and variance 1")
         ] = True,
         decoder_dim: Annotated[int, Field(ge=1, description="width of the decoder, a multiple of its heads")] = 512,
         decoder_depth: Annotated[int, Field(ge=1, description="blocks of the decoder")] = 8,
@@ -73,13 +73,13 @@ class Method(nn.Module):
         )
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """Input and target (B, 3, S, S) in [0, 1], and `order` (B, N): patches in random order, visible first."""
+        """Input and target (B, 3, S, S) in [0, 1], and `order` (B, N): patches in random order, visible ones first."""
         corrupted, target = augment.pair(images, rng)
         scores = images.sampler(rng).rand(self.num_patches)
         return {"input": corrupted, "target": target, "order": scores.argsort(dim=1)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error over the masked patches; the spread of the encoder's mean tokens."""
+        """Mean squared error over the masked patches; feature_std of the encoder's mean tokens."""
         tokens = self.encode(batch)
         output = self.reconstruct(tokens, batch["order"])
         with full_precision(output):
@@ -101,7 +101,7 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def visualize(self, batch: dict[str, Tensor]) -> Tensor:
-        """Targets, visible parts and fillings of the first n <= 8 images (3n, 3, S, S), a row of n each."""
+        """Targets, visible patches and reconstructions of the first n <= 8 images (3n, 3, S, S), a row of n each."""
         batch = {name: view[:NUM_SHOWN] for name, view in batch.items()}
         target, side = batch["target"], self.encoder.patch_size
         _, mean, scale = self._targets(target)
@@ -116,7 +116,7 @@ class Method(nn.Module):
         return torch.cat([target, *rows]).clamp(0, 1)
 
     def _targets(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Target patches (B, N, 3·p²), and the mean and scale (B, N, 1) that lead back to pixels."""
+        """Target patches (B, N, 3·p²), and the mean and scale (B, N, 1) that convert them back to pixels."""
         patches = at_least_fp32(patchify(images, self.encoder.patch_size))
         if not self.normalize_target:
             return patches, patches.new_zeros(1), patches.new_ones(1)
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         self.pixels = nn.Linear(dim, num_pixels)
 
     def forward(self, tokens: Tensor, order: Tensor) -> Tensor:
-        """Mask tokens go to the places that `order` names after the visible ones; the class token is dropped."""
+        """Put mask tokens at the places in `order` after the visible ones; drop the class token's output."""
         tokens = self.embed(tokens)
         batch_size, num_patches, dim = *order.shape, tokens.shape[2]
         masks = self.mask_token.to(tokens.dtype).expand(batch_size, num_patches + 1 - tokens.shape[1], dim)

@@ -25,14 +25,14 @@ class Method(nn.Module):
     """Contrast a view with another view of its image and with the keys of past images.
 
     L = −log(exp(q·k/τ) / (exp(q·k/τ) + Σ_n exp(q·k_n/τ))), q = f_q(first view), k = f_k(second view), both of length
-    1, k_n the queue's; θ_k ← m·θ_k + (1 − m)·θ_q after each step, no gradient to the keys. Symmetric: the views change
-    roles and the losses are added; both see the queue of the step before, and it takes both views' keys.
+    1, k_n the queue's; θ_k ← m·θ_k + (1 − m)·θ_q after each step, no gradient to the keys. Symmetric: the views swap
+    roles and the losses are added; both use the queue of the previous step, and both views' keys are enqueued.
 
     Source: He et al. 2020, "Momentum Contrast", equations 1 and 2; Chen et al. 2020, "Improved Baselines with Momentum
-    Contrastive Learning", which adds the MLP head, the augmentation and τ 0.2. Defaults are those for ImageNet, but
-    bn_splits, which does on one device what the authors' eight did; their CIFAR-10 notebook has queue_size 4096,
-    momentum 0.99, temperature 0.1 and a linear head. A queue that is longer than the training set holds older keys of
-    the very images it is contrasted with, and does harm.
+    Contrastive Learning", which adds the MLP head, the augmentation and τ 0.2. Defaults are those for ImageNet, except
+    bn_splits, which replaces the authors' eight devices; their CIFAR-10 notebook has queue_size 4096, momentum 0.99,
+    temperature 0.1 and a linear head. A queue longer than the training set contains older keys of the query's own
+    image, which is harmful.
     """
 
     batch_groups = staticmethod(batch_groups)
@@ -42,7 +42,8 @@ class Method(nn.Module):
         encoder: Encoder,
         *,
         queue_size: Annotated[
-            int, Field(ge=1, description="keys in the queue; a multiple of those a step adds, below the set's size")
+            int,
+            Field(ge=1, description="keys in the queue: a multiple of those per step, fewer than training images"),
         ] = 65536,
         dim: Annotated[int, Field(ge=1, description="dimensions of queries and keys")] = 128,
         momentum: Annotated[float, Field(ge=0, le=1, description="momentum of the key encoder")] = 0.999,
@@ -50,7 +51,7 @@ class Method(nn.Module):
         head: Annotated[
             Literal["mlp", "linear"], Field(description="projection: two layers (version 2) or one (version 1)")
         ] = "mlp",
-        symmetric: Annotated[bool, Field(description="each view is query and key; a step costs twice as much")] = False,
+        symmetric: Annotated[bool, Field(description="use each view as query and key, at twice the cost")] = False,
         key_batch_norm: KeyBatchNorm = "shuffled",
         bn_splits: BatchNormSplits = 8,
     ) -> None:
@@ -63,13 +64,13 @@ class Method(nn.Module):
         self.roles = (("first", "second"), ("second", "first"))[: 2 if symmetric else 1]  # (query, key)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
-        """Two views (B, 3, S, S), and for each that makes keys the order to make them in, of the whole batch."""
+        """Two views (B, 3, S, S), and for each view of keys an order of the whole batch to compute them in."""
         views = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         names = tuple(key for _, key in self.roles)
         return views | draw_orders(names, self.key_batch_norm, images.global_size, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE against the queue, mean similarities of positives and negatives, spread of the queries."""
+        """InfoNCE against the queue, mean similarities of positives and negatives, feature_std of the queries."""
         queries = [unit(self.projector(self.encoder(batch[query]))) for query, _ in self.roles]  # (B, dim) each
         keys = [self.keys.encode(batch[key], batch.get(f"{key}_order")) for _, key in self.roles]
         queue, temperature = self.keys.queue.keys, self.temperature
@@ -78,7 +79,7 @@ class Method(nn.Module):
         return loss, {**scalars, "feature_std": global_feature_std(torch.cat(queries))}
 
     def after_step(self, progress: float) -> None:
-        """Move the key encoder and enqueue the step's keys."""
+        """Update the key encoder and enqueue the step's keys."""
         self.keys.step(self._online(), self.momentum)
 
     def _online(self) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image against all other images of the batch."""
+"""SimCLR: contrasts two views of an image with all other images of the batch."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from ssl_sweep.models.losses import global_feature_std, nt_xent, unit
 
 
 class Method(nn.Module):
-    """Find an image's other view among both views of the whole batch.
+    """Identify an image's other view among both views of the whole batch.
 
     L = mean over both views i of −log(exp(z_i·z_j/τ) / Σ_{k≠i} exp(z_i·z_k/τ)), j the other view of i, z the L2-
     normalised projections, k over both views of the global batch (all ranks').
@@ -30,7 +30,7 @@ class Method(nn.Module):
         temperature: Annotated[float, Field(gt=0, description="temperature of the softmax")] = 0.1,
         dim: Annotated[int, Field(ge=1, description="dimensions of the projection")] = 128,
         hidden_dim: Annotated[
-            int | None, Field(ge=1, description="width of the projection's hidden layers; null: the feature's")
+            int | None, Field(ge=1, description="width of the projection's hidden layers; null: the features' width")
         ] = None,
         projection_layers: Annotated[int, Field(ge=1, le=4, description="linear layers of the projection")] = 2,
     ) -> None:
@@ -47,7 +47,7 @@ class Method(nn.Module):
         return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """NT-Xent, mean similarities of positives and negatives, spread of the projections."""
+        """NT-Xent, mean similarities of positives and negatives, feature_std of the projections."""
         first, second = (unit(self.projector(self.encoder(batch[view]))) for view in ("first", "second"))
         loss, scalars = nt_xent(first, second, self.temperature)
         return loss, {**scalars, "feature_std": global_feature_std(torch.cat([first, second]))}

@@ -1,4 +1,4 @@
-"""SimSiam: predict one view's projection from the other's, with a stopped gradient instead of a second network."""
+"""SimSiam: predicts one view's projection from the other's, with a stop-gradient instead of a second network."""
 
 from typing import Annotated, Literal
 
@@ -14,14 +14,14 @@ from ssl_sweep.models.losses import cosine, global_feature_std
 
 
 class Method(nn.Module):
-    """Negative cosine between prediction and stopped projection, L = −½·cos(p₁, sg z₂) − ½·cos(p₂, sg z₁).
+    """L = −½·cos(p₁, sg z₂) − ½·cos(p₂, sg z₁), the negative cosine of prediction and projection without gradient.
 
-    z = projector(f(view)), whose last normalisation has no scale and shift; p = predictor(z), a bottleneck whose
-    learning rate stays constant while the others' decays.
+    z = projector(f(view)), whose last normalisation has no scale and shift; p = predictor(z), a bottleneck with a
+    constant learning rate, while that of the other modules decays.
 
     Source: Chen & He 2021, "Exploring Simple Siamese Representation Learning", equations 1 and 4, section 3. Defaults
-    are those for ImageNet; on CIFAR-10 (its appendix) projection_layers is 2. The encoder's own knob
-    zero_init_residual belongs to the recipe.
+    are those for ImageNet; on CIFAR-10 (its appendix) projection_layers is 2. The recipe sets the encoder's knob
+    zero_init_residual.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Method(nn.Module):
         ] = 3,
         predictor_dim: Annotated[int, Field(ge=1, description="width of the predictor's bottleneck")] = 512,
         constant_predictor_lr: Annotated[
-            bool, Field(description="the predictor keeps the peak learning rate, without the schedule")
+            bool, Field(description="train the predictor at the peak learning rate, without the schedule")
         ] = True,
     ) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ class Method(nn.Module):
         return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric negative cosine, the mean similarity it is made of, spread of the projections."""
+        """The symmetric negative cosine, the mean similarity, feature_std of the projections."""
         first, second = (self.projector(self.encoder(batch[view])) for view in ("first", "second"))  # (B, dim) each
         pairs = ((first, second), (second, first))
-        similarity = torch.stack([cosine(self.predictor(own), other.detach()) for own, other in pairs])  # (2, B)
+        similarity = torch.stack([cosine(self.predictor(z), other.detach()) for z, other in pairs])  # (2, B)
         spread = global_feature_std(torch.cat([first, second]))
         return -similarity.mean(), {"positive_similarity": similarity.detach().mean(), "feature_std": spread}

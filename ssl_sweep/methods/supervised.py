@@ -1,4 +1,4 @@
-"""Supervised baseline: the encoder meets its first labels untrained."""
+"""Supervised baseline: evaluations start from an untrained encoder."""
 
 from torch import nn
 

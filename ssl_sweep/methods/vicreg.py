@@ -1,4 +1,4 @@
-"""VICReg: two views alike, every dimension varied, no two dimensions correlated."""
+"""VICReg: equal embeddings of two views, with variance in every dimension and no correlated dimensions."""
 
 from typing import Annotated
 
@@ -25,8 +25,8 @@ class Method(nn.Module):
     Invariance s is the mean of (z − z')², variance v the mean over dimensions of max(0, 1 − sqrt(var + ε)),
     covariance c the sum of squares off the diagonal of the covariance matrix, over D.
 
-    The paper prints s without the mean over dimensions and v without the half; both are in the authors' published
-    code, for which the weights 25, 25, 1 were found, and are kept here.
+    The paper prints s without the mean over dimensions and v without the half; both are in the authors' code, for which
+    the weights 25, 25, 1 were tuned, and so they are here.
 
     Source: Bardes, Ponce & LeCun 2022, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
     Learning", equations 1 to 6.
@@ -52,7 +52,7 @@ class Method(nn.Module):
         return {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, its three terms unweighted, and the spread of the first view's embeddings."""
+        """The loss, its three unweighted terms, and feature_std of the first view's embeddings."""
         first, second = (self.projector(self.encoder(batch[name])) for name in ("first", "second"))
         with full_precision(first):
             first, second = (gather(at_least_fp32(z)) for z in (first, second))  # (W·B, D)
@@ -71,5 +71,5 @@ class Method(nn.Module):
 
 
 def variance_hinge(z: Tensor) -> Tensor:
-    """Mean over the dimensions of `z` (N, D) of how far the standard deviation falls short of 1."""
+    """Mean over the dimensions of `z` (N, D) of max(0, 1 − standard deviation)."""
     return F.relu(1 - (z.var(dim=0) + EPS).sqrt()).mean()

@@ -120,12 +120,12 @@ def test_where_all_are_similar_no_pair_is_called_dissimilar(images: Images) -> N
 
 
 def test_pairs_by_label_need_labels(images: Images) -> None:
-    with pytest.raises(ValueError, match="pairs is 'label' and the images have no labels; use 'neighbours'"):
+    with pytest.raises(ValueError, match="pairs is 'label', but the images have no labels; use 'neighbours'"):
         draw(build(pairs="label"), images)
 
 
 def test_shifts_beyond_the_image_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"shifts \(-16, 3\) leave nothing of an image of 16 pixels"):
+    with pytest.raises(ValueError, match=r"shifts \(-16, 3\) are too large for an image of 16 pixels"):
         build(shifts=(-16, 3))
 
 

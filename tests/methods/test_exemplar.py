@@ -106,18 +106,18 @@ def test_dropout_keeps_the_mean(images: Images) -> None:
 
 
 def test_an_image_without_a_class_is_refused_with_a_remedy(images: Images) -> None:
-    with pytest.raises(ValueError, match=r"image 11 has no class of its own among 11; set method\.num_classes"):
+    with pytest.raises(ValueError, match=r"there is no class for image 11 among 11; set method\.num_classes"):
         draw(build(num_classes=11), images)
 
 
 def test_images_without_numbers_are_refused(images: Images) -> None:
-    with pytest.raises(ValueError, match="the images have no numbers"):
+    with pytest.raises(ValueError, match="the images have no indices"):
         build().views(images, Augment(16), Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("knobs", [{"scale_min": 2.0}, {"factor_max": 0.5}])
 def test_ranges_that_fall_are_refused(knobs: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must not fall; lower the first of each"):
+    with pytest.raises(ValueError, match=r"must not exceed scale_max .*; lower the minimum"):
         build(**knobs)
 
 
