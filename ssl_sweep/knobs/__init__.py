@@ -1,5 +1,5 @@
-"""What can be searched: the keyword-only arguments of methods, evaluations and encoders, found in their signatures.
+"""Knobs: the keyword-only arguments of methods, evaluations and encoders, which a spec sets and searches.
 
-Owns knobs, the findings that tell a user what is wrong with a value, "did you mean", and what a config costs.
-May import `methods`, `evaluations` and what lies below them. Start with `knobs.py`.
+Owns knobs, what methods declare before they are built, findings about wrong values, "did you mean", and costs.
+May import `methods`, `evaluations` and the packages below them. Start with `knobs.py`.
 """

@@ -1,4 +1,4 @@
-"""What a trial costs, by its config alone: the same wherever and however often it runs, as seconds are not."""
+"""The cost of a trial, computed from its config alone: unlike seconds it is the same on every machine."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from ssl_sweep.models.encoders import build_encoder
 
 
 def costs(config: Mapping[str, Any]) -> dict[str, float]:
-    """`COSTS` of a resolved trial config, its encoder built without memory and run on shapes alone.
+    """`COSTS` of a resolved trial config; the encoder is built on the meta device, without memory.
 
-    Million parameters of the encoder; billion multiply-adds (GMACs) of its forward pass of one image; epochs of
-    pretraining, none where the method has no pretraining; and the encoder's GMACs of one view of a training image over
-    all these epochs.
+    Million parameters of the encoder; billion multiply-adds (GMACs) of its forward pass for one image; epochs of
+    pretraining, 0 if the method does not pretrain; and the encoder's GMACs for one view of a training image over all
+    these epochs.
     """
     size = config["data"]["image_size"]
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():

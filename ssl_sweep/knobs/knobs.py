@@ -1,4 +1,4 @@
-"""What can be searched: the keyword-only arguments of methods, views, encoders, evaluations, recipes."""
+"""Knobs: the keyword-only arguments of methods, views, encoders, evaluations and recipes, as models."""
 
 import importlib
 import inspect
@@ -39,10 +39,10 @@ def names(kind: Kind) -> list[str]:
 
 @cache
 def load(kind: Kind, name: str) -> Callable[..., Any]:
-    """The `Method` class, the `evaluate` function or the encoder's constructor of that name.
+    """The `Method` class, the `evaluate` function or the encoder's class of that name.
 
     Raises:
-        UnknownNameError: there is none; the error proposes the nearest.
+        UnknownNameError: there is none; the error proposes the most similar name.
     """
     if name not in names(kind):
         raise UnknownNameError(kind, name)
@@ -101,7 +101,7 @@ class Knobs(BaseModel):
 
 @cache
 def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
-    """A model of the keyword-only arguments of a class or function: their types, bounds, texts and defaults."""
+    """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults."""
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in inspect.signature(target).parameters.items()
@@ -111,13 +111,13 @@ def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
 
 
 def check(target: Callable[..., Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """Every knob of `target` as plain JSON data: these values, checked, and the defaults of the others.
+    """Every knob of `target` as plain JSON data: these values, validated, and the defaults of the others.
 
-    The values are read as strict JSON: 1 is a float, but "1" and true are no numbers. `owner` is the target's name in
+    The values are read as strict JSON: 1 is a float, but "1" and true are not numbers. `owner` is the target's name in
     errors.
 
     Raises:
-        ValidationError: whose findings (`problems.findings_of`) have the knob as their key.
+        ValidationError: its findings (`problems.findings_of`) have the knob as their key.
     """
     model = knobs_of(target)
     try:

@@ -1,4 +1,4 @@
-"""The objective of a search, and the costs that it may name: metrics that follow from a trial's config alone."""
+"""The objective of a search, and the cost metrics, which depend on a trial's config alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

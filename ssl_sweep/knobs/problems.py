@@ -131,7 +131,7 @@ def key_text(loc: Loc) -> str:
 
 
 def translated(error: ValidationError, model: type[BaseModel], values: Any, owner: str) -> ValidationError:
-    """pydantic's own errors about `values` as findings in our words; a union's errors about one key become one.
+    """pydantic's errors about `values` as findings in plain words; a union's errors about one key are merged.
 
     `owner` completes the message "is not ...": `a knob of simclr`.
     """

@@ -51,7 +51,7 @@ class Method(nn.Module):
             raise ValueError(f"mae: encoder is a {type(encoder).__name__}; use vit_tiny, vit_small or vit_base")
         if decoder_dim % decoder_heads:
             raise ValueError(
-                f"mae: decoder_dim {decoder_dim} is no multiple of decoder_heads {decoder_heads}; change one of them"
+                f"mae: decoder_dim {decoder_dim} is not a multiple of decoder_heads {decoder_heads}; change one of them"
             )
         _, height, width = encoder.map_shape
         self.num_patches = height * width

@@ -1,7 +1,7 @@
-"""Batch normalisation that does not tell a query which batch its key was in.
+"""Batch normalisation whose statistics do not reveal which batch a key was in.
 
-Statistics shared by a query and its key let MoCo cheat; both remedies make them differ (He et al. 2020, "Momentum
-Contrast", section 3.3): normalise by small groups on one device, or shuffle the keys' batch between groups or ranks.
+Statistics shared by a query and its key let MoCo cheat. Both remedies make them differ (He et al. 2020, "Momentum
+Contrast", section 3.3): normalise small groups on one device, or shuffle the keys' batch between groups or ranks.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from ssl_sweep.models.distributed import gather_no_grad, rank, world_size
 class SplitBatchNorm(_BatchNorm):
     """Batch normalisation over `num_splits` consecutive groups of the batch, as if each were on its own device.
 
-    A batch that does not divide makes groups of nearly equal size, none smaller than two images. The running
-    statistics are the mean over the groups. In evaluation mode, and in its state, it is plain batch normalisation.
+    A batch that does not divide evenly gives groups of nearly equal size, of at least two images. The running
+    statistics are the mean over the groups. Evaluation mode and state keys are those of plain batch normalisation.
     """
 
     running_mean: Tensor
@@ -27,9 +27,9 @@ class SplitBatchNorm(_BatchNorm):
     momentum: float
 
     def __init__(self, norm: _BatchNorm, num_splits: int) -> None:
-        """Take over the weights and statistics of `norm`, which must keep running statistics."""
+        """Take the weights and statistics of `norm`, which must have running statistics."""
         if not norm.track_running_stats:
-            raise ValueError(f"SplitBatchNorm: {norm} keeps no running statistics; set track_running_stats=True")
+            raise ValueError(f"SplitBatchNorm: {norm} has no running statistics; set track_running_stats=True")
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
         self.weight, self.bias = norm.weight, norm.bias
         for name, statistics in norm.named_buffers():
@@ -42,8 +42,8 @@ class SplitBatchNorm(_BatchNorm):
         if not self.training or splits < 2:
             return super().forward(x)
         means, variances = (s.repeat(splits, 1) for s in (self.running_mean, self.running_var))  # (splits, C)
-        # One call per group keeps channels-last, which folding the groups into the channels would undo. `tensor_split`
-        # would make the same groups, but its backward pass fills a whole batch with zeros for each of them.
+        # One call per group keeps channels-last, which folding the groups into the channels would lose. `tensor_split`
+        # gives the same groups, but its backward pass fills a whole batch with zeros for each of them.
         groups = torch.split(x, _group_sizes(len(x), splits))
         outputs = [
             F.batch_norm(group, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
@@ -55,11 +55,11 @@ class SplitBatchNorm(_BatchNorm):
         return torch.cat(outputs)
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-        """Vectors and maps alike."""
+        """Accept vectors and maps."""
 
 
 def _group_sizes(batch_size: int, splits: int) -> list[int]:
-    """Sizes of `splits` consecutive groups of a batch, the larger ones first, that differ by at most 1."""
+    """Sizes of `splits` consecutive groups of a batch; they differ by at most 1, the larger ones first."""
     size, larger = divmod(batch_size, splits)
     return [size + 1] * larger + [size] * (splits - larger)
 
@@ -79,9 +79,9 @@ def split_batchnorm(module: nn.Module, num_splits: int) -> nn.Module:
 
 @torch.no_grad()
 def shuffled(encode: Callable[[Tensor], Tensor], x: Tensor, order: Tensor) -> Tensor:
-    """`encode(x)` computed in another order and put back, without gradient: shuffling BN for keys.
+    """Compute `encode(x)` in another order, restore the order, without gradient: shuffling BN for keys.
 
-    Groups of a split batch normalisation, and ranks, then see other neighbours than the queries' do.
+    Keys then share a group of a split batch normalisation, and a rank, with other images than their queries do.
 
     Args:
         encode: images (B, ...) -> keys (B, D).
@@ -91,6 +91,6 @@ def shuffled(encode: Callable[[Tensor], Tensor], x: Tensor, order: Tensor) -> Te
     Returns:
         this rank's keys (B, D).
     """
-    mine = gather_no_grad(x)[order.chunk(world_size())[rank()]]
-    keys = gather_no_grad(encode(mine))  # (W·B, D), in shuffled order
+    local = gather_no_grad(x)[order.chunk(world_size())[rank()]]
+    keys = gather_no_grad(encode(local))  # (W·B, D), in shuffled order
     return keys[order.argsort()].chunk(world_size())[rank()]

@@ -1,10 +1,10 @@
-"""Statistics over a batch of embeddings (N, D) that redundancy-reducing losses are made of."""
+"""Statistics over a batch of embeddings (N, D) for redundancy-reducing losses."""
 
 from torch import Tensor
 
 
 def standardized(z: Tensor, eps: float) -> Tensor:
-    """Each dimension of `z` (N, D) to mean 0 and variance 1 over the batch; `eps` is added to the variance."""
+    """Scale each dimension of `z` (N, D) to mean 0 and variance 1 over the batch; `eps` is added to the variance."""
     centered = z - z.mean(dim=0)
     return centered * (centered.square().mean(dim=0) + eps).rsqrt()
 
@@ -18,5 +18,5 @@ def covariance(z: Tensor) -> Tensor:
 def off_diagonal_energy(matrix: Tensor) -> Tensor:
     """The sum of squares off the diagonal of a (D, D) matrix."""
     side = len(matrix)
-    # cut into rows of one more than D, the diagonal is the first column: it is left out, not subtracted again
+    # in rows of D + 1 the diagonal is the first column: dropping it is exact, subtracting it is not
     return matrix.flatten()[:-1].view(side - 1, side + 1)[:, 1:].square().sum()

@@ -1,4 +1,4 @@
-"""Decoders: a feature map back to an image in [0, 1]."""
+"""Decoders: map a feature map to an image in [0, 1]."""
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from ssl_sweep.models.resnet import ResNetEncoder, init_convolutions
 def mirrored_decoder(encoder: Encoder) -> nn.Module:
     """The decoder of `encoder`: feature map (B, C, h, w) -> images (B, 3, S, S) in [0, 1], in fp32 or better.
 
-    A ResNet is mirrored block by block (Li, Ding & Wang 2023, section 3.1); any other encoder, transformers
-    included, gets a light pyramid of transposed convolutions, since there is nothing to mirror.
+    A ResNet is mirrored block by block (Li, Ding & Wang 2023, section 3.1). Other encoders, including transformers,
+    have no stages to mirror: their decoder is a small pyramid of transposed convolutions.
     """
     return _mirrored_resnet(encoder) if isinstance(encoder, ResNetEncoder) else _pyramid(encoder)
 
@@ -27,13 +27,13 @@ class Pixels(nn.Module):
 
 
 class MirroredBlock(nn.Module):
-    """A residual block run backwards, `channels` -> `out_channels`.
+    """A mirrored residual block, `channels` -> `out_channels`.
 
     Args:
         planes: channels of the 3x3 convolution inside a bottleneck.
         side: of the input's map in pixels.
-        out_side: of the output's map; where it differs, the 3x3 convolution nearest the output is transposed.
-        bottleneck: three convolutions, 1x1, 3x3, 1x1; else two of 3x3.
+        out_side: of the output's map; if it differs, the 3x3 convolution nearest the output is transposed.
+        bottleneck: three convolutions, 1x1, 3x3, 1x1, instead of two of 3x3.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MirroredBlock(nn.Module):
         if channels != out_channels or side != out_side:
             self.shortcut.extend([_conv(channels, out_channels, 1), nn.BatchNorm2d(out_channels)])
         if side != out_side:
-            # a transposed 1x1 convolution would leave three of four pixels empty
+            # a transposed 1x1 convolution would leave three of four pixels zero
             self.shortcut.append(nn.Upsample(size=(out_side, out_side)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,11 +105,11 @@ def _conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
 def _grow(
     channels: int, out_channels: int, kernel: int, side: int, out_side: int, *, bias: bool = False
 ) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution that undoes a stride-2 one from `out_side` to `side` pixels; plain where the side stays."""
+    """The transposed convolution from `side` to `out_side` pixels; a plain one if they are equal."""
     padding = kernel // 2
     if side == out_side:
         return nn.Conv2d(channels, out_channels, kernel, padding=padding, bias=bias)
-    # even and odd sides shrink to the same one, so the output padding tells which to return to
+    # even and odd sides shrink to the same side: the output padding chooses between them
     output_padding = out_side - (2 * side - 1)
     return nn.ConvTranspose2d(channels, out_channels, kernel, 2, padding, output_padding, bias=bias)
 

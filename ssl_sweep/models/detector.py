@@ -1,4 +1,4 @@
-"""Faster R-CNN on a ResNet encoder, of torchvision's parts.
+"""Faster R-CNN on a ResNet encoder, built from torchvision's parts.
 
 Source: Ren, He, Girshick & Sun 2015, "Faster R-CNN"; C4: the box head is the ResNet's last stage (He et al. 2016,
 appendix A); FPN: Lin et al. 2017, "Feature Pyramid Networks for Object Detection".
@@ -19,11 +19,11 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from ssl_sweep.models.precision import full_precision
 from ssl_sweep.models.resnet import ResNetEncoder
 
-REFERENCE_SIDE = 800  # pixels; anchors of 32 to 512 and the pyramid's 224 are meant for images of this short side
+REFERENCE_SIDE = 800  # pixels: short side of images for which anchors of 32 to 512 and the pyramid's 224 are meant
 ANCHORS = (32, 64, 128, 256, 512)
 CANONICAL_BOX = 224  # a region of this side is pooled from the pyramid's third level
 RATIOS = (0.5, 1.0, 2.0)
-CANDIDATES = 6  # boxes of the one map for each that is left without near-duplicates, as in Detectron's C4
+CANDIDATES = 6  # boxes before non-maximum suppression, per box after it, as in Detectron's C4
 MAX_ASPECT = 5 / 3  # longer sides are shrunk to this multiple of the short side, as 1333 is of 800
 
 Neck = Literal["c4", "fpn"]
@@ -31,19 +31,19 @@ Autocast = Callable[[], torch.autocast]
 
 
 class Detector(nn.Module):
-    """Images of any sizes -> losses while training, boxes afterwards.
+    """Images of any sizes -> losses in training, boxes in evaluation.
 
     Args:
-        encoder: the backbone, trained with the rest; it normalises its input itself.
+        encoder: the backbone, trained with the rest; it normalises its input.
         num_classes: without the background.
-        neck: c4, regions are proposed and pooled on the third stage's map and the fourth stage is the box head; fpn,
+        neck: c4: regions are proposed and pooled on the third stage's map, and the fourth stage is the box head; fpn:
             on a pyramid of all stages, with a box head of two linear layers.
         image_side: short side in pixels that images are scaled to; anchors and pooling scale with it.
-        proposals: regions an image that are classified in a test; half as many are sampled in training.
+        proposals: regions per image that are classified in evaluation; half as many are sampled in training.
         freeze_batchnorm: keep the encoder's statistics and affine parameters.
         autocast: precision of the backbone and the box head; boxes and losses are in fp32.
 
-    Raises ValueError when the encoder is no ResNet.
+    Raises ValueError if the encoder is not a ResNet.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Detector(nn.Module):
     def losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The four losses; images (3, H, W) in [0, 1], targets with boxes (K, 4) in pixels and labels (K,) from 1.
 
-        Regions are sampled by torch's global generator: torchvision takes no other, and `fit` saves it.
+        Regions are sampled by torch's global generator: torchvision accepts no other, and `fit` saves its state.
         """
         with full_precision(images[0]):
             losses: dict[str, Tensor] = self.rcnn(images, targets)
@@ -97,7 +97,7 @@ class Detector(nn.Module):
 
 
 class _InPrecision(nn.Module):
-    """A module in the stage's precision, whose features come out in fp32: bf16 counts pixels above 256 by twos."""
+    """Runs a module in the stage's precision and returns fp32: bf16 rounds pixels above 256 to even numbers."""
 
     def __init__(self, module: Any, autocast: Autocast) -> None:
         super().__init__()
@@ -143,12 +143,12 @@ def _fpn(encoder: ResNetEncoder, num_classes: int, image_side: int) -> dict[str,
 
 
 def _stages(encoder: ResNetEncoder) -> "OrderedDict[str, nn.Module]":
-    """The encoder's layers by name, its normalisation before them."""
+    """The encoder's layers by name, preceded by its normalisation."""
     return OrderedDict([("normalize", encoder.normalize), *encoder.net.named_children()])
 
 
 def _strides(encoder: ResNetEncoder) -> list[int]:
-    """Pixels a step of each stage's map."""
+    """Input pixels per step of each stage's map."""
     first = 1 if encoder.small_stem else 4
     return [first * 2**stage for stage in range(4)]
 
@@ -163,7 +163,7 @@ def _anchors(sizes: list[tuple[int, ...]], image_side: int) -> AnchorGenerator:
 
 
 def _pool(strides: dict[str, int], output_size: int, image_side: int) -> MultiScaleRoIAlign:
-    """Region pooling from maps of these strides; a region's level follows its share of the image."""
+    """Region pooling from maps of these strides; a region's level depends on its share of the image."""
     first = min(strides.values()).bit_length() - 1
     pool = MultiScaleRoIAlign(
         list(strides),
@@ -172,7 +172,7 @@ def _pool(strides: dict[str, int], output_size: int, image_side: int) -> MultiSc
         canonical_scale=max(1, round(CANONICAL_BOX * image_side / REFERENCE_SIDE)),
         canonical_level=first + 2,
     )
-    # it guesses the strides once, from the first maps it sees, which padding can mislead: so it first sees exact ones
+    # the pool infers the strides from its first maps, which padding can distort: the first maps here are exact
     side = max(strides.values())
     pool(
         {name: torch.zeros(1, 1, side // step, side // step) for name, step in strides.items()},

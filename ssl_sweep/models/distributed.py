@@ -1,6 +1,6 @@
-"""What the ranks of a trial tell one another, so that a loss means the global batch; with one nothing happens.
+"""Collectives between the ranks of a trial, for losses over the global batch; no-ops with a single rank.
 
-Every rank must bring a batch of the same size.
+Every rank must pass a batch of the same size.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Dismissed(Exception):  # noqa: N818 - not an error: rank 0 has ended its work, and says why
-    """Raised on the other ranks where rank 0 is pruned, stopped or fails."""
+class Dismissed(Exception):  # noqa: N818 - not an error: rank 0 reports why it ended
+    """Raised on the other ranks when rank 0 is pruned, stopped or fails."""
 
 
 def world_size() -> int:
-    """The number of ranks; 1 when torch.distributed is not in use."""
+    """The number of ranks; 1 without torch.distributed."""
     return dist.get_world_size() if _in_use() else 1
 
 
 def rank() -> int:
-    """This process's number among the ranks; 0 when torch.distributed is not in use."""
+    """This process's rank; 0 without torch.distributed."""
     return dist.get_rank() if _in_use() else 0
 
 
@@ -39,13 +39,13 @@ def gather(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_no_grad(x: Tensor) -> Tensor:
-    """Each rank's (B, ...) -> all ranks' (W·B, ...) in rank order, cut off from the graph."""
+    """Each rank's (B, ...) -> all ranks' (W·B, ...) in rank order, without gradient."""
     return x.detach() if world_size() == 1 else _all_gather(x)
 
 
 @torch.no_grad()
 def broadcast(x: Tensor) -> Tensor:
-    """Rank 0's `x` on every rank; all ranks bring the same shape."""
+    """Rank 0's `x` on every rank; the shape must be the same on all ranks."""
     if world_size() > 1:
         x = x.clone()
         dist.broadcast(x, src=0)
@@ -54,7 +54,7 @@ def broadcast(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_scalars(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The ranks' means of scalars that all of them have, cut off from the graph; the same to the bit on every rank."""
+    """The ranks' means of scalars that all ranks have, without gradient; bitwise equal on every rank."""
     if world_size() == 1:
         return scalars
     stacked = torch.stack([torch.as_tensor(value, dtype=torch.float64).detach() for value in scalars.values()])
@@ -63,10 +63,10 @@ def mean_scalars(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def on_first_rank(work: Callable[[], None]) -> None:
-    """Do `work` on rank 0 while the others wait for it.
+    """Run `work` on rank 0 while the others wait for it.
 
     Raises:
-        Dismissed: on the others, where the work raises on rank 0.
+        Dismissed: on the others, if the work raises on rank 0.
     """
     done = torch.zeros(1)
     try:
@@ -80,15 +80,15 @@ def on_first_rank(work: Callable[[], None]) -> None:
 
 
 def leave() -> None:
-    """Go on alone: from here on this process is the only rank."""
+    """Destroy the process group: from here on this process is the only rank."""
     if _in_use():
         dist.destroy_process_group()
 
 
 def is_of_a_lost_rank(error: BaseException) -> bool:
-    """Whether an error says that another rank does not answer any more, which is no fault of this one."""
+    """Whether an error means that another rank no longer responds: it is not this rank's fault."""
     kinds = (dist.DistBackendError, dist.DistNetworkError) if dist.is_available() else ()
-    # torch has no type for gloo's errors: they are told by their words
+    # torch has no type for gloo's errors: only their text identifies them
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 

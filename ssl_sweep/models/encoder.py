@@ -1,4 +1,4 @@
-"""What every encoder promises."""
+"""The base class of encoders."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-# mean and standard deviation by channel of the training images, as the public recipes for these sets write them
+# mean and standard deviation by channel of the training images, as in the public recipes for these sets
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -14,14 +14,14 @@ STATISTICS = {
 
 Normalization = Annotated[
     Literal["none", "imagenet", "cifar10"],
-    Field(description="statistics that the encoder normalises its input with; none: the input stays in [0, 1]"),
+    Field(description="statistics that normalise the encoder's input; none: the input stays in [0, 1]"),
 ]
 
 
 class Encoder(nn.Module):
     """Images (B, 3, S, S) in [0, 1] -> a feature map (B, C, h, w) and pooled features (B, feature_dim).
 
-    The network lies in `net`: without the prefix `net.`, the state's keys are those of the architecture's origin.
+    The network is `net`: without the prefix `net.`, the state's keys are those of the original architecture.
 
     Args:
         net: normalised images -> feature map.
@@ -61,7 +61,7 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        # not persistent: constants do not belong into a checkpoint or an exported state
+        # not persistent: constants do not belong in a checkpoint or an exported state
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 

@@ -1,4 +1,4 @@
-"""The encoders by name. Each is called with the image size in pixels; its keyword arguments are knobs."""
+"""The table of encoders. Each is called with the image size in pixels; its keyword-only arguments are knobs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""Batch normalisation over all ranks' batches.
+"""Batch normalisation over the global batch.
 
-Statistics of each rank's own batch make results depend on the number of ranks; those of the global batch do not.
+Statistics of each rank's share make results depend on the number of ranks; those of the global batch do not.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from ssl_sweep.models.precision import at_least_fp32
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """Batch normalisation over the global batch, on any device; torch's own takes CUDA alone.
+    """Batch normalisation over the global batch, on any device; torch's SyncBatchNorm needs CUDA.
 
-    In evaluation mode, and in its state, it is plain batch normalisation.
+    Evaluation mode and state keys are those of plain batch normalisation.
     """
 
     running_mean: Tensor
@@ -26,7 +26,7 @@ class GlobalBatchNorm(_BatchNorm):
     momentum: float
 
     def __init__(self, norm: _BatchNorm) -> None:
-        """Take over the weights and statistics of `norm`."""
+        """Take the weights and statistics of `norm`."""
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
         self.weight, self.bias = norm.weight, norm.bias
         for name, statistics in norm.named_buffers():
@@ -58,16 +58,16 @@ class GlobalBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
-        """Vectors and maps alike."""
+        """Accept vectors and maps."""
 
 
-GLOBAL_NORMS = (GlobalBatchNorm, nn.SyncBatchNorm)  # their statistics are of the whole batch on every rank
+GLOBAL_NORMS = (GlobalBatchNorm, nn.SyncBatchNorm)  # with statistics of the global batch on every rank
 
 
 def global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every plain batch normalisation in `module` by one over the global batch; weights and state keys stay.
 
-    Groups (`SplitBatchNorm`) are left: they are a part of the batch wherever it lies.
+    `SplitBatchNorm` stays as it is: its groups are parts of the batch on any number of ranks.
 
     Returns:
         the module, or its replacement when it is a batch normalisation itself.
@@ -84,9 +84,9 @@ def global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
 
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
-    """Running statistics over parts of a batch to the ranks' mean, as if one rank had had all parts.
+    """Set running statistics over parts of a batch to the ranks' mean, as if one rank had processed all parts.
 
-    To be called after every step: then all ranks hold the same at all times, whenever they save.
+    Call it after every step: then all ranks have equal statistics whenever they save.
     """
     if world_size() == 1:
         return

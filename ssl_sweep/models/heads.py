@@ -33,7 +33,7 @@ def mlp(
     modules: list[nn.Module] = []
     dims = [in_dim, *[hidden_dim] * (layers - 1)]
     for dim, next_dim in pairwise(dims):
-        # no bias where batch normalisation subtracts it again
+        # no bias before batch normalisation, which would subtract it
         modules.append(nn.Linear(dim, next_dim, bias=not batch_norm))
         if batch_norm:
             modules.append(nn.BatchNorm1d(next_dim))

@@ -1,4 +1,4 @@
-"""Keys for contrastive learning against a queue: the momentum encoder, its batch normalisation, and the queue.
+"""Keys for contrastive learning with a queue: the momentum encoder, its batch normalisation, and the queue.
 
 Source: He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", sections 3.2 and 3.3.
 """
@@ -19,20 +19,20 @@ from ssl_sweep.models.queue import Queue
 KeyBatchNorm = Annotated[
     Literal["shuffled", "split", "plain"],
     Field(
-        description="split: batch statistics by groups of images; shuffled: that, and keys in other groups than their "
-        "queries; plain: statistics of the whole batch"
+        description="split: batch statistics by groups of images; shuffled: the same, with keys in other groups than "
+        "their queries; plain: statistics of the whole batch"
     ),
 ]
 BatchNormSplits = Annotated[
-    int, Field(ge=1, description="groups of the global batch for split and shuffled, as if on so many devices")
+    int, Field(ge=1, description="groups of the global batch for split and shuffled, in place of devices")
 ]
 
 
 class MomentumKeys(nn.Module):
-    """A moving average of the query network, and a queue of the keys it made.
+    """A moving average of the query network, and a queue of its keys.
 
-    A step calls `encode` for its views, `hold` for the keys to remember, and after the backward pass `step`. The
-    average is equal to the reference's, which moves it before each encoding: its first move, of equals, does nothing.
+    A step calls `encode` for its views, `hold` for the keys to enqueue, and `step` after the backward pass. The
+    reference updates the average before each encoding; the result is equal, as its first update changes nothing.
 
     Args:
         online: the query network, images -> (B, dim).
@@ -52,14 +52,14 @@ class MomentumKeys(nn.Module):
         return unit(self.network(images) if order is None else shuffled(self.network, images, order))
 
     def hold(self, *keys: Tensor) -> None:
-        """Remember this rank's `keys` (N, dim), each view's by itself, until `step`."""
+        """Keep this rank's `keys` (N, dim), one tensor per view, until `step`."""
         self._held = keys
 
     def step(self, online: nn.Module, momentum: float) -> None:
-        """Move the average towards `online` and put all ranks' held keys into the queue.
+        """Move the average towards `online` and enqueue all ranks' held keys.
 
         Raises:
-            ValueError: the queue's size is no multiple of the number of keys.
+            ValueError: the queue's size is not a multiple of the number of keys.
         """
         assert self._held, "hold the keys of a step before ending it"  # noqa: S101 - a caller's mistake
         ema_update(self.network, online, momentum)
@@ -67,7 +67,7 @@ class MomentumKeys(nn.Module):
         size = len(self.queue.keys)
         if size % len(keys):
             raise ValueError(
-                f"method.queue_size: {size} is no multiple of the {len(keys)} keys that a step adds; "
+                f"method.queue_size: {size} is not a multiple of the {len(keys)} keys that a step adds; "
                 f"take {_nearest_multiple(size, len(keys))}, or another pretrain.batch_size"
             )
         self.queue.enqueue(keys)
@@ -79,7 +79,7 @@ def batch_groups(settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:
-    """Let `encoder` normalise in groups, in place, if its batch norm `kind` asks for it; its state stays the same.
+    """Make `encoder` normalise in groups, in place, unless `kind` is plain; its state keys stay.
 
     Raises:
         ValueError: the ranks cannot share the groups evenly.
@@ -91,13 +91,13 @@ def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:
             f"method.bn_splits: {splits} groups cannot be shared by {world_size()} workers; make it a multiple of "
             "resources.workers"
         )
-    split_batchnorm(encoder, splits // world_size())  # the ranks divide the batch already
+    split_batchnorm(encoder, splits // world_size())  # each rank has a share of the batch
 
 
 def draw_orders(names: tuple[str, ...], kind: str, count: int, rng: Generator) -> dict[str, Tensor]:
-    """For each view an order in which its keys are computed, `<name>_order`: a permutation of the batch of `count`.
+    """For each view the order in which its keys are computed, `<name>_order`: a permutation of the batch of `count`.
 
-    Nothing unless `kind` is shuffled.
+    Empty unless `kind` is shuffled.
     """
     if kind != "shuffled":
         return {}

@@ -1,6 +1,6 @@
-"""Losses that several methods share. They mean the global batch: where other images matter, all ranks' are gathered.
+"""Losses that several methods share, over the global batch: where other images matter, all ranks' are gathered.
 
-All compute in fp32 or better, whatever the autocast, and return beside the loss the scalars worth logging.
+They compute in fp32 or better, whatever the autocast, and return the loss with scalars to log.
 """
 
 import math
@@ -17,7 +17,7 @@ Term = tuple[Tensor, dict[str, Tensor]]  # a scalar loss, and detached scalars b
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of (B, D) at length 1, in fp32 or better."""
+    """Rows of (B, D) scaled to length 1, in fp32 or better."""
     return F.normalize(at_least_fp32(x), dim=1)
 
 
@@ -71,7 +71,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Term:
 
 
 def add(terms: Sequence[Term]) -> Term:
-    """The sum of the losses and the means of their scalars; the terms share the names of these."""
+    """The sum of the losses and the means of their scalars, whose names are the same in all terms."""
     losses, scalars = zip(*terms, strict=True)
     means = {name: torch.stack([term[name] for term in scalars]).mean() for name in scalars[0]}
     return torch.stack(losses).sum(), means
@@ -87,7 +87,7 @@ def feature_std(features: Tensor) -> Tensor:
 
 
 def global_feature_std(features: Tensor) -> Tensor:
-    """`feature_std` of the rows of all ranks, each of which must ask for it: a trial may be judged by it."""
+    """`feature_std` of the rows of all ranks; a collective, so that every rank must call it."""
     return feature_std(gather_no_grad(features))
 
 

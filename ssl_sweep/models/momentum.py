@@ -16,11 +16,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def ema_copy(online: M) -> M:
-    """A copy of `online` that no gradient reaches, its parameters in fp32 or better."""
+    """A copy of `online` without gradients, with parameters in fp32 or better."""
     target = copy.deepcopy(online)
     for parameter in target.parameters():
         parameter.requires_grad_(False)
-        # in bf16 an average at 0.999 never moves: the step is below half a unit of the last place
+        # in bf16 an average at 0.999 never changes: the step is below half a unit in the last place
         parameter.data = at_least_fp32(parameter.data)
     return target
 
@@ -29,7 +29,7 @@ def ema_copy(online: M) -> M:
 def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """θ_target ← m·θ_target + (1 − m)·θ_online for every parameter.
 
-    Buffers stay the target's own: it runs in training mode on its own views and gathers its own batch statistics.
+    Buffers are not updated: the target runs in training mode and tracks its own batch statistics.
     """
     for average, parameter in zip(target.parameters(), online.parameters(), strict=True):
         average.lerp_(parameter.to(average.dtype), 1 - momentum)

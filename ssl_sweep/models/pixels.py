@@ -1,4 +1,4 @@
-"""The baseline that every learned feature has to beat: the pixels themselves."""
+"""Pixels as features: the baseline for every learned feature."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from ssl_sweep.models.encoder import Encoder, Normalization
 
 
 class Pixels(Encoder):
-    """Images (B, 3, S, S) -> their pixels (B, 3·S·S); has no weights, so that only `supervised` can go with it."""
+    """Images (B, 3, S, S) -> their pixels (B, 3·S·S). It has no weights, so only `supervised` can use it."""
 
     trainable = False
 

@@ -1,11 +1,11 @@
-"""Where half precision ends: losses, logits and normalisations are computed in fp32 or better."""
+"""Helpers to compute losses, logits and normalisations in fp32 or better."""
 
 import torch
 from torch import Tensor
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """`x` in fp32 when it was in half precision, as it is otherwise (so that fp64 stays fp64)."""
+    """`x` in fp32 if it is in half precision; fp32 and fp64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""The dictionary of past keys that MoCo contrasts against (He et al. 2020, "Momentum Contrast", section 3.2)."""
+"""MoCo's queue of past keys (He et al. 2020, "Momentum Contrast", section 3.2)."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -6,14 +6,14 @@ from torch.nn import functional as F
 
 
 class Queue(nn.Module):
-    """First in, first out: `keys` (K, D), of length 1, random until filled. All of it survives a resume.
+    """A first-in, first-out queue: `keys` (K, D), of length 1, random until filled. Its state survives a resume.
 
-    Across ranks enqueue gathered keys and construct with the same seed: then all ranks hold the same queue.
+    If every rank constructs it with the same seed and enqueues gathered keys, all ranks have the same queue.
 
     Args:
         size: K.
         dim: D.
-        generator: draws the first keys, on the CPU; none: torch's global generator, as for initial weights.
+        generator: draws the first keys, on the CPU; None: torch's global generator, as for initial weights.
     """
 
     keys: Tensor
@@ -22,13 +22,13 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int, *, generator: Generator | None = None) -> None:
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(size, dim, generator=generator), dim=1))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))  # where the oldest key lies
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))  # position of the oldest key
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest keys by `keys` (B, D), any B: of more than K the last K stay.
+        """Replace the oldest keys by `keys` (B, D), or by the last K of them if B is larger.
 
-        Call it after the backward pass, which still needs the keys that the loss has seen.
+        Call it after the backward pass, which needs the keys of the loss.
         """
         size = len(self.keys)
         keys = keys[-size:]

@@ -1,4 +1,4 @@
-"""What features are worth, without a label: rank, spectrum, and how views and images lie on the sphere."""
+"""Label-free measures of features: rank, spectrum, alignment and uniformity."""
 
 import math
 from itertools import combinations
@@ -11,7 +11,7 @@ from ssl_sweep.models.precision import at_least_fp32
 
 RANK_EPS = 1e-7
 RIDGE = 1e-4
-ROUNDING = 1e-12  # over the mean square: the variance that rounding to fp32 makes, (1e-7)², with a margin
+ROUNDING = 1e-12  # times the mean square: the variance of rounding to fp32, (1e-7)², with a margin
 PAIR_BATCH = 1024
 
 
@@ -19,7 +19,7 @@ def effective_rank(features: Tensor) -> float:
     """exp(−Σ p_k log p_k), p_k = σ_k / Σσ + 1e-7, σ the singular values of uncentred features (N, D): 1 to min(N, D).
 
     Source: Garrido et al. 2023, "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised
-    Representations by Their Rank", equation 1. To compare within one method, data set and N only.
+    Representations by Their Rank", equation 1. Comparable only within one method, data set and N.
     """
     return _smooth_rank(torch.linalg.svdvals(at_least_fp32(features)))
 
@@ -27,8 +27,8 @@ def effective_rank(features: Tensor) -> float:
 def spectral_decay(features: Tensor, count: int | None = None) -> tuple[float, float]:
     """α and R² of the line c − α·log i through log λ_i, by least squares; λ_1 ≥ λ_2 ≥ … of the covariance of (N, D).
 
-    The first `count` eigenvalues, or all, as far as they lie above rounding. Where fewer than two do, the features
-    have collapsed, and neither is a number.
+    The fit uses the first `count` eigenvalues, or all, that are above rounding. If fewer than two are, the features
+    have collapsed, and both results are NaN.
 
     Source: Agrawal et al. 2022, "α-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring
     eigenspectrum decay". The paper fits all eigenvalues; its code numbers 4 to 100, weighted by 1 / i.
@@ -54,24 +54,24 @@ def lidar(views: Tensor) -> float:
     plus δI. The rank is that of `effective_rank`, of the eigenvalues.
 
     Source: Thilak et al. 2023, "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures",
-    section 3, equations 1 to 4. There δ is a small constant; here it is 1e-4 of the mean variance, so that features
-    have the same value at any scale. To compare at equal V, N and D only.
+    section 3, equations 1 to 4. There δ is a small constant; here it is 1e-4 of the mean variance, so that the value
+    does not depend on the features' scale. Comparable only at equal V, N and D.
     """
     count, images, dim = views.shape
     centers = views.double().mean(dim=0)  # (N, D)
-    apart = centers - centers.mean(dim=0)
-    between = apart.T @ apart / (images - 1)
+    deviations = centers - centers.mean(dim=0)
+    between = deviations.T @ deviations / (images - 1)
     within = torch.zeros_like(between)
-    for view in views:  # one by one: all of them in float64 may not fit
+    for view in views:  # one by one: all views in float64 may not fit
         spread = view.double() - centers
         within += spread.T @ spread / (images * (count - 1))
     scale = (between + within).diagonal().mean()
-    if scale <= ROUNDING * views.square().mean():  # collapsed: what is left is rounding, which would have a rank too
+    if scale <= ROUNDING * views.square().mean():  # collapsed: the rest is rounding, which would have a rank too
         return 1.0
     ridge = torch.eye(dim, dtype=within.dtype, device=within.device) * RIDGE * scale
     # L⁻¹ Σ_b L⁻ᵀ with Σ_w = L Lᵀ has the eigenvalues of the symmetric form
     factor = torch.linalg.cholesky(within + ridge)
-    half = torch.linalg.solve_triangular(factor, apart.T, upper=False)  # (D, N)
+    half = torch.linalg.solve_triangular(factor, deviations.T, upper=False)  # (D, N)
     return _smooth_rank(torch.linalg.eigvalsh(half @ half.T).clamp(min=0))
 
 
@@ -86,14 +86,14 @@ def alignment(views: Tensor) -> float:
 
 
 def uniformity(features: Tensor) -> float:
-    """log mean exp(−2‖x − y‖²) over all pairs of L2-normalised features (N, D): 0 in one point, −4 wide apart.
+    """log mean exp(−2‖x − y‖²) over all pairs of L2-normalised features (N, D): 0 if equal, −4 if orthogonal.
 
-    −4 is met by features at right angles; a uniform sphere comes close to it as D grows. Not a number where N is 1.
+    A uniform distribution on the sphere approaches −4 as D grows. NaN if N is 1.
 
-    Source: Wang & Isola 2020, section 4.1, t = 2, there of augmented views; here of centre crops.
+    Source: Wang & Isola 2020, section 4.1, t = 2; there for augmented views, here for centre crops.
     """
     x = unit(features)
-    lengths = x.square().sum(dim=1)  # 1, but 0 where a feature is all 0
+    lengths = x.square().sum(dim=1)  # 1, or 0 for an all-zero feature
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for begin in range(0, len(x), PAIR_BATCH):
         rows = slice(begin, begin + PAIR_BATCH)
@@ -103,6 +103,6 @@ def uniformity(features: Tensor) -> float:
 
 
 def _smooth_rank(values: Tensor) -> float:
-    """exp of the entropy of `values` (K,) ≥ 0 as shares of their sum; 1 where all are 0."""
+    """exp of the entropy of `values` (K,) ≥ 0 as shares of their sum; 1 if all are 0."""
     p = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny) + RANK_EPS
     return float((-(p * p.log()).sum()).exp())

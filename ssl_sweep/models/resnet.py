@@ -1,4 +1,4 @@
-"""Residual networks of torchvision's blocks, with a base width and a stem for small images.
+"""Residual networks built from torchvision's blocks, with a variable width and a stem for small images.
 
 Source: He, Zhang, Ren & Sun 2016, "Deep Residual Learning for Image Recognition"; the 3x3 stem is their CIFAR one.
 """
@@ -13,22 +13,22 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ssl_sweep.models.encoder import Encoder, Normalization
 
-SMALL_IMAGE = 64  # pixels a side; up to here the ImageNet stem would leave too little of the map
+SMALL_IMAGE = 64  # pixels: up to this side the ImageNet stem would leave too small a map
 
-Width = Annotated[int, Field(ge=1, description="channels of the first stage; 16 makes a net 16 times cheaper than 64")]
+Width = Annotated[int, Field(ge=1, description="channels of the first stage; 16 channels cost a 16th of 64")]
 Stem = Annotated[
     Literal["auto", "imagenet", "small"],
     Field(description="imagenet: 7x7 stride 2 and max-pool; small: 3x3 stride 1; auto: small up to 64 pixels"),
 ]
-ZeroInit = Annotated[bool, Field(description="residual branches start at zero, so that each block starts as identity")]
+ZeroInit = Annotated[bool, Field(description="initialise residual branches to zero, so that blocks start as identity")]
 Block = type[BasicBlock | Bottleneck]
 
 
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution with a stride, without bias; safe where oneDNN's is not (its issue 6035).
+    """A strided 1x1 convolution without bias that avoids a fault of oneDNN (its issue 6035).
 
-    A CPU's gradient of a strided 1x1 convolution of fewer than 16 channels, channels-last, in fp32, overwrites memory;
-    on maps from 48 pixels on the process dies of it. What the stride leaves out is left out before, which is the same.
+    On a CPU, the gradient of a strided 1x1 convolution of fewer than 16 channels, channels-last, in fp32, overwrites
+    memory, and the process dies on maps from 48 pixels on. Slicing the input by the stride first gives the same result.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -43,9 +43,9 @@ class Shortcut(nn.Conv2d):
 
 
 class ResNetEncoder(Encoder):
-    """A ResNet without its classifier. `sides` holds the side in pixels of the input and after each step down.
+    """A ResNet without its classifier. `sides` are the sides in pixels of the input and after each stride-2 layer.
 
-    A subclass fixes `block`, torchvision's BasicBlock or Bottleneck, and `depths`, the blocks of the four stages.
+    A subclass sets `block`, torchvision's BasicBlock or Bottleneck, and `depths`, the blocks of the four stages.
     """
 
     block: Block
@@ -90,7 +90,7 @@ class ResNet50(ResNetEncoder):
 
 
 def stage_sides(image_size: int, small_stem: bool) -> list[int]:
-    """Sides in pixels from the input down: each stride-2 layer, of the stem and of stages 2 to 4, gives one more."""
+    """Sides in pixels of the input and after each stride-2 layer, of the stem and of stages 2 to 4."""
     sides = [image_size]
     for _ in range(3 if small_stem else 5):
         sides.append((sides[-1] + 1) // 2)  # every stride-2 layer of a ResNet pads to ceil(side / 2)

@@ -1,4 +1,4 @@
-"""A map drawn as an image, and how well it separates classes whatever else varies."""
+"""Scatter plots of features as images, and a measure of class separation."""
 
 import math
 
@@ -12,17 +12,17 @@ DOT = 3  # pixels, odd
 
 
 def principal_plane(points: Tensor) -> Tensor:
-    """Points (N, D) on their first two principal components (N, 2); two dimensions or one are left as they are."""
+    """Project points (N, D) on their first two principal components (N, 2); one or two dimensions stay as they are."""
     if points.shape[1] <= 2:
         return F.pad(points, (0, 2 - points.shape[1]))
     centered = points - points.mean(dim=0)
     u, s, _ = torch.linalg.svd(centered, full_matrices=False)
-    plane: Tensor = u[:, :2] * s[:2]  # (N, 2), or less for a single point
+    plane: Tensor = u[:, :2] * s[:2]  # (N, 2), or (1, 1) for a single point
     return F.pad(plane, (0, 2 - plane.shape[1]))
 
 
 def scatter_plot(points: Tensor, colors: Tensor) -> Tensor:
-    """Points (N, 2) as dots of their colours (N, 3) on white, to the scale of the larger extent: (3, SIDE, SIDE)."""
+    """Points (N, 2) as dots of their colours (N, 3) on white, scaled to the larger extent: (3, SIDE, SIDE)."""
     low, high = points.amin(dim=0), points.amax(dim=0)
     extent = (high - low).max().clamp(min=1e-12)
     unit = (points - (low + high) / 2) / extent + 0.5  # (N, 2) in [0, 1]
@@ -42,10 +42,10 @@ def colors_of(classes: Tensor, shades: Tensor, num_classes: int, num_shades: int
 
 
 def separation(points: Tensor, labels: Tensor) -> Tensor:
-    """Mean distance between points of different labels over that between points of the same label.
+    """Mean distance between points of different labels divided by that between points of the same label.
 
-    What else varies between points of a label, such as a shift, counts as distance within it: an arrangement by shift
-    has a value near 1, two tight clusters a large one. 0 where all points are of one label.
+    Other variation between points of a label, such as a shift, counts as distance within it: an arrangement by shift
+    has a value near 1, two tight clusters a large one. 0 if all points have the same label.
 
     Args:
         points: (N, D).
@@ -53,6 +53,6 @@ def separation(points: Tensor, labels: Tensor) -> Tensor:
     """
     distances = torch.cdist(points, points)
     same = labels.unsqueeze(1) == labels
-    within = (distances * same).sum() / (same.sum() - len(points)).clamp(min=1)  # a point and itself are no pair
+    within = (distances * same).sum() / (same.sum() - len(points)).clamp(min=1)  # without pairs of a point and itself
     between = (distances * ~same).sum() / (~same).sum().clamp(min=1)
     return between / within.clamp(min=torch.finfo(distances.dtype).tiny)

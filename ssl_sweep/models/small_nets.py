@@ -1,4 +1,4 @@
-"""The nets of two classics: DrLIM's map into the plane and Exemplar-CNN's small net."""
+"""The networks of DrLIM and Exemplar-CNN."""
 
 from collections import OrderedDict
 from typing import Annotated
@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from ssl_sweep.data.color import grayscale
 from ssl_sweep.models.encoder import Encoder, Normalization
 
-Dim = Annotated[int, Field(ge=1, description="dimensions of the embedding; 2 can be drawn as it is")]
+Dim = Annotated[int, Field(ge=1, description="dimensions of the embedding; 2 can be plotted directly")]
 PatchSize = Annotated[
-    int, Field(ge=16, description="side in pixels of what one unit of the last layer sees; smaller images: their side")
+    int, Field(ge=16, description="side in pixels of the last layer's receptive field, at most the image's side")
 ]
 
 
 class DrlimEncoder(Encoder):
     """Grey images -> convolution 15@6x6 -> pooling 3x3 -> convolution 30@9x9 -> linear, to (B, dim).
 
-    The second convolution sees the whole map, which is 9x9 for the original's 32 pixels; other sizes get a kernel
-    of their own. *Open*, ours: the pooling takes the maximum, and tanh follows on it and on the second convolution.
+    The second convolution covers the whole map, which is 9x9 for the original's 32 pixels; for other image sizes its
+    kernel is the map's side. *Open*, ours: max-pooling, and tanh after it and after the second convolution.
 
     Source: Hadsell, Chopra & LeCun 2006, "Dimensionality Reduction by Learning an Invariant Mapping", section 3.
 
@@ -48,15 +48,15 @@ class DrlimEncoder(Encoder):
 class ExemplarEncoder(Encoder):
     """The small net 64c5-64c5-128f: two 5x5 convolutions of 64, each with max-pooling 2x2, then 128 units on a patch.
 
-    On images larger than a patch the last layer slides, so that every place of the feature map is what the net says
-    of the patch there. Features are the maxima of all three layers over the four quadrants of the image, 1024 in
-    all; the net is trained on its feature map.
+    On images larger than a patch the last layer slides, so that every place of the feature map is the net's output for
+    the patch there. Features are the maxima of all three layers over the four quadrants of the image, 1024 in total;
+    the net is trained on its feature map.
 
     Source: Dosovitskiy, Springenberg, Riedmiller & Brox 2014, "Discriminative Unsupervised Feature Learning with
     Convolutional Neural Networks", sections 3.1 and 3.2.
 
     Raises:
-        ValueError: images of less than 16 pixels, or in use of less than a patch.
+        ValueError: images of less than 16 pixels, or in the forward pass of less than a patch.
     """
 
     def __init__(self, image_size: int, *, patch_size: PatchSize = 32, normalize: Normalization = "none") -> None:
@@ -102,7 +102,7 @@ class Gray(nn.Module):
     """(B, 3, S, S) -> luma (B, 1, S, S)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Colour images to grey ones."""
+        """Convert colour images to greyscale."""
         return grayscale(x)
 
 

@@ -1,4 +1,4 @@
-"""Vision transformers: torchvision's, which is installed anyway, so that no further library is needed for them.
+"""Vision transformers, built on torchvision's.
 
 Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; tiny and small as in Touvron et al. 2021 (DeiT).
 """
@@ -14,16 +14,16 @@ from ssl_sweep.models.encoder import Encoder, Normalization
 
 PatchSize = Annotated[
     int | None,
-    Field(ge=1, description="side of a patch in pixels; none: 16 from 128 pixels on, below that 8 patches a side"),
+    Field(ge=1, description="side of a patch in pixels; null: 16 for images from 128 pixels, else an 8th of the side"),
 ]
-Pool = Annotated[Literal["mean", "class"], Field(description="features: the mean of the patch tokens or class token")]
+Pool = Annotated[Literal["mean", "class"], Field(description="features: mean of the patch tokens, or class token")]
 
 
 class ViTEncoder(Encoder):
-    """A vision transformer without its classifier, whose two halves a masked autoencoder can call one by one.
+    """A vision transformer without its classifier, in two parts that a masked autoencoder calls separately.
 
-    `embed` gives the patches with their positions, `encode` runs any subset of them through the blocks.
-    A subclass fixes `hidden_dim` D and `heads`; all have 12 blocks and an MLP of 4 * D.
+    `embed` returns the patches with their positions, `encode` runs any subset of them through the blocks.
+    A subclass sets `hidden_dim` D and `heads`; all have 12 blocks and an MLP of 4 * D.
 
     Raises:
         ValueError: the patch does not tile the image.
@@ -47,7 +47,7 @@ class ViTEncoder(Encoder):
                 f"patch_size: {patch_size} does not divide image_size {image_size}; use one of {_divisors(image_size)}"
             )
         net = VisionTransformer(image_size, patch_size, 12, self.heads, self.hidden_dim, 4 * self.hidden_dim)
-        net.heads = nn.Identity()  # type: ignore[assignment]  # the classifier has no place in a feature extractor
+        net.heads = nn.Identity()  # type: ignore[assignment]  # without classifier
         side = image_size // patch_size
         super().__init__(net, image_size, (self.hidden_dim, side, side), normalize=normalize)
         self.patch_size, self.pool = patch_size, pool
@@ -99,7 +99,7 @@ class ViTBase(ViTEncoder):
 
 
 def default_patch_size(image_size: int) -> int:
-    """The patch that tiles the image and is nearest to 16 pixels, or below 128 pixels to an eighth of the side."""
+    """The divisor of the image's side nearest to 16 pixels, or to an eighth of the side below 128 pixels."""
     wanted = 16 if image_size >= 128 else image_size / 8
     return min(_divisors(image_size), key=lambda size: abs(size - wanted))
 

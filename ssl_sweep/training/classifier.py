@@ -1,4 +1,4 @@
-"""A supervised head on a body that is trained with it, its inputs, and its scores by split."""
+"""A linear classifier trained together with its body, its inputs, and its scores by split."""
 
 from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
@@ -28,7 +28,7 @@ TrainingCrop = Annotated[
 
 
 class Scores(nn.Module):
-    """Top-1 in percent of (validation, test), a module so that a checkpoint holds it: a resumed run knows its best."""
+    """Top-1 in percent of (validation, test); a module, so that checkpoints contain the best scores."""
 
     last: Tensor
     best: Tensor
@@ -36,11 +36,11 @@ class Scores(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("last", torch.zeros(2, dtype=torch.float64))
-        # below any accuracy: the first epoch is the best so far
+        # below any accuracy, so that the first epoch becomes the best
         self.register_buffer("best", torch.full((2,), -1.0, dtype=torch.float64))
 
     def add(self, val: float, test: float) -> None:
-        """Take in an epoch; the best is the one that is best on validation, the first where several are."""
+        """Add an epoch; the best one is the first with the highest validation score."""
         self.last.copy_(torch.tensor([val, test], dtype=torch.float64))
         if val > float(self.best[0]):
             self.best.copy_(self.last)
@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         return F.cross_entropy(self(inputs), labels)
 
     def score(self, val: Batches, test: Batches) -> dict[str, float]:
-        """Measure both splits in evaluation mode, remember the best epoch, and return all four metrics."""
+        """Measure both splits in evaluation mode, store the best epoch, and return all four metrics."""
         self.eval()
         self.scores.add(float(top1(self, val)), float(top1(self, test)))
         return self.results()
@@ -83,12 +83,12 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def top1(model: nn.Module, split: Batches) -> Tensor:
-    """Percent of right answers of logits (B, classes) or, of K heads, (B, K, classes): () or (K,) float64."""
+    """Accuracy in percent of logits (B, classes), or (B, K, classes) of K heads: () or (K,) float64."""
     right, total = torch.zeros((), dtype=torch.int64), 0
     for inputs_, labels in split:
         logits = model(inputs_)
-        known = logits.isfinite().all(dim=-1)  # a head that diverged knows nothing, whatever its argmax
-        answers = torch.where(known, logits.argmax(dim=-1), -1).movedim(0, -1)  # (B,) or (K, B)
+        finite = logits.isfinite().all(dim=-1)  # a diverged head is wrong, whatever its argmax
+        answers = torch.where(finite, logits.argmax(dim=-1), -1).movedim(0, -1)  # (B,) or (K, B)
         right = right + (answers == labels).sum(dim=-1)
         total += len(labels)
     return 100.0 * right.double() / total

@@ -1,4 +1,4 @@
-"""A split, or a fixed subset of it, as evaluations feed it to an encoder, and its frozen features."""
+"""A split or a fixed subset of it as an encoder's input in evaluations, and its frozen features."""
 
 from collections.abc import Iterator
 
@@ -19,21 +19,21 @@ def fixed_subset(pack: Pack, count: int) -> Pack:
 
 
 def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
-    """The split in order: images (B, 3, S, S) in [0, 1], centre-cropped, and labels (B,), on the stage's device."""
+    """The split in order: centre-cropped images (B, 3, S, S) in [0, 1] and labels (B,), on the stage's device."""
     for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH):
         yield inputs(pack, indices, image_size, stage)
         watchdog.heartbeat()
 
 
 def inputs(pack: Pack, indices: Tensor, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:
-    """Images `indices` (B,) of the split without augmentation: (B, 3, S, S) channels-last, and their labels (B,)."""
+    """Images `indices` (B,) of the split without augmentation: (B, 3, S, S), channels-last, and their labels (B,)."""
     images = center(pack.batch(indices).to(stage.device), image_size)
     return images.contiguous(memory_format=torch.channels_last), pack.labels[indices].to(stage.device)
 
 
 @torch.no_grad()
 def extract(encoder: nn.Module, pack: Pack, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:
-    """Pooled features (N, D) in fp32 and labels (N,) of a split, the encoder in evaluation mode."""
+    """Pooled features (N, D) in fp32 and labels (N,) of a split, with the encoder in evaluation mode."""
     encoder.to(stage.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     features, labels = [], []
     for images, targets in batches(pack, image_size, stage):

@@ -1,6 +1,6 @@
-"""Pictures of what an encoder has learnt: neighbours of some test images, and a map of the test set.
+"""Images that show an encoder's features: neighbours of some test images, and a map of the test set.
 
-They are of the same images in every trial, so that trials can be compared by eye.
+They show the same images in every trial, so that trials can be compared by eye.
 """
 
 import json
@@ -19,21 +19,21 @@ from ssl_sweep.training.features import extract, fixed_subset, inputs
 from ssl_sweep.training.loop import Stage
 from ssl_sweep.trialdir.atomic import write_text
 
-IMAGES = 500  # test images that are looked at, at most
+IMAGES = 500  # maximum number of test images
 QUERIES, NEIGHBOURS = 8, 6
-TILE = 64  # pixels, about, of an image in the grid
+TILE = 64  # approximate side of an image in the grid, in pixels
 FRAME = 3  # pixels
-# blue and vermilion of Okabe & Ito's palette: told apart by every reader, and in print by their darkness
+# blue and vermilion of Okabe & Ito's palette: distinct for colour-blind readers, and in print by their darkness
 SAME, OTHER, QUERY = (0.0, 0.45, 0.70), (0.84, 0.37, 0.0), (1.0, 1.0, 1.0)
 
 
 def gallery(encoder: nn.Module, splits: Splits, stage: Stage, folder: Path) -> list[Path]:
-    """Write pictures of an encoder's features of test images into `folder` and return their paths.
+    """Write images of an encoder's features of test images into `folder` and return their paths.
 
-    `neighbours.png` has a query a row, then its nearest test images by cosine, framed by whether they have its class
-    (SAME) or not (OTHER). `map.png` is the first two principal components, coloured by class; `map.json` has the same
-    in numbers: `points` [[x, y], ...], `labels` and the names of the `classes`. Nothing is written where a feature is
-    no finite number.
+    `neighbours.png` has one query per row, then its nearest test images by cosine, framed by whether they have its
+    class (SAME) or not (OTHER). `map.png` shows the first two principal components, coloured by class; `map.json` has
+    their numbers: `points` [[x, y], ...], `labels` and the names of the `classes`. Nothing is written if a feature is
+    not finite.
     """
     pack = fixed_subset(splits.test, IMAGES)
     features, labels = (x.cpu() for x in extract(encoder, pack, splits.image_size, stage))  # (N, D), (N,)
@@ -53,7 +53,7 @@ def gallery(encoder: nn.Module, splits: Splits, stage: Stage, folder: Path) -> l
 
 
 def nearest(features: Tensor) -> Tensor:
-    """The first images of (N, D), each with the numbers of its nearest others by cosine: (Q, 1 + K) int64."""
+    """The first rows of (N, D), each with the rows of its nearest others by cosine: (Q, 1 + K) int64."""
     unit_length = unit(features.float())
     cosines = unit_length[:QUERIES] @ unit_length.T  # (Q, N)
     queries = torch.arange(len(cosines))
@@ -75,7 +75,7 @@ def _grid(pack: Pack, rows: Tensor, image_size: int, stage: Stage) -> Tensor:
 
 
 def _tiles(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S) as tiles: small ones in whole multiples, so that their pixels stay sharp."""
+    """Images (B, 3, S, S) as tiles: small ones enlarged by a whole factor, so that their pixels stay sharp."""
     factor = TILE // images.shape[2]
     if factor >= 1:
         return F.interpolate(images, scale_factor=factor, mode="nearest")

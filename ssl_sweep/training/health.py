@@ -1,7 +1,7 @@
-"""Health while training: is the encoder collapsing, and what are its features worth, without waiting for evaluations.
+"""Health during pretraining: detects a collapse and measures features, without waiting for evaluations.
 
-Every quantity is of frozen encoder features, in evaluation mode, on images that are the same in every epoch and every
-trial. Measuring leaves no trace in the training: not in its random numbers, its batch statistics or its modes.
+Every metric is of frozen encoder features, in evaluation mode, on images that are the same in every epoch and trial.
+Measuring does not affect training: it keeps random numbers, batch statistics and modes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,68 +24,70 @@ from ssl_sweep.training.loop import Diverged, Stage
 from ssl_sweep.training.neighbours import classify, top1
 from ssl_sweep.training.view_features import view_features
 
-# feature_std has its split in its name, since methods log the same of their projections of training views
+# feature_std has a split in its name, since methods log feature_std of their projections of training views
 METRICS = ("feature_std_val", "effective_rank", "alignment", "uniformity", "knn_top1_val")
-SPREADS = ("feature_std_val", "feature_std")  # 1 spread out, 0 collapsed
+SPREADS = ("feature_std_val", "feature_std")  # 1: spread out, 0: collapsed
 TEMPERATURE = 0.1  # as the k-NN evaluation's default
 
 
 class Collapsed(RuntimeError):  # noqa: N818 - the trial's tag has this name
-    """All images have nearly the same features, and the spec wants such a trial stopped."""
+    """All images have nearly the same features, and the spec stops such trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
     """The `health` section of a spec: what is measured between the epochs of pretraining, and the collapse alarm."""
 
-    every: Annotated[int, Field(ge=0, description="measure after every so many epochs and the last; 0: never")] = 1
-    images: Annotated[int, Field(ge=2, description="validation images that are measured, at most")] = 512
-    bank: Annotated[int, Field(ge=1, description="training images that vote in `knn_top1_val`, at most")] = 2000
-    neighbours: Annotated[int, Field(ge=1, description="images of the bank that vote, at most")] = 20
+    every: Annotated[
+        int, Field(ge=0, description="epochs between measurements; the last is measured too; 0: never")
+    ] = 1
+    images: Annotated[int, Field(ge=2, description="maximum number of validation images to measure")] = 512
+    bank: Annotated[int, Field(ge=1, description="maximum number of training images for `knn_top1_val`")] = 2000
+    neighbours: Annotated[int, Field(ge=1, description="maximum number of neighbours in `knn_top1_val`")] = 20
     votes_by: Annotated[
         Literal["features", "projections"],
-        Field(description="what is compared for `knn_top1_val`; projections: where the method has a projector"),
+        Field(description="vectors compared for `knn_top1_val`; projections need a method with a projector"),
     ] = "features"
     collapse_below: Annotated[
-        float, Field(ge=0, le=1, description="spread that is a collapse, of features or a method's own projections")
+        float, Field(ge=0, le=1, description="spread of features or projections below which a trial has collapsed")
     ] = 0.02
     on_collapse: Annotated[
-        Literal["tag", "stop"], Field(description="tag the trial `collapsed`, or stop it too: it has failed")
+        Literal["tag", "stop"], Field(description="tag a collapsed trial `collapsed`, or also stop it as failed")
     ] = "tag"
 
     def due(self, epoch: int, epochs: int) -> bool:
-        """Whether to measure after `epoch` (from 1 on) of `epochs`: the last one's values are the trial's results."""
+        """Whether to measure after `epoch` (from 1) of `epochs`; the last epoch's values are the trial's results."""
         return self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
 
     def collapsed(self, metrics: dict[str, float]) -> str | None:
-        """The spread among an epoch's metrics that is below the threshold; None where the encoder is sound.
+        """The name of the spread that is below the threshold in an epoch's metrics; None if the encoder is healthy.
 
-        With batch normalisation a collapse may show in the projections only, whose spread the methods log. Untrained
-        ResNets and ViTs are at 0.07 to 0.3, what has collapsed is below 0.01.
+        With batch normalisation a collapse may show only in the projections, whose spread the methods log. Untrained
+        ResNets and ViTs have 0.07 to 0.3, collapsed encoders are below 0.01.
         """
         return next((name for name in SPREADS if metrics.get(name, 1.0) < self.collapse_below), None)
 
     def refuse(self, metrics: dict[str, float], epoch: int) -> None:
-        """Raises Collapsed where a collapsed trial is to stop."""
+        """Raise Collapsed if the encoder has collapsed and `on_collapse` is stop."""
         name = self.collapsed(metrics)
         if name is not None and self.on_collapse == "stop":
             raise Collapsed(
                 f"{name} is {metrics[name]:.3g} after epoch {epoch}, below health.collapse_below "
-                f"({self.collapse_below}): all images look nearly the same; lower pretrain.lr, strengthen what the "
-                "method has against collapse, or set health.on_collapse to tag"
+                f"({self.collapse_below}): all images have nearly the same features; lower pretrain.lr, change the "
+                "method's knobs against collapse, or set health.on_collapse to tag"
             )
 
 
 def health_of(config: Mapping[str, Any]) -> Health:
-    """A trial config's; the defaults where the config is from before there was health."""
+    """The health section of a trial's config; the defaults for older configs without one."""
     return Health(**config.get("health", {}))
 
 
 def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:
-    """What features (N, D) go through before they are compared for `knn_top1_val`; None: they are as they are.
+    """The module applied to features (N, D) before they are compared for `knn_top1_val`; None for the features.
 
     Raises:
-        ValueError: projections are asked for, and the method makes none.
+        ValueError: `votes_by` is projections, and the method has no projector.
     """
     if health.votes_by == "features":
         return None
@@ -106,10 +108,10 @@ def measure(
 ) -> dict[str, float]:
     """`METRICS` of an encoder after `epoch`; the same weights and epoch give the same values.
 
-    Features go through `project` before they are compared for `knn_top1_val` (`voting_projector`).
+    `project` is applied to features before they are compared for `knn_top1_val` (`voting_projector`).
 
     Raises:
-        Diverged: a feature is not a finite number.
+        Diverged: a feature is not finite.
     """
     val, bank = fixed_subset(splits.val, health.images), fixed_subset(splits.train, health.bank)
     with _evaluation_mode(encoder):
@@ -118,11 +120,11 @@ def measure(
         rng = stage.generator("health", epoch)
         pair = [partial(augment.view, rng=rng, second=second) for second in (False, True)]
         views = view_features(encoder, val, pair, stage)
-        seen, known = (features, voters) if project is None else _projected(project, features, voters)
+        queries, keys = (features, voters) if project is None else _projected(project, features, voters)
     for measured in (features, voters, views):
         if not bool(measured.isfinite().all()):
             raise Diverged(f"a feature is not a finite number after epoch {epoch}; lower lr or set clip_norm")
-    predicted = classify(seen, known, labels, splits.num_classes, ks=(health.neighbours,), temperature=TEMPERATURE)
+    predicted = classify(queries, keys, labels, splits.num_classes, ks=(health.neighbours,), temperature=TEMPERATURE)
     return {
         "feature_std_val": float(feature_std(features)),
         "effective_rank": effective_rank(features),
@@ -134,7 +136,7 @@ def measure(
 
 @contextmanager
 def _evaluation_mode(encoder: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while, then every module's own mode again: a frozen one stays frozen."""
+    """Switch to evaluation mode, then restore each module's mode: a frozen module stays frozen."""
     modes = [(module, module.training) for module in encoder.modules()]
     encoder.eval()
     try:

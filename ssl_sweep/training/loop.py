@@ -1,7 +1,7 @@
-"""The training loop that pretraining and supervised evaluations share. It resumes to the bit on CPU.
+"""The training loop of pretraining and supervised evaluations. On CPU it resumes to the bit.
 
-Where torch.distributed is in use, every rank runs the same loop: each is given every batch's indices and takes its
-share of them, and whatever decides (the means of the loss, when to save) is the same on all. Rank 0 reports and saves.
+With torch.distributed every rank runs the same loop: each has every batch's indices and takes its share of them, and
+all decisions (means of the loss, when to save) are the same on all ranks. Rank 0 reports and saves.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ Report = Callable[[dict[str, float], int], None]
 Loss = Callable[[Tensor, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
 Precision = Literal["fp32", "bf16"]
 
-CHECK_EVERY_STEPS = 50  # reading the loss makes a GPU wait, so it is not done at every step
+CHECK_EVERY_STEPS = 50  # not at every step, since reading the loss synchronises the GPU
 SAVE_EVERY_SECONDS = 300.0
 
 
@@ -35,13 +35,13 @@ class Diverged(RuntimeError):  # noqa: N818 - the trial's state has this name
     """The loss is no longer a finite number."""
 
 
-class Stop(Exception):  # noqa: N818 - not an error: the trial is asked to end
-    """Raised by a report: this trial was pruned or stopped. The loop leaves its checkpoint and ends."""
+class Stop(Exception):  # noqa: N818 - not an error: the trial has to end
+    """Raised by a report: this trial was pruned or stopped. The loop saves its checkpoint and ends."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where one stage of a trial runs: its checkpoint and artifacts, its way out, its seed and its hardware."""
+    """Where one stage of a trial runs: its folder, its report function, its seed and its hardware."""
 
     folder: Path
     report: Report
@@ -54,13 +54,13 @@ class Stage:
         return torch.Generator(self.device).manual_seed(derive_seed(self.seed, *purpose))
 
     def autocast(self) -> torch.autocast:
-        """bf16 where the stage is to use it, else no autocast."""
+        """bf16 autocast if that is the stage's precision, else none."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its number from 1 on, and the means over its images."""
+    """One finished epoch: its number, from 1, and the means over its images."""
 
     number: int
     metrics: dict[str, float]
@@ -68,7 +68,7 @@ class Epoch:
 
 @dataclass
 class _Progress:
-    """Where a run stands inside its epoch; saved with the weights."""
+    """The position of a run in its epoch; saved with the weights."""
 
     epoch: int = 0
     step: int = 0
@@ -88,7 +88,7 @@ class _Progress:
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """A seed in [0, 2^63) for one purpose; different purposes of one trial share no random numbers."""
+    """A seed in [0, 2^63) for one purpose; different purposes of one trial have independent random numbers."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -103,23 +103,23 @@ def fit(
     *,
     drop_last: bool = False,
 ) -> dict[str, float]:
-    """Train `model` in place and return the last epoch's means; goes on from the stage's checkpoint when there is one.
+    """Train `model` in place and return the last epoch's means; resumes from the stage's checkpoint if there is one.
 
-    The checkpoint is written after `after_epoch` has dealt with an epoch, also when that raises: a process killed in
-    between repeats the epoch, and its report, rather than losing the report.
+    The checkpoint is written after `after_epoch`, also if that raises: a process that is killed in between repeats the
+    epoch and its report, and so does not lose the report.
 
     Args:
         model: every trainable parameter is trained; may have `TrainingDeclarations`.
         loss: image indices (B,) and a generator on the stage's device -> scalar loss and scalars to log.
-        num_images: the loop draws indices in [0, num_images), each once an epoch, in an order fixed by the seed.
+        num_images: the loop draws indices in [0, num_images), each once per epoch, in an order fixed by the seed.
         recipe: optimiser, schedule, length.
         stage: folder, seed, device, precision.
-        after_epoch: reports, and measures what it wants; may raise `Stop`. On rank 0 alone.
-        drop_last: leave out a last batch that is not full (a queue needs equal batches).
+        after_epoch: measures and reports, on rank 0 alone; may raise `Stop`.
+        drop_last: leave out an incomplete last batch (a queue needs equal batches).
 
     Raises:
-        Diverged: the loss became infinite or not a number.
-        Dismissed: on the other ranks, where rank 0 has been stopped or failed.
+        Diverged: the loss became infinite or NaN.
+        Dismissed: on the other ranks, if rank 0 has been stopped or failed.
     """
     run = _Run(model, loss, num_images, recipe, stage, drop_last)
     run.restore()
@@ -148,7 +148,7 @@ class _Run:
         self.progress = _Progress()
         self.last: dict[str, float] = {}
         self.path = stage.folder / "checkpoint.pt"
-        self.saved = 0.0  # when, on the monotonic clock
+        self.saved = 0.0  # time of the last checkpoint on the monotonic clock
 
     def train_epoch(self) -> None:
         self.model.train()
@@ -199,7 +199,7 @@ class _Run:
         due = time.monotonic() - self.saved > SAVE_EVERY_SECONDS
         if world_size() == 1:
             return due
-        # to agree is to wait for one another, so it is not done at every step
+        # not at every step, since the broadcast synchronises the ranks
         at_check = self.progress.step % CHECK_EVERY_STEPS == 0
         return at_check and bool(broadcast(torch.tensor(float(due))))
 
@@ -233,7 +233,7 @@ class _Run:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.stage.device)
 
     def _check_alike(self, epoch: int) -> None:
-        """Ranks that went on from different checkpoints would train different models."""
+        """Raise FileNotFoundError if the ranks resume from different epochs: their models would differ."""
         if len(set(gather_no_grad(torch.tensor([epoch])).tolist())) > 1:
             raise FileNotFoundError(
                 f"{self.path} is not the same on all workers; put the storage where every node sees it under one path"
@@ -241,10 +241,10 @@ class _Run:
 
 
 def _batch_bounds(num_images: int, batch_size: int, drop_last: bool) -> list[tuple[int, int]]:
-    """Begin and end of each batch of an epoch. A set smaller than a batch is one batch."""
+    """Begin and end of each batch of an epoch. A set smaller than the batch size is one batch."""
     if num_images < batch_size:
         return [(0, num_images)]
     bounds = [(begin, min(begin + batch_size, num_images)) for begin in range(0, num_images, batch_size)]
-    ragged = bounds[-1][1] - bounds[-1][0]
-    # one image alone has no batch statistics: batch normalisation would refuse it
-    return bounds[:-1] if ragged < batch_size and (drop_last or ragged == 1) else bounds
+    last_size = bounds[-1][1] - bounds[-1][0]
+    # batch normalisation refuses a batch of one image
+    return bounds[:-1] if last_size < batch_size and (drop_last or last_size == 1) else bounds

@@ -19,7 +19,7 @@ def classify(
 ) -> Tensor:
     """The class of each query by the vote of its k nearest in `bank`, for every k: (len(ks), Q) int64.
 
-    A neighbour at cosine s votes with exp(s / temperature); of classes that tie the first one wins. The cosines are
+    A neighbour at cosine s has the weight exp(s / temperature); of tied classes the first one wins. The cosines are
     computed once for all k.
 
     Source: Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4.
@@ -28,7 +28,7 @@ def classify(
         queries: (Q, D).
         bank: (N, D), and `labels` (N,) their classes in [0, num_classes).
         num_classes: C.
-        ks: numbers of neighbours; more than N are N.
+        ks: numbers of neighbours, at most N.
         temperature: above 0.
     """
     counts = [min(k, len(bank)) for k in ks]
@@ -37,7 +37,7 @@ def classify(
     winners = []
     for chunk in torch.split(unit(queries), rows):
         cosines, nearest = (chunk @ bank.T).topk(max(counts), dim=1)  # (R, K), the nearest first
-        # relative to the nearest, which changes no vote's share: exp(1 / 0.01) is infinite in fp32
+        # relative to the nearest, which changes no vote's share; exp(1 / 0.01) alone is infinite in fp32
         weights = ((cosines - cosines[:, :1]) / temperature).exp()
         classes = labels[nearest]  # (R, K)
         empty = weights.new_zeros(len(chunk), num_classes)
@@ -47,7 +47,7 @@ def classify(
 
 
 def top1(predicted: Tensor, truth: Tensor) -> list[float]:
-    """Percent of `truth` (Q,) that each row of `predicted` (K, Q) hits."""
+    """Accuracy in percent of each row of `predicted` (K, Q) against `truth` (Q,)."""
     shares: list[float] = (predicted == truth).double().mean(dim=1).mul(100).tolist()
     return shares
 
@@ -55,7 +55,7 @@ def top1(predicted: Tensor, truth: Tensor) -> list[float]:
 def knn_top1(
     encoder: nn.Module, splits: Splits, stage: Stage, *, ks: Sequence[int], temperature: float
 ) -> dict[str, list[float]]:
-    """Top-1 in percent of the `val` and the `test` images for every k, as the training images vote (`classify`)."""
+    """Top-1 in percent of the `val` and the `test` images for every k, by the votes of training images (`classify`)."""
     bank, labels = extract(encoder, splits.train, splits.image_size, stage)
     scores = {}
     for split, pack in (("val", splits.val), ("test", splits.test)):

@@ -1,4 +1,4 @@
-"""Optimisers, parameter groups and learning-rate schedules of one training run."""
+"""Optimisers, parameter groups and learning-rate schedules of a training run."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from ssl_sweep.training.declarations import TrainingDeclarations, declared
 
 # knobs that pretraining shares with the evaluations that train something
-BatchSize = Annotated[int, Field(ge=2, description="images a step, over all workers")]
+BatchSize = Annotated[int, Field(ge=2, description="images per step, over all workers")]
 Optimizer = Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars; beta1 of adamw")]
 WeightDecay = Annotated[float, Field(ge=0, description="weight decay")]
-Schedule = Annotated[Literal["cosine", "constant", "step"], Field(description="learning rate after any warm-up")]
+Schedule = Annotated[
+    Literal["cosine", "constant", "step"], Field(description="course of the learning rate after any warm-up")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model is trained; the defaults are the overlay paper's pretraining (Li et al. 2023, Table a)."""
+    """The settings of a training run; the defaults are the overlay paper's pretraining (Li et al. 2023, Table a)."""
 
     epochs: Annotated[int, Field(ge=0, description="passes over the training set")] = 50
     batch_size: BatchSize = 256
@@ -29,12 +31,12 @@ class Recipe:
     lr: Annotated[float, Field(gt=0, description="peak learning rate, before `lr_scaling`")] = 0.05
     lr_scaling: Annotated[
         Literal["none", "linear", "sqrt"],
-        Field(description="multiply lr by batch/256 (linear), by the square root of the batch (sqrt), or not at all"),
+        Field(description="multiply lr by batch/256 (linear), by the square root of the batch (sqrt), or by 1 (none)"),
     ] = "none"
     momentum: Momentum = 0.9
     weight_decay: WeightDecay = 1e-4
     decay_norm_and_bias: Annotated[
-        bool, Field(description="decay normalisation and bias parameters too, as plain SGD recipes do")
+        bool, Field(description="apply weight decay to normalisation and bias parameters too, as plain SGD recipes do")
     ] = True
     schedule: Schedule = "cosine"
     milestones: Annotated[
@@ -45,8 +47,8 @@ class Recipe:
     sync_batchnorm: Annotated[
         bool,
         Field(
-            description="with several workers, batch statistics of the whole batch: results then do not depend on "
-            "their number; false: of each worker's share"
+            description="with several workers, use batch statistics of the whole batch, so that results do not depend "
+            "on their number; false: those of each worker's share"
         ),
     ] = True
 
@@ -57,7 +59,7 @@ class Recipe:
         return self.lr * factor[self.lr_scaling]
 
     def lr_factor(self, progress: float, warmup: float) -> float:
-        """Learning rate over its peak, at `progress` in [0, 1] through the run, of which `warmup` is warm-up."""
+        """Learning rate over its peak at `progress` in [0, 1] of the run; `warmup` is the share that is warm-up."""
         if progress < warmup:
             return progress / warmup
         if self.schedule == "constant":
@@ -71,14 +73,14 @@ class Recipe:
 class Lars(torch.optim.SGD):
     """SGD with layer-wise adaptive rates (You, Gitman & Ginsburg 2017, arXiv:1708.03888, eq. 6).
 
-    The rate of a weight matrix is scaled by `trust * |w| / (|g| + decay * |w|)`; vectors (bias, norm) are left alone.
+    The rate of a weight matrix is scaled by `trust * |w| / (|g| + decay * |w|)`; that of vectors (bias, norm) is not.
     """
 
     TRUST = 0.001
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Scale each gradient, decay included, then take torch's SGD step without decay of its own."""
+        """Scale each gradient with its weight decay, then take torch's SGD step without weight decay."""
         decays = [group["weight_decay"] for group in self.param_groups]
         for group, decay in zip(self.param_groups, decays, strict=True):
             for parameter in group["params"]:
@@ -94,7 +96,7 @@ class Lars(torch.optim.SGD):
 
     def _adapt(self, parameter: Tensor, decay: float) -> None:
         gradient = parameter.grad
-        assert gradient is not None  # noqa: S101 - checked by the caller, said here for the type checker
+        assert gradient is not None  # noqa: S101 - the caller has checked it; for the type checker
         weight_norm, gradient_norm = parameter.norm(), gradient.norm()
         gradient.add_(parameter, alpha=decay)
         if parameter.ndim > 1:
@@ -130,7 +132,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
-    """Set every group's rate for a step at `progress` in [0, 1] through the run."""
+    """Set every group's learning rate for a step at `progress` in [0, 1]."""
     warmup = recipe.warmup_epochs / recipe.epochs
     factor = recipe.lr_factor(progress, warmup)
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Pretraining: a method, its views and the loop."""
+"""Pretraining: connects a method's views and loss with the training loop."""
 
 from collections.abc import Callable
 
@@ -26,8 +26,8 @@ def pretrain(
 ) -> dict[str, float]:
     """Train `method` on `train` and return the last epoch's metrics; resumes.
 
-    Of labels a method sees only what it asks for (DrLIM's pairs by label). Ranks share every batch, loss and gradient
-    are those of the whole batch, and with `recipe.sync_batchnorm` nothing depends on their number but rounding.
+    Ranks share every batch; loss and gradient are those of the whole batch, and with `recipe.sync_batchnorm` results
+    do not depend on the number of ranks except for rounding.
 
     Raises:
         ValueError: the ranks cannot share a batch evenly.
@@ -39,13 +39,13 @@ def pretrain(
         if recipe.sync_batchnorm:
             global_batchnorm(method, stage.device)
         step = DistributedDataParallel(step)
-        # `fit` averages statistics; rank 0's would be wrong, and to send a queue at every step waste. (The argument of
-        # this name is deprecated, and its successor unknown to older versions of torch.)
+        # `fit` averages statistics: rank 0's would be wrong, and sending a queue at every step is waste. (The argument
+        # of this name is deprecated, and older versions of torch lack its successor.)
         step.broadcast_buffers = False
 
     def loss(indices: Tensor, rng: torch.Generator) -> LossAndScalars:
         images = _share(train, indices, stage.device)
-        with torch.autocast(stage.device.type, enabled=False):  # views are made in fp32
+        with torch.autocast(stage.device.type, enabled=False):  # views are in fp32
             views = method.views(images, augment, rng)
         outcome: LossAndScalars = step({name: _channels_last(view) for name, view in views.items()})
         return outcome
@@ -54,7 +54,7 @@ def pretrain(
 
 
 class _Step(nn.Module):
-    """A method's loss as a forward pass, which is where DDP looks for what to reduce."""
+    """A method's loss as a forward pass, in which DDP finds the gradients to reduce."""
 
     def __init__(self, method: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Step(nn.Module):
 
 
 def _share(train: Pack, indices: Tensor, device: torch.device) -> Images:
-    """This rank's images of a batch; consecutive ones, so that groups of a batch stay together."""
+    """This rank's images of a batch: consecutive ones, so that groups of a batch stay together."""
 
     def load(rows: Tensor) -> Images:
         return train.batch(indices[rows.cpu()]).to(device)

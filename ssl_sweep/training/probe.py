@@ -1,4 +1,4 @@
-"""Linear probes: several linear classifiers on the same frozen features, trained at once, the best on validation."""
+"""Linear probes: several linear classifiers on the same frozen features, trained together; validation chooses."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -16,14 +16,13 @@ from ssl_sweep.training.features import EVAL_BATCH, extract
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 
-CHOSEN = ("lr", "weight_decay")  # what the heads may differ in, and what of the best one is reported as NAME_best
+CHOSEN = ("lr", "weight_decay")  # the knobs in which heads may differ; the best head's are reported as NAME_best
 
 
 class Heads(nn.Module):
-    """Linear heads that see the same features (B, D) and start from the same weights, one for each recipe.
+    """Linear heads on the same features (B, D) with the same initial weights, one for each recipe.
 
-    Each is trained as if it were alone: the loss is a sum in which no head meets another's, and each has parameter
-    groups of its own.
+    Each is trained as if it were alone: the loss is a sum over the heads, and each head has its own parameter groups.
     """
 
     chosen: Tensor
@@ -52,9 +51,9 @@ class Heads(nn.Module):
             return F.linear(features.float(), weight, bias).view(len(features), len(self.heads), -1)
 
     def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The heads' cross-entropies summed, to train, and their mean, to show.
+        """The sum of the heads' cross-entropies, to train, and their mean, to log.
 
-        A head that diverged is left out, so that it does not end the others; where all did, both are not a number.
+        A diverged head is left out, so that it does not end the others; if all diverged, both are NaN.
         """
         logits = self(features).transpose(1, 2)  # (B, classes, heads)
         by_head = F.cross_entropy(logits, labels.unsqueeze(1).expand(-1, len(self.heads)), reduction="none").mean(dim=0)
@@ -63,7 +62,7 @@ class Heads(nn.Module):
         return mean * finite.sum(), {"loss": mean.detach()}
 
     def score(self, val: Batches, test: Batches) -> dict[str, float]:
-        """Measure both splits, choose the head that is best on validation, and return `results`."""
+        """Measure both splits, choose the best head on validation, and return `results`."""
         self.eval()
         val_each, test_each = top1(self, val), top1(self, test)  # (heads,)
         self.chosen.copy_(val_each.argmax())
@@ -71,7 +70,7 @@ class Heads(nn.Module):
         return self.results()
 
     def results(self) -> dict[str, float]:
-        """`classifier.METRICS` of the chosen head, and what it was chosen from."""
+        """`classifier.METRICS` of the chosen head, and its knobs that vary between the heads."""
         recipe = self.recipes[int(self.chosen)]
         varied = (name for name in CHOSEN if len({getattr(recipe, name) for recipe in self.recipes}) > 1)
         return self.scores.metrics() | {f"{name}_best": getattr(recipe, name) for name in varied}
@@ -80,10 +79,10 @@ class Heads(nn.Module):
 def probe(
     encoder: nn.Module, splits: Splits, recipes: Sequence[Recipe], stage: Stage, crop: TrainingCrop
 ) -> dict[str, float]:
-    """Train one head a recipe on frozen features, reporting each epoch, and return the results of the best; resumes.
+    """Train one head per recipe on frozen features, report each epoch, and return the results of the best; resumes.
 
-    recipes: alike but for `CHOSEN`. Without a random crop each image goes through the encoder once, and the heads are
-    trained on the stored features; with one, the features of a step are computed for all heads together.
+    recipes: equal except for `CHOSEN`. Without a random crop each image is encoded once, and the heads are trained on
+    the stored features; with one, the features of a step are computed once for all heads.
     """
     val, test = (extract(encoder, pack, splits.image_size, stage) for pack in (splits.val, splits.test))
     draw = _stored(encoder, splits, stage) if crop == "none" else _computed(encoder, splits, stage, crop)

@@ -146,5 +146,5 @@ def test_a_mask_of_nothing_or_everything_is_refused(mask_ratio: float, visible: 
 
 
 def test_heads_that_do_not_divide_the_decoder_are_refused() -> None:
-    with pytest.raises(ValueError, match="decoder_dim 16 is no multiple of decoder_heads 3"):
+    with pytest.raises(ValueError, match="decoder_dim 16 is not a multiple of decoder_heads 3"):
         build(decoder_heads=3)

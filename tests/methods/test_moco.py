@@ -125,7 +125,9 @@ def test_no_gradient_reaches_the_keys(encoder: Encoder, images: Images) -> None:
 def test_a_batch_that_does_not_divide_the_queue_is_named(encoder: Encoder, images: Images) -> None:
     method = Method(encoder, queue_size=20, dim=8)
     method.loss(draw(method, images))
-    with pytest.raises(ValueError, match=r"method\.queue_size: 20 is no multiple of the 8 keys .* take 16, or another"):
+    with pytest.raises(
+        ValueError, match=r"method\.queue_size: 20 is not a multiple of the 8 keys .* take 16, or another"
+    ):
         method.after_step(0.0)
 
 

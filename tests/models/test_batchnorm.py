@@ -93,7 +93,7 @@ def test_an_encoder_keeps_its_state_its_keys_and_its_layout() -> None:
 
 
 def test_a_norm_without_statistics_is_refused() -> None:
-    with pytest.raises(ValueError, match="keeps no running statistics; set track_running_stats=True"):
+    with pytest.raises(ValueError, match="has no running statistics; set track_running_stats=True"):
         split_batchnorm(nn.BatchNorm1d(3, track_running_stats=False), 2)
 
 

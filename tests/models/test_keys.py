@@ -50,7 +50,9 @@ def test_a_queue_that_does_not_divide_is_refused(size: int, multiple: int) -> No
     online = nn.Linear(4, 2)
     keys = MomentumKeys(online, 2, size)
     keys.hold(keys.encode(batch(4), None))
-    with pytest.raises(ValueError, match=f"method.queue_size: {size} is no multiple of the 4 .* take {multiple}, or"):
+    with pytest.raises(
+        ValueError, match=f"method.queue_size: {size} is not a multiple of the 4 .* take {multiple}, or"
+    ):
         keys.step(online, 0.9)
 
 
