@@ -29,11 +29,11 @@ class Method(Protocol):
         """The loss of what `views` returned, and detached scalars to log beside it."""
 
 
-def no_step(progress: float) -> None:
+def _no_step(progress: float) -> None:
     """The default of `after_step`."""
 
 
-def no_groups(settings: Mapping[str, Any]) -> dict[str, int]:
+def _no_groups(settings: Mapping[str, Any]) -> dict[str, int]:
     """The default of `batch_groups`."""
     return {}
 
@@ -48,7 +48,7 @@ class TrainingDeclarations:
     parameter_groups: Callable[[], list[dict[str, Any]]] | None = None
     """Returns the optimiser's groups, each with a `peak_lr` of its own; None: `optimizers.parameter_groups`."""
 
-    after_step: Callable[[float], None] = no_step
+    after_step: Callable[[float], None] = _no_step
     """Called after each step with the progress, from 0 to 1: momentum updates, schedules."""
 
 
@@ -59,7 +59,7 @@ class MethodDeclarations(TrainingDeclarations):
     pretrains: bool = True
     """False: there is no pretraining, and evaluations start from the untrained encoder."""
 
-    batch_groups: Callable[[Mapping[str, Any]], dict[str, int]] = no_groups
+    batch_groups: Callable[[Mapping[str, Any]], dict[str, int]] = _no_groups
     """Knob to value, of the knobs that divide a batch into groups; the workers must be able to share the groups."""
 
     projector: nn.Module | None = None
