@@ -1,5 +1,5 @@
-"""The page of a sweep: one HTML file with everything in it, made from MLflow alone.
+"""The report of a sweep: one self-contained HTML page, made from MLflow alone.
 
-Owns plots, pictures and the words of the page. May import `ledger` and what lies below it.
+Owns its plots, pictures and texts. May import `ledger` and what lies below it.
 Start with `sweep.py` (what is read), then `page.py` (what is shown).
 """

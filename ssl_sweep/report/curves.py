@@ -1,4 +1,4 @@
-"""Metrics by epoch: learning curves, and the health of the features."""
+"""Plots of metrics by epoch: learning curves, and the health of the features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ssl_sweep.report.figures import INK, SCALE, Plot, Style, Trace, escaped, figure, numbers, style, thinned
+from ssl_sweep.report.figures import INK, SCALE, Plot, Style, Trace, escaped, number_text, numbers, style, thinned
 from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.transcript import PREFIX
 from ssl_sweep.trialdir.states import TrialState
 
-MAX_TRIALS = 60  # whose curves are shown
+MAX_TRIALS = 60  # with curves
 MAX_STEPS = 200  # of a curve
-MAX_NAMED = 7  # choices that are told apart by look; more are coloured by their objective
+MAX_NAMED = 7  # choices with a look of their own; more are coloured by their objective
 MAX_PLOTS = 6
 HEALTH = tuple(
     f"pretrain/{name}" for name in ("effective_rank", "feature_std_val", "feature_std", "alignment", "uniformity")
@@ -32,10 +32,10 @@ ENDS = {
 
 @dataclass(frozen=True)
 class Curves:
-    """The courses of metrics of some trials.
+    """Metrics by epoch of some trials.
 
-    points: trial_id, name, step, value. reached: the last stage of each trial that has reported. looks: by choice;
-    labels: what the key says of each look, empty where colours stand for the objective.
+    points: trial_id, name, step, value. reached: the last stage that each trial has reported from. looks: by choice.
+    labels: the legend's text for each look; empty if colours stand for the objective.
     """
 
     points: pd.DataFrame
@@ -47,7 +47,7 @@ class Curves:
 
 
 def read_curves(sweep: Sweep, tracking_uri: str) -> Curves:
-    """The curves of the trials that are shown: all of them, or the best and some of every state."""
+    """Read the curves of all trials, or of the best and some of every state."""
     shown = _shown(sweep)
     wanted = [*HEALTH, *_learned(sweep)]
     points = _points(sweep.name, set(shown["trial_id"]), wanted, tracking_uri)
@@ -63,7 +63,7 @@ def read_curves(sweep: Sweep, tracking_uri: str) -> Curves:
 
 
 def learning_plots(sweep: Sweep, curves: Curves) -> list[Plot]:
-    """Loss, on-the-fly k-NN and what evaluations report, by epoch."""
+    """Loss, k-NN during pretraining and metrics of evaluations, by epoch."""
     counted = curves.points.groupby("name")["step"].nunique()
     several = {str(name) for name, steps in counted.items() if steps > 1}
     return [_plot(curves, name) for name in _learned(sweep) if name in several][:MAX_PLOTS]
@@ -92,7 +92,7 @@ def _stages(sweep: Sweep) -> tuple[str, ...]:
 
 
 def _reached(sweep: Sweep, points: pd.DataFrame) -> dict[str, str]:
-    """The last stage, in their order, that each trial has reported from."""
+    """The last stage that each trial has reported from."""
     order = {stage: rank for rank, stage in enumerate(_stages(sweep))}
     reached: dict[str, str] = {}
     for trial_id, name in zip(points["trial_id"], points["name"], strict=True):
@@ -102,7 +102,7 @@ def _reached(sweep: Sweep, points: pd.DataFrame) -> dict[str, str]:
 
 
 def _learned(sweep: Sweep) -> list[str]:
-    """The metrics that a learning curve can be of, the most telling first."""
+    """The metrics that can have a learning curve, the most important first."""
     stages = _stages(sweep)
     names = [
         name
@@ -126,7 +126,7 @@ def _shown(sweep: Sweep) -> pd.DataFrame:
 
 
 def _by_rank(best_first: Sequence[int]) -> dict[int, Style]:
-    """The worst first, so that the best are drawn on top."""
+    """Looks in order of drawing: the worst choice first, so that the best ones are on top."""
     count = len(best_first)
     return {
         number: Style(SCALE[rank * len(SCALE) // count], "solid", "circle")
@@ -139,12 +139,12 @@ def _points(sweep: str, trial_ids: set[str], names: Sequence[str], tracking_uri:
     trials = store.trials_of(client, sweep, tracking_uri)
     ids = {trial.run_id: trial.tags.get(f"{PREFIX}trial_id", "") for trial in trials}
     wanted = [trial for trial in trials if ids[trial.run_id] in trial_ids]
-    found = [
+    points = [
         (ids[point.run_id], point.name, point.step, point.value)
         for point in store.points_of(client, wanted, tracking_uri, names)
         if ids[point.run_id] in trial_ids
     ]
-    return pd.DataFrame(sorted(found), columns=["trial_id", "name", "step", "value"])
+    return pd.DataFrame(sorted(points), columns=["trial_id", "name", "step", "value"])
 
 
 def _plot(curves: Curves, name: str) -> Plot:
@@ -156,11 +156,11 @@ def _plot(curves: Curves, name: str) -> Plot:
         pairs = zip(trials["seed"], trials["trial_id"], strict=True)
         measured = [(int(seed), by_trial[trial_id]) for seed, trial_id in pairs if trial_id in by_trial]
         if measured:
-            data.append(_course(measured, look, curves.labels.get(choice, "")))
+            data.append(_curve(measured, look, curves.labels.get(choice, "")))
     data += _ends(curves, by_trial, name.partition("/")[0])
     last = [float(part["value"].iloc[-1]) for part in by_trial.values() if math.isfinite(part["value"].iloc[-1])]
     shown = display_name(name)
-    range_ = f"ends between {figure(min(last))} and {figure(max(last))}" if last else "has no finite value"
+    range_ = f"ends between {number_text(min(last))} and {number_text(max(last))}" if last else "has no finite value"
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": escaped(name_with_unit(name))}},
@@ -169,8 +169,8 @@ def _plot(curves: Curves, name: str) -> Plot:
     return Plot(shown, f"{shown} by epoch of {len(by_trial)} trials; it {range_}", data, layout)
 
 
-def _course(trials: Sequence[tuple[int, pd.DataFrame]], look: Style, label: str) -> Trace:
-    """The curves of one choice's seeds, with a gap between two."""
+def _curve(trials: Sequence[tuple[int, pd.DataFrame]], look: Style, label: str) -> Trace:
+    """The curves of one choice's seeds as one trace, with gaps between them."""
     x: list[int | None] = []
     y: list[float | None] = []
     texts: list[str] = []
@@ -192,7 +192,7 @@ def _course(trials: Sequence[tuple[int, pd.DataFrame]], look: Style, label: str)
 
 
 def _ends(curves: Curves, by_trial: Mapping[str, pd.DataFrame], stage: str) -> list[Trace]:
-    """A mark where a trial that is not COMPLETE ends, in the stage that it ended in."""
+    """Marks at the ends of trials that are not COMPLETE, in the stage where they ended."""
     traces: list[Trace] = []
     for state, (word, symbol) in ENDS.items():
         ended = curves.shown[curves.shown["state"] == state]["trial_id"]

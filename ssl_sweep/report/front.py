@@ -1,8 +1,8 @@
-"""Two objectives: every choice as a point, and those that no other beats in both."""
+"""The plot of two objectives: a point for each choice, and the Pareto front."""
 
 from typing import Any
 
-from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened
+from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, number_text, numbers, shortened
 from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.tables.pareto import on_front
@@ -13,7 +13,7 @@ MAX_NAMED = 12  # choices in the plot's description
 
 
 def front_plot(sweep: Sweep) -> Plot | None:
-    """The first objective over the second; None where there is one objective, or no choice that has both."""
+    """The first objective over the second; None with one objective, or if no choice has both."""
     metrics = [objective.metric for objective in sweep.objectives]
     if len(metrics) < 2 or not all(metric in sweep.runs.columns for metric in metrics):
         return None
@@ -35,7 +35,7 @@ def front_plot(sweep: Sweep) -> Plot | None:
         "yaxis": {"title": {"text": escaped(name_with_unit(metrics[0]))}},
         "showlegend": True,
     }
-    return Plot(title, f"{title}; on the front: {_in_words(data[1])}", data, layout)
+    return Plot(title, f"{title}; on the front: {_description(data[1])}", data, layout)
 
 
 def _points(means: Any, metrics: list[str], labels: list[str], chosen: list[bool], *, front: bool) -> Trace:
@@ -54,6 +54,7 @@ def _points(means: Any, metrics: list[str], labels: list[str], chosen: list[bool
     }
 
 
-def _in_words(front: Trace) -> str:
-    said = [f"{figure(y)} at {figure(x)}" for x, y in zip(front["x"], front["y"], strict=True)]
-    return ", ".join(said[:MAX_NAMED]) + (f" and {len(said) - MAX_NAMED} more" if len(said) > MAX_NAMED else "")
+def _description(front: Trace) -> str:
+    points = [f"{number_text(y)} at {number_text(x)}" for x, y in zip(front["x"], front["y"], strict=True)]
+    more = f" and {len(points) - MAX_NAMED} more" if len(points) > MAX_NAMED else ""
+    return ", ".join(points[:MAX_NAMED]) + more

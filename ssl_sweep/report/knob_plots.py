@@ -1,10 +1,10 @@
-"""The table's metrics against each searched knob: means over seeds with intervals, beside the published curve."""
+"""Plots of the table's metrics over each searched knob: means with intervals, and published figures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, figure, numbers, shortened, style, thinned
+from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, number_text, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Knob, Sweep, label_of
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, name_with_unit, row_key, value_text
@@ -12,17 +12,17 @@ from ssl_sweep.tables.pivot import is_fresh, values_of
 from ssl_sweep.tables.table import Cell, Interval, Row
 from ssl_sweep.trialdir.states import TrialState
 
-MAX_LINES = 7  # in a plot: the other rows' knobs, each setting a line
+MAX_LINES = 7  # in a plot, one for each setting of the other row knobs
 MAX_POINTS = 500
-CROWD = 50  # points, of which more are drawn smaller
-MAX_DOTS = 400  # single trials behind the means
-MAX_NAMED = 12  # values in a plot's description, and on its axis
-LABEL = 18  # characters at the axis
-APART = 0.12  # of the distance of two categories, between lines
+CROWD = 50  # points; if there are more, they are drawn smaller
+MAX_DOTS = 400  # single trials beside the means
+MAX_NAMED = 12  # values in a plot's description and on its axis
+LABEL = 18  # characters of a tick's label
+APART = 0.12  # offset between lines, as a share of the distance between categories
 
 
 class Mean(NamedTuple):
-    """A knob's value and a metric over its trials."""
+    """A knob's value, and a metric over the trials with it."""
 
     value: Any
     cell: Cell
@@ -42,12 +42,12 @@ def knob_plots(sweep: Sweep, knobs: Sequence[Knob], metrics: Sequence[str]) -> l
 
 
 def interval_of(sweep: Sweep) -> Interval:
-    """Which 95 % interval the plots show: the table's, or Student's where the table has standard deviations."""
+    """The kind of 95 % interval in the plots: the table's, or Student's t if the table has standard deviations."""
     return "bootstrap" if (sweep.spec.get("table") or {}).get("interval") == "bootstrap" else "t"
 
 
 def has_intervals(plots: Iterable[Plot]) -> bool:
-    """Whether any of these plots shows an interval: of one seed there is none."""
+    """Whether any plot shows an interval, which takes two seeds."""
     return any(any(trace["error_y"]["array"]) for plot in plots for trace in plot.data if "error_y" in trace)
 
 
@@ -63,18 +63,18 @@ def _plot(sweep: Sweep, knob: Knob, metric: str, lines: Mapping[str, Sequence[Me
     legend = len(lines) > 1 or any(mean.cell.published is not None for means in lines.values() for mean in means)
     yaxis = {"title": {"text": escaped(name_with_unit(metric))}, **_height(data)}
     layout = {"xaxis": _axis(knob), "yaxis": yaxis, "showlegend": legend}
-    return Plot(title, f"{title}: {_in_words(lines)}", data, layout)
+    return Plot(title, f"{title}: {_description(lines)}", data, layout)
 
 
 def _lines(sweep: Sweep, knob: Knob, metrics: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows of a table of this knob, apart by the other row knobs where their settings are few."""
+    """The rows of a table of this knob, a line for each setting of the other row knobs if these are few."""
     wanted = sweep.spec.get("table") or {}
     published, named = wanted.get("published") or {}, list(wanted.get("rows") or [])
     others = [row for row in sweep.rows if row != knob.path] if knob.path in named else []
     settings = set(zip(*(values_of(sweep.runs, row) for row in others), strict=True))
     apart = 1 < len(settings) <= MAX_LINES
     rows = [knob.path, *(others if apart else [])]
-    figures = _turned(published, named, knob.path) if len(rows) == len(named) else {}
+    figures = _reordered(published, named, knob.path) if len(rows) == len(named) else {}
     table = ablation(sweep.runs, rows=rows, columns=metrics, published=figures, interval=interval_of(sweep))
     lines: dict[str, list[Row]] = defaultdict(list)
     for row in table.body:
@@ -82,24 +82,24 @@ def _lines(sweep: Sweep, knob: Knob, metrics: Sequence[str]) -> dict[str, list[R
     return lines
 
 
-def _turned(
+def _reordered(
     published: Mapping[str, Mapping[Any, float]], rows: Sequence[str], first: str
 ) -> dict[str, dict[Any, float]]:
-    """Published figures, whose rows name the knobs in the table's order, with `first` before the others."""
+    """Published figures, with the value of `first` moved to the front of each row's key."""
     if first not in rows:
         return {}
     place = rows.index(first)
-    turned: dict[str, dict[Any, float]] = defaultdict(dict)
+    reordered: dict[str, dict[Any, float]] = defaultdict(dict)
     for metric, figures in published.items():
         for label, figure_ in figures.items():
             key = row_key(label)
             if len(key) == len(rows):
-                turned[metric][(key[place], *key[:place], *key[place + 1 :])] = figure_
-    return turned
+                reordered[metric][(key[place], *key[:place], *key[place + 1 :])] = figure_
+    return reordered
 
 
 def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: float) -> list[Trace]:
-    """Means with their intervals and, dashed and hollow, the published figures; shifted `aside` of other lines."""
+    """Means with intervals, and published figures dashed and hollow; shifted by `aside` from other lines."""
     measured = [mean for mean in means if mean.cell.mean is not None]
     measured = [measured[i] for i in thinned(len(measured), MAX_POINTS)]
     ours = _marks(knob, measured, aside) | {
@@ -113,7 +113,7 @@ def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: floa
             "thickness": 1.2,
             "width": 4,
         },
-        "text": [escaped(_said(knob, mean, name)) for mean in measured],
+        "text": [escaped(_hover_text(knob, mean, name)) for mean in measured],
         "line": {"color": look.color, "dash": look.dash, "width": 2},
         "marker": {"color": look.color, "symbol": look.symbol, "size": 8 if len(measured) <= CROWD else 5},
     }
@@ -123,7 +123,7 @@ def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: floa
         "mode": "lines+markers" if knob.numeric else "markers",
         "name": escaped(shortened(f"published, {name}" if name else "published")),
         "y": numbers(mean.cell.published for mean in known),
-        "text": [escaped(f"{figure(mean.cell.published)} published {name}") for mean in known],
+        "text": [escaped(f"{number_text(mean.cell.published)} published {name}") for mean in known],
         "line": {"color": color, "dash": "dash", "width": 1.5},
         "marker": {"color": color, "symbol": f"{look.symbol}-open", "size": 8},
     }
@@ -131,7 +131,7 @@ def _line(knob: Knob, name: str, means: Sequence[Mean], look: Style, aside: floa
 
 
 def _dots(sweep: Sweep, knob: Knob, metric: str) -> Trace:
-    """Every COMPLETE trial by itself."""
+    """A point for each COMPLETE trial."""
     complete = sweep.runs[(sweep.runs["state"] == TrialState.COMPLETE) & ~is_fresh(sweep.runs)]
     return {
         "type": "scatter",
@@ -151,7 +151,7 @@ def _marks(knob: Knob, means: Sequence[Mean], aside: float) -> Trace:
 
 
 def _position(knob: Knob, value: Any) -> float:
-    """Where a value lies on the axis: what is no number stands in line."""
+    """A value's position on the axis; values that are no numbers are numbered."""
     return float(value) if knob.numeric else float(knob.values.index(value))
 
 
@@ -169,9 +169,9 @@ def _axis(knob: Knob) -> dict[str, Any]:
 
 
 def _height(data: Sequence[Trace]) -> dict[str, Any]:
-    """A range that shows every value, and of intervals some of what sticks out.
+    """An axis range with all values, but only a part of wide intervals.
 
-    Student's interval of two seeds is nine times as wide as their deviation: to show it whole would flatten the rest.
+    Student's interval of two seeds is nine times as wide as their deviation; in full it would flatten the rest.
     """
     values = [y for trace in data for y in trace["y"] if y is not None]
     if not values:
@@ -195,18 +195,18 @@ def _below(cell: Cell) -> float:
     return 0.0 if cell.low is None or cell.mean is None else cell.mean - cell.low
 
 
-def _said(knob: Knob, mean: Mean, name: str) -> str:
+def _hover_text(knob: Knob, mean: Mean, name: str) -> str:
     value, cell = mean
-    spread = "" if cell.low is None else f", 95 % interval {figure(cell.low)} to {figure(cell.high)}"
+    spread = "" if cell.low is None else f", 95 % interval {number_text(cell.low)} to {number_text(cell.high)}"
     of_line = f" ({name})" if name else ""
-    return f"{knob.name} {value_text(value)}{of_line}: {figure(cell.mean)}{spread}, n = {cell.n}"
+    return f"{knob.name} {value_text(value)}{of_line}: {number_text(cell.mean)}{spread}, n = {cell.n}"
 
 
-def _in_words(lines: Mapping[str, Sequence[Mean]]) -> str:
+def _description(lines: Mapping[str, Sequence[Mean]]) -> str:
     parts = []
     for name, means in lines.items():
         measured = [mean for mean in means if mean.cell.mean is not None]
-        said = [f"{value_text(mean.value)}: {figure(mean.cell.mean)}" for mean in measured[:MAX_NAMED]]
+        values = [f"{value_text(mean.value)}: {number_text(mean.cell.mean)}" for mean in measured[:MAX_NAMED]]
         more = [f"and {len(measured) - MAX_NAMED} more"] if len(measured) > MAX_NAMED else []
-        parts.append((f"{name}: " if name else "") + (", ".join([*said, *more]) or "no values yet"))
+        parts.append((f"{name}: " if name else "") + (", ".join([*values, *more]) or "no values yet"))
     return "; ".join(parts)

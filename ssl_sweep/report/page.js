@@ -1,10 +1,10 @@
-// Draws the plots: again when the colours change, and in the width of a sheet before it is printed.
+// Draws the plots; again when the colours change, and at the width of a sheet before printing.
 (() => {
   const source = document.getElementById("plots").textContent;
   const SHEET_COLUMN = 320, SHEET = 660; // CSS pixels between the margins of A4 and Letter
 
   function draw(printing) {
-    document.documentElement.toggleAttribute("data-printing", printing); // on paper the colours are the light ones
+    document.documentElement.toggleAttribute("data-printing", printing); // paper takes the light colours
     return Promise.all(Object.entries(Figures.coloured(source)).map(([id, plot]) => {
       const place = document.getElementById(id);
       const layout = Figures.layoutOf(plot.layout);

@@ -1,4 +1,4 @@
-"""The page itself: its sections put together, and nothing in it that asks the network for anything."""
+"""The page: its sections in one HTML file that loads nothing from the network."""
 
 import base64
 import hashlib
@@ -28,14 +28,14 @@ from ssl_sweep.tables.table import Table
 
 HERE = Path(__file__).parent
 MAX_ROWS = 60  # of the table
-MAX_KNOBS, MAX_METRICS = 8, 4  # of which there are plots
-MAX_COLLAPSED = 20  # named
+MAX_KNOBS, MAX_METRICS = 8, 4  # with plots
+MAX_COLLAPSED = 20  # that are named
 DASHARRAY = dict(zip(DASHES, ("none", "9 5", "2 4", "9 4 2 4", "14 5", "14 4 2 4", "5 2 1 2"), strict=True))
 INTERVALS = {"t": "Student's t", "bootstrap": "bootstrap"}
 
 
 def make_page(name: str, tracking_uri: str) -> str:
-    """The page of a sweep as HTML, of whatever there is of it by now. Raises NotTrackedError for an unknown sweep."""
+    """The page of a sweep as HTML, also of an unfinished one. Raises NotTrackedError for an unknown sweep."""
     sweep = read_sweep(name, tracking_uri)
     return render_page(
         sweep,
@@ -46,7 +46,7 @@ def make_page(name: str, tracking_uri: str) -> str:
 
 
 class _Plots:
-    """The plots of the page by the id that each gets."""
+    """The plots of the page by their HTML ids."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Plot] = {}
@@ -58,14 +58,14 @@ class _Plots:
 
 
 def render_page(sweep: Sweep, curves: Curves, gallery: Gallery | None, failures: Sequence[summary.Failure]) -> str:
-    """The page of what has been read."""
+    """Render the page from what was read."""
     plots = _Plots()
     context = {
         "sweep": sweep,
         "version": __version__,
         **_head(sweep),
         **_results(sweep, plots),
-        **_courses(sweep, curves, plots),
+        **_by_epoch(sweep, curves, plots),
         "gallery": gallery,
         "map": plots.add([gallery.map] if gallery and gallery.map else []),
         "failures": failures,
@@ -90,13 +90,11 @@ def _head(sweep: Sweep) -> dict[str, Any]:
 
 
 def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
-    """The table, the knobs one by one, and all of them together."""
+    """The table, plots of each knob, and plots of all knobs."""
     knobs, metrics = sweep.knobs[:MAX_KNOBS], sweep.columns[:MAX_METRICS]
     parallel, shares = parallel_coordinates(sweep), importance(sweep)
     table, by_knob = shown_rows(sweep), knob_plots(sweep, knobs, metrics)
-    in_html = render(
-        replace(table, notes=()), "html", caption=caption_of(sweep)
-    )  # the page has room for notes elsewhere
+    in_html = render(replace(table, notes=()), "html", caption=caption_of(sweep))  # the page lists the notes below
     left_out = [knob.name for knob in sweep.knobs[MAX_KNOBS:]]
     left_out += [display_name(name) for name in sweep.columns[MAX_METRICS:]]
     return {
@@ -114,8 +112,8 @@ def _results(sweep: Sweep, plots: _Plots) -> dict[str, Any]:
     }
 
 
-def _courses(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
-    """Everything by epoch, and which trials collapsed."""
+def _by_epoch(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
+    """Plots by epoch, and the trials that collapsed."""
     collapsed = summary.collapsed(sweep)
     return {
         "curves": curves,
@@ -129,7 +127,7 @@ def _courses(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
 
 
 def caption_of(sweep: Sweep) -> str:
-    """What the table is of, and its unit."""
+    """The table's caption: sweep, row knobs and unit."""
     rows = ", ".join(display_name(row, sweep.table.rows) for row in sweep.table.rows)
     shares = [display_name(name) for name in sweep.table.columns if in_percent(name)]
     units = f"; in %: {', '.join(shares)}" if shares else ""
@@ -138,9 +136,9 @@ def caption_of(sweep: Sweep) -> str:
 
 
 def shown_rows(sweep: Sweep) -> Table:
-    """The table; of a long one the rows that are best by the objective, in the table's order."""
+    """The table; a long one is cut to the best rows by the objective, in the table's order."""
     table = sweep.table
-    if len(table.body) <= MAX_ROWS or list(table.rows) != sweep.rows:  # a table of groups is short
+    if len(table.body) <= MAX_ROWS or list(table.rows) != sweep.rows:  # a grouped table is short
         return table
     by_objective = ablation(sweep.runs, rows=table.rows, columns=[sweep.metric])
     means = {row.key: row.cells[0].mean for row in by_objective.body}
@@ -165,7 +163,7 @@ def _template() -> Template:
 
 @cache
 def _files() -> dict[str, str]:
-    """Style sheet and scripts, and a policy that lets a browser run these scripts and load nothing."""
+    """Style sheet, scripts, and a policy by which a browser runs only these scripts and loads nothing."""
     from plotly.offline.offline import get_plotlyjs
 
     plotly = str(get_plotlyjs())  # type: ignore[no-untyped-call]

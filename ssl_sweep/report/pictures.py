@@ -1,4 +1,4 @@
-"""The pictures that trials left in MLflow: reconstructions, neighbours, a map of the features."""
+"""Pictures that trials logged to MLflow: reconstructions, nearest neighbours, a map of the features."""
 
 import base64
 import io
@@ -17,18 +17,18 @@ from ssl_sweep.tables.labels import Key
 from ssl_sweep.tables.pivot import values_of
 from ssl_sweep.tracking.reader import artifact
 
-MAX_BYTES = 300_000  # of a picture as it is; a larger one is shrunk
-MAX_SIDE = 1200  # pixels, of a shrunk picture
-SHOWN = 560  # pixels; a small picture is enlarged in whole multiples up to this width
-MAX_ROWS = 8  # of the table, of which a trial's picture is shown
-MAX_TRIED = 3  # trials that are asked for a picture
-MAX_CLASSES = 20  # in the map's key
-LABEL = 24  # characters of a class there
+MAX_BYTES = 300_000  # of a picture file; larger ones are shrunk
+MAX_SIDE = 1200  # of a shrunk picture, in pixels
+SHOWN = 560  # pixels of width up to which small pictures are enlarged in whole multiples
+MAX_ROWS = 8  # of the table with a picture
+MAX_TRIED = 3  # trials whose pictures are looked for
+MAX_CLASSES = 20  # in the map's legend
+LABEL = 24  # characters of a class in the legend
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, shown `width` pixels wide."""
+    """An image as a data URI, shown `width` CSS pixels wide."""
 
     title: str
     alt: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures of one trial, `label`, its map, and a reconstruction of a trial of each row of the table."""
+    """Pictures and feature map of one trial, named by `label`, and a picture for each row of the table."""
 
     label: str
     reconstructions: tuple[Picture, ...]  # before and after pretraining
@@ -49,7 +49,7 @@ class Gallery:
 
 
 def read_gallery(sweep: Sweep, tracking_uri: str) -> Gallery | None:
-    """The pictures of the best trial that has any; None where none has."""
+    """The pictures of the best trial that has any; None if none has."""
     for _, run in _candidates(sweep).iterrows():
         trial_id, label = str(run["trial_id"]), trial_label(sweep, run)
 
@@ -67,12 +67,12 @@ def read_gallery(sweep: Sweep, tracking_uri: str) -> Gallery | None:
 
 
 def picture(content: bytes | None, title: str, label: str) -> Picture | None:
-    """A trial's picture for the page, shrunk where it is large; None where there is none that can be read."""
+    """A trial's picture for the page, shrunk if it is large; None if it is missing or broken."""
     if content is None:
         return None
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.load()  # a file that is cut short opens all the same
+            image.load()  # open() does not notice a truncated file
             kind, width = str(image.format).lower(), image.width
             if len(content) > MAX_BYTES:
                 image.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -87,7 +87,7 @@ def picture(content: bytes | None, title: str, label: str) -> Picture | None:
 
 
 def feature_map(content: bytes | None) -> Plot | None:
-    """The map that `gallery` wrote as numbers; None where there is none."""
+    """The plot of a feature map from `map.json`; None if it is missing or broken."""
     try:
         drawn = json.loads(content or b"null")
         classes, points = drawn["classes"], list(zip(drawn["labels"], drawn["points"], strict=True))
@@ -121,7 +121,7 @@ def feature_map(content: bytes | None) -> Plot | None:
 
 
 def _candidates(sweep: Sweep) -> pd.DataFrame:
-    """The trials of the best choice, then the other COMPLETE ones; any, as long as none is COMPLETE."""
+    """The trials of the best choice, then other COMPLETE ones; before any is COMPLETE, any trials."""
     complete = sweep.best_first(sweep.runs)
     if complete.empty:
         return sweep.runs.head(MAX_TRIED)
@@ -130,17 +130,17 @@ def _candidates(sweep: Sweep) -> pd.DataFrame:
 
 
 def _by_row(sweep: Sweep, tracking_uri: str) -> Sequence[Picture]:
-    """A picture of the best trial of each row; rows that show the same one, as of a shared pretraining, share it."""
+    """A picture of the best trial of each row; rows with the same one, as from a shared pretraining, share it."""
     runs = sweep.best_first(sweep.runs)
     keys = zip(*(values_of(runs, row) for row in sweep.rows), strict=True)
     best: dict[Key, str] = {}
     for key, trial_id in zip(keys, runs["trial_id"] if sweep.rows else (), strict=True):
         best.setdefault(key, trial_id)
-    in_order = [row.key for row in sweep.table.body if row.key in best] or list(best)  # a table of groups has others
-    found: dict[bytes, list[str]] = defaultdict(list)
+    in_order = [row.key for row in sweep.table.body if row.key in best] or list(best)  # a grouped table has other keys
+    labels_of: dict[bytes, list[str]] = defaultdict(list)
     for key in (in_order[i] for i in thinned(len(in_order), MAX_ROWS)):
         content = artifact(sweep.name, best[key], "pictures.png", tracking_uri)
         if content is not None:
-            found[content].append(label_of(dict(zip(sweep.rows, key, strict=True))))
-    pictures = [picture(content, "; ".join(labels), "after pretraining") for content, labels in found.items()]
-    return [each for each in pictures if each is not None] if len(found) > 1 else []
+            labels_of[content].append(label_of(dict(zip(sweep.rows, key, strict=True))))
+    pictures = [picture(content, "; ".join(labels), "after pretraining") for content, labels in labels_of.items()]
+    return [each for each in pictures if each is not None] if len(labels_of) > 1 else []

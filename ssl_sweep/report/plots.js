@@ -1,7 +1,7 @@
 "use strict";
-// Figures in the page's own colours: `--ink` stands for the colour that the style sheet gives it now.
+// Plots in the page's colours: `--ink` is replaced by its present value in the style sheet.
 const Figures = (() => {
-  // Plotly's "Share chart..." button uploads a figure's data to plotly.com: remove it, and leave it no address.
+  // removes Plotly's button that uploads a plot's data to plotly.com, and its address
   const config = {
     displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" },
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"], showSendToCloud: false, plotlyServerURL: "",

@@ -1,27 +1,27 @@
-"""All knobs at once: parallel coordinates, and how much of the objective each knob explains."""
+"""Plots of all knobs together: parallel coordinates, and the knobs' importance."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, figure, shortened, thinned
+from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, number_text, shortened, thinned
 from ssl_sweep.report.sweep import Choice, Knob, Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit, value_text
 
-MAX_CHOICES = 300  # in parallel coordinates: the best half, the rest evenly from the others
-ENOUGH, TOO_FEW = 20, 4  # choices: below, an importance is uncertain, or nothing
-MAX_LEAVES = 200  # choices that the trees of fANOVA are grown on, whose time goes with their square
+MAX_CHOICES = 300  # in parallel coordinates: half of them the best, half evenly from the others
+ENOUGH, TOO_FEW = 20, 4  # choices, below which importance is uncertain, or not computed
+MAX_LEAVES = 200  # choices for fANOVA's trees, whose time grows with the square
 MAX_TICKS = 8
-PER_AXIS = 72  # CSS pixels at least
-CROWD = 15  # lines of a colour, of which more are drawn thinner
+PER_AXIS = 72  # CSS pixels of width for an axis, at least
+CROWD = 15  # lines of a colour; if there are more, they are drawn fainter
 LABEL = 18  # characters
-NAME, LINE = 40, 16  # characters of an axis' name, and of a line of it
+NAME, LINE = 40, 16  # characters of an axis' name, and of one line of it
 
 
 @dataclass(frozen=True)
 class Importance:
-    """A plot, where there are choices enough for one, what a reader must know of it, and a warning or none."""
+    """A plot if there are enough choices, a note that explains it, and a warning or none."""
 
     plot: Plot | None
     note: str
@@ -29,7 +29,7 @@ class Importance:
 
 
 def parallel_coordinates(sweep: Sweep) -> Plot | None:
-    """A line a choice, across an axis a knob and the objective's; None for fewer than two knobs or two choices."""
+    """A line for each choice across an axis for each knob and the objective; None below two knobs or choices."""
     knobs = [knob for knob in sweep.knobs if len(knob.values) > 1]
     scored = [choice for choice in sweep.choices if choice.objective is not None]
     if len(knobs) < 2 or len(scored) < 2:
@@ -41,12 +41,12 @@ def parallel_coordinates(sweep: Sweep) -> Plot | None:
     for step in range(count):  # the best are drawn last, on top
         position = count - 1 - step
         part = [choice for index, choice in enumerate(shown) if index * count // len(shown) == position]
-        data += [_strands(part, axes, SCALE[step], 1.2)] if part else []
-    data.append(_strands(shown[:1], axes, COLORS[1], 3.5))
+        data += [_choice_lines(part, axes, SCALE[step], 1.2)] if part else []
+    data.append(_choice_lines(shown[:1], axes, COLORS[1], 3.5))
     title = f"{len(shown)} of {len(scored)} choices" if len(shown) < len(scored) else f"{len(scored)} choices"
-    best = f"the best, {shown[0].label}, has {display_name(sweep.metric)} {figure(shown[0].objective)}"
+    best = f"the best, {shown[0].label}, has {display_name(sweep.metric)} {number_text(shown[0].objective)}"
     return Plot(
-        f"Parallel coordinates of {title}", f"A line a choice; {best}", data, _layout(axes), PER_AXIS * len(axes)
+        f"Parallel coordinates of {title}", f"A line for each choice; {best}", data, _layout(axes), PER_AXIS * len(axes)
     )
 
 
@@ -55,20 +55,18 @@ def importance(sweep: Sweep) -> Importance:
     knobs = [knob for knob in sweep.knobs if len(knob.values) > 1]
     scored = [choice for choice in sweep.choices if choice.objective is not None]
     if len(knobs) < 2:
-        return Importance(None, "One knob alone explains everything that is explained: there is nothing to divide.")
+        return Importance(None, "With one searched knob there is nothing to compare.")
     if len(scored) < TOO_FEW:
-        return Importance(None, f"{len(scored)} choices with an objective are too few to tell knobs apart.")
-    from ssl_sweep.ledger.importance import (
-        importances,  # with Optuna, and torch by the spec: only where there is use for it
-    )
+        return Importance(None, f"{len(scored)} choices with an objective are too few to compare knobs.")
+    from ssl_sweep.ledger.importance import importances  # imports Optuna and torch, so only when needed
 
     by_number = sorted(scored, key=lambda choice: choice.number)
     used = [by_number[i] for i in thinned(len(scored), MAX_LEAVES)]
     objective = [choice.objective for choice in used if choice.objective is not None]
     shares = importances([choice.knobs for choice in used], objective, [knob.path for knob in knobs if knob.log])
     if not shares:
-        return Importance(None, "The objective is the same for all choices: no knob explains a difference.")
-    few = f"Only {len(scored)} choices: take these shares as a hint, not as a result." if len(scored) < ENOUGH else ""
+        return Importance(None, "The objective is the same for all choices: there is no difference to explain.")
+    few = f"Only {len(scored)} choices: these shares are uncertain." if len(scored) < ENOUGH else ""
     some = f" of {len(used)} of the choices" if len(used) < len(scored) else ""
     note = f"Share of the objective's variance{some} that a knob explains by itself, by fANOVA (Hutter et al. 2014)."
     names = {knob.path: knob.name for knob in knobs}
@@ -99,8 +97,8 @@ class _Axis:
     low: float
     high: float
     log: bool
-    values: tuple[Any, ...]  # of a knob that is no number
-    listed: tuple[float, ...]  # numbers that have a tick each
+    values: tuple[Any, ...]  # of a knob whose values are no numbers
+    listed: tuple[float, ...]  # numbers with a tick each
 
     @classmethod
     def of_knob(cls, knob: Knob) -> "_Axis":
@@ -130,7 +128,7 @@ class _Axis:
             ticked = [self.values[i] for i in thinned(len(self.values), MAX_TICKS)]
             return [(self.height(value), shortened(value_text(value), LABEL)) for value in ticked]
         middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
-        return [(self.height(value), figure(value)) for value in self.listed or (self.low, middle, self.high)]
+        return [(self.height(value), number_text(value)) for value in self.listed or (self.low, middle, self.high)]
 
 
 def _some(scored: Sequence[Choice]) -> list[Choice]:
@@ -141,15 +139,15 @@ def _some(scored: Sequence[Choice]) -> list[Choice]:
     return [*scored[:half], *(rest[i] for i in thinned(len(rest), MAX_CHOICES - half))]
 
 
-def _strands(choices: Sequence[Choice], axes: Sequence[_Axis], color: str, width: float) -> Trace:
-    """The choices' lines as one, with a gap between two."""
+def _choice_lines(choices: Sequence[Choice], axes: Sequence[_Axis], color: str, width: float) -> Trace:
+    """The lines of choices as one trace, with gaps between them."""
     x: list[float | None] = []
     y: list[float | None] = []
     texts: list[str] = []
     for choice in choices:
         x += [*range(len(axes)), None]
         y += [*(round(axis.height(axis.value(choice)), 4) for axis in axes), None]
-        texts += [escaped(f"{choice.label}: {figure(choice.objective)}")] * (len(axes) + 1)
+        texts += [escaped(f"{choice.label}: {number_text(choice.objective)}")] * (len(axes) + 1)
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -164,7 +162,7 @@ def _strands(choices: Sequence[Choice], axes: Sequence[_Axis], color: str, width
 
 
 def _lines(name: str) -> list[str]:
-    """A name in lines, broken after an underscore or at a space where it is long."""
+    """A name in lines; a long one is broken after an underscore or at a space."""
     lines = [""]
     for word in re.findall(r"[^_ ]*[_ ]*", name):
         if lines[-1] and len(lines[-1] + word.rstrip()) > LINE:

@@ -1,4 +1,4 @@
-"""A sweep as its page needs it: read once from MLflow, then only looked at."""
+"""A sweep as its page needs it, read from MLflow once."""
 
 import math
 from collections import Counter, defaultdict
@@ -23,12 +23,12 @@ from ssl_sweep.tracking.transcript import PREFIX
 from ssl_sweep.trialdir.states import ENDED, TrialState
 
 CASE = "case"
-LOG_RATIO = 10  # listed positive numbers that span so much may be read better on a logarithmic axis
+LOG_RATIO = 10  # span of listed positive numbers from which a logarithmic axis may be better
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A searched knob, and the values that trials have had, in order; `sampled` where a range has no listed values."""
+    """A searched knob and the values that trials have had, in order; `sampled`: from a range without listed values."""
 
     path: str
     name: str
@@ -40,7 +40,7 @@ class Knob:
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting of the knobs: its label, and the mean objective over its COMPLETE trials, None where it has none.
+    """One setting of the knobs, with its label and the mean objective over its COMPLETE trials; None if it has none.
 
     `confirmed` is the mean over fresh seeds.
     """
@@ -56,10 +56,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything of one sweep but the courses of its metrics and its pictures.
+    """All of one sweep except its metrics by epoch and its pictures.
 
-    runs: as `record.runs` has them. collapsed: the ids of trials tagged so. planned: how many trials the spec wants,
-    None where it cannot be read any more.
+    runs: as from `tracking.reader.runs`. collapsed: ids of trials whose features collapsed. planned: how many trials
+    the spec asks for, None if that cannot be known.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Sweep:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """One or two; empty where the spec names none."""
+        """The one or two objectives; empty if the spec has none."""
         return objectives_of(self.spec)
 
     @property
     def metric(self) -> str:
-        """The first objective's metric; empty where the spec names none."""
+        """The first objective's metric; empty if the spec has none."""
         return self.objectives[0].metric if self.objectives else ""
 
     @property
@@ -100,13 +100,13 @@ class Sweep:
 
     @property
     def label_paths(self) -> list[str]:
-        """The searched knobs that tell choices apart, those that only some have too."""
+        """The searched knobs in which choices differ, also those that only some have."""
         conditional = [path for path in _conditional(self.spec) if path in self.runs.columns]
         return [*(knob.path for knob in self.knobs), *conditional]
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """Best first: what was confirmed, then those with the most seeds, since fewer make a lucky mean."""
+        """Best first: confirmed choices, then those with the most seeds, since the mean of few may be luck."""
 
         def rank(choice: Choice) -> tuple[float, ...]:
             by_search = (-choice.num_seeds, -self.sign * (choice.objective or 0))
@@ -116,7 +116,7 @@ class Sweep:
 
     @property
     def rows(self) -> list[str]:
-        """The knobs of the table's rows that trials have."""
+        """The row knobs of the table that trials have."""
         return [row for row in (self.spec.get("table") or {}).get("rows") or [] if row in self.runs.columns]
 
     @cached_property
@@ -125,13 +125,13 @@ class Sweep:
         return ablation(self.runs, **options({self.name: self.spec}, self.runs))
 
     def scores(self, runs: pd.DataFrame) -> pd.Series:
-        """The objective of these runs; NaN where it was not measured."""
+        """The objective of these runs; NaN if it was not measured."""
         if self.metric not in runs.columns:
             return pd.Series(math.nan, index=runs.index, dtype="float64")
         return runs[self.metric].where(runs[self.metric].abs() < math.inf)
 
     def best_first(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """COMPLETE runs in the order of their objective; those without one last."""
+        """COMPLETE runs by their objective, the best first; those without one last."""
         complete = runs[runs["state"] == TrialState.COMPLETE]
         order = self.scores(complete).sort_values(ascending=self.sign < 0, kind="stable").index
         return complete.loc[order]
@@ -154,7 +154,7 @@ class Sweep:
 
 
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
-    """A sweep's spec and trials from MLflow. Raises NotTrackedError."""
+    """Read a sweep's spec and trials from MLflow. Raises NotTrackedError."""
     client = store.connect(tracking_uri)
     parent = store.parent_of(client, name, tracking_uri)
     tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]
@@ -186,7 +186,7 @@ def trial_label(sweep: Sweep, trial: pd.Series) -> str:
 
 
 def _confirming(spec: Mapping[str, Any], runs: pd.DataFrame, searched: int) -> int:
-    """How many trials get fresh seeds; as long as any of the search's trials has not ended, at most."""
+    """How many trials get fresh seeds; an upper bound until all trials of the search have ended."""
     confirm = (spec.get("search") or {}).get("confirm")
     if not confirm:
         return 0
@@ -201,7 +201,7 @@ def _confirming(spec: Mapping[str, Any], runs: pd.DataFrame, searched: int) -> i
 
 
 def _planned(spec: Mapping[str, Any]) -> int | None:
-    """Choices times seeds, by the file alone: it may be from another version of the package."""
+    """Choices times seeds, from the stored spec alone, which may be another version's."""
     search = spec.get("search") or {}
     seeds = len(search.get("seeds") or [0])
     if search.get("sampler", "grid") != "grid":
@@ -220,7 +220,7 @@ def _size(values: Any) -> int | None:
 
 
 def _own(choice: Any) -> dict[str, Any]:
-    """The searched knobs of one of several methods or encoders; a list of one is what is fixed."""
+    """The searched knobs of one of several methods or encoders; a list of one value is fixed."""
     written = choice if isinstance(choice, Mapping) else {}
     return {
         knob: values
@@ -249,7 +249,7 @@ def _space(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
     space = _space(spec)
     paths = [path for path in space if path in runs.columns]
-    runs = runs[runs["choice"].notna()]  # the others died before they wrote down what they are
+    runs = runs[runs["choice"].notna()]  # the others died before they logged their knobs
     knobs = []
     for path in paths:
         wanted = space[path]
@@ -271,12 +271,12 @@ def _in_order_of(wanted: Any, values: list[Any]) -> list[Any]:
 
 
 def _is_geometric(values: Sequence[Any]) -> bool:
-    """Whether listed numbers, in order, lie further apart on a logarithmic axis: 128, 256, 512, 2048."""
+    """Whether sorted numbers lie further apart on a logarithmic axis, such as 128, 256, 512, 2048."""
     if len(values) < 3 or values[0] <= 0 or values[-1] / values[0] < LOG_RATIO:
         return False
     return _narrowest([math.log(value) for value in values]) > _narrowest(values)
 
 
 def _narrowest(values: Sequence[float]) -> float:
-    """The smallest gap, as a share of the whole."""
+    """The smallest gap as a share of the range."""
     return min(after - before for before, after in pairwise(values)) / (values[-1] - values[0])

@@ -241,7 +241,7 @@ def test_importance_of_few_choices_is_a_hint_and_of_very_few_nothing() -> None:
     assert "fANOVA" in few.note
     assert importance(scored(3)).plot is None
     assert "3 choices" in importance(scored(3)).note
-    assert "One knob" in importance(overlay()).note
+    assert "one searched knob" in importance(overlay()).note
 
 
 def test_importance_takes_categories_and_constants() -> None:

@@ -121,7 +121,7 @@ def test_its_numbers_are_the_tables(opened: Opened, full: Any) -> None:
     published = [(row.key[0], row.cells[0].published) for row in table.body if row.cells[0].published is not None]
     assert list(zip(*by_name["published"], strict=True)) == published
     figures = opened.tab.locator("ul.states").inner_text()
-    assert opened.tab.locator("#together ~ .warning").inner_text().endswith("not as a result.")
+    assert opened.tab.locator("#together ~ .warning").inner_text().endswith("shares are uncertain.")
     assert [" ".join(line.split()) for line in figures.splitlines()] == [
         "✓ 22 complete", "◐ 2 running", "✂ 2 pruned", "✕ 2 failed",
     ]  # fmt: skip

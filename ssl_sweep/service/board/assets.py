@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ssl_sweep import __version__, report
-from ssl_sweep.report.figures import figure, shortened
+from ssl_sweep.report.figures import number_text, shortened
 from ssl_sweep.service.access import User
 from ssl_sweep.service.middleware import STATIC, ApiError
 from ssl_sweep.tables.labels import MARKS, NOTHING, display_name, duration, in_percent, value_text
@@ -107,7 +107,7 @@ def _environment() -> Environment:
     environment.globals |= {"static": _address, "version": __version__, "MARKS": MARKS}
     environment.filters |= {
         "duration": duration,
-        "figure": figure,
+        "number": number_text,
         "value": value_text,
         "shortened": shortened,
         "name": display_name,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_sweep.report.figures import Plot, Trace, escaped, figure, numbers, shortened, style, thinned
+from ssl_sweep.report.figures import Plot, Trace, escaped, number_text, numbers, shortened, style, thinned
 from ssl_sweep.service.board.snapshot import TrialRow
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.trialdir import journal
@@ -43,7 +43,7 @@ def learning_curves(
     if not data:
         return LearningCurves(metrics, metric, None)
     title = f"{display_name(metric)} by epoch"
-    ends = "; ".join(f"{trace['name']} ends at {figure(trace['y'][-1])}" for trace in data)
+    ends = "; ".join(f"{trace['name']} ends at {number_text(trace['y'][-1])}" for trace in data)
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": escaped(name_with_unit(metric))}},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, figure, numbers, shortened, style, thinned
+from ssl_sweep.report.figures import COLORS, INK, Plot, Trace, escaped, number_text, numbers, shortened, style, thinned
 from ssl_sweep.service.board.snapshot import Snapshot
 from ssl_sweep.tables.labels import display_name, name_with_unit
 
@@ -64,13 +64,13 @@ def best_so_far(histories: Sequence[History], by: By) -> Plot | None:
     metric = histories[0].metric
     title = f"Best {display_name(metric)} so far"
     across = f"{word} since the first trial began" if by == "time" else "complete trials"
-    ends = "; ".join(f"{each.name}: {figure(each.steps[-1][2])} of {len(each.points)} trials" for each in histories)
+    ends = [f"{each.name}: {number_text(each.steps[-1][2])} of {len(each.points)} trials" for each in histories]
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": across}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": escaped(name_with_unit(metric))}},
         "showlegend": len(histories) > 1,
     }
-    return Plot(title, f"{title}; {ends}", data, layout)
+    return Plot(title, f"{title}; {'; '.join(ends)}", data, layout)
 
 
 def _line(history: History, index: int, by: By, unit: float) -> Trace:
