@@ -19,6 +19,7 @@ import httpx2
 
 from ssl_sweep.client.errors import ServiceError, refusal
 from ssl_sweep.client.profiles import profile
+from ssl_sweep.trialdir.retry import retry
 
 __all__ = ["Client", "ServiceError"]
 
@@ -182,17 +183,17 @@ class Client:
         return read
 
     def _ask(self, method: str, path: str, *, file: str = "spec", **content: Any) -> httpx2.Response:
-        for left in reversed(range(TRIES)):
-            try:
-                answer = self._http.request(method, f"/api/v1{path}", **content)
-            except httpx2.TransportError as error:
-                if not left or not _again(method, "headers" in content, error):
-                    raise self._silent(error) from error
-                time.sleep(2 ** (TRIES - 1 - left) / 2)
-                continue
-            self._check(answer, file)
-            return answer
-        raise AssertionError("unreachable")
+        try:
+            answer = retry(
+                lambda failures: self._http.request(method, f"/api/v1{path}", **content),
+                is_transient=lambda error: _may_repeat(method, "headers" in content, error),
+                first_delay_s=0.5,
+                max_calls=TRIES,
+            )
+        except httpx2.TransportError as error:
+            raise self._silent(error) from error
+        self._check(answer, file)
+        return answer
 
     def _streamed(self, name: str, after: int) -> Iterator[Json]:
         path, wait = f"/api/v1/sweeps/{_quoted(name)}/events", httpx2.Timeout(WAIT_S, read=QUIET_S)
@@ -230,11 +231,13 @@ def _kind(answer: httpx2.Response) -> str:
     return str(answer.headers.get("content-type", ""))
 
 
-def _again(method: str, has_key: bool, error: httpx2.TransportError) -> bool:
-    """Whether what was lost may be sent twice: a submission by its key, anything if nobody heard it."""
+def _may_repeat(method: str, has_key: bool, error: Exception) -> bool:
+    """Whether a lost request may be sent again: a submission by its key, any other if the server did not receive it."""
+    if not isinstance(error, httpx2.TransportError):
+        return False
     if has_key or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return True
-    # an answer that takes too long is still being made: to ask again makes it take longer
+    # the server still works on a slow answer: a second request makes it slower
     return method == "GET" and not isinstance(error, httpx2.ReadTimeout)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from ssl_sweep.ledger.compat import GET_TRIALS, NOTES
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
+from ssl_sweep.trialdir.retry import retry
 
 PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
@@ -122,24 +122,31 @@ class RetryingStorage(DatabaseStorage):
         return self._with_retries(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
 
     def _with_retries(self, call: Callable[[bool], Answer]) -> Answer:
-        """The answer to a call, which is told whether it is made again. Raises LedgerUnreachableError."""
-        deadline, delay_s, again = time.monotonic() + PATIENCE_S, FIRST_DELAY_S, False
-        while True:
-            try:
-                answer = call(again)
-            except (SQLAlchemyError, StorageInternalError) as error:
-                if not _is_away(error):
-                    raise
-                if time.monotonic() + delay_s > deadline:
-                    raise self._given_up(error) from error
-                if not again:
-                    log.warning("the ledger at %s is away (%s); trying on", redacted(self.url), _reason(error))
-            else:
-                if again:
-                    log.warning("the ledger at %s is back", redacted(self.url))
-                return answer
-            time.sleep(delay_s)
-            again, delay_s = True, min(2 * delay_s, LONGEST_DELAY_S)
+        """The answer to a call, which is given whether it is repeated. Raises LedgerUnreachableError."""
+
+        def call_again(failures: int) -> Answer:
+            answer = call(failures > 0)
+            if failures:
+                log.warning("the ledger at %s is back", redacted(self.url))
+            return answer
+
+        def warn_once(error: Exception, failures: int) -> None:
+            if not failures:
+                log.warning("the ledger at %s is away (%s); trying on", redacted(self.url), _reason(error))
+
+        try:
+            return retry(
+                call_again,
+                is_transient=_is_away,
+                first_delay_s=FIRST_DELAY_S,
+                longest_delay_s=LONGEST_DELAY_S,
+                patience_s=PATIENCE_S,
+                on_failure=warn_once,
+            )
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not _is_away(error):
+                raise
+            raise self._given_up(error) from error
 
     def _given_up(self, error: Exception) -> LedgerUnreachableError:
         return LedgerUnreachableError(

@@ -7,7 +7,6 @@ AWS_ENDPOINT_URL, or its files. A PUT is whole or not there, also one in parts: 
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 from ssl_sweep.errors import UserError
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.atomic import replacing
+from ssl_sweep.trialdir.retry import retry
 
 PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
@@ -89,11 +89,11 @@ class Bucket:
                 for entry in entries
             }
 
-        return self._insisted(all_pages)
+        return self._with_retries(all_pages)
 
     def etag(self, key: str) -> str | None:
         """An object's ETag, None where there is none."""
-        answer = self._insisted(lambda: self._client.head_object(Bucket=self.name, Key=self.prefix + key))
+        answer = self._with_retries(lambda: self._client.head_object(Bucket=self.name, Key=self.prefix + key))
         return _plain(answer["ETag"]) if answer else None
 
     def get(self, key: str) -> bytes | None:
@@ -103,7 +103,7 @@ class Bucket:
             content: bytes = self._client.get_object(Bucket=self.name, Key=self.prefix + key)["Body"].read()
             return content
 
-        return self._insisted(whole)
+        return self._with_retries(whole)
 
     def download(self, key: str, path: Path, *, waits: bool = True) -> bool:
         """Write an object to a file, whole or not at all; whether there is one. `waits`: for a bucket that is away."""
@@ -113,7 +113,7 @@ class Bucket:
                 self._client.download_file(self.name, self.prefix + key, str(partial), Config=_transfer())
             return True
 
-        return bool(self._insisted(into_file, self.patience_s if waits else 0.0))
+        return bool(self._with_retries(into_file, self.patience_s if waits else 0.0))
 
     def put(self, key: str, content: bytes | BinaryIO) -> str:
         """Write an object from bytes, or from an open file; its ETag."""
@@ -129,14 +129,14 @@ class Bucket:
             body = content if isinstance(content, bytes) else content.read()
             return _plain(self._client.put_object(Bucket=self.name, Key=self.prefix + key, Body=body)["ETag"])
 
-        return self._insisted(write) or ""
+        return self._with_retries(write) or ""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; those that are not there are none."""
         doomed = [{"Key": self.prefix + key} for key in keys]
         for start in range(0, len(doomed), DELETED_AT_ONCE):
             some = {"Objects": doomed[start : start + DELETED_AT_ONCE], "Quiet": True}
-            answer = self._insisted(partial(self._client.delete_objects, Bucket=self.name, Delete=some))
+            answer = self._with_retries(partial(self._client.delete_objects, Bucket=self.name, Delete=some))
             for error in (answer or {}).get("Errors", ()):
                 raise BucketError(f"{self.url}: {error.get('Key')} cannot be removed ({error.get('Message')})")
 
@@ -145,32 +145,34 @@ class Bucket:
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             return list(pool.map(work, keys))
 
-    def _insisted(self, call: Callable[[], Answer], patience_s: float | None = None) -> Answer | Any:
-        """What a call answers, None where there is no such object; while the bucket is away it is made again."""
+    def _with_retries(self, call: Callable[[], Answer], patience_s: float | None = None) -> Answer | Any:
+        """The answer to a call, None where there is no such object; repeated while the bucket cannot be reached."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
-        patience_s = self.patience_s if patience_s is None else patience_s
-        deadline, delay_s, away = time.monotonic() + patience_s, FIRST_DELAY_S, False
-        while True:
-            try:
-                answer = call()
-            except (BotoCoreError, ClientError, Boto3Error) as error:
-                code = _code(error)
-                if code in NOT_FOUND_CODES:
-                    return None
-                if code in REFUSED or not _is_away(error, code):
-                    raise BucketError(_refusal(self.url, error, code)) from error
-                if time.monotonic() + delay_s > deadline:
-                    raise BucketError(self._given_up(error)) from error
-                if not away:
-                    log.warning("the storage %s is away (%s); trying on", self.url, _reason(error))
-            else:
-                if away:
-                    log.warning("the storage %s is back", self.url)
-                return answer
-            time.sleep(delay_s)
-            away, delay_s = True, min(2 * delay_s, LONGEST_DELAY_S)
+        def call_again(failures: int) -> Answer:
+            answer = call()
+            if failures:
+                log.warning("the storage %s is back", self.url)
+            return answer
+
+        def warn_once(error: Exception, failures: int) -> None:
+            if not failures:
+                log.warning("the storage %s is away (%s); trying on", self.url, _reason(error))
+
+        try:
+            return retry(
+                call_again,
+                is_transient=_is_transient,
+                first_delay_s=FIRST_DELAY_S,
+                longest_delay_s=LONGEST_DELAY_S,
+                patience_s=self.patience_s if patience_s is None else patience_s,
+                on_failure=warn_once,
+            )
+        except (BotoCoreError, ClientError, Boto3Error) as error:
+            if _code(error) in NOT_FOUND_CODES:
+                return None
+            raise BucketError(self._given_up(error) if _is_transient(error) else _refusal(self.url, error)) from error
 
     def _given_up(self, error: Exception) -> str:
         if not self.patience_s:
@@ -217,18 +219,22 @@ def _code(error: Exception) -> str | None:
     return str(code) if code is not None else None
 
 
-def _is_away(error: Exception, code: str | None) -> bool:
-    """Whether it was the way there, or the server's state, that failed, rather than what was asked."""
+def _is_transient(error: Exception) -> bool:
+    """Whether the network or the server failed, so that the same call may succeed later."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import ConnectionError as Unreached
+    from botocore.exceptions import ConnectionError as BotoConnectionError
     from botocore.exceptions import HTTPClientError
 
+    code = _code(error)
+    if code in NOT_FOUND_CODES or code in REFUSED:
+        return False
     status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return isinstance(error, Unreached | HTTPClientError | Boto3Error) or status >= 500 or code == "SlowDown"
+    is_network = isinstance(error, BotoConnectionError | HTTPClientError | Boto3Error)
+    return is_network or status >= 500 or code == "SlowDown"
 
 
-def _refusal(url: str, error: Exception, code: str | None) -> str:
-    remedy = REFUSED.get(code or "", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION")
+def _refusal(url: str, error: Exception) -> str:
+    remedy = REFUSED.get(_code(error) or "", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION")
     return f"the storage {url} refuses ({_reason(error)}); {remedy}"
 
 

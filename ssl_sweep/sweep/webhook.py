@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.trialdir.retry import retry
 
 TRIES, LONGEST_WAIT_S = 8, 60.0  # after 1, 2, 4, ... 60 s
 REQUEST_S = 3.0
@@ -111,15 +112,18 @@ class Outbox:
                     done()
 
     def _deliver(self, body: bytes, delivery: str) -> None:
-        for attempt in range(TRIES):
-            try:
-                self._webhook.post(body, delivery)
-                return
-            except (OSError, HTTPException) as error:
-                if attempt + 1 == TRIES or (isinstance(error, urllib.error.HTTPError) and not _is_retried(error.code)):
-                    raise
-            if self._closing.wait(min(2.0**attempt, LONGEST_WAIT_S)):
-                time.sleep(0.5)  # close() waits only for a few seconds
+        retry(
+            lambda failures: self._webhook.post(body, delivery),
+            is_transient=_is_transient,
+            first_delay_s=1.0,
+            longest_delay_s=LONGEST_WAIT_S,
+            max_calls=TRIES,
+            wait=self._wait,
+        )
+
+    def _wait(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            time.sleep(0.5)  # close() waits only for a few seconds
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -129,6 +133,8 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _is_retried(status: int) -> bool:
-    """Whether the request is repeated after an answer with this status."""
-    return status >= 500 or status in RETRIED_STATUSES
+def _is_transient(error: Exception) -> bool:
+    """Whether the request is repeated after this error."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code >= 500 or error.code in RETRIED_STATUSES
+    return isinstance(error, OSError | HTTPException)
