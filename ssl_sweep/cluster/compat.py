@@ -154,6 +154,6 @@ def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any
         def _create_default_callbacks(self) -> list[Any]:
             replaced = placement_group_callback.PlacementGroupCleanerCallback
             callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-            return [Cleaner() if type(each) is replaced else each for each in callbacks]
+            return [Cleaner() if type(callback) is replaced else callback for callback in callbacks]
 
     return Trainer(loop, **settings)

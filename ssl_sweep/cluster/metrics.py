@@ -113,7 +113,9 @@ class _Instruments:
             "ssl_sweep_images_per_second", "Images a second that running trials last reported, summed.", ("sweep",)
         )
         self.seconds_since_report = metrics.Gauge(
-            "ssl_sweep_seconds_since_report", "Seconds since any trial of a running sweep was heard of.", ("sweep",)
+            "ssl_sweep_seconds_since_report",
+            "Seconds since any trial of a running sweep started, reported or ended.",
+            ("sweep",),
         )
         self.stage_seconds = metrics.Counter(
             "ssl_sweep_stage_seconds", "Seconds that trials spent up to a report, by its stage.", ("sweep", "stage")

@@ -222,12 +222,12 @@ class LedgerScheduler:
         self._record_unrun(unrun)
         for ended in (trial, *unrun):
             self.observer.ended(ended)
-        queued = {each.trial_id for each in self._queue}
+        queued_ids = {queued.trial_id for queued in self._queue}
         due = self._due(self.ledger.choice(trial.choice))
-        self._queue.add(each for each in due if each.state == TrialState.CREATED and each.trial_id not in queued)
+        self._queue.add(seed for seed in due if seed.state == TrialState.CREATED and seed.trial_id not in queued_ids)
 
     def _due(self, choice: Choice) -> Iterator[Trial]:
-        return (each for each in self.ledger.due(choice) if self._only is None or each.trial_id in self._only)
+        return (trial for trial in self.ledger.due(choice) if self._only is None or trial.trial_id in self._only)
 
     def _fail(self, trial: Trial) -> None:
         """Retry a failed trial, or give it up."""
@@ -259,7 +259,7 @@ class LedgerScheduler:
         """Whether it diverged like another seed of its choice, which says nothing about other choices."""
         seeds = self.ledger.choice(trial.choice).all_trials
         return trial.reason in ("diverged", "collapsed") and any(
-            each.state == TrialState.FAILED and each.seed != trial.seed for each in seeds
+            seed.state == TrialState.FAILED and seed.seed != trial.seed for seed in seeds
         )
 
     def _record(self, trial: Trial) -> TrialRecord:

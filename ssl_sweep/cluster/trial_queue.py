@@ -57,7 +57,7 @@ class TrialQueue:
         """Remove and return the next trial; None if none can start now."""
         if not (ready := self._ready()):
             return None
-        trial = next((each for each in ready if self._pretraining(each) not in unfinished), ready[0])
+        trial = next((trial for trial in ready if self._pretraining(trial) not in unfinished), ready[0])
         self._trials.remove(trial)
         self._retry_at.pop(trial.trial_id, None)
         return trial

@@ -166,8 +166,8 @@ def clean(
         with nullcontext() if dry_run else no_driver(place.sweep(name), ledger.notes):
             ledger = load_ledger(place.ledger_url, name)  # a driver may just have ended
             keep = keep_encoders or ledger.spec.keep_encoders
-            with place.snapshot(name) as there:
-                count = undelivered_events(ledger, there)
+            with place.snapshot(name) as copy:
+                count = undelivered_events(ledger, copy)
             if keep and count:
                 out.print(
                     f"MLflow lacks {count} events, so encoders stay; send them: ssl-sweep sync {name}", style="yellow"

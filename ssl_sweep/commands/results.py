@@ -127,8 +127,8 @@ def sync(name: Name, storage: StorageFolder = None) -> None:
         from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
-        with place.snapshot(name) as there:
-            events = deliver(name, there.sweep(name), tracking_uri_of(place, name))
+        with place.snapshot(name) as copy:
+            events = deliver(name, copy.sweep(name), tracking_uri_of(place, name))
         out.print(f"{events} events of {name} are in MLflow")
 
 

@@ -122,14 +122,14 @@ def serve(
 def _check_data_roots(roots: Sequence[Path]) -> None:
     for root in roots:
         if not root.expanduser().is_dir():
-            told = f"{root} is no folder; make it, or name the one with images"
-            raise typer.BadParameter(told, param_hint="--data-root")
+            message = f"{root} is no folder; make it, or name the one with images"
+            raise typer.BadParameter(message, param_hint="--data-root")
 
 
 def _check_ray_address(ray: str) -> None:
     if not ray.startswith(("http://", "https://")):
-        told = f"{ray!r} is no address; give the head's dashboard, http://HOST:8265"
-        raise typer.BadParameter(told, param_hint="--ray")
+        message = f"{ray!r} is no address; give the head's dashboard, http://HOST:8265"
+        raise typer.BadParameter(message, param_hint="--ray")
 
 
 def _check_certificate(certificate: Path | None, key: Path | None) -> None:
@@ -139,8 +139,8 @@ def _check_certificate(certificate: Path | None, key: Path | None) -> None:
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
         except ssl.SSLError as error:
-            told = f"{certificate} and {key or 'no --tls-key'} are no certificate with its key, both PEM ({error})"
-            raise typer.BadParameter(told, param_hint="--tls-cert") from None
+            message = f"{certificate} and {key or 'no --tls-key'} are no certificate with its key, both PEM ({error})"
+            raise typer.BadParameter(message, param_hint="--tls-cert") from None
 
 
 def _checked_storage(storage: str | None) -> "Storage":
@@ -165,8 +165,8 @@ def _mlflow_pages(place: "Storage") -> str:
 
 
 def _announce(listener: "Listener", ray: str) -> None:
-    said = f"{listener.url} queues sweeps for the cluster of {ray}; Ctrl-C ends it, running sweeps continue"
-    err.print(said, markup=False, soft_wrap=True)
+    message = f"{listener.url} queues sweeps for the cluster of {ray}; Ctrl-C ends it, running sweeps continue"
+    err.print(message, markup=False, soft_wrap=True)
     if listener.is_exposed:
         err.print("tokens cross the network unencrypted: give --tls-cert and --tls-key", style="yellow", markup=False)
 
@@ -186,8 +186,8 @@ def _store(place: "Storage") -> "Store":
     except ArgumentError as error:
         why, remedy = f"is no database's URL ({error})", "give one such as postgresql://USER@HOST/DATABASE, or unset it"
     except OperationalError as error:
-        told = str(error.orig).partition("\n")[0]
-        why, remedy = f"cannot be reached ({told})", "check that it is up, and PGPASSWORD for PostgreSQL"
+        detail = str(error.orig).partition("\n")[0]
+        why, remedy = f"cannot be reached ({detail})", "check that it is up, and PGPASSWORD for PostgreSQL"
     raise StoreError(f"the service's database SSL_SWEEP_SERVICE_DB, {redacted(url)}, {redacted(why)}; {remedy}")
 
 
@@ -205,11 +205,11 @@ def audit(
         if as_json:
             print_json(entries)
             return
-        shown = Table("time", "user", "address", "status", "what", box=None, header_style="dim")
+        table = Table("time", "user", "address", "status", "what", box=None, header_style="dim")
         for entry in entries:
             cells = (entry["user"], entry["address"], str(entry["status"]), entry["action"])
-            shown.add_row(_when(entry["time"]), *(Text(cell) for cell in cells))
-        out.print(shown)
+            table.add_row(_when(entry["time"]), *(Text(cell) for cell in cells))
+        out.print(table)
 
 
 def _when(seconds: float) -> str:
@@ -233,13 +233,13 @@ def create(
     """Create a token and print it. It is shown only once; the service keeps its hash."""
     with user_errors():
         if not re.fullmatch(USER_NAME, user):
-            told = (
+            message = (
                 f"{user!r} is no user's name; use letters, digits and . _ @ + -, a letter or digit first, at most 100"
             )
-            raise typer.BadParameter(told, param_hint="USER")
-        made, number = _store(storage_at(storage)).create_token(user, role)
+            raise typer.BadParameter(message, param_hint="USER")
+        secret, number = _store(storage_at(storage)).create_token(user, role)
         err.print(f"token {number} of {user} ({role}); keep it, it cannot be shown again:", markup=False)
-        typer.echo(made)
+        typer.echo(secret)
 
 
 @token.command("list")
@@ -248,14 +248,14 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     with user_errors():
         from rich.table import Table
 
-        tokens = _store(storage_at(storage)).tokens()
+        rows = _store(storage_at(storage)).tokens()
         if as_json:
-            print_json(tokens)
+            print_json(rows)
             return
-        shown = Table("id", "user", "role", "created", box=None, header_style="dim")
-        for each in tokens:
-            shown.add_row(each["id"], Text(each["user"]), each["role"], _when(each["created"]))
-        out.print(shown)
+        table = Table("id", "user", "role", "created", box=None, header_style="dim")
+        for row in rows:
+            table.add_row(row["id"], Text(row["user"]), row["role"], _when(row["created"]))
+        out.print(table)
 
 
 @token.command()
@@ -265,5 +265,5 @@ def revoke(
     """Revoke a token at once."""
     with user_errors():
         if not _store(storage_at(storage)).revoke_token(number):
-            err.print(f"there is no token {number}; `ssl-sweep token list` names them", style="red", markup=False)
+            err.print(f"there is no token {number}; `ssl-sweep token list` lists them", style="red", markup=False)
             raise typer.Exit(ExitCode.USER_ERROR)

@@ -58,7 +58,7 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     at_once = "unknown: the service's cluster does not answer" if plan["concurrent"] is None else plan["concurrent"]
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
-    problems = [Text(f"does not fit: {each}; lower it, {remedy}", "red") for each in plan["problems"]]
+    problems = [Text(f"does not fit: {problem}; lower it, {remedy}", "red") for problem in plan["problems"]]
     return Group(Text(name, "bold"), rows, *problems)
 
 
@@ -101,8 +101,8 @@ def status_table(status: Mapping[str, Any]) -> Group:
             f"{duration(trial['last_sign_seconds'])} ago" if trial["last_sign_seconds"] is not None else "-",
             _cell((trial["results"] or {}).get(metric)),
         )
-    shown = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
-    counts = "  ".join(f"{state} {status[state]}" for state in (*shown, "waiting"))
+    states = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
+    counts = "  ".join(f"{state} {status[state]}" for state in (*states, "waiting"))
     phase = "  confirming" if status["phase"] == "confirming" else ""
     headline = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
     failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
@@ -165,12 +165,12 @@ def refresh(draw: Callable[[], RenderableType], console: Console) -> None:
 def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
     from ssl_sweep.tables.render import grid
 
-    shown = grid(ablation)
+    cells_grid = grid(ablation)
     table = Table(title=spec.description or spec.name, title_justify="left", box=None, header_style="dim")
-    for header, numeric in zip(shown.headers, shown.numeric, strict=True):
+    for header, numeric in zip(cells_grid.headers, cells_grid.numeric, strict=True):
         table.add_column(header, justify="right" if numeric else "left")
-    for line, cells in enumerate(shown.lines):
-        styles = ("bold" if (line, column) in shown.best else "" for column in range(len(cells)))
+    for line, cells in enumerate(cells_grid.lines):
+        styles = ("bold" if (line, column) in cells_grid.best else "" for column in range(len(cells)))
         table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
     return Group(table, *(Text(note, "dim") for note in ablation.notes))
 

@@ -57,7 +57,7 @@ def find_removable(ledger: Ledger, storage: Storage, keep_encoders: int | None) 
     """
     sweep = storage.sweep(ledger.spec.name)
     folders = {trial.trial_id: storage.trial(ledger.spec.name, trial.trial_id) for trial in ledger.trials}
-    encoders = [encoder_path(folders[each.trial_id]) for each in _outranked(ledger, storage, keep_encoders)]
+    encoders = [encoder_path(folders[trial.trial_id]) for trial in _outranked(ledger, storage, keep_encoders)]
     encoders = [path for path in encoders if path.exists()]
     kept = {
         FinishedStages(folder / "stages.json").key("pretrain")
@@ -123,7 +123,7 @@ def _front(ledger: Ledger) -> set[int]:
         return set()
     means = {choice.number: choice.means(search.metrics) for choice in ledger.choices}
     first, second = (objective.sign for objective in search.objectives)
-    points = {number: (first * each[0], second * each[1]) for number, each in means.items() if each}
+    points = {number: (first * mean[0], second * mean[1]) for number, mean in means.items() if mean}
     return {number for number, front in zip(points, on_front(list(points.values())), strict=True) if front}
 
 
@@ -176,4 +176,4 @@ def _is_locked(stage: Path) -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]

@@ -89,7 +89,7 @@ def webhook_payload(
     """The JSON that the webhook receives: `counts` of trials by state, the `best` one, and MLflow's `uri`."""
     why = redacted(why) if why else None
     words = [f"sweep {name} {WORDS[state]}"]
-    words += [", ".join(f"{counts[each]} {each.lower()}" for each in sorted(counts))] if counts else []
+    words += [", ".join(f"{counts[key]} {key.lower()}" for key in sorted(counts))] if counts else []
     words += [f"best {best['metric']} {best['value']:.4g}"] if best else []
     words += [why] if why else []
     return {
