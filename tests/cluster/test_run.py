@@ -152,7 +152,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(tmp_path: Path) -
     assert (struck.attempts, struck.failures, struck.lost) == (2, 0, 1)
     ends = [event for event in read(storage.trial("sweep", struck.trial_id))[0] if event.name == "end"]
     assert [(end.state, end.reason) for end in ends] == [("FAILED", "lost")]
-    assert "killed, maybe by the kernel for want of memory" in ends[0].message
+    assert "killed, maybe by the kernel for lack of memory" in ends[0].message
 
 
 def test_when_the_first_trials_all_fail_alike_the_sweep_stops(tmp_path: Path) -> None:
