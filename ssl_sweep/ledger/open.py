@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.database import DatabaseStorage, open_storage
 from ssl_sweep.ledger.entries import LedgerError, Notes
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
@@ -90,7 +91,7 @@ def _is_taught(storage: DatabaseStorage, name: str) -> bool:
     return "taught" in optuna.load_study(storage=storage, study_name=name).user_attrs
 
 
-def load_ledger(url: str, name: str) -> Ledger:
+def load_ledger(url: str, name: str) -> LedgerReader:
     """Open the ledger of a sweep that exists to read it, with the spec it was last run with.
 
     Raises:
@@ -100,7 +101,7 @@ def load_ledger(url: str, name: str) -> Ledger:
 
 
 @contextmanager
-def read_ledger(url: str, name: str) -> Iterator[Ledger]:
+def read_ledger(url: str, name: str) -> Iterator[LedgerReader]:
     """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
     storage = open_storage(url, known=url in _known)
     _known.add(url)
@@ -110,14 +111,14 @@ def read_ledger(url: str, name: str) -> Iterator[Ledger]:
         storage.engine.dispose()
 
 
-def _load(storage: DatabaseStorage, name: str) -> Ledger:
+def _load(storage: DatabaseStorage, name: str) -> LedgerReader:
     try:
         study = optuna.load_study(storage=storage, study_name=name)
         spec = study.user_attrs["spec"]
     except KeyError:
         there = ", ".join(_begun(storage)) or "none"
         raise LedgerError(f"no sweep named '{name}' here; there is {there}") from None
-    return Ledger(study, from_dump(spec), Notes(study, storage))
+    return LedgerReader(study, from_dump(spec), Notes(study, storage))
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:

@@ -32,7 +32,7 @@ def unrun(search: Search, choice: Choice) -> list[Trial]:
     return [replace(trial, state=state, message=message) for trial in left]
 
 
-def taken_up_again(search: Search, choice: Choice, chosen: Collection[str]) -> list[Trial]:
+def reset_for_retry(search: Search, choice: Choice, chosen: Collection[str]) -> list[Trial]:
     """A choice's trials with those anew that are chosen by their ids, or ended only because the first seed did."""
     follow = {each.trial_id for each in choice.trials if each.state == TrialState.STOPPED and each.attempts == 0}
     again = {*chosen, *(follow if search.prunes_by == "epoch" else ())}

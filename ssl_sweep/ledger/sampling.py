@@ -27,7 +27,7 @@ from ssl_sweep.spec.sweep import Categorical, Range, SweepSpec, space
 GENERATIONS = 8  # of a genetic search
 
 
-class Place(NamedTuple):
+class SearchState(NamedTuple):
     """Where a search stands when a choice is asked for."""
 
     seed: int  # the search's
@@ -49,9 +49,9 @@ class _OwnSpace(BaseSampler):
     Optuna models those whose distribution has been the same all along, and draws a knob that was widened at random.
     """
 
-    def __init__(self, place: Place, **settings: Any) -> None:
+    def __init__(self, state: SearchState, **settings: Any) -> None:
         super().__init__(**settings)
-        self._now = {name: place.distributions[name] for name in sorted(place.distributions)}
+        self._now = {name: state.distributions[name] for name in sorted(state.distributions)}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {name: values for name, values in self._now.items() if not values.single()}
@@ -69,9 +69,9 @@ class _NSGA2(_OwnSpace, NSGAIISampler): ...
 class _GroupedTPE(TPESampler):
     """Models knobs that only some choices have by themselves; each over the range that it has now, and not at first."""
 
-    def __init__(self, place: Place, **settings: Any) -> None:
+    def __init__(self, state: SearchState, **settings: Any) -> None:
         super().__init__(group=True, **settings)
-        self._now = place.distributions
+        self._now = state.distributions
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         found = super().infer_relative_search_space(study, trial)
@@ -82,39 +82,39 @@ class _GroupedTPE(TPESampler):
 class _Sequence(QMCSampler):
     """The points of one scrambled Sobol sequence, from its first on; Optuna's own draws the first choices at random."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(scramble=True, seed=place.seed, independent_sampler=RandomSampler(seed=place.own_seed))
-        self._distributions = place.distributions
+    def __init__(self, state: SearchState) -> None:
+        super().__init__(scramble=True, seed=state.seed, independent_sampler=RandomSampler(seed=state.own_seed))
+        self._distributions = state.distributions
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._distributions)
 
 
-def _cmaes(place: Place) -> BaseSampler:
+def _cmaes(state: SearchState) -> BaseSampler:
     # the search's seed: its state is in the study, and it adds the choice's number itself. Until there is a state,
     # choices are drawn at random, and by one seed would all be the same
-    first = RandomSampler(seed=place.own_seed)
-    return CmaEsSampler(seed=place.seed, independent_sampler=first, source_trials=list(place.earlier) or None)
+    first = RandomSampler(seed=state.own_seed)
+    return CmaEsSampler(seed=state.seed, independent_sampler=first, source_trials=list(state.earlier) or None)
 
 
-def _nsga2(place: Place) -> BaseSampler:
+def _nsga2(state: SearchState) -> BaseSampler:
     # Optuna's generations of 50 would make most searches of ours one generation, drawn at random. Which generation a
     # choice is of, and its parents, stand in the study
-    size = min(max(place.wanted // GENERATIONS, 4), 50)
+    size = min(max(state.wanted // GENERATIONS, 4), 50)
     # Deb's own operators: Optuna's copy a parent's values, and try many choices twice
     return _NSGA2(
-        place, population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=place.own_seed
+        state, population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=state.own_seed
     )
 
 
-SAMPLERS: dict[str, Callable[[Place], BaseSampler]] = {
-    "grid": lambda place: RandomSampler(seed=place.own_seed),  # never asked: a grid's points are enqueued in order
-    "random": lambda place: RandomSampler(seed=place.own_seed),
+SAMPLERS: dict[str, Callable[[SearchState], BaseSampler]] = {
+    "grid": lambda state: RandomSampler(seed=state.own_seed),  # never asked: a grid's points are enqueued in order
+    "random": lambda state: RandomSampler(seed=state.own_seed),
     "qmc": _Sequence,  # how far it is stands in the study, under the sequence's seed
-    "tpe": lambda place: (_GroupedTPE if place.conditional else _TPE)(
-        place, seed=place.own_seed, multivariate=True, constant_liar=True
+    "tpe": lambda state: (_GroupedTPE if state.conditional else _TPE)(
+        state, seed=state.own_seed, multivariate=True, constant_liar=True
     ),
-    "gp": lambda place: _GP(place, seed=place.own_seed),
+    "gp": lambda state: _GP(state, seed=state.own_seed),
     "cmaes": _cmaes,
     "nsga2": _nsga2,
 }
@@ -126,11 +126,11 @@ PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of their section in 
 }
 
 
-def sampler(name: str, place: Place) -> BaseSampler:
+def sampler(name: str, state: SearchState) -> BaseSampler:
     """The sampler for one choice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # what its interface may become is Optuna's word to us
-        return SAMPLERS[name](place)
+        return SAMPLERS[name](state)
 
 
 def pruner(spec: SweepSpec) -> BasePruner | None:

@@ -1,15 +1,13 @@
 """One sweep's Optuna study as the driver of the sweep works with it.
 
-What is called here is one transaction. A process killed between any two writes, as of earlier versions, leaves a ledger
-that `open_ledger` can go on from: a choice without its knobs gets them, a trial recorded RUNNING is taken up again.
+Each call here is one transaction. A driver that earlier versions left without one, killed between two writes, leaves a
+ledger that `open_ledger` can continue from: a choice without its knobs gets them, a RUNNING trial is started again.
 """
 
 import math
-import uuid
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, create_trial
@@ -19,146 +17,102 @@ from ssl_sweep.ledger import compat, rules
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.entries import Choice, Notes, Trial
 from ssl_sweep.ledger.open_choice import OpenChoice
-from ssl_sweep.ledger.sampling import Knobs, Place, pruner, sampler, suggest
-from ssl_sweep.ledger.warm_start import FROM
-from ssl_sweep.spec.sweep import SweepSpec, grid
+from ssl_sweep.ledger.proposals import Proposals
+from ssl_sweep.ledger.reader import CONFIRM, LedgerReader, choice_number
+from ssl_sweep.ledger.sampling import pruner, suggest
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.trialdir.states import TrialState
 
-CONFIRM = "confirm"  # heads the notes of trials with fresh seeds, a note a choice
 
+class Ledger(LedgerReader):
+    """One sweep's study, for the only process that writes its choices: what it has read once stays true.
 
-class Ledger:
-    """One sweep's study. Only the sweep's driver writes its choices, so that what it read once stays true.
-
-    A pruner by epoch watches the first seed of a choice; the others run once that is complete. One by seed decides
-    after each seed whether the next one runs. What it decides is written down before anybody acts on it.
+    A pruner by epoch watches the first seed of a choice; the other seeds run once that one is complete. A pruner by
+    seed decides after each seed whether the next one runs. Its decision is stored before anybody acts on it.
     """
 
-    def __init__(
-        self, study: optuna.Study, spec: SweepSpec, notes: Notes, storage: CachedStudyStorage | None = None
-    ) -> None:
-        """storage: the study's storage; None where it is another process that is the sweep's driver, and writes."""
-        self.spec = spec
-        self.notes = notes
-        self._study, self._reads_only = study, storage is None
-        # makes one transaction of a block's changes, which nobody may act on before it has ended
-        self.transaction: Callable[[], AbstractContextManager[None]] = storage.transaction if storage else nullcontext
+    def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes, storage: CachedStudyStorage) -> None:
+        """storage: the study's."""
+        super().__init__(study, spec, notes)
+        self._storage = storage
         if (own := pruner(spec)) is not None:
             study.pruner = own
-        self._namespace = uuid.UUID(study.user_attrs["uuid"])
-        self._knobs = Knobs(spec)
-        self._grid = grid(spec) if spec.search.sampler == "grid" else None
-        self._choices: dict[int, Choice] = {}
+        self._proposals = Proposals(study, spec, self._knobs, self._wanted)
         self._open: dict[int, OpenChoice] = {}  # choices that Optuna has not been told the end of, by number
-        self._earlier: list[FrozenTrial] = []  # of other sweeps
-        self._confirming = {  # the trials with fresh seeds, by their choice's number
-            int(name.partition(":")[2]): tuple(Trial.read(noted) for noted in trials)
-            for name, trials in study.user_attrs.items()
-            if name.startswith(f"{CONFIRM}:")
-        }
-        known = study.get_trials(deepcopy=False)
-        # enqueued and not asked for: the driver died in between. Counted once, as `ask` is called all the time
-        self._waiting = sum(frozen.state == OptunaState.WAITING for frozen in known)
         with self.transaction():
-            for frozen in known:
-                self._read(frozen)
+            for frozen in self._unfinished():
+                self._proposals.set_sampler(list(self._choices).index(choice_number(frozen)))
+                self._take_up(compat.running_trial(study, frozen))
 
-    @property
-    def choices(self) -> list[Choice]:
-        """Every choice that was asked for, oldest first."""
-        return list(self._choices.values())
-
-    @property
-    def trials(self) -> list[Trial]:
-        """Every trial of every choice."""
-        return [trial for choice in self._choices.values() for trial in choice.all_trials]
-
-    @property
-    def total(self) -> int:
-        """How many trials there will be; as long as the search goes on, at most."""
-        if self.searched:
-            return len(self.trials) + sum(len(trials) for trials in self._fresh().values())
-        confirm = self.spec.search.confirm
-        fresh = 0 if confirm is None else min(confirm.top, self._wanted) * len(confirm.seeds)
-        return self._wanted * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
-
-    @property
-    def searched(self) -> bool:
-        """Whether the search is over: every choice that it wants has ended."""
-        enough = not self._waiting and len(self._choices) >= self._wanted
-        return enough and not self._open and all(choice.ended for choice in self._choices.values())
-
-    def choice(self, number: int) -> Choice:
-        """A choice by its number."""
-        return self._choices[number]
+    def transaction(self) -> AbstractContextManager[None]:
+        """Write what the block changes in one transaction; nobody may act on it before it has ended."""
+        return self._storage.transaction()
 
     def ask(self) -> Choice | None:
         """The next choice, or None when the search has as many as it wants."""
         with self.transaction():
-            if self._waiting:
-                self._waiting -= 1
-            elif not self._propose():
+            position = len(self._choices)
+            if self._enqueued:
+                self._enqueued -= 1
+            elif position >= self._wanted:
                 return None
-            self._set_sampler()
-            return self._add(self._study.ask(self._knobs.always))
-
-    def due(self, choice: Choice) -> list[Trial]:
-        """The trials of a choice that may run: with a pruner, only what it is to judge next."""
-        return rules.due(self.spec.search, choice)
+            else:
+                self._proposals.enqueue(position)
+            return self._take_up(self._proposals.ask(position))
 
     def confirm(self) -> list[Trial]:
-        """Begin, once the search is over, what its best choices lack of trials with fresh seeds; returns these.
+        """Once the search is over, add the missing trials with fresh seeds to the best choices, and return these.
 
-        A choice is written down with all of them before any runs: what is best may change as a sweep is extended, or
-        a failed choice tried again.
+        All trials of a choice are stored before any runs: which choices are best may change when a sweep is extended,
+        or when a failed choice is tried again.
         """
-        begun = self._fresh() if self.searched else {}
-        for number, trials in begun.items():
-            self._note_confirming(number, (*self._choices[number].confirming, *trials))
-        return [trial for trials in begun.values() for trial in trials]
+        added = self._unconfirmed() if self.searched else {}
+        for number, trials in added.items():
+            self._store_confirming(number, (*self._choices[number].confirming, *trials))
+        return [trial for trials in added.values() for trial in trials]
 
     @property
     def pruned_running(self) -> list[Trial]:
-        """Trials that were to be pruned as they ran, and have not ended yet."""
+        """Trials that were pruned while they ran, and have not ended yet."""
         if self.spec.search.prunes_by != "epoch":
             return []
         pruned = [choice for choice in self._choices.values() if choice.pruned is not None]
         return [choice.trials[0] for choice in pruned if not choice.trials[0].ended]
 
     def report(self, trial: Trial, metrics: Mapping[str, float], epoch: int) -> str | None:
-        """Tell an epoch pruner of the metrics after an epoch; why the trial is to be pruned, if it is.
+        """Report the metrics after an epoch to an epoch pruner; returns the reason if the trial is to be pruned.
 
-        An epoch that is reported again, or after a later one, is passed over: a pruner takes epochs as they rise.
+        Ignores an epoch that is reported again, or after a later one: a pruner takes rising epochs.
         """
         search, number = self.spec.search, trial.choice
         choice = self._choices[number]
         if search.prunes_by != "epoch" or trial.seed != choice.trials[0].seed or choice.pruned is not None:
             return None
-        value, asked = metrics.get(search.prune_objective.metric, math.nan), self._open[number]
-        if not asked.accepts(value, epoch):
+        value, open_choice = metrics.get(search.prune_objective.metric, math.nan), self._open[number]
+        if not open_choice.accepts(value, epoch):
             return None
         with self.transaction():
-            asked.report(search.prune_sign * value, epoch)
-            if not asked.should_prune():
+            open_choice.report(search.prune_sign * value, epoch)
+            if not open_choice.should_prune():
                 return None
-            return self._mark_pruned(
-                number, f"pruned at epoch {epoch}, with {search.prune_objective.metric} {value:.4g}"
-            )
+            why = f"pruned at epoch {epoch}, with {search.prune_objective.metric} {value:.4g}"
+            self._mark_pruned(number, why)
+            return why
 
     def update(self, trial: Trial) -> list[Trial]:
-        """Write down a trial's new state; when that was the last of its choice, tell the sampler.
+        """Store a trial's new state; if it was the last of its choice, tell the sampler.
 
-        Returns those of its choice that end with it without having run.
+        Returns the trials of its choice that this ends before they have run.
         """
         with self.transaction():
             self._write(trial)
             return [] if trial.confirms else self._conclude(trial.choice)
 
     def retry(self, choice: Choice, chosen: Collection[str]) -> None:
-        """Take up again these trials of a choice, under their own ids and with their budgets anew.
+        """Reset the chosen trials of a choice, which keep their ids.
 
-        What Optuna was told of is final there: an ended choice goes on as a new Optuna trial with the same knobs, and
-        with all that sampler and pruner know of the old one.
+        Optuna cannot change what it was told: an ended choice continues as a new Optuna trial with the same knobs, and
+        with all that the sampler and the pruner know of the old one.
         """
         fresh = [trial for trial in choice.confirming if trial.trial_id in chosen]
         with self.transaction():
@@ -168,135 +122,79 @@ class Ledger:
                 self._retry(choice, chosen)
 
     def _retry(self, choice: Choice, chosen: Collection[str]) -> None:
-        trials = rules.taken_up_again(self.spec.search, choice, chosen)
+        trials = rules.reset_for_retry(self.spec.search, choice, chosen)
         if not choice.ended:
             for trial in trials:
                 self._write(trial)
             return
-        same = [each for each in self._study.get_trials(deepcopy=False) if _root(each) == choice.number]
-        if same[-1].state == OptunaState.WAITING:  # the driver died in the middle of this
-            self._waiting -= 1
+        last = [each for each in self._study.get_trials(deepcopy=False) if choice_number(each) == choice.number][-1]
+        if last.state == OptunaState.WAITING:  # the driver died in the middle of this
+            self._enqueued -= 1
         else:
             new = create_trial(
                 state=OptunaState.WAITING,
-                system_attrs={**same[-1].system_attrs, **compat.fixed_params(self._knobs.params(choice.knobs))},
+                system_attrs={**last.system_attrs, **compat.fixed_params(self._knobs.params(choice.knobs))},
                 user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
-                intermediate_values=same[-1].intermediate_values,
+                intermediate_values=last.intermediate_values,
             )
             self._study.add_trial(new)
-        self._add(self._study.ask(self._knobs.always))
+        self._take_up(self._study.ask(self._knobs.always))
 
-    def _read(self, frozen: FrozenTrial) -> None:
-        if frozen.state == OptunaState.WAITING:
-            return
-        if FROM in frozen.user_attrs:
-            self._earlier.append(frozen)
-            return
-        if frozen.state.is_finished() or self._reads_only:
-            root = _root(frozen)
-            self._choices[root] = self._choice(root, frozen.params, frozen.user_attrs)
-            self._open.pop(root, None)
-        else:
-            self._set_sampler()
-            self._add(compat.running_trial(self._study, frozen))
+    def _unfinished(self) -> list[FrozenTrial]:
+        """The Optuna trials of the choices that a driver left open."""
+        return self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
 
-    def _add(self, asked: optuna.Trial) -> Choice:
-        """Hold an unfinished choice. One whose driver died before its knobs were written gets them here."""
-        for _ in range(2):  # which knobs a section has of its own follows from its name
-            known = asked.params  # from the range that the search had then, which may have been widened
+    def _take_up(self, trial: optuna.Trial) -> Choice:
+        """Hold an unfinished choice; suggest the knobs that it lacks because its driver died before it wrote them."""
+        for _ in range(2):  # a section's own knobs depend on its name
+            known = trial.params  # from the range that the search had then, which may have been widened
             for name, values in self._knobs.distributions(known).items():
                 if name not in known:
-                    suggest(asked, name, values)
-        root = asked.user_attrs.get("root", asked.number)
-        self._choices[root] = self._choice(root, asked.params, asked.user_attrs)
-        told = self._study.get_trials(deepcopy=False)[asked.number].intermediate_values
-        self._open[root] = OpenChoice(asked, told if self.spec.search.prunes_by else ())
-        self._conclude(root)  # the driver died between the last seed's end and this
-        return self._choices[root]
+                    suggest(trial, name, values)
+        number = trial.user_attrs.get("root", trial.number)
+        self._choices[number] = self._choice(number, trial.params, trial.user_attrs)
+        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self._open[number] = OpenChoice(trial, reported if self.spec.search.prunes_by else ())
+        self._conclude(number)  # its driver died between the last seed's end and this
+        return self._choices[number]
 
-    def _choice(self, root: int, params: Mapping[str, Any], noted: Mapping[str, Any]) -> Choice:
-        trials = []
-        for seed in self.spec.search.seeds:
-            known = noted.get(f"seed:{seed}")
-            trials.append(Trial.read(known) if known else Trial(self._trial_id(root, seed), root, seed))
-        return Choice(
-            root, self._knobs.knobs(params), tuple(trials), noted.get("pruned"), self._confirming.get(root, ())
-        )
-
-    def _trial_id(self, root: int, seed: int) -> str:
-        return str(uuid.uuid5(self._namespace, f"{root}/{seed}"))
-
-    def _fresh(self) -> dict[int, list[Trial]]:
-        """What the best choices lack of trials with fresh seeds, by their number."""
-        return {
-            number: [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
-            for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
-        }
-
-    def _note_confirming(self, number: int, trials: tuple[Trial, ...]) -> None:
+    def _store_confirming(self, number: int, trials: tuple[Trial, ...]) -> None:
         self.notes.write(f"{CONFIRM}:{number}", [asdict(trial) for trial in trials])
         self._confirming[number] = trials
         self._choices[number] = replace(self._choices[number], confirming=trials)
 
-    def _set_sampler(self) -> None:
-        search, knobs = self.spec.search, self._knobs
-        place = Place(
-            search.seed, len(self._choices), self._wanted, knobs.always, self._earlier, conditional=knobs.conditional
-        )
-        self._study.sampler = sampler(search.sampler, place)
-
-    def _propose(self) -> bool:
-        """Whether the search wants one more choice; a grid's next point is put where `ask` will find it."""
-        if len(self._choices) >= self._wanted:
-            return False
-        if self._grid is not None:
-            self._study.enqueue_trial(self._knobs.params(self._grid[len(self._choices)]))
-        return True
-
-    @property
-    def _wanted(self) -> int:
-        """How many choices the search tries."""
-        return len(self._grid) if self._grid is not None else self.spec.search.trials or 0
-
     def _write(self, trial: Trial) -> None:
+        choice = self._choices[trial.choice]
         if trial.confirms:
-            known = self._confirming[trial.choice]
-            self._note_confirming(trial.choice, tuple(trial if old.seed == trial.seed else old for old in known))
+            self._store_confirming(trial.choice, _with_trial(choice.confirming, trial))
             return
         self._open[trial.choice].write(trial)
-        choice = self._choices[trial.choice]
-        trials = tuple(trial if old.seed == trial.seed else old for old in choice.trials)
-        self._choices[trial.choice] = replace(choice, trials=trials)
+        self._choices[trial.choice] = replace(choice, trials=_with_trial(choice.trials, trial))
 
     def _conclude(self, number: int) -> list[Trial]:
-        """Whatever follows from the states of a choice's trials; nothing more when it is done again."""
+        """Write everything that follows from the states of a choice's trials; doing it again changes nothing."""
         if self.spec.search.prunes_by == "seed":
             self._judge_seeds(number)
         unrun = rules.unrun(self.spec.search, self._choices[number])
         for trial in unrun:
             self._write(trial)
-        self._tell_if_ended(number)
+        if self._choices[number].ended:
+            self._open.pop(number).tell(self._choices[number], self.spec.search.metrics)
         return unrun
 
     def _judge_seeds(self, number: int) -> None:
-        """Have a pruner by seed judge what is complete, where seeds are left that have not begun."""
-        choice, asked = self._choices[number], self._open[number]
-        asked.report_seeds(choice, self.spec.search.primary.metric)
+        """Let a pruner by seed judge the complete seeds if the others have not started."""
+        choice, open_choice = self._choices[number], self._open[number]
+        open_choice.report_seeds(choice, self.spec.search.primary.metric)
         left = {trial.state for trial in choice.trials if not trial.ended}
-        if left == {TrialState.CREATED} and choice.pruned is None and asked.should_prune():
-            self._mark_pruned(number, f"pruned after {asked.num_reports} seeds, as worse than the best choice")
+        if left == {TrialState.CREATED} and choice.pruned is None and open_choice.should_prune():
+            self._mark_pruned(number, f"pruned after {open_choice.num_reports} seeds, as worse than the best choice")
 
-    def _mark_pruned(self, number: int, why: str) -> str:
+    def _mark_pruned(self, number: int, why: str) -> None:
         self._open[number].mark_pruned(why)
         self._choices[number] = replace(self._choices[number], pruned=why)
-        return why
-
-    def _tell_if_ended(self, number: int) -> None:
-        if self._choices[number].ended:
-            self._open.pop(number).tell(self._choices[number], self.spec.search.metrics)
 
 
-def _root(frozen: FrozenTrial) -> int:
-    """The number of the choice that an Optuna trial stands for: the first of those that tried it."""
-    root: int = frozen.user_attrs.get("root", frozen.number)
-    return root
+def _with_trial(trials: tuple[Trial, ...], new: Trial) -> tuple[Trial, ...]:
+    """The trials with the new one in place of that with its seed."""
+    return tuple(new if trial.seed == new.seed else trial for trial in trials)

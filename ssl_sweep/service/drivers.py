@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.orders import read_orders
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service.jobs import GOING_ON, Job, RayJobs
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
@@ -118,7 +118,7 @@ class Drivers:
             return
         view.due = time.monotonic() + LOOK_SHARE * (time.monotonic() - began)
 
-    def _record_changes(self, submission: Submission, view: LedgerView, ledger: Ledger) -> None:
+    def _record_changes(self, submission: Submission, view: LedgerView, ledger: LedgerReader) -> None:
         if submission.asked and read_orders(ledger.notes).sweep is None:
             place_order(ledger, _ask(submission))
         begun = [trial for trial in ledger.trials if trial.state != TrialState.CREATED]

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.ledger.open import read_ledger
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service import examples
 from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission, run_slow
 from ssl_sweep.service.dispatcher import Dispatcher
@@ -59,7 +59,7 @@ Lines = Annotated[int, Query(ge=1, le=10_000, description="how many lines from t
 
 
 @contextmanager
-def ledger_of(service: Dispatcher, name: str) -> Iterator[Ledger | None]:
+def ledger_of(service: Dispatcher, name: str) -> Iterator[LedgerReader | None]:
     """The ledger of a submitted sweep; None before its driver has begun."""
     get_submission(service, name)
     with ExitStack() as stack:

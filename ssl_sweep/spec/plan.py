@@ -33,14 +33,14 @@ class Plan:
 
 def count_trials(spec: SweepSpec) -> int:
     """Choices times seeds, and those that are to confirm the best: at most."""
-    return _count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
+    return count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
 
 
 def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = None) -> Plan:
     """Size a sweep; `nodes` is what each of a cluster's has, [{"CPU": 8, "GPU": 2}], by default this machine alone."""
     nodes = nodes or [this_machine()]
     is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
-    choices, trials = _count_choices(spec), count_trials(spec)
+    choices, trials = count_choices(spec), count_trials(spec)
     pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
     if confirm is not None:
         more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
@@ -68,13 +68,14 @@ def this_machine() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def _count_choices(spec: SweepSpec) -> int:
+def count_choices(spec: SweepSpec) -> int:
+    """How many choices the search tries: all of a grid, else `search.trials`."""
     return len(grid(spec)) if spec.search.sampler == "grid" else spec.search.trials or 0
 
 
 def _count_confirming(spec: SweepSpec) -> int:
     confirm = spec.search.confirm
-    return 0 if confirm is None else min(confirm.top, _count_choices(spec)) * len(confirm.seeds)
+    return 0 if confirm is None else min(confirm.top, count_choices(spec)) * len(confirm.seeds)
 
 
 def pretraining(config: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import Trial
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.transcript import run_name
 from ssl_sweep.trial.run import encoder_path
@@ -18,7 +18,7 @@ class NoSuchTrial(UserError, LookupError):  # noqa: N818 - what it says
     """No trial, or more than one, fits the request."""
 
 
-def select_trial(ledger: Ledger, storage: Storage, prefix: str | None) -> tuple[Trial, str]:
+def select_trial(ledger: LedgerReader, storage: Storage, prefix: str | None) -> tuple[Trial, str]:
     """The trial whose id begins with `prefix`, by default the best, with a description. Raises NoSuchTrial."""
     spec = ledger.spec
     trial = best_trial(ledger, storage) if prefix is None else find_trial(ledger.trials, prefix)
@@ -33,12 +33,12 @@ def select_trial(ledger: Ledger, storage: Storage, prefix: str | None) -> tuple[
     return trial, "; ".join(words)
 
 
-def best_trial(ledger: Ledger, storage: Storage) -> Trial | None:
+def best_trial(ledger: LedgerReader, storage: Storage) -> Trial | None:
     """The best trial of the best choice by the first objective; None if no complete trial has an encoder."""
     return next((trials[0] for trials in ranked_trials(ledger, storage)), None)
 
 
-def ranked_trials(ledger: Ledger, storage: Storage) -> list[list[Trial]]:
+def ranked_trials(ledger: LedgerReader, storage: Storage) -> list[list[Trial]]:
     """The complete trials with an encoder, grouped by choice: best choice first, in each group best trial first.
 
     Choices are ranked by the number of complete seeds, since few seeds make a lucky mean, and then by the mean.

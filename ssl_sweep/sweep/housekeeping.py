@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ssl_sweep.ledger.entries import Trial
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import ranked_trials
@@ -47,7 +47,7 @@ class Removable:
         return [file for path in self.paths for file in _files(path)]
 
 
-def find_removable(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list[Removable]:
+def find_removable(ledger: LedgerReader, storage: Storage, keep_encoders: int | None) -> list[Removable]:
     """The files that can be removed, by kind. Valid only while no driver works on the sweep.
 
     Args:
@@ -101,12 +101,12 @@ def remove(removable: Iterable[Removable]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def undelivered_events(ledger: Ledger, storage: Storage) -> int:
+def undelivered_events(ledger: LedgerReader, storage: Storage) -> int:
     """How many events MLflow lacks, if it shows encoders as models: until it has them, encoders must stay."""
     return 0 if ledger.spec.tracking.models == "none" else Spool(storage.sweep(ledger.spec.name)).pending()
 
 
-def _outranked(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> list[Trial]:
+def _outranked(ledger: LedgerReader, storage: Storage, keep_encoders: int | None) -> list[Trial]:
     """The trials of the finished choices that are not among the best."""
     if keep_encoders is None:
         return []
@@ -116,7 +116,7 @@ def _outranked(ledger: Ledger, storage: Storage, keep_encoders: int | None) -> l
     return [trial for choice in finished if choice.number not in best for trial in choice.all_trials]
 
 
-def _front(ledger: Ledger) -> set[int]:
+def _front(ledger: LedgerReader) -> set[int]:
     """The choices on the Pareto front of two objectives."""
     search = ledger.spec.search
     if len(search.metrics) < 2:
@@ -127,7 +127,7 @@ def _front(ledger: Ledger) -> set[int]:
     return {number for number, front in zip(points, on_front(list(points.values())), strict=True) if front}
 
 
-def _needed(ledger: Ledger) -> set[str]:
+def _needed(ledger: LedgerReader) -> set[str]:
     """The keys of the pretrainings that open trials need, for every precision that their hardware may choose."""
     spec = ledger.spec
     open_: list[tuple[Mapping[str, object], int]] = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_sweep.ledger.entries import Trial
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.tracking.transcript import run_name
@@ -19,7 +19,7 @@ MAX_BYTES = 1_000_000  # how much of a log's end is read
 MAX_NAMED = 5  # trials listed above one error
 
 
-def trial_log(ledger: Ledger, storage: Storage, prefix: str, lines: int) -> str:
+def trial_log(ledger: LedgerReader, storage: Storage, prefix: str, lines: int) -> str:
     """The last lines of a trial's log, and its traceback if it failed. Raises NoSuchTrial."""
     trial = find_trial(ledger.trials, prefix)
     folder = _folder(ledger, storage, trial)
@@ -28,7 +28,7 @@ def trial_log(ledger: Ledger, storage: Storage, prefix: str, lines: int) -> str:
     return text if failure is None or failure.strip() in text else f"{text}\n{failure}"
 
 
-def sweep_logs(ledger: Ledger, storage: Storage, lines: int) -> str:
+def sweep_logs(ledger: LedgerReader, storage: Storage, lines: int) -> str:
     """Each error of failed trials once, with these trials; if none failed, the newest lines of running ones."""
     failed = [trial for trial in ledger.trials if trial.state == TrialState.FAILED]
     if failed:
@@ -68,7 +68,7 @@ def _is_starting(trial: Trial, events: list[Event]) -> bool:
     return trial.state == TrialState.RUNNING and bool(attempts) and attempts[-1] < trial.attempts
 
 
-def find_log(ledger: Ledger, storage: Storage, prefix: str | None) -> tuple[Trial, Path]:
+def find_log(ledger: LedgerReader, storage: Storage, prefix: str | None) -> tuple[Trial, Path]:
     """A trial, by default the only running one, and the path of its log. Raises NoSuchTrial."""
     running = [trial for trial in ledger.trials if trial.state == TrialState.RUNNING]
     if prefix is None and len(running) != 1:
@@ -97,7 +97,7 @@ def _read_end(path: Path, start: int = 0) -> tuple[str, int]:
         return "", start
 
 
-def _errors(ledger: Ledger, storage: Storage, failed: list[Trial]) -> str:
+def _errors(ledger: LedgerReader, storage: Storage, failed: list[Trial]) -> str:
     trials_by_error: dict[str, list[Trial]] = defaultdict(list)
     for trial in failed:
         trials_by_error[_traceback(_folder(ledger, storage, trial)) or f"{trial.message}\n"].append(trial)
@@ -115,13 +115,13 @@ def _traceback(folder: Path) -> str | None:
     return (ends[-1].traceback or None) if ends else None
 
 
-def _title(ledger: Ledger, trial: Trial) -> str:
+def _title(ledger: LedgerReader, trial: Trial) -> str:
     name = run_name(ledger.choice(trial.choice).knobs, trial.seed)
     reason = f", {trial.reason}" if trial.reason else ""
     return f"trial {trial.trial_id} ({name}): {trial.state}{reason}, attempts {trial.attempts}"
 
 
-def _folder(ledger: Ledger, storage: Storage, trial: Trial) -> Path:
+def _folder(ledger: LedgerReader, storage: Storage, trial: Trial) -> Path:
     """A trial's folder, after its newest log and journal have been fetched."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     storage.fetch(folder / "log.txt", folder / JOURNAL)

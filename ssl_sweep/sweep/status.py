@@ -11,7 +11,7 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.lease import driver_of
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir import journal, watchdog
 from ssl_sweep.trialdir.events import MetricsReported
@@ -36,7 +36,7 @@ def overview(storage: Storage) -> list[dict[str, Any]]:
     return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
 
 
-def counts(ledger: Ledger) -> dict[str, Any]:
+def counts(ledger: LedgerReader) -> dict[str, Any]:
     """The number of trials in each state, and the best result so far."""
     states = Counter(trial.state for trial in ledger.trials)
     return {
@@ -55,7 +55,7 @@ def counts(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _phase(ledger: Ledger) -> str:
+def _phase(ledger: LedgerReader) -> str:
     """`searching`, `confirming` (of the best choices with fresh seeds) or `over`."""
     if not ledger.searched:
         return "searching"
@@ -63,7 +63,7 @@ def _phase(ledger: Ledger) -> str:
     return "over" if over else "confirming"
 
 
-def _best(ledger: Ledger) -> float | None:
+def _best(ledger: LedgerReader) -> float | None:
     """The best objective of a trial; once choices are confirmed, their best mean over fresh seeds."""
     objective = ledger.spec.search.primary
     means = [choice.confirmed(objective.metric) for choice in ledger.choices]
@@ -73,7 +73,7 @@ def _best(ledger: Ledger) -> float | None:
     return (max if objective.maximizes else min)(scored, default=None)
 
 
-def trial_status(trial: Trial, ledger: Ledger, storage: Storage) -> dict[str, Any]:
+def trial_status(trial: Trial, ledger: LedgerReader, storage: Storage) -> dict[str, Any]:
     """State, progress and results of a trial, as plain JSON data."""
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     stage, epoch, age = last_sign(folder)

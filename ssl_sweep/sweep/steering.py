@@ -9,6 +9,7 @@ from ssl_sweep.ledger.entries import LedgerError, Notes, Trial
 from ssl_sweep.ledger.lease import SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.orders import clear_orders, give_order, read_orders
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
@@ -62,7 +63,7 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
     return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}"
 
 
-def place_order(ledger: Ledger, ask: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
+def place_order(ledger: LedgerReader, ask: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
     """Write an order to the ledger, where the driver reads it; returns the trials that `named` selects.
 
     Raises:

@@ -97,7 +97,7 @@ def test_opened_again_it_knows_every_trial_under_its_old_id(url: str) -> None:
 
 def test_killed_between_proposing_and_asking(url: str) -> None:
     ledger = open_ledger(url, spec())
-    assert ledger._propose()  # a point of the grid is enqueued, and the driver dies
+    ledger._proposals.enqueue(0)  # a point of the grid is enqueued, and the driver dies
     again = open_ledger(url, spec())
     assert again.choices == []
     assert [again.ask().knobs["views.overlay_alpha"] for _ in range(2)] == [0.0, 0.2]

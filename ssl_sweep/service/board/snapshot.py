@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.open import read_ledger
-from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import LOOK_SHARE
 from ssl_sweep.service.store import Submission
@@ -157,7 +157,7 @@ def _read(service: Dispatcher, submission: Submission) -> Snapshot:
         return Snapshot(submission.name, submission.spec, int(submission.counts.get("total") or 0), (), created)
 
 
-def _row(trial: Trial, ledger: Ledger, times: Mapping[str, tuple[float | None, float | None]]) -> TrialRow:
+def _row(trial: Trial, ledger: LedgerReader, times: Mapping[str, tuple[float | None, float | None]]) -> TrialRow:
     knobs = ledger.choice(trial.choice).knobs
     label = row_name(tuple(knobs.values()), list(knobs))
     return TrialRow(trial, knobs, label, *times.get(trial.trial_id, (None, None)))

@@ -1,0 +1,102 @@
+"""A sweep's choices and trials as its ledger has them: what the driver shares with everybody who only reads."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from ssl_sweep.ledger import rules
+from ssl_sweep.ledger.entries import Choice, Notes, Trial
+from ssl_sweep.ledger.sampling import Knobs
+from ssl_sweep.ledger.warm_start import FROM
+from ssl_sweep.spec.plan import count_choices
+from ssl_sweep.spec.sweep import SweepSpec
+
+CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh seeds, one note for each choice
+
+
+class LedgerReader:
+    """One sweep's choices, read from its study once; writes nothing but notes."""
+
+    def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes) -> None:
+        self.spec = spec
+        self.notes = notes
+        self._study = study
+        self._namespace = uuid.UUID(study.user_attrs["uuid"])
+        self._knobs = Knobs(spec)
+        self._wanted = count_choices(spec)  # how many choices the search tries
+        self._confirming = {  # the trials with fresh seeds, by their choice's number
+            int(name.partition(":")[2]): tuple(Trial.read(stored) for stored in trials)
+            for name, trials in study.user_attrs.items()
+            if name.startswith(f"{CONFIRM}:")
+        }
+        self._choices: dict[int, Choice] = {}
+        self._enqueued = 0  # a driver that died between enqueueing a trial and asking for it leaves one
+        for frozen in study.get_trials(deepcopy=False):
+            if frozen.state == OptunaState.WAITING:
+                self._enqueued += 1
+            elif FROM not in frozen.user_attrs:
+                number = choice_number(frozen)
+                self._choices[number] = self._choice(number, frozen.params, frozen.user_attrs)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """Every choice that was asked for, oldest first."""
+        return list(self._choices.values())
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial of every choice."""
+        return [trial for choice in self._choices.values() for trial in choice.all_trials]
+
+    @property
+    def total(self) -> int:
+        """The number of trials that the sweep will have; an upper bound while the search goes on."""
+        if self.searched:
+            return len(self.trials) + sum(len(trials) for trials in self._unconfirmed().values())
+        confirm = self.spec.search.confirm
+        fresh = 0 if confirm is None else min(confirm.top, self._wanted) * len(confirm.seeds)
+        return self._wanted * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
+
+    @property
+    def searched(self) -> bool:
+        """Whether the search is over: every choice that it wants has ended."""
+        enough = not self._enqueued and len(self._choices) >= self._wanted
+        return enough and all(choice.ended for choice in self._choices.values())
+
+    def choice(self, number: int) -> Choice:
+        """A choice by its number."""
+        return self._choices[number]
+
+    def due(self, choice: Choice) -> list[Trial]:
+        """The trials of a choice that may run: with a pruner, only what it judges next."""
+        return rules.due(self.spec.search, choice)
+
+    def _choice(self, number: int, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> Choice:
+        """A choice from its Optuna trial's parameters and user attributes."""
+        trials = []
+        for seed in self.spec.search.seeds:
+            stored = attrs.get(f"seed:{seed}")
+            trials.append(Trial.read(stored) if stored else Trial(self._trial_id(number, seed), number, seed))
+        return Choice(
+            number, self._knobs.knobs(params), tuple(trials), attrs.get("pruned"), self._confirming.get(number, ())
+        )
+
+    def _trial_id(self, number: int, seed: int) -> str:
+        return str(uuid.uuid5(self._namespace, f"{number}/{seed}"))
+
+    def _unconfirmed(self) -> dict[int, list[Trial]]:
+        """The trials with fresh seeds that the best choices do not have yet, by the choice's number."""
+        return {
+            number: [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
+            for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
+        }
+
+
+def choice_number(frozen: FrozenTrial) -> int:
+    """The number of an Optuna trial's choice: that of the first Optuna trial for it."""
+    number: int = frozen.user_attrs.get("root", frozen.number)
+    return number
