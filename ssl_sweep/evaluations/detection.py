@@ -22,6 +22,11 @@ WARMUP = 0.05  # of the run: the heads start from noise
 IGNORED_AREA = 2e10  # square pixels; COCO's tool leaves out objects of 1e10 and more, and what is found on them
 
 
+def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The validation split's: the test split is measured after the last epoch alone."""
+    return tuple(metric for metric in METRICS if metric.endswith("_val"))
+
+
 def check_data(settings: Mapping[str, Any], root: Path) -> None:
     """Read the source's lists and annotations, for a driver to refuse them before anything is pretrained.
 

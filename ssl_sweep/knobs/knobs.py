@@ -6,7 +6,6 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -50,45 +49,6 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
         return ENCODERS[name]
     target: Callable[..., Any] = getattr(importlib.import_module(f"ssl_sweep.{kind}.{name}"), _ATTRIBUTE[kind])
     return target
-
-
-def metrics(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every metric that an evaluation returns, as a table or an objective names it: `knn/top1_val`.
-
-    A file whose settings decide what it measures has a function `metrics(settings)` in place of `METRICS`.
-    """
-    load("evaluations", evaluation)
-    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
-    found: tuple[str, ...] = module.metrics(settings) if hasattr(module, "metrics") else module.METRICS
-    return tuple(f"{evaluation}/{metric}" for metric in found)
-
-
-def data_sources(evaluation: str, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Data that an evaluation opens beside the sweep's own, as its file's `data_sources(settings)` says."""
-    load("evaluations", evaluation)
-    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
-    found: tuple[str, ...] = module.data_sources(settings) if hasattr(module, "data_sources") else ()
-    return found
-
-
-def planned_epochs(evaluation: str, settings: Mapping[str, Any]) -> int | None:
-    """Epochs that an evaluation trains: its knob `epochs`, or what its file's `planned_epochs(settings)` says."""
-    load("evaluations", evaluation)
-    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
-    found: int | None = module.planned_epochs(settings) if hasattr(module, "planned_epochs") else settings.get("epochs")
-    return found
-
-
-def check_data(evaluation: str, settings: Mapping[str, Any], root: Path) -> None:
-    """Refuse data of a kind that only this evaluation opens, as its file's `check_data(settings, root)` does.
-
-    Raises:
-        DataError: it is missing or damaged. Relative folders are below `root`.
-    """
-    load("evaluations", evaluation)
-    module = importlib.import_module(f"ssl_sweep.evaluations.{evaluation}")
-    if hasattr(module, "check_data"):
-        module.check_data(settings, root)
 
 
 class Knobs(BaseModel):

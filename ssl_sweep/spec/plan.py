@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs import methods
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.spec.choices import num_settings
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
@@ -94,7 +95,7 @@ def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
             if (key := pretraining({**config, "seed": seed})) is not None:
                 pretrain[key] = config["pretrain"]["epochs"]
         for name, settings in config["evaluate"].items():
-            if epochs := knobs.planned_epochs(name, settings):
+            if epochs := load_evaluation(name).planned_epochs(settings):
                 evaluations[name] = evaluations.get(name, 0) + epochs * len(seeds)
     return len(pretrain), sum(pretrain.values()), evaluations
 
@@ -106,16 +107,13 @@ def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[
     pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
     if not (spec.search.cases or spec.search.branches) and not methods.pretrains(spec.method["name"]):
         pretrains = 0
-    planned = {name: knobs.planned_epochs(name, _longest(spec, name)) for name in spec.evaluate}
+    pretrain_epochs = spec.search.at_highest("pretrain", spec.pretrain)["epochs"]
+    planned = {
+        name: load_evaluation(name).planned_epochs(spec.search.at_highest(f"evaluate.{name}", settings))
+        for name, settings in spec.evaluate.items()
+    }
     epochs = {name: each * choices * seeds for name, each in planned.items() if each}
-    return pretrains, spec.search.highest("pretrain.epochs", spec.pretrain["epochs"]) * pretrains, epochs
-
-
-def _longest(spec: SweepSpec, evaluation: str) -> dict[str, Any]:
-    """An evaluation's settings with as many epochs as the search can give it."""
-    settings = spec.evaluate[evaluation]
-    paths = {knob: f"evaluate.{evaluation}.{knob}" for knob in settings if knob.startswith("epochs")}
-    return settings | {knob: spec.search.highest(path, settings[knob] or 0) or None for knob, path in paths.items()}
+    return pretrains, pretrain_epochs * pretrains, epochs
 
 
 def _fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:

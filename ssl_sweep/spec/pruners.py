@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.knobs.problems import Finding, did_you_mean, validation_error
 from ssl_sweep.spec.section import Section
@@ -14,7 +14,6 @@ from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 NONE = "none"
 BY_EPOCH = ("median", "asha", "hyperband")
 PRUNE_ON = "maximize pretrain/knn_top1_val"  # wants no evaluation, and no labels in training
-EPOCH_METRICS = ("top1_val", "ap_val", "ap50_val", "ap75_val")  # which an evaluation that has epochs reports after each
 
 MinEpochs = Annotated[int, Field(ge=1, description="no choice is pruned before this epoch")]
 
@@ -86,7 +85,9 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
             message = f"is what an epoch pruner judges by, and the pruner is {name}"
             raise validation_error(Finding((), given, message, f"leave it out, or use one of {', '.join(BY_EPOCH)}"))
         return ""
-    known = [metric for stage, settings in evaluate.items() for metric in _by_epoch(stage, settings)]
+    known = [
+        metric for stage, settings in evaluate.items() for metric in load_evaluation(stage).epoch_metrics(settings)
+    ]
     if not given.strip():
         metric = Objective.parse(objective).metric
         return objective if metric in known or metric.startswith("pretrain/") else PRUNE_ON
@@ -105,8 +106,3 @@ def parsed_objective(text: str, example: str) -> Objective:
     except ValueError:
         message = "must be `maximize METRIC` or `minimize METRIC`"
         raise validation_error(Finding((), text, message, f"write `{example}`")) from None
-
-
-def _by_epoch(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    measured = knobs.metrics(stage, settings) if "epochs" in settings else ()
-    return [metric for metric in measured if metric.partition("/")[2] in EPOCH_METRICS]

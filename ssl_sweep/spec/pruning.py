@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ssl_sweep.knobs import methods
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.problems import Finding
 from ssl_sweep.spec.pruners import Wilcoxon
 from ssl_sweep.spec.search import Search
@@ -13,8 +14,8 @@ def max_epochs(search: Search, pretrain: Mapping[str, Any], evaluate: Mapping[st
     """The epochs, at most, of the stage that an epoch pruner watches."""
     stage = search.prune_objective.metric.partition("/")[0]
     if stage == "pretrain":
-        return search.highest("pretrain.epochs", pretrain["epochs"])
-    return search.highest(f"evaluate.{stage}.epochs", evaluate[stage]["epochs"])
+        return int(search.at_highest("pretrain", pretrain)["epochs"])
+    return load_evaluation(stage).epochs(search.at_highest(f"evaluate.{stage}", evaluate[stage]))
 
 
 def pruning_findings(

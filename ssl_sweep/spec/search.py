@@ -1,5 +1,6 @@
 """The `search` section of a spec."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -147,12 +148,23 @@ class Search(Section):
         """-1 where that improves in the other direction than the primary objective, else 1."""
         return self.prune_objective.sign * self.primary.sign
 
-    def highest(self, path: str, fixed: int) -> int:
-        """The highest value that a knob can get: what is searched, or set by a case, replaces what is fixed."""
+    def at_highest(self, section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A section's settings with each number that the search varies at its highest."""
+        highest = dict(settings)
+        for knob, fixed in settings.items():
+            values = self._candidates(f"{section}.{knob}", fixed)
+            if numbers := [value for value in values if isinstance(value, int | float)]:
+                highest[knob] = max(numbers)
+        return highest
+
+    def _candidates(self, path: str, fixed: Any) -> tuple[Any, ...]:
+        """The values that a knob can get, a range's by its ends: those searched replace the fixed one."""
         searched = self.space.get(path)
-        if isinstance(searched, Categorical | Range):
-            return int(max(searched.values) if isinstance(searched, Categorical) else searched.high)
-        return max([fixed, *(int(case[path]) for case in self.cases.values() if path in case)])
+        if isinstance(searched, Categorical):
+            return searched.values
+        if isinstance(searched, Range):
+            return (searched.low, searched.high)
+        return (fixed, *(case[path] for case in self.cases.values() if path in case))
 
     @property
     def branches(self) -> dict[str, Branches]:

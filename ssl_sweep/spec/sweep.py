@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs import methods
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
@@ -262,7 +263,7 @@ def _metrics(sections: Mapping[str, Any]) -> list[str] | None:
     evaluations = sections.get("evaluate")
     if evaluations is None:
         return None
-    return [metric for name, settings in evaluations.items() for metric in knobs.metrics(name, settings)]
+    return [metric for name, settings in evaluations.items() for metric in load_evaluation(name).metrics(settings)]
 
 
 def _section(config: Settings, path: str) -> Settings:

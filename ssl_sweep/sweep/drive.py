@@ -13,7 +13,7 @@ from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
-from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes
@@ -122,8 +122,9 @@ def _open_data(spec: SweepSpec) -> None:
     root, seed = spec.root, spec.data["split_seed"]
     open_source(spec.data["source"], root=root, split_seed=seed)
     for name, settings in spec.evaluate.items():
-        knobs.check_data(name, settings, root)
-        for source in knobs.data_sources(name, settings):
+        evaluation = load_evaluation(name)
+        evaluation.check_data(settings, root)
+        for source in evaluation.data_sources(settings):
             try:
                 open_source(source, root=root, split_seed=seed)
             except DataError as error:

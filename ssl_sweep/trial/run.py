@@ -21,6 +21,7 @@ from torchvision.utils import make_grid, save_image
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.training.declarations import Method
@@ -249,9 +250,7 @@ class _Trial:
             if state is None:
                 raise FileNotFoundError(f"{path} is gone; resume the sweep to have it made again")
             encoder.load_state_dict(state["encoder"])
-        evaluate = knobs.load("evaluations", name)
-        results: dict[str, float] = evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
-        return results
+        return load_evaluation(name).evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
 
     def _tell(self, metrics: dict[str, float], step: int) -> None:
         self.journal.report(metrics, step)

@@ -11,6 +11,7 @@ import yaml
 
 from ssl_sweep import evaluations, methods
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
@@ -82,7 +83,7 @@ def test_the_evaluation_and_the_encoder_of_the_documents_can_be_searched_and_lea
     results, _ = run(spec, written, cache)
     assert {"centroids/top1_val", "centroids/top1_test"} <= set(results)
     assert results["centroids/top1_val"] > 40  # 10 by chance
-    assert knobs.metrics("centroids", {}) == ("centroids/top1_val", "centroids/top1_test")
+    assert load_evaluation("centroids").metrics({}) == ("centroids/top1_val", "centroids/top1_test")
 
 
 def test_the_spec_of_the_readme_is_the_quickstarts_with_a_comment_a_line() -> None:

@@ -1,6 +1,9 @@
 """Every file of evaluations/: it returns what it declares, goes on where it stopped, and its top-1 means something."""
 
+import importlib
+import inspect
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import Evaluation, load_evaluation
 from ssl_sweep.training.loop import Stage, Stop
 
 CLASSES = 4
@@ -30,6 +34,8 @@ SHORT: dict[str, list[dict[str, Any]]] = {
     "semi_supervised": [{"fractions": [5, 20], "epochs_per_fraction": 15, "batch_size": 8, "lr": 0.1}],
 }
 NEEDS_BOXES = {"detection"}
+REPORTS_TOP1_ONCE = {"transfer"}  # specs may name its mean to a pruner, which sees it after the last source
+DECLARATIONS = ("metrics", "epoch_metrics", "planned_epochs", "data_sources", "check_data")
 CASES = [
     pytest.param(name, settings, id=f"{name}-{number}")
     for name in knobs.names("evaluations")
@@ -98,14 +104,21 @@ def run(
     torch.manual_seed(0)
     stage = Stage(folder, report, 1, torch.device("cpu"))
     try:
-        return knobs.load("evaluations", name)(Colours(), splits(shuffled), stage, **settings), reports
+        return load_evaluation(name).evaluate(Colours(), splits(shuffled), stage, **settings), reports
     except Stop:
         return {}, reports
 
 
+def filled(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return knobs.knobs_of(load_evaluation(name).evaluate)(**settings).model_dump(mode="json")
+
+
+def bare(metrics: Iterable[str]) -> set[str]:
+    return {metric.split("/")[1] for metric in metrics}
+
+
 def declared(name: str, settings: dict[str, Any]) -> set[str]:
-    filled = knobs.knobs_of(knobs.load("evaluations", name))(**settings).model_dump(mode="json")
-    return {metric.split("/")[1] for metric in knobs.metrics(name, filled)}
+    return bare(load_evaluation(name).metrics(filled(name, settings)))
 
 
 TOP1_CASES = [case for case in CASES if "top1_val" in declared(*case.values)]
@@ -140,6 +153,37 @@ def test_it_reports_and_returns_the_metrics_that_it_declares(
     last, _ = reports[-1]
     assert {metric: last[metric] for metric in metrics} == metrics
     assert [step for _, step in reports] == list(range(1, len(reports) + 1))
+
+
+@pytest.mark.parametrize("name", knobs.names("evaluations"))
+def test_its_declarations_take_the_arguments_of_the_defaults(name: str) -> None:
+    own = vars(importlib.import_module(f"ssl_sweep.evaluations.{name}"))
+    assert "METRICS" in own or "metrics" in own
+    for declaration in DECLARATIONS:
+        if declaration in own:
+            _, *expected = inspect.signature(getattr(Evaluation, declaration)).parameters
+            assert list(inspect.signature(own[declaration]).parameters) == expected
+
+
+@every_case
+def test_its_declarations_follow_from_its_settings(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    evaluation, every_knob = load_evaluation(name), filled(name, settings)
+    assert set(evaluation.epoch_metrics(every_knob)) <= set(evaluation.metrics(every_knob))
+    assert all(metric.endswith("_val") for metric in evaluation.epoch_metrics(every_knob))
+    assert evaluation.planned_epochs(every_knob) >= 0
+    assert all(isinstance(source, str) for source in evaluation.data_sources(every_knob))
+    evaluation.check_data(every_knob, tmp_path)
+
+
+@every_case
+def test_it_reports_the_metrics_of_pruners_after_each_epoch(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    evaluation, every_knob = load_evaluation(name), filled(name, settings)
+    by_epoch, epochs = bare(evaluation.epoch_metrics(every_knob)), evaluation.epochs(every_knob)
+    if by_epoch and name not in REPORTS_TOP1_ONCE:
+        _, reports = run(name, settings, tmp_path)
+        assert [step for metrics, step in reports if by_epoch <= metrics.keys()][:epochs] == list(range(1, epochs + 1))
 
 
 @pytest.mark.parametrize(("name", "settings"), BEST_CASES)

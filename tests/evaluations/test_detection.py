@@ -17,6 +17,7 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.detection import METRICS, average_precision, average_precision_metric, evaluate, flipped
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.training.loop import Stage, Stop
 
@@ -188,8 +189,11 @@ def test_it_reports_what_it_declares_and_the_test_split_only_at_the_end(root: Pa
     reports: list[tuple[dict[str, float], int]] = []
     results = run(root, tmp_path, lambda *report: reports.append(report))
     assert tuple(results) == METRICS
-    assert {f"detection/{name}" for name in METRICS} == set(knobs.metrics("detection", {}))
+    assert {f"detection/{name}" for name in METRICS} == set(load_evaluation("detection").metrics({}))
     assert [step for _, step in reports] == [1, 2, 3]
+    by_epoch = [name.removeprefix("detection/") for name in load_evaluation("detection").epoch_metrics({"epochs": 3})]
+    assert by_epoch == ["ap_val", "ap50_val", "ap75_val"]
+    assert all(set(by_epoch) <= metrics.keys() for metrics, _ in reports)
     assert all(0 <= metrics["ap50_val"] <= 100 and metrics["skipped_boxes"] == 1 for metrics, _ in reports)
     assert [("ap_test" in metrics) for metrics, _ in reports] == [False, False, True]
     last = reports[-1][0]
@@ -240,7 +244,7 @@ def test_the_degenerate_box_ends_a_trial_that_does_not_skip_it(root: Path, tmp_p
 def test_a_driver_is_told_of_missing_and_damaged_data(root: Path) -> None:
     def check(source: str, on_error: str = "skip") -> None:
         settings = knobs.check(evaluate, {"source": source, "on_error": on_error}, "detection")
-        knobs.check_data("detection", settings, root)
+        load_evaluation("detection").check_data(settings, root)
 
     check("voc:shapes")
     with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box of no area .*; correct"):

@@ -13,6 +13,7 @@ from torch import nn
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.knn import evaluate
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.training.features import extract
 from ssl_sweep.training.loop import Stage
 
@@ -67,7 +68,7 @@ def test_validation_chooses_k(splits: Splits, stage: Stage) -> None:
 @pytest.mark.parametrize("k", [20, [20], [5, 20, 5]])
 def test_it_measures_what_it_declares(splits: Splits, stage: Stage, k: Any) -> None:
     settings = knobs.check(evaluate, {"k": k}, "knn")
-    declared = [metric.removeprefix("knn/") for metric in knobs.metrics("knn", settings)]
+    declared = [metric.removeprefix("knn/") for metric in load_evaluation("knn").metrics(settings)]
     assert sorted(declared) == sorted(evaluate(nn.Flatten(), splits, stage, **settings))
 
 

@@ -15,6 +15,7 @@ from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.evaluations.robustness import KNOBS, crop, evaluate, view_of
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.training.loop import Stage, Stop
 
 SIZE = 28  # of a view; the short side is resized to 32
@@ -134,7 +135,7 @@ def test_a_change_misleads_the_probe_where_it_takes_away_what_the_classes_differ
 
 def test_only_the_changes_that_are_asked_for_are_measured(tmp_path: Path) -> None:
     settings = knobs.check(evaluate, {"changes": ["gray", "crop"], "epochs": 1, "lr": [1.0]}, "robustness")
-    names = [metric.removeprefix("robustness/") for metric in knobs.metrics("robustness", settings)]
+    names = [metric.removeprefix("robustness/") for metric in load_evaluation("robustness").metrics(settings)]
     assert sorted(names) == sorted(run(tmp_path, **settings)[0])
     assert names[:2] == ["top1_val", "top1_test"]
 

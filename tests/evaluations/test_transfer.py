@@ -12,6 +12,7 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.transfer import data_sources, evaluate, slugs
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.training.loop import Stage, Stop
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
@@ -73,7 +74,7 @@ def test_every_source_is_measured_with_its_own_classes(
 ) -> None:
     found, reports = run(splits, tmp_path, **settings)
     filled = knobs.check(evaluate, {"sources": list(SOURCES), **settings}, "transfer")
-    assert sorted(f"transfer/{name}" for name in found) == sorted(knobs.metrics("transfer", filled))
+    assert sorted(f"transfer/{name}" for name in found) == sorted(load_evaluation("transfer").metrics(filled))
     assert [step for step, _ in reports] == list(range(1, len(reports) + 1))
     assert found == reports[-1][1]
     for split in ("val", "test"):

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 
 import ssl_sweep.methods
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.problems import did_you_mean, findings_of
 from ssl_sweep.spec.sections import FIXED
 
@@ -148,12 +149,15 @@ def test_unknown_name_proposes_the_nearest() -> None:
 
 
 def test_metrics_have_their_evaluation_in_front() -> None:
-    assert {"knn/top1_val", "knn/top1_test"} <= set(knobs.metrics("knn", {"k": 20}))
+    assert {"knn/top1_val", "knn/top1_test"} <= set(load_evaluation("knn").metrics({"k": 20}))
 
 
 def test_an_evaluation_names_the_data_that_it_opens() -> None:
-    assert knobs.data_sources("transfer", {"sources": ["digits", "imagefolder:cars"]}) == ("digits", "imagefolder:cars")
-    assert knobs.data_sources("knn", {"k": 20}) == ()
+    assert load_evaluation("transfer").data_sources({"sources": ["digits", "imagefolder:cars"]}) == (
+        "digits",
+        "imagefolder:cars",
+    )
+    assert load_evaluation("knn").data_sources({"k": 20}) == ()
 
 
 def test_nearest() -> None:

@@ -95,6 +95,12 @@ def test_an_evaluations_epochs_are_bounded_where_they_are_searched() -> None:
     assert planned.evaluation_epochs == {"semi_supervised": 60}
 
 
+def test_a_searched_list_may_hold_null_beside_numbers_of_epochs() -> None:
+    space = {"evaluate.semi_supervised.epochs_per_fraction": [None, 40]}
+    planned = plan(space, seeds=1, evaluate={"semi_supervised": {"fractions": [50]}}, sampler="random", trials=2)
+    assert planned.evaluation_epochs == {"semi_supervised": 40}
+
+
 def fit(nodes: list[dict[str, float]], **resources: float) -> Plan:
     spec = {
         "name": "plan",

@@ -1,0 +1,78 @@
+"""What the file of an evaluation declares beside `evaluate`, and the default of each declaration that it leaves out."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ssl_sweep.knobs import knobs
+
+T = TypeVar("T")
+Settings = Mapping[str, Any]
+
+
+class Evaluation:
+    """One file of `evaluations/`.
+
+    The file replaces a method of this class by a function of the same name and arguments; a method that it does not
+    replace holds as written here. `settings` has every knob of the evaluation, checked.
+    """
+
+    def __init__(self, name: str, module: ModuleType) -> None:
+        self.name = name
+        self.evaluate: Callable[..., dict[str, float]] = module.evaluate
+        self._module = module
+
+    def metrics(self, settings: Settings) -> tuple[str, ...]:
+        """Every metric that `evaluate` returns, as a table or an objective names it: `knn/top1_val`.
+
+        The file names them without its own name, in the constant `METRICS` or in a function where settings decide.
+        """
+        return self._full_names(self._declared("metrics", lambda _: self._module.METRICS)(settings))
+
+    def epoch_metrics(self, settings: Settings) -> tuple[str, ...]:
+        """The metrics that are reported after each epoch, for pruners; by default `top1_val` with a knob `epochs`."""
+        default = ("top1_val",) if self.epochs(settings) else ()
+        by_epoch = self._full_names(self._declared("epoch_metrics", lambda _: default)(settings))
+        return tuple(metric for metric in self.metrics(settings) if metric in by_epoch)
+
+    def epochs(self, settings: Settings) -> int:
+        """Epochs of one training, after each of which `epoch_metrics` are reported: the knob `epochs`, else 0.
+
+        No file replaces this one.
+        """
+        return int(settings.get("epochs") or 0)
+
+    def planned_epochs(self, settings: Settings) -> int:
+        """Epochs of all its trainings together, for `ssl-sweep plan`; by default `epochs`."""
+        return self._declared("planned_epochs", self.epochs)(settings)
+
+    def data_sources(self, settings: Settings) -> tuple[str, ...]:
+        """Data sources that it opens beside the sweep's own, for a driver to check first; by default none."""
+        return self._declared("data_sources", lambda _: ())(settings)
+
+    def check_data(self, settings: Settings, root: Path) -> None:
+        """Refuse data of a kind that only this evaluation opens; by default there is none.
+
+        Raises:
+            DataError: it is missing or damaged. Relative folders are below `root`.
+        """
+        self._declared("check_data", lambda _settings, _root: None)(settings, root)
+
+    def _declared(self, name: str, default: Callable[..., T]) -> Callable[..., T]:
+        declared: Callable[..., T] = getattr(self._module, name, default)
+        return declared
+
+    def _full_names(self, metrics: Iterable[str]) -> tuple[str, ...]:
+        return tuple(f"{self.name}/{metric}" for metric in metrics)
+
+
+def load_evaluation(name: str) -> Evaluation:
+    """The evaluation of that name.
+
+    Raises:
+        UnknownNameError: there is none; the error proposes the nearest.
+    """
+    knobs.load("evaluations", name)
+    return Evaluation(name, importlib.import_module(f"ssl_sweep.evaluations.{name}"))
