@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.data.voc_sets import BoxedPack, Target, load_voc, read_voc
+from ssl_sweep.data.voc_sets import BoxedPack, BoxedSplits, Target, load_voc, read_voc
 from ssl_sweep.models.detector import Detector
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.training.loop import Epoch, Stage, fit
@@ -110,67 +110,70 @@ def evaluate(
         autocast=stage.autocast,
     )
     # not channels_last, as elsewhere: a CPU's gradient of a strided 1x1 convolution of fewer than 16 channels then
-    # overwrites memory (oneDNN issue 6035), and on maps as large as a photo's the process dies of it
-    model = _Measured(detector).to(stage.device)
-
-    def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = detector.losses(*some_flipped(*on_device(*boxed.train.batch(indices), stage.device), rng))
-        return torch.stack(list(losses.values())).sum(), losses
-
-    def score(epoch: Epoch) -> None:
-        model.keep("val", measure(detector, boxed.val, batch_size, metric, stage))
-        if epoch.number == epochs:  # nothing is chosen by it, and it costs as much as the rest of the epoch
-            model.keep("test", measure(detector, boxed.test, batch_size, metric, stage))
-        scores = {name: value for name, value in model.results().items() if value >= 0}
-        stage.report(epoch.metrics | scores | {"skipped_boxes": float(boxed.skipped)}, epoch.number)
-
-    fit(model, loss, len(boxed.train), recipe, stage, score)
+    # overwrites memory (oneDNN issue 6035), which kills the process on maps as large as a photo's
+    model = _Measured(detector, boxed, recipe, metric, stage).to(stage.device)
+    fit(model, model.loss, len(boxed.train), recipe, stage, model.score)
     return model.results()
 
 
 class _Measured(nn.Module):
-    """A detector and its last scores, kept with its weights so that a resumed run knows them."""
+    """A detector and its last scores, a buffer beside its weights, so that a resumed run has them."""
 
     scores: Tensor
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, boxed: BoxedSplits, recipe: Recipe, metric: Any, stage: Stage) -> None:
         super().__init__()
         self.detector = detector
+        self.boxed, self.recipe, self.metric, self.stage = boxed, recipe, metric, stage
         self.register_buffer("scores", torch.full((len(METRICS),), -1.0, dtype=torch.float64))
 
-    def keep(self, split: str, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.scores[METRICS.index(f"{name}_{split}")] = value
+    def loss(self, indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the detector's losses on photos `indices` (B,), each flipped or not, and the losses by name."""
+        images, targets = on_device(*self.boxed.train.batch(indices), self.stage.device)
+        losses = self.detector.losses(*some_flipped(images, targets, rng))
+        return torch.stack(list(losses.values())).sum(), losses
+
+    def score(self, epoch: Epoch) -> None:
+        """Measure and report the validation split, and after the last epoch the test split too."""
+        self._measure("val", self.boxed.val)
+        if epoch.number == self.recipe.epochs:  # nothing is chosen by it, and it costs as much as the rest of the epoch
+            self._measure("test", self.boxed.test)
+        scores = {name: value for name, value in self.results().items() if value >= 0}
+        self.stage.report(epoch.metrics | scores | {"skipped_boxes": float(self.boxed.skipped)}, epoch.number)
 
     def results(self) -> dict[str, float]:
-        """`METRICS` in percent; -1 for what was not measured yet."""
+        """`METRICS` in percent; -1 for what is not measured yet."""
         return dict(zip(METRICS, self.scores.tolist(), strict=True))
 
+    def _measure(self, split: str, pack: BoxedPack) -> None:
+        for name, value in measure(self.detector, pack, self.recipe.batch_size, self.metric, self.stage).items():
+            self.scores[METRICS.index(f"{name}_{split}")] = value
 
-def measure(detector: Detector, split: BoxedPack, batch_size: int, metric: Any, stage: Stage) -> dict[str, float]:
-    """AP of what the detector finds on a split."""
-    found, truth = [], []
-    for indices in torch.split(torch.arange(len(split)), batch_size):
-        images, targets = split.batch(indices)
-        found += detector.detect(on_device(images, targets, stage.device)[0])
+
+def measure(detector: Detector, pack: BoxedPack, batch_size: int, metric: Any, stage: Stage) -> dict[str, float]:
+    """Average precision of the detector on a split."""
+    detections, truth = [], []
+    for indices in torch.split(torch.arange(len(pack)), batch_size):
+        images, targets = pack.batch(indices)
+        detections += detector.detect(on_device(images, targets, stage.device)[0])
         truth += targets
-    return average_precision(metric, found, truth)
+    return average_precision(metric, detections, truth)
 
 
-def average_precision(metric: Any, found: Sequence[dict[str, Tensor]], truth: Sequence[Target]) -> dict[str, float]:
-    """`ap`, `ap50` and `ap75` in percent; found: boxes (K, 4), labels and scores (K,) of each image."""
+def average_precision(
+    metric: Any, detections: Sequence[dict[str, Tensor]], truth: Sequence[Target]
+) -> dict[str, float]:
+    """`ap`, `ap50` and `ap75` in percent; detections: boxes (K, 4), labels and scores (K,) of each image."""
     metric.reset()
     metric.update(
-        [{name: x.cpu() for name, x in each.items()} for each in found],
+        [{name: x.cpu() for name, x in image.items()} for image in detections],
         [
-            {**each, "area": torch.where(each["difficult"], IGNORED_AREA, 0.0)}  # 0: of the box itself
-            for each in truth
+            {**target, "area": torch.where(target["difficult"], IGNORED_AREA, 0.0)}  # 0: the area of the box itself
+            for target in truth
         ],
     )
     scores = metric.compute()
-    return {
-        name: 100 * float(scores[theirs]) for name, theirs in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75"))
-    }
+    return {name: 100 * float(scores[key]) for name, key in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75"))}
 
 
 def average_precision_metric() -> Any:

@@ -1,8 +1,9 @@
-"""Semi-supervised: the pretrained encoder fine-tuned with a few of the labels, anew for each fraction of them."""
+"""Semi-supervised: the pretrained encoder fine-tuned on a fraction of the labels, once for each fraction."""
 
 from collections.abc import Mapping
 from copy import deepcopy
-from itertools import accumulate
+from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -19,21 +20,21 @@ from ssl_sweep.training.parts import run_parts
 
 Percent = Literal[1, 2, 5, 10, 20, 50, 100]
 
-# LeOCLR gives 60 epochs at 1 % and 30 at 10 % (section 4); the others are ours: few images are seen more often
+# LeOCLR gives 60 epochs at 1 % and 30 at 10 % (section 4); the others are ours: the fewer images, the more epochs
 EPOCHS: dict[Percent, int] = {1: 60, 2: 50, 5: 40, 10: 30, 20: 30, 50: 30, 100: 30}
 SPLITS = ("val", "test")
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-1 at each fraction, `top1_10pct_val`, and their means."""
-    return tuple(f"top1{at}_{split}" for at in ("", *map(_at, settings["fractions"])) for split in SPLITS)
+    return tuple(f"top1{suffix}_{split}" for suffix in ("", *map(_suffix, settings["fractions"])) for split in SPLITS)
 
 
 def planned_epochs(settings: Mapping[str, Any]) -> int:
-    """Epochs of all fractions together, in epochs of the whole training set."""
-    each: int | None = settings["epochs_per_fraction"]
+    """Epochs of all fractions together, counted in passes over the whole training set."""
+    epochs: int | None = settings["epochs_per_fraction"]
     fractions: tuple[Percent, ...] = settings["fractions"]
-    return ceil(sum((each or EPOCHS[percent]) * percent / 100 for percent in fractions))
+    return ceil(sum((epochs or EPOCHS[percent]) * percent / 100 for percent in fractions))
 
 
 def evaluate(
@@ -42,10 +43,14 @@ def evaluate(
     stage: Stage,
     *,
     fractions: Annotated[
-        tuple[Percent, ...], Field(min_length=1, description="percent of the training labels; each is fine-tuned anew")
+        tuple[Percent, ...],
+        Field(min_length=1, description="percent of the training labels; each is a training of its own"),
     ] = (1, 2, 5, 10, 20, 50, 100),
     subset_seed: Annotated[
-        int, Field(ge=0, lt=2**63, description="which images: the same for all seeds of a sweep, 1 % among the 2 %")
+        int,
+        Field(
+            ge=0, lt=2**63, description="selects the images, alike for all seeds of a sweep; the 1 % are among the 2 %"
+        ),
     ] = 0,
     epochs_per_fraction: Annotated[
         int | None, Field(ge=1, description="null: 60 at 1 %, 50 at 2 %, 40 at 5 %, 30 from 10 % on")
@@ -60,50 +65,70 @@ def evaluate(
 ) -> dict[str, float]:
     """Top-1 in percent, last epoch, by fraction of the labels (LeOCLR, section 4 and Figure 5), and the mean over them.
 
-    Each class gives its share of a subset, and one image at the least. The paper says 60 epochs at 1 % and 30 at 10 %;
-    the other epochs are ours, and the rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr 0.05 a batch of
-    256, no weight decay, random crop and flip.
+    A subset has the same share of each class, and at least one image of it. The paper gives 60 epochs at 1 % and 30 at
+    10 %; the other epochs are ours. The rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr 0.05 at batch
+    size 256, no weight decay, random crop and flip.
     """
-    percents = {_at(percent): percent for percent in fractions}
-    recipes = {
-        at: Recipe(
-            epochs=epochs_per_fraction or EPOCHS[percent],
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-        )
-        for at, percent in percents.items()
-    }
-    ends = dict(zip(recipes, accumulate(recipe.epochs for recipe in recipes.values()), strict=True))
+    recipe = partial(
+        Recipe,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+    )
+    runs: dict[str, _FractionRun] = {}
+    epochs = 0
+    for percent in dict.fromkeys(fractions):
+        own = recipe(epochs=epochs_per_fraction or EPOCHS[percent])
+        runs[_suffix(percent)] = _FractionRun(percent, subset_seed, own, augment, epochs_before=epochs)
+        epochs += own.epochs
 
-    def work(at: str, part: Stage) -> dict[str, float]:
-        recipe = recipes[at]
-        rows = nested_subset(splits.train.labels, percents[at] / 100, subset_seed)
-        classifier = Classifier(deepcopy(encoder), encoder.feature_dim, splits.num_classes)
-
-        def after_epoch(epoch: Epoch) -> None:
-            shown = {f"loss{at}": epoch.metrics["loss"], "images_per_second": epoch.metrics["images_per_second"]}
-            if epoch.number == recipe.epochs:  # not before: these splits can be many times larger than the subset
-                shown |= _named(measure(classifier, splits, stage), at)
-            stage.report(shown, ends[at] - recipe.epochs + epoch.number)
-
-        train(classifier, splits.train.subset(rows), splits.image_size, recipe, part, augment, after_epoch)
-        return _named(classifier.results(), at)
-
-    measured = run_parts(list(recipes), work, stage)
+    measured = run_parts(list(runs), lambda suffix, part: runs[suffix].run(encoder, splits, part), stage)
     results = {name: value for part in measured.values() for name, value in part.items()}
     for split in SPLITS:
-        results[f"top1_{split}"] = fmean(results[f"top1{at}_{split}"] for at in recipes)
-    stage.report(results, max(ends.values()) + 1)
+        results[f"top1_{split}"] = fmean(results[f"top1{suffix}_{split}"] for suffix in runs)
+    stage.report(results, epochs + 1)
     return results
 
 
-def _at(percent: int) -> str:
+@dataclass(frozen=True)
+class _FractionRun:
+    """Fine-tuning with one fraction of the labels.
+
+    Args:
+        percent: of the labels.
+        subset_seed: which images have them.
+        recipe: the training.
+        augment: the training images' crop.
+        epochs_before: epochs of the fractions that run first; reports count on from them.
+    """
+
+    percent: Percent
+    subset_seed: int
+    recipe: Recipe
+    augment: TrainingCrop
+    epochs_before: int
+
+    def run(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
+        """Train a copy of the encoder and return top-1 by the names of this fraction."""
+        rows = nested_subset(splits.train.labels, self.percent / 100, self.subset_seed)
+        classifier = Classifier(deepcopy(encoder), encoder.feature_dim, splits.num_classes)
+
+        def after_epoch(epoch: Epoch) -> None:
+            loss, speed = epoch.metrics["loss"], epoch.metrics["images_per_second"]
+            metrics = {f"loss{_suffix(self.percent)}": loss, "images_per_second": speed}
+            if epoch.number == self.recipe.epochs:  # not before: validation and test can be far larger than the subset
+                metrics |= self._named(measure(classifier, splits, stage))
+            stage.report(metrics, self.epochs_before + epoch.number)
+
+        train(classifier, splits.train.subset(rows), splits.image_size, self.recipe, stage, self.augment, after_epoch)
+        return self._named(classifier.results())
+
+    def _named(self, scores: Mapping[str, float]) -> dict[str, float]:
+        return {f"top1{_suffix(self.percent)}_{split}": scores[f"top1_{split}"] for split in SPLITS}
+
+
+def _suffix(percent: int) -> str:
     return f"_{percent}pct"
-
-
-def _named(scores: Mapping[str, float], at: str) -> dict[str, float]:
-    return {f"top1{at}_{split}": scores[f"top1_{split}"] for split in SPLITS}

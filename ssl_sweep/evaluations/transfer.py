@@ -1,9 +1,9 @@
 """Transfer: the pretrained encoder probed or fine-tuned on other data sets, each with its own classes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -26,6 +26,7 @@ NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the knn protocol, as the k-NN evaluation
 DEFAULT_LR = {"linear": (0.01, 0.1, 1.0, 10.0), "finetune": (0.01,)}
 
 Rate = Annotated[float, Field(gt=0)]
+Protocol = Literal["linear", "finetune", "knn"]
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -36,12 +37,12 @@ def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def data_sources(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The data that this evaluation opens, for a driver to refuse before anything is pretrained."""
+    """The data sets that it opens."""
     return tuple(settings["sources"])
 
 
 def planned_epochs(settings: Mapping[str, Any]) -> int:
-    """Epochs over all sources together, each of that source's images."""
+    """Epochs of all sources together, each of one pass over its source."""
     epochs: int = settings["epochs"]
     return 0 if settings["protocol"] == "knn" else epochs * len(settings["sources"])
 
@@ -53,11 +54,11 @@ def evaluate(
     *,
     sources: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(min_length=1, description="data sets, each written as `data.source`, split and sized like the sweep's"),
+        Field(min_length=1, description="data sets, each written as `data.source`; split and sized like the sweep's"),
     ],
     protocol: Annotated[
-        Literal["linear", "finetune", "knn"],
-        Field(description="a probe of frozen features, training of the whole encoder, or 20 neighbours that vote"),
+        Protocol,
+        Field(description="linear: a probe of frozen features; finetune: the whole encoder; knn: 20 neighbours vote"),
     ] = "linear",
     epochs: Annotated[int, Field(ge=1, description="epochs of the probe, or of fine-tuning")] = 20,
     batch_size: BatchSize = 256,
@@ -65,7 +66,7 @@ def evaluate(
     lr: Annotated[
         Rate | Annotated[tuple[Rate, ...], Field(min_length=1)] | None,
         Field(
-            description="peak learning rate; of a list every one is tried, and validation chooses, by source; "
+            description="peak learning rate; each one of a list is tried, and validation chooses by source; "
             "null: 0.01 to fine-tune, 0.01, 0.1, 1 and 10 to probe"
         ),
     ] = None,
@@ -76,8 +77,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Top-1 in percent on other data sets, last epoch, and the mean over them (LeOCLR, section 4: fine-tuned).
 
-    A probe tries its learning rates in one training; fine-tuning starts from the pretrained encoder with each, which
-    takes as many trainings. A source is opened with all its classes and images.
+    A probe tries all learning rates in one training; fine-tuning takes one training for each, from the pretrained
+    encoder. A source is opened with all its classes and images.
 
     Raises:
         DataError: a source cannot be opened; the message names it.
@@ -95,38 +96,69 @@ def evaluate(
         )
         for rate in rates
     ]
-    named = slugs(sources)
-    tries = len(recipes) if protocol == "finetune" else 1
-    parts = {f"{slug} {number}": slug for slug in named for number in range(tries)}
-    steps = 0 if protocol == "knn" else epochs
-
-    def work(name: str, part: Stage) -> dict[str, float]:
-        number, slug = list(parts).index(name), parts[name]
-
-        def report(scores: dict[str, float], epoch: int) -> None:
-            stage.report(_named(scores, slug), number * steps + epoch)
-
-        other, told = _open(splits, named[slug]), replace(part, report=report)
-        if protocol == "knn":
-            return _vote(encoder, other, part)
-        if protocol == "linear":
-            return probe(encoder, other, recipes, told, augment)
-        return _finetune(encoder, other, recipes[number % len(recipes)], told, augment)
-
-    results = _chosen(parts, run_parts(list(parts), work, stage))
-    stage.report(results, steps * len(parts) + 1)
+    parts = _parts(sources, protocol, recipes, epochs)
+    measured = run_parts(list(parts), lambda name, part: parts[name].run(encoder, splits, augment, part), stage)
+    results = _best_by_source(parts, measured)
+    stage.report(results, sum(part.epochs for part in parts.values()) + 1)
     return results
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One source, and the recipes that are tried on it in one training.
+
+    Args:
+        slug: the source's short name.
+        source: as it is written in the spec.
+        protocol: the evaluation's.
+        recipes: several for a probe, one for fine-tuning; not used by the neighbours' vote.
+        epochs: of the training.
+        epochs_before: epochs of the parts that run first; reports count on from them.
+    """
+
+    slug: str
+    source: str
+    protocol: Protocol
+    recipes: tuple[Recipe, ...]
+    epochs: int
+    epochs_before: int
+
+    def run(self, encoder: Encoder, splits: Splits, augment: TrainingCrop, stage: Stage) -> dict[str, float]:
+        """Open the source, measure the encoder on it and return top-1 by the evaluation's protocol."""
+
+        def report(metrics: dict[str, float], epoch: int) -> None:
+            stage.report(_named(metrics, self.slug), self.epochs_before + epoch)
+
+        own_splits = _open(splits, self.source)
+        if self.protocol == "knn":
+            return _vote(encoder, own_splits, stage)
+        reporting = replace(stage, report=report)
+        if self.protocol == "linear":
+            return probe(encoder, own_splits, self.recipes, reporting, augment)
+        (recipe,) = self.recipes
+        return _finetune(encoder, own_splits, recipe, reporting, augment)
+
+
+def _parts(sources: Iterable[str], protocol: Protocol, recipes: Sequence[Recipe], epochs: int) -> dict[str, _Part]:
+    """The parts by name: one a source, or one a source and recipe to fine-tune."""
+    tries = [(recipe,) for recipe in recipes] if protocol == "finetune" else [tuple(recipes)]
+    steps = 0 if protocol == "knn" else epochs
+    parts: dict[str, _Part] = {}
+    for slug, source in slugs(sources).items():
+        for number, tried in enumerate(tries):
+            parts[f"{slug} {number}"] = _Part(slug, source, protocol, tried, steps, epochs_before=len(parts) * steps)
+    return parts
+
+
 def slugs(sources: Iterable[str]) -> dict[str, str]:
-    """Each source by a short name: the last part of its folder or its set's name, numbered where two are alike."""
-    found: dict[str, str] = {}
+    """The sources by short names: the last part of a folder or a set's name, numbered where two are the same."""
+    named: dict[str, str] = {}
     for source in sources:
         kind, _, where = source.partition(":")
         word = re.sub(r"[^A-Za-z0-9]+", "_", Path(where).name).strip("_").lower() or kind
-        name = next(name for number in count(1) if (name := word if number == 1 else f"{word}_{number}") not in found)
-        found[name] = source
-    return found
+        name = next(name for number in count(1) if (name := word if number == 1 else f"{word}_{number}") not in named)
+        named[name] = source
+    return named
 
 
 def _open(splits: Splits, source: str) -> Splits:
@@ -137,16 +169,16 @@ def _open(splits: Splits, source: str) -> Splits:
 
 
 def _named(metrics: Mapping[str, float], slug: str) -> dict[str, float]:
-    """One source's metrics of an epoch, by names of their own."""
+    """The metrics of an epoch, with the source in their names."""
     scores = {f"top1_{slug}_{split}": metrics[f"top1_{split}"] for split in SPLITS}
     return {f"loss_{slug}": metrics["loss"], "images_per_second": metrics["images_per_second"], **scores}
 
 
-def _chosen(parts: Mapping[str, str], found: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """Each source's top-1, of its part that is best on validation, and the means; `parts`: the source of each."""
+def _best_by_source(parts: Mapping[str, _Part], measured: Mapping[str, dict[str, float]]) -> dict[str, float]:
+    """Each source's top-1, of the part that is best on validation, and the means over the sources."""
     results: dict[str, float] = {}
-    for slug in dict.fromkeys(parts.values()):
-        tried = [found[name] for name, owner in parts.items() if owner == slug]
+    for slug in dict.fromkeys(part.slug for part in parts.values()):
+        tried = [measured[name] for name, part in parts.items() if part.slug == slug]
         best = max(tried, key=lambda scores: scores["top1_val"])
         results |= {f"top1_{slug}_{split}": best[f"top1_{split}"] for split in SPLITS}
     means = {f"top1_{split}": fmean(results[name] for name in results if name.endswith(split)) for split in SPLITS}
@@ -154,8 +186,8 @@ def _chosen(parts: Mapping[str, str], found: Mapping[str, dict[str, float]]) -> 
 
 
 def _vote(encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
-    voted = knn_top1(encoder, splits, stage, ks=(NEIGHBOURS,), temperature=TEMPERATURE)
-    return {f"top1_{split}": shares[0] for split, shares in voted.items()}
+    top1_by_split = knn_top1(encoder, splits, stage, ks=(NEIGHBOURS,), temperature=TEMPERATURE)
+    return {f"top1_{split}": values[0] for split, values in top1_by_split.items()}
 
 
 def _finetune(
