@@ -32,46 +32,39 @@ def ablation(
     group_by: Groups = (),
     objective: str | Sequence[str] = "",
 ) -> Table:
-    """The COMPLETE trials of `record.runs`: metrics `columns` by parameters `rows`, over seeds.
+    """The table of COMPLETE trials: metrics `columns` by parameters `rows`, over seeds.
 
-    A seed counts once: where a row has several trials of a seed, their mean. A row without a COMPLETE trial stays,
-    empty. Trials with fresh seeds, which confirm a choice, are in no mean but their own.
+    A seed counts once: several trials of one seed in a row are averaged first. A row without a COMPLETE trial is shown
+    empty. Trials with fresh seeds, which confirm a choice, have a mean of their own.
 
     Args:
-        runs: one line a trial.
+        runs: one line a trial, as `tracking.reader.runs` returns them.
         rows: parameters, searched or not.
         columns: metrics.
-        published: by metric and row: 0.3 and "0.3" are the same; of several knobs, a tuple or "moco, 0.3".
-        interval: what stands beside a mean: its standard deviation, or a 95 % interval.
-        baseline: the row that the others are tested against, paired by seed; None tests nothing.
-        test: how.
-        group_by: parameters, or names with the labels of their rows: only each group's best row is shown, by the
-            objective; by the first column on the validation split where there is none.
-        objective: `maximize METRIC` or `minimize METRIC`; or two of them, for which the rows that no other beats in
-            both are marked. The first chooses.
+        published: figures by metric and row; a row is 0.3 or "0.3", and with several knobs a tuple or "moco, 0.3".
+        interval: what is shown beside a mean: its standard deviation, or a 95 % interval.
+        baseline: the row that the others are tested against, paired by seed; None: no tests.
+        test: the paired test.
+        group_by: parameters, or group names with the labels of their rows. Only the best row of each group is shown:
+            by the objective, or without one by the first column on the validation split.
+        objective: `maximize METRIC` or `minimize METRIC`; or two of them: the rows on their Pareto front are marked,
+            and the first one chooses the rows of groups.
 
     Raises:
-        TableError: a row is no parameter of these runs.
+        TableError: one of `rows` is not a parameter of these runs.
     """
     objectives = parse_objectives(objective)
-    found = pivot(runs, rows, group_by, columns, next(iter(objectives), None))
-    figures = {metric: _by_key(found, (published or {}).get(metric, {})) for metric in columns}
-    reference = None if baseline is None else _named(found, baseline)
+    pivoted = pivot(runs, rows, group_by, columns, next(iter(objectives), None))
+    published = published or {}
+    reference = None if baseline is None else _row_called(pivoted, baseline)
     by_column = []
     for metric in columns:
-        values = by_seed(runs, metric, found.trials)
-        cells = {key: _cell(seeds, figures[metric].get(key), interval) for key, seeds in values.items()}
-        tested = _tested(cells, values, reference, test)
-        trials = {} if metric in COSTS else found.fresh  # whatever the seed, a cost is the same
-        fresh, earlier = by_seed(runs, metric, trials), by_seed(runs, metric, found.found)
-        again = [
-            _confirmed(cell, fresh.get(key, {}), earlier[key], interval)
-            for key, cell in zip(values, tested, strict=True)
-        ]
-        by_column.append(_best_marked(again, lowest=lower_is_better(metric, objectives)))
-    body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(found.trials))
+        figures = _by_row(pivoted, published.get(metric, {}))
+        cells = _column(runs, pivoted, metric, figures, interval, reference, test)
+        by_column.append(_best_marked(cells, lowest=lower_is_better(metric, objectives)))
+    body = tuple(Row(key, tuple(cells[i] for cells in by_column)) for i, key in enumerate(pivoted.trials))
     table = Table(
-        rows=found.names,
+        rows=pivoted.names,
         columns=tuple(columns),
         body=body,
         decimals=tuple(map(_decimals, by_column)),
@@ -79,21 +72,41 @@ def ablation(
         has_confirmed=tuple(any(cell.confirmed is not None for cell in cells) for cells in by_column),
         interval=interval,
         notes=(),
-        front=front_of(runs, found, objectives) if len(objectives) > 1 else None,
+        front=front_of(runs, pivoted, objectives) if len(objectives) > 1 else None,
     )
-    noted = table_notes.notes(runs, table, found, published or {}, baseline, reference, test, objectives)
-    return replace(table, notes=noted)
+    notes = table_notes.notes(runs, table, pivoted, published, baseline, reference, test, objectives)
+    return replace(table, notes=notes)
 
 
-def _by_key(found: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:
-    """The figures of the rows that have one; a group's own before that of the row chosen for it."""
-    given = {row_key(label): figure for label, figure in figures.items()}
-    named = {key: [given[label] for label in labels if label in given] for key, labels in found.labels.items()}
-    return {key: each[0] for key, each in named.items() if each}
+def _column(
+    runs: pd.DataFrame,
+    pivoted: Pivot,
+    metric: str,
+    published: Mapping[Key, float],
+    interval: Interval,
+    reference: Key | None,
+    test: Test,
+) -> list[Cell]:
+    """A metric's cell in each row, from its values by seed to its test and what fresh seeds confirm."""
+    values = by_seed(runs, metric, pivoted.trials)
+    cells = {key: _cell(seeds, published.get(key), interval) for key, seeds in values.items()}
+    tested = _tested(cells, values, reference, test)
+    fresh = by_seed(runs, metric, {} if metric in COSTS else pivoted.fresh)  # a cost does not depend on the seed
+    earlier = by_seed(runs, metric, pivoted.confirmed)
+    return [
+        _confirmed(cell, fresh.get(key, {}), earlier[key], interval) for key, cell in zip(values, tested, strict=True)
+    ]
 
 
-def _named(found: Pivot, label: Any) -> Key | None:
-    return next((key for key, labels in found.labels.items() if row_key(label) in labels), None)
+def _by_row(pivoted: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:
+    """The figures of the rows that have one; a group's figure has precedence over that of its row."""
+    by_label = {row_key(label): figure for label, figure in figures.items()}
+    given = {key: [by_label[label] for label in labels if label in by_label] for key, labels in pivoted.labels.items()}
+    return {key: own[0] for key, own in given.items() if own}
+
+
+def _row_called(pivoted: Pivot, label: Any) -> Key | None:
+    return next((key for key, labels in pivoted.labels.items() if row_key(label) in labels), None)
 
 
 def _cell(seeds: Mapping[Any, float], published: float | None, interval: Interval) -> Cell:
@@ -108,13 +121,13 @@ def _cell(seeds: Mapping[Any, float], published: float | None, interval: Interva
 def _tested(
     cells: Mapping[Key, Cell], values: Mapping[Key, Mapping[Any, float]], reference: Key | None, test: Test
 ) -> list[Cell]:
-    """The cells with their p, corrected for as many comparisons as the column has."""
+    """The cells with their p, corrected for the number of comparisons in the column."""
     if reference is None:
         return list(cells.values())
-    theirs = values[reference]
-    common = {key: [seed for seed in ours if seed in theirs and key != reference] for key, ours in values.items()}
+    baseline = values[reference]
+    common = {key: [seed for seed in own if seed in baseline and key != reference] for key, own in values.items()}
     p_values = [
-        TESTS[test]([values[key][seed] for seed in seeds], [theirs[seed] for seed in seeds])
+        TESTS[test]([values[key][seed] for seed in seeds], [baseline[seed] for seed in seeds])
         for key, seeds in common.items()
     ]
     corrected = zip(cells.items(), stats.holm(p_values), strict=True)
@@ -122,17 +135,17 @@ def _tested(
 
 
 def _confirmed(cell: Cell, fresh: Mapping[Any, float], earlier: Mapping[Any, float], interval: Interval) -> Cell:
-    """The cell with what fresh seeds say, and what the search said of the same choices."""
+    """The cell with its mean over fresh seeds, and the search's mean of the same choices."""
     if not fresh:
         return cell
-    found = statistics.fmean(earlier.values()) if earlier else None
-    return replace(cell, confirmed=_cell(fresh, None, interval), found=found)
+    searched = statistics.fmean(earlier.values()) if earlier else None
+    return replace(cell, confirmed=_cell(fresh, None, interval), found=searched)
 
 
 def _best_marked(cells: list[Cell], *, lowest: bool) -> list[Cell]:
-    """What rounds to the same figure as the best is as good; a single figure is not the best of anything.
+    """Mark the best cell, and all that round to the same figure; a column with a single figure has no best.
 
-    Where choices were confirmed, the best is one of them: the search's figures flatter what it chose.
+    Where choices were confirmed, the best is one of them: the search's own means are biased towards what it chose.
     """
     if any(cell.confirmed is not None for cell in cells):
         marked = iter(_best_marked([cell.confirmed for cell in cells if cell.confirmed is not None], lowest=lowest))
@@ -147,6 +160,6 @@ def _best_marked(cells: list[Cell], *, lowest: bool) -> list[Cell]:
 
 
 def _decimals(cells: Sequence[Cell]) -> int:
-    """One digit after the point for percentages, three significant digits for smaller figures."""
+    """One decimal for percentages, three significant digits for smaller figures."""
     largest = max((abs(cell.mean) for cell in cells if cell.mean), default=100.0)
     return min(max(1, 2 - math.floor(math.log10(largest))), 6)

@@ -1,4 +1,4 @@
-"""An ablation table as a grid of texts, whatever the format that they are written in."""
+"""An ablation table as a grid of texts, which every format is written from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ CellText = Callable[[Cell, int], str]  # a cell that has a mean, and its decimal
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as texts; `best` has the (line, column) of the best figures, `numeric` says which columns stand right."""
+    """A table as texts. `best`: the (line, column) of each best figure; `numeric`: which columns are right-aligned."""
 
     headers: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
@@ -25,7 +25,7 @@ def grid(table: Table) -> Grid:
 
 
 def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) -> Grid:
-    """The table with texts escaped and cells written as a format wants them."""
+    """The table with its texts escaped and its cells written for one format."""
     headers = [escaped(display_name(name, table.rows)) for name in table.rows]
     numeric = [all(isinstance(row.key[i], int | float | None) for row in table.body) for i in range(len(table.rows))]
     for name, confirmed, published in zip(table.columns, table.has_confirmed, table.has_published, strict=True):
@@ -37,10 +37,10 @@ def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) 
         line = [escaped(value_text(part)) for part in row.key]
         shown = zip(row.cells, table.decimals, table.has_confirmed, table.has_published, strict=True)
         for cell, decimals, confirmed, published in shown:
-            for each in (cell, cell.confirmed) if confirmed else (cell,):
-                if each is not None and each.best:
+            for part in (cell, cell.confirmed) if confirmed else (cell,):
+                if part is not None and part.best:
                     best.add((len(lines), len(line)))
-                line.append(escaped(NOTHING) if each is None or each.mean is None else cell_text(each, decimals))
+                line.append(escaped(NOTHING) if part is None or part.mean is None else cell_text(part, decimals))
             line += [escaped(_signed(cell.change, decimals))] if confirmed else []
             figures = (_published(cell, decimals), _signed(cell.difference, decimals))
             line += map(escaped, figures) if published else []
@@ -54,7 +54,7 @@ def make_grid(table: Table, escaped: Callable[[str], str], cell_text: CellText) 
 
 
 def figure(cell: Cell, decimals: int, *, bold: str = "{}", plus_minus: str = " ± ", gap: str = " ") -> str:
-    """`37.1 ± 0.4`, or `37.1 [36.1, 38.1]` where the table has intervals; what `bold` embraces is the bold part."""
+    """`37.1 ± 0.4`, or `37.1 [36.1, 38.1]` where the table has intervals; `bold` is the format of the bold part."""
     mean = f"{cell.mean:.{decimals}f}"
     if cell.low is not None and cell.high is not None:
         return f"{bold.format(mean)}{gap}[{cell.low:.{decimals}f}, {cell.high:.{decimals}f}]"
@@ -64,7 +64,7 @@ def figure(cell: Cell, decimals: int, *, bold: str = "{}", plus_minus: str = " �
 def _published(cell: Cell, decimals: int) -> str:
     if cell.published is None:
         return NOTHING
-    given = len(repr(float(cell.published)).partition(".")[2])  # others' figures are not rounded
+    given = len(repr(float(cell.published)).partition(".")[2])  # a published figure is not rounded
     return f"{cell.published:.{max(decimals, given)}f}"
 
 

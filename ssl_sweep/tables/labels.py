@@ -1,4 +1,4 @@
-"""What a table calls things: knobs and metrics in its head, values in its cells, rows by their knobs' values."""
+"""Display names of tables: knobs and metrics in the header, values in cells, rows by the values of their knobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from ssl_sweep.tracking.transcript import text, value_of
 from ssl_sweep.trialdir.states import TrialState
 
 NOTHING = "–"
-FRONT = "●"  # marks a row that no other beats in both objectives
+FRONT = "●"  # marks a row on the Pareto front of two objectives
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
-MARKS = {  # of a trial's states, told from one another without colour
+MARKS = {  # of a trial's states, distinct without colour
     TrialState.COMPLETE: "✓",
     TrialState.RUNNING: "◐",
     TrialState.PRUNED: "✂",
@@ -68,12 +68,12 @@ def row_name(key: Key, knobs: Sequence[str]) -> str:
 
 
 def row_label(values: Sequence[Any]) -> str:
-    """What `published` and `baseline` call a row: its knobs' values, joined by a comma."""
+    """A row's name in `published` and `baseline`: its knobs' values, joined by commas."""
     return ", ".join(map(text, values))
 
 
 def row_key(label: Any) -> Key:
-    """A label by value, so that one may write 0, 0.0 or "0", null or None; a tuple of values is a label too."""
+    """A label by value: 0, 0.0 and "0" are the same, as are null and None. A tuple of values is a label too."""
     written = label if isinstance(label, str) else row_label(label if isinstance(label, (tuple, list)) else [label])
     return tuple(_value(part.strip()) for part in written.split(","))
 

@@ -36,7 +36,7 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",
-    "[": "{[}",  # at the start of a line it would be an argument of the line break before it, and so would the star
+    "[": "{[}",  # at the start of a line, `[` and `*` would be arguments of the line break before it
     "*": "{*}",
     "−": r"$-$",
     "±": r"$\pm$",
@@ -47,7 +47,7 @@ _TEX = {
     "∞": r"$\infty$",
     "–": "--",
     "—": "---",
-} | {each: f"\\{each}" for each in "&%$#_{}"}
+} | {character: f"\\{character}" for character in "&%$#_{}"}
 _GREEK = (
     "ALPHA BETA GAMMA DELTA EPSILON ZETA ETA THETA IOTA KAPPA LAMDA MU NU XI PI RHO SIGMA TAU UPSILON PHI CHI PSI OMEGA"
 )
@@ -66,4 +66,4 @@ def _escaped_character(character: str) -> str:
         return rf"$\{greek.lower().replace('lamda', 'lambda')}$"
     if "À" <= character <= "ÿ" and character not in "ÐÞðþ":
         return character
-    return f"{{[}}U+{ord(character):04X}]"  # pdflatex stops at a character that it has no glyph for
+    return f"{{[}}U+{ord(character):04X}]"  # pdflatex stops at a character without a glyph

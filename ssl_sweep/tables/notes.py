@@ -1,4 +1,4 @@
-"""What a table says below itself: how its figures were made, and which of them are not like the others."""
+"""The notes below a table: how its figures were computed, and which of them are not comparable."""
 
 import difflib
 from collections import Counter
@@ -16,7 +16,7 @@ from ssl_sweep.trialdir.states import TrialState
 
 NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
 MAX_NAMED = 5  # rows in a note
-FEW = 10  # seeds; by simulation of normal values the bootstrap's 95 % interval holds the mean of 3 in 75 % of cases
+FEW = 10  # seeds; in a simulation with 3 normal values, the bootstrap's 95 % interval held the mean in 75 % of cases
 SPREADS = {
     "std": "mean ± standard deviation over seeds",
     "t": "mean [95 % interval of the mean by Student's t] over seeds",
@@ -28,26 +28,26 @@ TESTS = {"t": "paired t-test", "wilcoxon": "exact Wilcoxon signed-rank test"}
 def notes(
     runs: pd.DataFrame,
     table: Table,
-    found: Pivot,
+    pivoted: Pivot,
     published: Mapping[str, Mapping[Any, float]],
     baseline: Any,
     reference: Key | None,
     test: str,
     objectives: Sequence[Objective],
 ) -> tuple[str, ...]:
-    """Every note of a table; the arguments are those of `tables.ablation` and what it made of them."""
+    """Every note of a table, by the arguments and intermediate results of `tables.ablation`."""
     if runs.empty:
         return ("no trials yet",)
     return (
         *_on_spread(table),
         *_on_trials(runs),
-        *_on_confirmed(runs, found),
+        *_on_confirmed(runs, pivoted),
         *_on_front(table, objectives),
-        *_on_choice(runs, table, found),
-        *_on_groups(runs, found),
+        *_on_choice(runs, table, pivoted),
+        *_on_groups(runs, pivoted),
         *_on_columns(runs, table.columns),
         *_on_tests(table, baseline, reference, test),
-        *_on_published(table, found, published),
+        *_on_published(table, pivoted, published),
     )
 
 
@@ -68,55 +68,55 @@ def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
         yield f"not in the means: {counts} of {len(runs)} trials"
 
 
-def _on_confirmed(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
-    fresh = [i for trials in found.fresh.values() for i in trials]
+def _on_confirmed(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
+    fresh = [i for trials in pivoted.fresh.values() for i in trials]
     if fresh:
         seeds = sorted({int(runs["seed"].iloc[i]) for i in fresh})
         choices = {(runs["sweep"].iloc[i], runs["choice"].iloc[i]) for i in fresh}
         which = "choice" if len(choices) == 1 else f"{len(choices)} choices"
         yield (
             f"confirmed: over {len(seeds)} fresh seeds ({', '.join(map(str, seeds))}) of the {which} that the search "
-            "found best; change: that less the search's own mean, which is too good for having been chosen"
+            "found best; change: that minus the search's own mean, which the choice of the best biases"
         )
 
 
 def _on_front(table: "Table", objectives: Sequence[Objective]) -> Iterator[str]:
     if table.front:
         judged = ", ".join(map(str, objectives))
-        yield f"{FRONT}: by the search's means no other row is better in one and as good in the other of {judged}"
+        yield f"{FRONT}: on the Pareto front of {judged}, by the search's means"
 
 
-def _on_choice(runs: pd.DataFrame, table: "Table", found: Pivot) -> Iterator[str]:
-    if found.chosen_by is None:
+def _on_choice(runs: pd.DataFrame, table: "Table", pivoted: Pivot) -> Iterator[str]:
+    if pivoted.chosen_by is None:
         return
-    if found.chosen_by not in runs.columns:
-        yield f"no trial has reported {found.chosen_by}, which chooses each group's row"
+    if pivoted.chosen_by not in runs.columns:
+        yield f"no trial has reported {pivoted.chosen_by}, which chooses each group's row"
         return
-    counts = Counter(found.chosen_from.values())
+    counts = Counter(pivoted.chosen_from.values())
     tried = f", of {counts.popitem()[0]} each" if len(counts) == 1 else ""
-    if not tried and len(found.chosen_from) <= MAX_NAMED:
-        each = [f"{_text(found.labels[key][0])} of {count}" for key, count in found.chosen_from.items()]
-        tried = f": {', '.join(each)}"
-    best = "lowest" if found.lowest else "highest"
-    yield f"each group's row has the {best} mean {found.chosen_by}{tried}"
+    if not tried and len(pivoted.chosen_from) <= MAX_NAMED:
+        counted = [f"{_text(pivoted.labels[key][0])} of {count}" for key, count in pivoted.chosen_from.items()]
+        tried = f": {', '.join(counted)}"
+    best = "lowest" if pivoted.lowest else "highest"
+    yield f"each group's row has the {best} mean {pivoted.chosen_by}{tried}"
 
 
-def _on_groups(runs: pd.DataFrame, found: Pivot) -> Iterator[str]:
-    """A mean over fewer seeds, or over different settings, must not look like the others."""
+def _on_groups(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
+    """Notes on means over fewer seeds, or over different settings, than other rows have."""
     seeds, choices = runs["seed"].tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
     num_seeds = len({seed for seed, fresh in zip(seeds, is_fresh(runs), strict=True) if not fresh})
-    have = {key: len({seeds[i] for i in trials}) for key, trials in found.trials.items()}
-    fewer = [f"{row_name(key, found.names)} ({n})" for key, n in have.items() if n < num_seeds]
+    have = {key: len({seeds[i] for i in trials}) for key, trials in pivoted.trials.items()}
+    fewer = [f"{row_name(key, pivoted.names)} ({n})" for key, n in have.items() if n < num_seeds]
     if fewer and num_seeds > 1:
         yield f"fewer than {num_seeds} seeds: {_several(fewer)}"
-    if mixed := [trials for trials in found.trials.values() if len({choices[i] for i in trials}) > 1]:
+    if mixed := [trials for trials in pivoted.trials.values() if len({choices[i] for i in trials}) > 1]:
         varied = ", ".join(_varied(runs, mixed)) or "no parameter"
         rows = "1 row is a mean" if len(mixed) == 1 else f"{len(mixed)} rows are means"
         yield f"{rows} over several choices, seed by seed, which differ in {varied}"
 
 
 def _varied(runs: pd.DataFrame, groups: Sequence[Sequence[int]]) -> list[str]:
-    """The parameters of which some group holds more than one value."""
+    """The parameters that have more than one value in some group."""
     varied = []
     for name in runs.columns:
         if "/" not in name and name not in NO_KNOBS:
@@ -162,13 +162,13 @@ def _on_tests(table: "Table", baseline: Any, reference: Key | None, test: str) -
         )
 
 
-def _on_published(table: "Table", found: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
-    shown = {label for labels in found.labels.values() for label in labels}
+def _on_published(table: "Table", pivoted: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
+    shown = {label for labels in pivoted.labels.values() for label in labels}
     wanted = dict.fromkeys(row_key(label) for metric in table.columns for label in published.get(metric, {}))
-    if lost := [label for label in wanted if label not in shown | found.known]:
+    if lost := [label for label in wanted if label not in shown | pivoted.known]:
         yield f"published, but no row here: {'; '.join(map(_text, lost))}"
     if any(cell.difference is not None for row in table.body for cell in row.cells):
-        yield "difference: ours less the published figure"
+        yield "difference: our mean minus the published figure"
 
 
 def _text(label: Key) -> str:

@@ -1,4 +1,4 @@
-"""What the table of one sweep or of several shows, by their specs' `table` sections and what is asked for instead."""
+"""The options of the table of one sweep or several: from the specs' `table` sections, and what a user overrides."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from ssl_sweep.tables.table import Table
 SWEEP = "sweep"
 
 
-def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **asked: Any) -> dict[str, Any]:
-    """The arguments of `tables.ablation` for sweeps with these specs, by name, as MLflow holds them.
+def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **overrides: Any) -> dict[str, Any]:
+    """The arguments of `tables.ablation` for sweeps with these specs.
 
-    Several sweeps have a row for each sweep and each setting of any of their row knobs. Where they differ in how the
-    table is made, the first one rules; they agree on the objective, or the first column chooses each group's row.
+    The table of several sweeps has a row for each sweep and each setting of any of their row knobs. Where their options
+    differ, the first sweep's apply. Where their objectives differ, the first column chooses each group's row.
 
     Args:
-        specs: JSON data of each spec.
+        specs: each spec's JSON data, by sweep.
         runs: of all these sweeps.
-        asked: options that rule over those of the specs; None asks for nothing.
+        overrides: options that replace those of the specs; None leaves an option as it is.
     """
     tables = {name: dict(spec.get("table") or {}) for name, spec in specs.items()}
     objectives = {objectives_of(spec) for spec in specs.values()}
     several = len(tables) > 1
     first = next(iter(tables.values()))
-    given = {key: value for key, value in asked.items() if value is not None}
+    given = {key: value for key, value in overrides.items() if value is not None}
     columns = dict.fromkeys(column for table in tables.values() for column in table.get("columns") or ())
     named = dict.fromkeys(row for table in tables.values() for row in table.get("rows") or ())
     own_rows = [*([SWEEP] if several else []), *named]
@@ -47,23 +47,20 @@ def objectives_of(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
     return parse_objectives((spec.get("search") or {}).get("objective"))
 
 
-def table_of(stores: Mapping[str, str], **asked: Any) -> Table:
-    """The table of these sweeps, each with the tracking URI of its store; `asked` rules over their specs."""
-    from ssl_sweep.tracking.reader import (
-        runs,
-        spec_of,  # MLflow takes seconds to import
-    )
+def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
+    """The table of these sweeps, each with the tracking URI of its store; `overrides` are as of `options`."""
+    from ssl_sweep.tracking.reader import runs, spec_of  # MLflow takes seconds to import
 
     specs = {name: spec_of(name, uri) for name, uri in stores.items()}
     by_store: dict[str, list[str]] = defaultdict(list)
     for name, uri in stores.items():
         by_store[uri].append(name)
-    found = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
-    return ablation(found, **options(specs, found, **asked))
+    all_runs = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
+    return ablation(all_runs, **options(specs, all_runs, **overrides))
 
 
 def _relabelled(tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]) -> dict[str, Any]:
-    """What the sweeps say of their rows, said of these rows; what has no row here keeps its label."""
+    """The sweeps' options about rows with the labels of this table's rows; a label without a row here is kept."""
     homes = _homes(tables, runs, rows)
     published: dict[str, dict[str, float]] = defaultdict(dict)
     groups: dict[str, list[str]] = defaultdict(list)
@@ -89,10 +86,10 @@ def _homes(
     tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]
 ) -> dict[tuple[str, Key], list[str]]:
     """For each row of a sweep, the rows of this table that hold its trials and no others."""
-    theirs = {name: _labels(runs, table.get("rows") or ()) for name, table in tables.items()}
+    own_labels = {name: _labels(runs, table.get("rows") or ()) for name, table in tables.items()}
     owners: dict[str, set[tuple[str, Key]]] = defaultdict(set)
     for index, (label, sweep) in enumerate(zip(_labels(runs, rows), runs[SWEEP], strict=True)):
-        owners[label].add((sweep, row_key(theirs[sweep][index])))
+        owners[label].add((sweep, row_key(own_labels[sweep][index])))
     homes: dict[tuple[str, Key], list[str]] = defaultdict(list)
     for label, own in owners.items():
         if len(own) == 1:

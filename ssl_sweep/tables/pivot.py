@@ -1,4 +1,4 @@
-"""Runs -> the rows of a table: one a setting of its knobs, or of each group the one that validation finds best."""
+"""Runs -> the rows of a table: each setting of its knobs, or the best one of each group on validation."""
 
 import difflib
 import math
@@ -24,7 +24,7 @@ Trials = dict[Key, list[int]]  # the positions of each row's COMPLETE trials
 
 
 class TableError(UserError, ValueError):
-    """A table that cannot be made of these runs."""
+    """No table can be made of these runs."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Pivot:
     """The rows that a table shows.
 
     Args:
-        names: what the parts of a row's key are: parameters, or `group`.
+        names: of the parts of a row's key: parameters, or `group`.
         trials: the positions of each row's COMPLETE trials of the search, in the order of the table.
-        fresh: those of its COMPLETE trials with fresh seeds, which confirm what the search has found.
-        found: of `trials`, those of the choices that have fresh ones.
-        labels: what a row may be called, its group's label first.
-        known: the labels of every row, those that are not shown too.
+        fresh: those of its COMPLETE trials with fresh seeds, which confirm the best choices.
+        confirmed: the part of `trials` whose choices have trials with fresh seeds.
+        labels: the labels that name a row, its group's first.
+        known: the labels of all rows, shown or not.
         chosen_by: the metric that chose each group's row; None where every row is shown.
-        lowest: whether its lowest is the best.
-        chosen_from: how many rows each row was chosen from.
+        lowest: whether the lowest value of it is the best.
+        chosen_from: the number of rows that each row was chosen from.
     """
 
     names: tuple[str, ...]
     trials: Trials
     fresh: Trials
-    found: Trials
+    confirmed: Trials
     labels: Mapping[Key, tuple[Key, ...]]
     known: frozenset[Key]
     chosen_by: str | None = None
@@ -57,7 +57,7 @@ class Pivot:
 def pivot(
     runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Sequence[str], objective: Objective | None
 ) -> Pivot:
-    """The rows of `tables.ablation`, whose arguments these are. Raises TableError."""
+    """The rows of a table, by the arguments of `tables.ablation`. Raises TableError."""
     if not group_by:
         trials = _trials(runs, rows)
         labels = {key: (_label(key),) for key in trials}
@@ -68,7 +68,7 @@ def pivot(
 
 
 def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, lowest: bool) -> Pivot:
-    """The row of each group that has the best mean of the metric; without a row where none has a mean."""
+    """The row of each group with the best mean of the metric; an empty row where none has a mean."""
     names, width, trials = _grouped(runs, rows, group_by)
     places = [names.index(row) for row in rows]
     row_labels = {key: _label(key[place] for place in places) for key in trials}
@@ -93,13 +93,13 @@ def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: s
 
 
 def is_fresh(runs: pd.DataFrame) -> pd.Series:
-    """Of each run whether it is a trial with a fresh seed, of a choice that the search had found."""
-    known = runs["confirms"] if "confirms" in runs.columns else pd.Series(False, index=runs.index)
-    return known.astype(bool)
+    """For each run, whether it is a trial with a fresh seed, which confirms a choice."""
+    confirms = runs["confirms"] if "confirms" in runs.columns else pd.Series(False, index=runs.index)
+    return confirms.astype(bool)
 
 
 def _parted(runs: pd.DataFrame, trials: Trials) -> tuple[Trials, Trials, Trials]:
-    """Each row's trials of the search, those with fresh seeds, and of the former those whose choice has such."""
+    """`Pivot.trials`, `Pivot.fresh` and `Pivot.confirmed` of each row's COMPLETE trials."""
     is_fresh_run, choices = is_fresh(runs).tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
     fresh = {key: [i for i in each if is_fresh_run[i]] for key, each in trials.items()}
     searched = {key: [i for i in each if not is_fresh_run[i]] for key, each in trials.items()}
@@ -115,34 +115,34 @@ def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[A
     """Each row's finite values of a metric by seed; the mean over its trials where a seed has several."""
     values = [float(value) for value in runs[metric]] if metric in runs.columns else [math.nan] * len(runs)
     seeds = runs["seed"].tolist()
-    found: dict[Key, dict[Any, float]] = {}
+    seed_values: dict[Key, dict[Any, float]] = {}
     for key, positions in trials.items():
         several = defaultdict(list)
         for position in positions:
             if math.isfinite(values[position]):
                 several[seeds[position]].append(values[position])
-        found[key] = {seed: statistics.fmean(each) for seed, each in several.items()}
-    return found
+        seed_values[key] = {seed: statistics.fmean(own) for seed, own in several.items()}
+    return seed_values
 
 
 def lower_is_better(metric: str, objectives: Iterable[Objective]) -> bool:
-    """By the direction of an objective on the same metric, whatever the split; else by the metric's name."""
+    """By the direction of an objective on the same metric of any split; else by the metric's name."""
     for objective in objectives:
         if _without_split(objective.metric) == _without_split(metric):
             return not objective.maximizes
     return any(word in metric for word in LOWER_IS_BETTER)
 
 
-def front_of(runs: pd.DataFrame, found: Pivot, objectives: Sequence[Objective]) -> frozenset[Key]:
-    """The rows that no other row beats in both objectives, by the search's means: not all rows have fresh ones."""
+def front_of(runs: pd.DataFrame, pivoted: Pivot, objectives: Sequence[Objective]) -> frozenset[Key]:
+    """The rows on the Pareto front of two objectives, by the search's means: not all rows have fresh trials."""
     first, second = objectives
-    firsts, seconds = (_means(runs, objective.metric, found.trials) for objective in objectives)
+    firsts, seconds = (_means(runs, objective.metric, pivoted.trials) for objective in objectives)
     points = {key: (first.sign * firsts[key], second.sign * seconds[key]) for key in firsts.keys() & seconds.keys()}
     return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
 
 
 def plain(value: Any) -> Any:
-    """The Python number, bool, None or text that a value stands for, whether it is numpy's, pandas' or written out."""
+    """A value as a Python number, bool, None or text, whether it is numpy's, pandas' or a text that stands for one."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, str):
         try:
@@ -157,7 +157,7 @@ def values_of(runs: pd.DataFrame, name: str) -> list[Any]:
     if name in runs.columns:
         return [plain(value) for value in runs[name]]
     known = [column for column in runs.columns if "/" not in column]
-    if not any("." in column for column in known):  # the trials died before they said what they are
+    if not any("." in column for column in known):  # the trials died before they logged their parameters
         return [None] * len(runs)
     near = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
@@ -169,7 +169,7 @@ def _label(key: Iterable[Any]) -> Key:
 
 
 def _trials(runs: pd.DataFrame, rows: Sequence[str]) -> Trials:
-    """Numbers in their order, everything else as it first appears."""
+    """The positions of each row's COMPLETE trials; numbers in their order, other values in order of appearance."""
     if runs.empty:
         return {}
     keys: list[Key] = list(zip(*(values_of(runs, name) for name in rows), strict=True))
@@ -191,7 +191,7 @@ def _ranks(values: Sequence[Any]) -> dict[Any, int]:
 
 
 def _grouped(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups) -> tuple[tuple[str, ...], int, Trials]:
-    """What keys consist of, how many of their parts are the group, and each row's trials; groups in their order."""
+    """The names of a key's parts, how many of them are the group, and each row's trials; groups in their order."""
     if not isinstance(group_by, Mapping):
         names = (*group_by, *(row for row in rows if row not in group_by))
         return names, len(group_by), _trials(runs, names)
@@ -205,7 +205,7 @@ def _grouped(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups) -> tuple
 
 
 def _validated(metric: str) -> str:
-    """What a metric is chosen by: never by its test split."""
+    """The metric on validation where it is of the test split, which must not choose."""
     return f"{metric.removesuffix('_test')}_val" if metric.endswith("_test") else metric
 
 

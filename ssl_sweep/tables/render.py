@@ -16,11 +16,11 @@ from ssl_sweep.tables.table import Cell, Table
 __all__ = ["FORMATS", "grid", "render"]
 
 FIGURES = ("mean", "std", "n", "low", "high", "p", "published", "difference", "best")
-CONFIRMED = ("mean", "std", "n", "best")  # figures of what fresh seeds say
+CONFIRMED = ("mean", "std", "n", "best")  # figures over fresh seeds
 
 
 def render(table: Table, form: str, *, caption: str | None = None, label: str | None = None) -> str:
-    """The table as md, tex, csv, json or html; caption and label stand where the format has a place for them."""
+    """The table as md, tex, csv, json or html; caption and label are used where the format has a place for them."""
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is not known; use one of {', '.join(FORMATS)}")
     return FORMATS[form](table, caption, label)
@@ -49,11 +49,11 @@ def _markdown(table: Table, caption: str | None, label: str | None) -> str:
 def _escaped_markdown(text: str) -> str:
     text = html.escape(" ".join(text.split()), quote=False)
     text = re.sub(r"([\\`*{}\[\]|~#$!])", r"\\\1", text)
-    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # between letters an underscore means nothing
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # an underscore between letters is no markup
 
 
 def _csv(table: Table, caption: str | None, label: str | None) -> str:
-    """A line a row and metric, for pandas or R: full names, full precision, what is not known empty."""
+    """One line for each row and metric, for pandas or R: full names, full precision, unknown values empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     confirmed = [f"confirmed_{figure}" for figure in CONFIRMED]
@@ -69,7 +69,7 @@ def _csv(table: Table, caption: str | None, label: str | None) -> str:
 
 
 def _json(table: Table, caption: str | None, label: str | None) -> str:
-    """`rows`, one object each: its knobs, and by metric the fields of a cell, difference and change; `notes`."""
+    """`rows`, an object for each row with its knobs, and by metric the fields of its cell; and `notes`."""
     rows: list[dict[str, Any]] = [
         dict(zip(table.rows, row.key, strict=True))
         | ({"front": row.key in table.front} if table.front is not None else {})
@@ -83,7 +83,7 @@ def _json(table: Table, caption: str | None, label: str | None) -> str:
 
 
 def _html(table: Table, caption: str | None, label: str | None) -> str:
-    """A table element without style sheet or script, in ASCII: it stands in any page."""
+    """A table element without style sheet or script, in ASCII: it fits into any page."""
 
     def cell_text(cell: Cell, decimals: int) -> str:
         mark = f"<sup>{cell.mark}</sup>" if cell.mark else ""

@@ -1,6 +1,6 @@
-"""What a handful of seeds says: 95 % intervals of a mean, paired tests, Holm's correction.
+"""Statistics over a few seeds: 95 % intervals of a mean, paired tests, Holm's correction.
 
-`scipy.special` and not `scipy.stats`, which takes as long to import as a whole table may take.
+Uses `scipy.special`, not `scipy.stats`, whose import takes as long as a whole table should.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean's percentile bootstrap interval, by the same resamples whenever it is called."""
+    """The mean's percentile bootstrap interval, with the same resamples in every call."""
     means = _shares(len(values)) @ np.asarray(values)  # (RESAMPLES,)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
 def paired_t(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Two-sided p of Student's paired t-test; None for fewer than two pairs, or where all differ by the same."""
+    """Two-sided p of Student's paired t-test; None for fewer than two pairs, or where all differences are equal."""
     from scipy.special import stdtr
 
     differences, rounded = _differences(ours, theirs)
@@ -49,8 +49,8 @@ def paired_t(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
 def wilcoxon(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Two-sided exact p of Wilcoxon's signed-rank test; None for fewer than two pairs.
 
-    Zero differences are left out, and tied ones share their mean rank. The distribution is that of the ranks as they
-    are, every choice of signs being as likely, so that it is exact with ties too.
+    Zero differences are left out, and tied ones share their mean rank. The distribution is that of the actual ranks
+    under equally likely signs, so that it is exact with ties too.
     """
     _, rounded = _differences(ours, theirs)
     if len(rounded) < 2:
@@ -68,12 +68,12 @@ def wilcoxon(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
 
 
 def least_wilcoxon(pairs: int) -> float:
-    """The smallest p that Wilcoxon's test can give for so many pairs, two or more."""
+    """The smallest p that Wilcoxon's test can give for a number of pairs, two or more."""
     return float(2.0 ** (1 - pairs))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Each p corrected for the number of them (Holm 1979): below 0.05, so is the chance of any false one."""
+    """Each p corrected for their number (Holm 1979): with 0.05 as limit, any false positive is as unlikely."""
     given = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     largest = 0.0
@@ -85,13 +85,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @cache
 def _shares(n: int) -> Values:
-    """How much of each of n values a resample's mean has: (RESAMPLES, n)."""
+    """The weights of n values in each resample's mean: (RESAMPLES, n)."""
     drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=RESAMPLES)
     return drawn / n
 
 
 def _differences(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Values, Values]:
-    """Pair by pair, as they are and by whole steps of what counts as the same."""
+    """The differences of the pairs, and the same rounded to multiples of the tolerance for ties."""
     differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     scale = SAME * max(map(abs, [*ours, *theirs]), default=0.0)
     return differences, np.round(differences / (scale or 1.0))

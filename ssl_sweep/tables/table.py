@@ -15,16 +15,16 @@ class Cell:
 
     Args:
         mean: over the seeds; None without any.
-        std: divides by n - 1; None for n < 2.
-        n: how many seeds have a finite value.
+        std: with n - 1 in the denominator; None for n < 2.
+        n: the number of seeds with a finite value.
         low: the lower end of the mean's 95 % interval, where the table has one and n > 1.
         high: its upper end.
-        p: of the paired test against the baseline, after Holm's correction; None where there is no test.
-        pairs: how many seeds this row and the baseline have in common.
-        published: another's figure for this row.
-        best: nothing in the column is better, as far as its decimals show; of what was confirmed, where something was.
+        p: of the paired test against the baseline, after Holm's correction; None without a test.
+        pairs: the number of seeds that this row and the baseline have in common.
+        published: a published figure for this row.
+        best: no figure of the column is better at the decimals shown; where choices are confirmed, no confirmed one.
         confirmed: the same over fresh seeds, of the choices that the search found best; None for the others.
-        found: the mean that these choices had in the search.
+        found: the search's mean of these choices.
     """
 
     mean: float | None
@@ -41,14 +41,14 @@ class Cell:
 
     @property
     def change(self) -> float | None:
-        """What the fresh seeds say less what the search said."""
+        """The mean over fresh seeds minus the search's mean of the same choices."""
         if self.confirmed is None or self.confirmed.mean is None or self.found is None:
             return None
         return self.confirmed.mean - self.found
 
     @property
     def difference(self) -> float | None:
-        """Ours less the published figure."""
+        """Our mean minus the published figure."""
         return None if self.mean is None or self.published is None else self.mean - self.published
 
     @property
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting of the row knobs, and a cell a metric."""
+    """One setting of the row knobs, and one cell for each metric."""
 
     key: Key
     cells: tuple[Cell, ...]
@@ -69,8 +69,8 @@ class Row:
 class Table:
     """An ablation table.
 
-    `rows` say what a key consists of; `columns` are metrics, each with an entry in `decimals` and `has_...`. `front`
-    has the rows that no other beats in both objectives, where there are two.
+    `rows` names the parts of a key; `columns` are metrics, each with an entry in `decimals` and `has_...`. `front`: the
+    keys of the rows on the Pareto front, where there are two objectives.
     """
 
     rows: tuple[str, ...]
