@@ -1,4 +1,4 @@
-"""k-means clusters of frozen features, and how well they agree with the classes."""
+"""The agreement of k-means clusters of frozen features with the classes."""
 
 from typing import Annotated, Any
 
@@ -20,21 +20,22 @@ def evaluate(
     splits: Splits,
     stage: Stage,
     *,
-    k: Annotated[int | None, Field(ge=2, description="clusters; null: as many as there are classes")] = None,
-    inits: Annotated[int, Field(ge=1, description="starts of k-means, of which the tightest clusters are taken")] = 10,
-    images: Annotated[int, Field(ge=2, description="training images that are clustered, at most")] = 10_000,
+    k: Annotated[int | None, Field(ge=2, description="clusters; null: the number of classes")] = None,
+    inits: Annotated[int, Field(ge=1, description="starts of k-means; the tightest clusters are used")] = 10,
+    images: Annotated[int, Field(ge=2, description="maximum number of training images that are clustered")] = 10_000,
 ) -> dict[str, float]:
     """Normalised mutual information (0 to 100) and adjusted Rand index (0 by chance, 100 equal) with the classes.
 
-    k-means on the L2-normalised features of training images, without their labels; validation and test images belong
-    to the nearest centre, so that small splits are not clustered by themselves. NMI by the arithmetic mean of the
-    entropies (Vinh et al. 2010, "Information Theoretic Measures for Clusterings Comparison"), ARI by Hubert & Arabie
-    1985, "Comparing Partitions". NMI grows with k, and with fewer images, by itself; ARI does not.
+    k-means runs on the L2-normalised features of training images, without their labels. Validation and test images
+    belong to the nearest centre, so that small splits are not clustered by themselves. NMI is normalised by the
+    arithmetic mean of the entropies (Vinh et al. 2010, "Information Theoretic Measures for Clusterings Comparison");
+    ARI is that of Hubert & Arabie 1985, "Comparing Partitions". By chance, NMI grows with k and with fewer images; ARI
+    does not.
 
     Raises:
         DataError: there are fewer training images than clusters.
     """
-    from sklearn.cluster import KMeans  # the training core does without scikit-learn
+    from sklearn.cluster import KMeans  # the training core does not need scikit-learn
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     number = splits.num_classes if k is None else k
@@ -50,8 +51,8 @@ def evaluate(
     results = {}
     for split, pack in (("val", splits.val), ("test", splits.test)):
         features, labels = extract(encoder, pack, splits.image_size, stage)
-        found, truth = kmeans.predict(unit(features).cpu().numpy()), labels.cpu().numpy()
-        results[f"nmi_{split}"] = 100 * float(normalized_mutual_info_score(truth, found))
-        results[f"ari_{split}"] = 100 * float(adjusted_rand_score(truth, found))
+        clusters, classes = kmeans.predict(unit(features).cpu().numpy()), labels.cpu().numpy()
+        results[f"nmi_{split}"] = 100 * float(normalized_mutual_info_score(classes, clusters))
+        results[f"ari_{split}"] = 100 * float(adjusted_rand_score(classes, clusters))
     stage.report(results, 1)
     return results

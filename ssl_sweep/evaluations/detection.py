@@ -19,7 +19,7 @@ from ssl_sweep.training.optimizers import Recipe
 METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test")
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
 WARMUP = 0.05  # of the run: the heads start from noise
-IGNORED_AREA = 2e10  # square pixels; COCO's tool leaves out objects of 1e10 and more, and what is found on them
+IGNORED_AREA = 2e10  # square pixels; COCO's tool ignores objects of 1e10 and more, and detections that match them
 
 
 def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -28,10 +28,7 @@ def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def check_data(settings: Mapping[str, Any], root: Path) -> None:
-    """Read the source's lists and annotations, for a driver to refuse them before anything is pretrained.
-
-    Raises DataError when one is missing or damaged.
-    """
+    """Read the source's lists and annotations. Raises DataError when one is missing or damaged."""
     read_voc(settings["source"], root, train_set=settings["train_set"], on_error=settings["on_error"])
 
 
@@ -49,12 +46,12 @@ def evaluate(
     ] = "c4",
     train_set: Annotated[
         Literal["train", "trainval"],
-        Field(description="trainval: train on all of it but data.val_fraction, whatever val.txt says"),
+        Field(description="trainval: train on all of it but data.val_fraction; val.txt is not used"),
     ] = "train",
     image_side: Annotated[
-        int, Field(ge=32, description="short side in pixels that photos are scaled to; anchors scale with it")
+        int, Field(ge=32, description="pixels of the short side that photos are scaled to; anchors scale with it")
     ] = 480,
-    epochs: Annotated[int, Field(ge=1, description="epochs of fine-tuning; 24,000 steps on VOC07+12 are 23")] = 23,
+    epochs: Annotated[int, Field(ge=1, description="epochs of fine-tuning; 23 are 24,000 steps on VOC07+12")] = 23,
     batch_size: Annotated[int, Field(ge=2, description="photos a step")] = 8,
     lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.01,
     weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4,
@@ -64,28 +61,34 @@ def evaluate(
     ] = "step",
     batch_norm: Annotated[
         Literal["train", "frozen"],
-        Field(description="train: statistics of each batch; frozen: those of the pretraining, and its scales"),
+        Field(description="train: statistics of each batch; frozen: statistics and scales of the pretraining"),
     ] = "train",
     proposals: Annotated[
-        int, Field(ge=2, description="regions a photo that are classified in a test; half as many are sampled to train")
+        int,
+        Field(
+            ge=2, description="regions of a photo that are classified in a test; half as many are sampled in training"
+        ),
     ] = 1000,
     on_error: Annotated[
         Literal["raise", "skip"],
-        Field(description="a degenerate box ends the trial, or is left out, named and counted; data.on_error: images"),
+        Field(
+            description="raise: a degenerate box ends the trial; skip: it is left out, logged and counted; for images, "
+            "see data.on_error"
+        ),
     ] = "raise",
 ) -> dict[str, float]:
-    """AP (COCO's, over IoU 0.50 to 0.95), AP50 and AP75 in percent of the last epoch.
+    """AP (COCO's, over IoU 0.50 to 0.95), AP50 and AP75 of the last epoch, in percent.
 
-    The protocol is that of He et al. 2020, "Momentum Contrast", section 4.2.1: all layers are trained, with SGD, the
-    rate's steps at 3/4 and 11/12 of the run, and flips. It differs in a short side that is not varied, in new layers
-    without batch normalisation, and in batch statistics of one device (there: shared by eight). Difficult objects are
-    trained on and ignored in the measure, as VOC's own tool does; AP50 is COCO's, not the 11-point one of VOC 2007.
+    The protocol is that of He et al. 2020, "Momentum Contrast", section 4.2.1: all layers are trained, with SGD, steps
+    of the rate at 3/4 and 11/12 of the run, and flips. It differs in a fixed short side, in new layers without batch
+    normalisation, and in batch statistics of one device (there: shared by eight). Difficult objects are trained on and
+    ignored in tests, as by VOC's own tool; AP50 is COCO's, not the 11-point one of VOC 2007.
 
-    `train` normalises by the batch as fine-tuning in that paper does. A step's maps hold thousands of positions, so
-    that it stands small batches; `frozen` is for two or so photos a step, and needs a pretrained encoder.
+    `batch_norm: train` normalises by the batch, as that paper does. It works with small batches, since the maps of a
+    step hold thousands of positions; `frozen` is for about two photos a step, and needs a pretrained encoder.
 
     Raises:
-        ValueError: the encoder is no ResNet.
+        ValueError: the encoder is not a ResNet.
         DataError: the photos or their boxes are missing or damaged.
         ImportError: the extra `detection` is not installed.
     """
@@ -177,12 +180,12 @@ def average_precision(
 
 
 def average_precision_metric() -> Any:
-    """torchmetrics' measure by COCO's own tool."""
+    """torchmetrics' average precision, computed by COCO's own tool."""
     try:
         from torchmetrics.detection import MeanAveragePrecision
 
         return MeanAveragePrecision(
-            # COCO's own to the bit: with torchmetrics' fp32 ones a recall of exactly one half is below one half
+            # COCO's thresholds to the bit: by torchmetrics' fp32 ones, a recall of one half is below one half
             iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
             rec_thresholds=np.linspace(0, 1, 101).tolist(),
             backend="pycocotools",
@@ -195,7 +198,7 @@ def average_precision_metric() -> Any:
 
 
 def on_device(images: list[Tensor], targets: list[Target], device: torch.device) -> tuple[list[Tensor], list[Target]]:
-    """Images as uint8 -> images in [0, 1], and their targets, on the device."""
+    """Images in [0, 1], from uint8, and their targets, on the device."""
     return (
         [image.to(device) / 255 for image in images],
         [{name: x.to(device) for name, x in target.items()} for target in targets],
@@ -205,7 +208,7 @@ def on_device(images: list[Tensor], targets: list[Target], device: torch.device)
 def some_flipped(
     images: list[Tensor], targets: list[Target], rng: torch.Generator
 ) -> tuple[list[Tensor], list[Target]]:
-    """The batch with each image mirrored or not, by even chances."""
+    """The batch, each image mirrored with probability 1/2."""
     flips = torch.rand(len(images), generator=rng, device=rng.device) < 0.5
     pairs = [
         flipped(image, target) if flip else (image, target)

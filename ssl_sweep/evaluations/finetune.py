@@ -27,10 +27,10 @@ def evaluate(
     schedule: Schedule = "cosine",
     augment: TrainingCrop = "none",
 ) -> dict[str, float]:
-    """Top-1 in percent after fine-tuning; by default Li et al. 2023 (section 4, Table b), without augmentation.
+    """Top-1 in percent after fine-tuning; by default as Li et al. 2023 (section 4, Table b), without augmentation.
 
-    The last epoch is `top1_*`. The paper reports its best test epoch, which is chosen on the test images: here the best
-    epoch is chosen on validation, and `top1_best_test` is that epoch's.
+    `top1_*` are the last epoch's. The paper reports the best test epoch, which is chosen on the test images; here
+    validation chooses the best epoch, and `top1_best_test` is that epoch's.
     """
     recipe = Recipe(
         epochs=epochs,

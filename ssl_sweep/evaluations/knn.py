@@ -15,13 +15,13 @@ Neighbours = Annotated[int, Field(ge=1)]
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The four of a single k; with a list of them, each one's top-1 and the k that was chosen."""
+    """The four of a classifier; with a list of k, the top-1 of each and the chosen k too."""
     k = settings["k"]
     if isinstance(k, int):
         return classifier.METRICS
     return (
         *classifier.METRICS,
-        *(f"top1_k{each}_{split}" for each in dict.fromkeys(k) for split in ("val", "test")),
+        *(f"top1_k{number}_{split}" for number in dict.fromkeys(k) for split in ("val", "test")),
         "k_best",
     )
 
@@ -33,23 +33,24 @@ def evaluate(
     *,
     k: Annotated[
         Neighbours | Annotated[tuple[Neighbours, ...], Field(min_length=1)],
-        Field(description="neighbours that vote (at most the training set); of a list, validation chooses"),
+        Field(description="neighbours that vote (at most the training set); validation chooses from a list"),
     ] = 20,
     temperature: Annotated[float, Field(gt=0, description="a neighbour at cosine s votes with exp(s / t)")] = 0.1,
 ) -> dict[str, float]:
     """Top-1 in percent by the vote of the k nearest training images (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-    With several k, `top1_k20_test` and so on are those of each, `top1_test` that of the k with the best validation
-    top-1 (the first of equals), which is `k_best`. Nothing is trained, so that there are no epochs: the best is the
-    only value.
+    With several k, `top1_k20_test` and its like are the top-1 of each; `k_best` is the k with the best validation top-1
+    (the first of equals), and `top1_test` is its top-1. Nothing is trained: without epochs, `top1_best_*` equal
+    `top1_*`.
     """
     ks = list(dict.fromkeys([k] if isinstance(k, int) else k))
-    found = knn_top1(encoder, splits, stage, ks=ks, temperature=temperature)
-    best = found["val"].index(max(found["val"]))
-    results = {f"top1_{split}": shares[best] for split, shares in found.items()}
-    results |= {f"top1_best_{split}": shares[best] for split, shares in found.items()}
+    by_split = knn_top1(encoder, splits, stage, ks=ks, temperature=temperature)
+    best = by_split["val"].index(max(by_split["val"]))
+    results = {f"top1_{split}": values[best] for split, values in by_split.items()}
+    results |= {f"top1_best_{split}": values[best] for split, values in by_split.items()}
     if not isinstance(k, int):
-        results |= {f"top1_k{each}_{split}": found[split][index] for index, each in enumerate(ks) for split in found}
+        for index, number in enumerate(ks):
+            results |= {f"top1_k{number}_{split}": values[index] for split, values in by_split.items()}
         results["k_best"] = float(ks[best])
     stage.report(results, 1)
     return results

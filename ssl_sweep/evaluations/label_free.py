@@ -1,4 +1,4 @@
-"""What frozen features are worth without a single label: a sweep can be steered by these."""
+"""The quality of frozen features without labels; a search can use these metrics as its objective."""
 
 from functools import partial
 from typing import Annotated
@@ -23,15 +23,17 @@ def evaluate(
     stage: Stage,
     *,
     images: Annotated[
-        int, Field(ge=2, description="images of a split for rankme, alpha and uniformity, at most")
+        int, Field(ge=2, description="maximum number of images of a split for rankme, alpha and uniformity")
     ] = 5000,
     alpha_eigenvalues: Annotated[
-        int | None, Field(ge=2, description="alpha is fitted to so many, the largest; null: all above rounding")
+        int | None,
+        Field(ge=2, description="number of largest eigenvalues that alpha is fitted to; null: all above rounding"),
     ] = None,
     view_images: Annotated[
-        int, Field(ge=2, description="images of a split for lidar and alignment, at most; better more than features")
+        int,
+        Field(ge=2, description="maximum number of images of a split for lidar and alignment; use more than features"),
     ] = 1000,
-    views: Annotated[int, Field(ge=2, description="random views of each of them; LiDAR's paper takes 50")] = 10,
+    views: Annotated[int, Field(ge=2, description="random views of each of these images; LiDAR's paper uses 50")] = 10,
     crop_scale_min: Annotated[float, Field(gt=0, le=1, description="views: smallest crop, share of the area")] = 0.2,
     color_strength: Annotated[
         float,
@@ -41,19 +43,20 @@ def evaluate(
 ) -> dict[str, float]:
     """Rank, spectrum and geometry of features, on images that are the same in every trial of a sweep.
 
-    Of centre crops, with singular values σ, and eigenvalues λ_1 ≥ λ_2 ≥ … of the covariance:
-    `rankme` exp(−Σ p log p), p = σ / Σσ + 1e-7 (Garrido et al. 2023). Higher is better, within one method.
-    `alpha` −slope of log λ_i on log i, `alpha_r2` how far that law holds (α-ReQ, Agrawal et al. 2022). By its authors
-    near 1 is best, so that neither direction is. Not a number where the features have collapsed.
-    `uniformity` log mean exp(−2‖x − y‖²) over pairs of images (Wang & Isola 2020). Lower is better, at equal alignment.
+    On centre crops, with singular values σ, and eigenvalues λ_1 ≥ λ_2 ≥ … of the covariance:
+    `rankme`: exp(−Σ p log p), p = σ / Σσ + 1e-7 (Garrido et al. 2023). Higher is better, within one method.
+    `alpha`: −slope of log λ_i on log i, and `alpha_r2`: the fit of that line (α-ReQ, Agrawal et al. 2022). Its authors
+    find values near 1 best, so that it has no direction. Not a number where the features have collapsed.
+    `uniformity`: log mean exp(−2‖x − y‖²) over pairs of images (Wang & Isola 2020). Lower is better, at equal
+    alignment.
 
-    Of random views, the same kind whatever the trial trains with:
-    `lidar` the rank of Σ_w^(−1/2) Σ_b Σ_w^(−1/2), as of rankme; Σ_b between images, Σ_w among the views of each (Thilak
-    et al. 2023). Higher is better.
-    `alignment` mean ‖x − y‖² over pairs of views of an image (Wang & Isola 2020). Lower is better, at equal
+    On random views, of one kind for all trials:
+    `lidar`: the rank of Σ_w^(−1/2) Σ_b Σ_w^(−1/2), defined as for rankme; Σ_b between images, Σ_w among the views of an
+    image (Thilak et al. 2023). Higher is better.
+    `alignment`: mean ‖x − y‖² over pairs of views of an image (Wang & Isola 2020). Lower is better, at equal
     uniformity: features that have collapsed to a point are aligned best.
 
-    All depend on the number of images: a split with fewer has other values. More in `models.representation`.
+    All depend on the number of images: compare splits of one size only. More in `models.representation`.
     """
     s = color_strength
     augment = Augment(
@@ -68,10 +71,10 @@ def evaluate(
     results: dict[str, float] = {}
     for split, pack in (("val", splits.val), ("test", splits.test)):
         features, _ = extract(encoder, fixed_subset(pack, images), splits.image_size, stage)
-        shown = [partial(augment.view, rng=stage.generator("views", split))] * views
-        seen = view_features(encoder, fixed_subset(pack, view_images), shown, stage)  # (V, N, D)
+        random_views = [partial(augment.view, rng=stage.generator("views", split))] * views
+        viewed = view_features(encoder, fixed_subset(pack, view_images), random_views, stage)  # (V, N, D)
         alpha, alpha_r2 = spectral_decay(features, alpha_eigenvalues)
-        measured = (effective_rank(features), alpha, alpha_r2, uniformity(features), lidar(seen), alignment(seen))
+        measured = (effective_rank(features), alpha, alpha_r2, uniformity(features), lidar(viewed), alignment(viewed))
         results |= {f"{name}_{split}": value for name, value in zip(NAMES, measured, strict=True)}
     stage.report(results, 1)
     return results

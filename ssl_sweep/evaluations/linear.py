@@ -18,7 +18,7 @@ Decay = Annotated[float, Field(ge=0)]
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The four top-1, and which learning rate and decay were best where there are several to choose from."""
+    """The four of a classifier, and the best learning rate and weight decay where several are tried."""
     return METRICS + tuple(f"{name}_best" for name in CHOSEN if len(set(_several(settings[name]))) > 1)
 
 
@@ -32,33 +32,34 @@ def evaluate(
     optimizer: Optimizer = "sgd",
     lr: Annotated[
         Rate | Annotated[tuple[Rate, ...], Field(min_length=1)],
-        Field(description="peak learning rate; of a list every one is tried, in one training"),
+        Field(description="peak learning rate; each one of a list is tried, in one training"),
     ] = 0.01,
     momentum: Momentum = 0.9,
     weight_decay: Annotated[
         Decay | Annotated[tuple[Decay, ...], Field(min_length=1)],
-        Field(description="weight decay; of a list every one is tried, with every lr, in one training"),
+        Field(description="weight decay; each one of a list is tried with each lr, in one training"),
     ] = 1e-4,
     schedule: Schedule = "cosine",
     augment: TrainingCrop = "none",
 ) -> dict[str, float]:
-    """Top-1 in percent of a linear head on frozen features; of several heads that which is best on validation.
+    """Top-1 in percent of a linear head on frozen features, of several heads the one that is best on validation.
 
-    By default, the protocol of Li et al. 2023 (section 4): 5 epochs without augmentation. That of MoCo and LeOCLR
+    The default is the protocol of Li et al. 2023 (section 4): 5 epochs without augmentation. That of MoCo and LeOCLR
     (He et al. 2020, section 4.1): epochs 100, lr 30, weight_decay 0, schedule step (a tenth from epochs 60 and 80 on),
-    augment crop_flip. Tested on centre crops. `top1_*` are the last epoch, `top1_best_*` the one best on validation.
+    augment crop_flip. Tests use centre crops. `top1_*` are the last epoch's, `top1_best_*` those of the epoch that is
+    best on validation.
     """
     recipes = [
         Recipe(
             epochs=epochs,
             batch_size=batch_size,
             optimizer=optimizer,
-            lr=each_lr,
+            lr=rate,
             momentum=momentum,
-            weight_decay=each_decay,
+            weight_decay=decay,
             schedule=schedule,
         )
-        for each_lr, each_decay in product(_several(lr), _several(weight_decay))
+        for rate, decay in product(_several(lr), _several(weight_decay))
     ]
     return probe(encoder, splits, recipes, stage, augment)
 

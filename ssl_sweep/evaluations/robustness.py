@@ -1,4 +1,4 @@
-"""A linear probe of centre crops, tested on other crops of the images and on changed ones."""
+"""A linear probe of centre crops, tested on other crops and on altered images."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ Change = Literal["crop", "resized_crop", "flip", "gray", "jitter", "blur", "sola
 SPLITS = ("val", "test")
 SHORT_SIDE = 256 / 224  # of the resized image, over the crop's
 MASK_PATCHES = 8  # a side
-# each on every image, at the strength of MoCo-v2's and BYOL's recipes; a quarter of the image is hidden
+# each applies to every image, at the strength of MoCo-v2's and BYOL's recipes; a mask hides a quarter of the image
 KNOBS: dict[str, dict[str, Any]] = {
     "flip": {"flip": 1.0},
     "gray": {"gray": 1.0},
@@ -37,7 +37,7 @@ KNOBS: dict[str, dict[str, Any]] = {
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Top-1 of centre crops, which is `top1_val` and `top1_test`, and of each change."""
+    """Top-1 of centre crops, which `top1_val` and `top1_test` repeat, and of each change."""
     return tuple(
         f"top1{at}_{split}" for at in ("", "_center", *(f"_{name}" for name in settings["changes"])) for split in SPLITS
     )
@@ -50,7 +50,7 @@ def evaluate(
     *,
     changes: Annotated[
         tuple[Change, ...],
-        Field(description="tested beside the centre crop: other crops, and centre crops with one thing changed"),
+        Field(description="tested beside the centre crop: other crops, and centre crops with one change each"),
     ] = ("crop", "resized_crop", "flip", "gray", "jitter", "blur", "solarize", "mask"),
     epochs: Annotated[int, Field(ge=1, description="epochs of the probe")] = 20,
     batch_size: BatchSize = 256,
@@ -60,22 +60,22 @@ def evaluate(
     ] = (0.01, 0.1, 1.0, 10.0),
     weight_decay: WeightDecay = 0.0,
 ) -> dict[str, float]:
-    """Top-1 in percent of a linear probe of frozen features, by what the tested images went through.
+    """Top-1 in percent of a linear probe of frozen features, by the change of the tested images.
 
     The probe is trained, and its learning rate chosen, on centre crops. `top1_center_*` and `top1_crop_*` are the two
     tests of LeOCLR (Table 7): the short side is resized to 256/224 of the image size, then the central or a random
-    square is cut. The paper may mean random resized crops: those are `top1_resized_crop_*` (area 0.2 to 1). What is
-    random is drawn alike in every trial of a seed. Views that are left out of pretraining are a search over `views`.
+    square is cut. The paper may mean random resized crops: those are `top1_resized_crop_*` (area 0.2 to 1). All trials
+    of a seed draw the same random changes. To leave views out of pretraining, search over `views`.
     """
     packs = {"train": splits.train, "val": splits.val, "test": splits.test}
 
-    def seen(name: str, split: str) -> tuple[Tensor, Tensor]:
+    def features_of(name: str, split: str) -> tuple[Tensor, Tensor]:
         view = view_of(name, splits.image_size, stage.generator(name, split))
         features = view_features(encoder, packs[split], [view], stage)[0]
         return features, packs[split].labels.to(stage.device)
 
-    (features, labels), val, test = (seen("center", split) for split in packs)
-    recipes = [Recipe(epochs=epochs, batch_size=batch_size, lr=each, weight_decay=weight_decay) for each in lr]
+    (features, labels), val, test = (features_of("center", split) for split in packs)
+    recipes = [Recipe(epochs=epochs, batch_size=batch_size, lr=rate, weight_decay=weight_decay) for rate in lr]
     heads = Heads(features.shape[1], splits.num_classes, recipes).to(stage.device)
 
     def loss(indices: Tensor, _rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,16 +89,16 @@ def evaluate(
     fit(heads, loss, len(features), recipes[0], stage, score)
     results = {}
     for name, split in product(("center", *changes), SPLITS):
-        results[f"top1_{name}_{split}"] = float(top1(heads, _chunks(*seen(name, split)))[heads.chosen])
+        results[f"top1_{name}_{split}"] = float(top1(heads, _chunks(*features_of(name, split)))[heads.chosen])
     results |= {f"top1_{split}": results[f"top1_center_{split}"] for split in SPLITS}
     stage.report(results, epochs + 1)
     return results
 
 
 def crop(images: Images, size: int, rng: torch.Generator | None = None) -> Tensor:
-    """A square of every image whose short side is resized to 256/224 of `size`: (B, 3, size, size) in [0, 1].
+    """A square of every image, its short side resized to 256/224 of `size`: (B, 3, size, size) in [0, 1].
 
-    In whole pixels of the resized image: the central one, or one anywhere in it with a generator.
+    The square is at whole pixels of the resized image: in its centre, or with a generator at a random place.
     """
     full = round(size * SHORT_SIDE) * images.sizes // images.sizes.amin(dim=1, keepdim=True)  # (B, 2)
     room = full - size
@@ -113,14 +113,14 @@ def crop(images: Images, size: int, rng: torch.Generator | None = None) -> Tenso
 
 
 def changed(images: Images, augment: Augment, rng: torch.Generator) -> Tensor:
-    """Central crops of every image, in 8 bits, as `augment` changes them: (B, 3, size, size) in [0, 1]."""
+    """Central crops of every image, rounded to 8 bits and changed by `augment`: (B, 3, size, size) in [0, 1]."""
     crops = crop(images, augment.image_size).mul(255).round().to(torch.uint8)
     sizes = images.sizes.new_full((len(crops), 2), augment.image_size)
     return augment.whole(Images(crops, sizes), rng)
 
 
 def view_of(name: str, size: int, rng: torch.Generator) -> View:
-    """What shows every image as the centre crop, or as one of the changes."""
+    """The view that is the centre crop, or one of the changes, of every image."""
     if name in ("center", "crop"):
         return partial(crop, size=size, rng=rng if name == "crop" else None)
     if name == "resized_crop":
@@ -130,7 +130,7 @@ def view_of(name: str, size: int, rng: torch.Generator) -> View:
 
 
 def _mask_patch(size: int) -> int:
-    """The largest patch that tiles the image and is no larger than an eighth of its side."""
+    """The side of the largest patch that tiles the image and is at most an eighth of its side."""
     return max(side for side in range(1, size // MASK_PATCHES + 1) if size % side == 0)
 
 

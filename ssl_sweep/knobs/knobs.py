@@ -29,7 +29,7 @@ class UnknownNameError(UserError, ValueError):
 
 
 def names(kind: Kind) -> list[str]:
-    """Every name of a kind, sorted: the files of its folder, or the encoders of the table."""
+    """All names of a kind, sorted: the files of its folder, or the encoders of the table."""
     if kind == "encoders":
         return sorted(ENCODERS)
     folder = importlib.import_module(f"ssl_sweep.{kind}").__path__

@@ -30,7 +30,7 @@ _EXAMPLES = {
 
 
 class Finding(NamedTuple):
-    """One mistake: the path of its key, the value there, what is wrong with it and the remedy."""
+    """One mistake: the path of its key, the value, a message that says what is wrong, and the remedy."""
 
     loc: Loc
     value: Any
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding with its place in a file. `line` counts from 1; None where there are no lines, as in `--set`."""
+    """A finding with its place in a file. `line` counts from 1; None for a source without lines, as `--set`."""
 
     file: str
     line: int | None

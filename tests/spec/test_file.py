@@ -61,7 +61,7 @@ def test_problems_are_in_the_files_order_with_their_lines(path: Path) -> None:
         "toy.yaml:6: pretrain.momentum: 1: must be less than 1 (momentum of sgd and lars; beta1 of adamw); "
         "use a value in [0, 1)",
         "toy.yaml:10: evaluate.knn.k: 10.0: must be a valid integer (neighbours that vote (at most the training set); "
-        "of a list, validation chooses); write a whole number, such as 20",
+        "validation chooses from a list); write a whole number, such as 20",
         "toy.yaml:15: search.space.views.overlay_alpha[1]: 0.5: must be less than 0.5 (weight of another image "
         "overlaid on this one, which must dominate); use a value in [0, 0.5)",
         "toy.yaml:17: search.seeds: is there twice, first on line 16; keep one of them",
