@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write docker/.env with fresh secrets, for nobody else to read. What it has already stays.
+# Write docker/.env with fresh secrets, readable by its owner only. Existing secrets stay.
 set -euo pipefail
 cd "$(dirname "$0")"
 umask 077

@@ -1,4 +1,4 @@
-"""What a service answers where it refuses, as an error with a message for people."""
+"""The error of a refused request, with a message for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ Json = dict[str, Any]
 
 
 class ServiceError(UserError, ValueError):
-    """The service refused, with its status and what is wrong; or, with status 0, none answered."""
+    """A refused request, with its status and the problems; status 0: no service answered."""
 
     def __init__(self, message: str, status: int = 0, problems: Sequence[Json] = ()) -> None:
         super().__init__(message)
         self.status, self.problems = status, problems
 
 
-def refusal(answer: httpx2.Response, file: str) -> ServiceError:
-    """The error that an answer is; `file`: the spec's name in messages."""
+def error_of(answer: httpx2.Response, file: str) -> ServiceError:
+    """The error in a response; `file` is the spec's name in messages."""
     try:
-        told = answer.json()
-        problems = told.get("problems") or []
-        message = "\n".join(_line(each, file) for each in problems) or str(told["message"])
+        body = answer.json()
+        problems = body.get("problems") or []
+        message = "\n".join(_line(each, file) for each in problems) or str(body["message"])
     except (ValueError, KeyError, AttributeError):
         message, problems = f"the service answers {answer.status_code}: {answer.text[:500]}", []
     if answer.status_code == 401:

@@ -1,4 +1,4 @@
-"""Services by their names: the profiles of `~/.config/ssl_sweep/config.toml`."""
+"""Named services: the profiles in `~/.config/ssl_sweep/config.toml`."""
 
 import os
 import stat
@@ -10,10 +10,10 @@ from ssl_sweep.client.errors import ServiceError
 
 
 def profile(server: str) -> tuple[str, str | None]:
-    """The address and token of a profile, by its name or its address; an unknown address stands for itself.
+    """The address and token of a profile, by its name or address; an unknown address has no token.
 
     Raises:
-        ServiceError: no profile has this name, or others can read its token.
+        ServiceError: no profile has this name, or other users can read its token.
     """
     path = Path(os.environ.get("SSL_SWEEP_CONFIG") or "~/.config/ssl_sweep/config.toml").expanduser()
     try:

@@ -162,8 +162,8 @@ def answering(answers: Sequence[httpx2.Response | Exception], sent: list[str]) -
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (httpx2.Response(200, html="<html>log in</html>"), "is no service of sweeps .it sends text/html"),
-        (httpx2.Response(302, headers={"Location": "https://login.lab"}), "sends to https://login.lab; give"),
+        (httpx2.Response(200, html="<html>log in</html>"), "is no sweep service .it sends text/html"),
+        (httpx2.Response(302, headers={"Location": "https://login.lab"}), "redirects to https://login.lab; give"),
     ],
 )
 def test_what_is_no_service_is_one_message(answer: httpx2.Response, said: str) -> None:
@@ -194,7 +194,7 @@ def test_nobody_there_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_certificate_that_nobody_knows_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients.time, "sleep", lambda _: None)
     error = httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
-    with pytest.raises(ServiceError, match=r"no service answers at .* have SSL_CERT_FILE name"):
+    with pytest.raises(ServiceError, match=r"no service answers at .* set SSL_CERT_FILE to"):
         answering([error] * 4, []).cluster()
 
 
