@@ -6,7 +6,7 @@ UserError
 ├── BucketError             storage   a bucket cannot be reached, refuses a request, or has been away for too long
 ├── ClusterError            cluster   the Ray cluster cannot be used
 │   └── InfeasibleError     cluster   no node has the resources for a trial
-├── DamagedRequestError     trialdir  a trial cannot read what it is asked
+├── DamagedRequestError     trialdir  a trial cannot read the request to end it
 ├── DataError               data      images are missing, damaged or misnamed
 │   └── Damaged             data      a pack differs from what was written
 ├── DiskFull                trialdir  there is no room for what must be written

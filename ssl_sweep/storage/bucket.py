@@ -1,7 +1,7 @@
-"""Objects in a bucket of S3's protocol: the one place that speaks it, names its errors, and tries again.
+"""Objects in an S3 bucket: the only module that calls boto3, translates its errors, and retries.
 
 Credentials, region and endpoint are boto3's own: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION,
-AWS_ENDPOINT_URL, or its files. A PUT is whole or not there, also one in parts: no reader ever sees half an object.
+AWS_ENDPOINT_URL, or its files. A PUT is atomic, also in parts: no reader ever sees half an object.
 """
 
 import logging
@@ -19,14 +19,14 @@ from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.retry import retry
 
-PATIENCE_S = 300.0  # how long a sweep waits for its bucket to come back
+PATIENCE_S = 300.0  # how long a sweep waits for a bucket that cannot be reached
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 CONNECTIONS = 16
-MULTIPART_THRESHOLD = 16 << 20  # bytes, from which on an object is sent in parts
-DELETED_AT_ONCE = 1000  # objects, what S3 takes
+MULTIPART_THRESHOLD = 16 << 20  # bytes; larger objects are sent in parts
+MAX_DELETED = 1000  # objects in one request: the limit of S3
 PROBE = ".probe"
 NOT_FOUND_CODES = {"404", "NoSuchKey", "NotFound"}
-REFUSED = {  # what a server answers that will never answer otherwise, and what to do
+REMEDIES = {  # by the codes of errors that no retry can cure
     "NoSuchBucket": "make the bucket, or name another",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID, or AWS_PROFILE",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
@@ -46,32 +46,32 @@ class BucketError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing says of an object: its ETag, another with each write of other bytes, and its bytes."""
+    """An object in a listing. `etag` changes with its content; `size` is in bytes."""
 
     etag: str
     size: int
 
 
 class Bucket:
-    """The objects under s3://BUCKET/PREFIX, by their keys relative to that."""
+    """The objects under s3://BUCKET/PREFIX. Keys are relative to that."""
 
     def __init__(self, url: str) -> None:
-        """Raises BucketError: no bucket is named, or boto3 is not installed."""
-        found = re.fullmatch(r"s3:/+([^/@:]+)(?:/(.*))?", url)
-        if found is None:
+        """Raises BucketError: the URL names no bucket, or boto3 is not installed."""
+        match = re.fullmatch(r"s3:/+([^/@:]+)(?:/(.*))?", url)
+        if match is None:
             remedy = "write s3://BUCKET/PREFIX, and keys into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise BucketError(f"--storage, SSL_SWEEP_STORAGE: {redacted(url)} names no bucket; {remedy}")
         self.url = url
-        self.name, prefix = found[1], (found[2] or "").strip("/")
+        self.name, prefix = match[1], (match[2] or "").strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
-        self.patience_s = 0.0  # until it has once been reached: before that it is the address that is wrong
+        self.patience_s = 0.0  # until `check` has reached it: before that, the address is probably wrong
         self._client = _client(url)
 
     def check(self) -> None:
-        """See whether objects can be written and removed here, and from then on wait for it when it is away.
+        """Write, list and remove an object; later calls wait for a bucket that cannot be reached.
 
         Raises:
-            BucketError: they cannot.
+            BucketError: this fails.
         """
         self.put(PROBE, b"ssl_sweep")
         self.list_objects(PROBE)
@@ -79,7 +79,7 @@ class Bucket:
         self.patience_s = PATIENCE_S
 
     def list_objects(self, under: str) -> dict[str, ObjectInfo]:
-        """The objects whose keys begin so."""
+        """The objects whose keys start with `under`, by key."""
 
         def all_pages() -> dict[str, ObjectInfo]:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + under)
@@ -106,7 +106,7 @@ class Bucket:
         return self._with_retries(whole)
 
     def download(self, key: str, path: Path, *, waits: bool = True) -> bool:
-        """Write an object to a file, whole or not at all; whether there is one. `waits`: for a bucket that is away."""
+        """Write an object to a file atomically; returns whether it exists. `waits`: retry while the bucket is away."""
 
         def into_file() -> bool:
             with replacing(path) as partial:
@@ -116,11 +116,11 @@ class Bucket:
         return bool(self._with_retries(into_file, self.patience_s if waits else 0.0))
 
     def put(self, key: str, content: bytes | BinaryIO) -> str:
-        """Write an object from bytes, or from an open file; its ETag."""
+        """Write an object from bytes or an open file; returns its ETag."""
 
         def write() -> str | None:
             if not isinstance(content, bytes) and os.fstat(content.fileno()).st_size >= MULTIPART_THRESHOLD:
-                with os.fdopen(os.dup(content.fileno()), "rb") as file:  # boto3 closes what it has sent
+                with os.fdopen(os.dup(content.fileno()), "rb") as file:  # boto3 closes the file
                     file.seek(0)
                     self._client.upload_fileobj(file, self.name, self.prefix + key, Config=_transfer())
                 return self.etag(key)
@@ -132,16 +132,16 @@ class Bucket:
         return self._with_retries(write) or ""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are none."""
-        doomed = [{"Key": self.prefix + key} for key in keys]
-        for start in range(0, len(doomed), DELETED_AT_ONCE):
-            some = {"Objects": doomed[start : start + DELETED_AT_ONCE], "Quiet": True}
-            answer = self._with_retries(partial(self._client.delete_objects, Bucket=self.name, Delete=some))
+        """Remove objects; missing ones are ignored."""
+        entries = [{"Key": self.prefix + key} for key in keys]
+        for start in range(0, len(entries), MAX_DELETED):
+            batch = {"Objects": entries[start : start + MAX_DELETED], "Quiet": True}
+            answer = self._with_retries(partial(self._client.delete_objects, Bucket=self.name, Delete=batch))
             for error in (answer or {}).get("Errors", ()):
                 raise BucketError(f"{self.url}: {error.get('Key')} cannot be removed ({error.get('Message')})")
 
     def each(self, work: Callable[[str], Answer], keys: Iterable[str]) -> list[Answer]:
-        """What `work` gives for each key, several at a time."""
+        """Call `work` with each key, in several threads; returns the results in order."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             return list(pool.map(work, keys))
 
@@ -195,11 +195,13 @@ def _client(url: str) -> Any:
         read_timeout=60,
         max_pool_connections=CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": 3},
-        # many of the other stores that speak S3 do not know its newer checksums
+        # many S3-compatible stores do not support the newer checksums
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client("s3", config=settings)  # boto3's own session keeps the first credentials
+    return boto3.session.Session().client(
+        "s3", config=settings
+    )  # boto3's default session would keep the first credentials
 
 
 def _transfer() -> Any:
@@ -226,7 +228,7 @@ def _is_transient(error: Exception) -> bool:
     from botocore.exceptions import HTTPClientError
 
     code = _code(error)
-    if code in NOT_FOUND_CODES or code in REFUSED:
+    if code in NOT_FOUND_CODES or code in REMEDIES:
         return False
     status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     is_network = isinstance(error, BotoConnectionError | HTTPClientError | Boto3Error)
@@ -234,11 +236,11 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _refusal(url: str, error: Exception) -> str:
-    remedy = REFUSED.get(_code(error) or "", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION")
+    remedy = REMEDIES.get(_code(error) or "", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION")
     return f"the storage {url} refuses ({_reason(error)}); {remedy}"
 
 
 def _reason(error: Exception) -> str:
-    """What a server said, without what it was asked: that may carry a signature."""
-    said = getattr(error, "response", {}).get("Error", {})
-    return f"{said['Code']}: {said.get('Message', '')}" if said.get("Code") else str(error).splitlines()[0]
+    """The server's message, without the request: that may contain a signature."""
+    answer = getattr(error, "response", {}).get("Error", {})
+    return f"{answer['Code']}: {answer.get('Message', '')}" if answer.get("Code") else str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Addresses in messages: without what is secret in them."""
+"""Addresses in messages, without their secrets."""
 
 import re
 

@@ -1,5 +1,6 @@
-"""What lies in a trial's folder: checkpoints, the journal, requests to a running trial, signs of life, full disks.
+"""The files in a trial's folder: checkpoints, journal, record, stop requests, heartbeats.
 
-Owns the names and formats of these files; whoever else needs one reads it through this package.
+Owns the names and formats of these files: other packages read and write them through this one. Also atomic writes,
+full disks, and retries, which every package needs.
 Imports torch (in `checkpoint` only) and nothing else of the package. Start with `checkpoint.py`, then `journal.py`.
 """

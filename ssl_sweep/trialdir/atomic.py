@@ -1,4 +1,4 @@
-"""Atomic writes: a reader finds either the old file or the whole new one, whenever the process dies."""
+"""Atomic writes: whenever the process dies, a reader sees either the old file or the complete new one."""
 
 import os
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from ssl_sweep.trialdir.disk import room_in
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; it is on the disk when this returns."""
+    """Write a text file atomically; returns when it is on disk."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically; it is on the disk when this returns."""
+    """Write a file atomically; returns when it is on disk."""
     with durable(path) as file:
         file.write(content)
 
 
 @contextmanager
 def durable(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; when the block ends, it is on the disk and replaces `path`.
+    """Open a file for writing; when the block ends, it is on disk and replaces `path`.
 
     Raises:
         DiskFull: the disk is full.
@@ -32,22 +32,22 @@ def durable(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(path.parent)  # the rename itself must reach the disk, or a power cut brings the old name back
+        sync_folder(path.parent)  # else a power cut may undo the rename
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which replaces it when the block ends.
+    """Give a temporary name beside `path`; the file replaces `path` when the block ends.
 
-    Nothing is flushed to the disk: for copies and for what can be made again.
+    Nothing is flushed to the disk: use it for copies and for files that can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is written over
+    partial = path.with_name(f".{path.name}.partial")  # always the same name: a killed process's file is overwritten
     try:
         yield partial
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)  # a full disk needs the room
+        partial.unlink(missing_ok=True)  # frees a full disk
 
 
 def sync_folder(folder: Path) -> None:

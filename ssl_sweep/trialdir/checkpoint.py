@@ -1,4 +1,4 @@
-"""Atomic save and load of what a training loop needs to go on."""
+"""Atomic save and load of a training loop's state."""
 
 import struct
 import zipfile
@@ -10,40 +10,40 @@ import torch
 
 from ssl_sweep.trialdir.atomic import durable
 
-DAMAGED = ".damaged"  # behind the name of a file that was set aside
+DAMAGED = ".damaged"  # suffix of a file that was set aside
 State = dict[str, Any]
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is there but cannot be read."""
+    """A checkpoint exists but cannot be read."""
 
 
 def save(path: Path, state: State) -> None:
-    """Write `state` atomically; it is on the disk when this returns."""
+    """Write `state` atomically; returns when it is on disk."""
     with durable(path) as file:
         torch.save(state, file)
 
 
 def load(path: Path, device: torch.device) -> State | None:
-    """Read a checkpoint, or None where there is none.
+    """Read a checkpoint; None if there is none.
 
     Raises:
-        CheckpointError: the file is damaged; a trial that needs it sets it aside or makes it again when it is resumed.
+        CheckpointError: the file is damaged. A resumed trial sets it aside or makes it again.
     """
     if not path.exists():
         return None
     try:
         state: State = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises a different type for each way in which a file can be damaged
+    except Exception as error:  # torch raises many types for damaged files
         remedy = "copy it anew where it is a copy, else resume its trial"
         raise CheckpointError(f"{path}: cannot be read ({error}); {remedy}") from error
     return state
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint that was cut off, or changed on the disk; None where it is whole, or not there.
+    """How a checkpoint is damaged; None if it is intact or missing.
 
-    Reads all of it: torch itself does not look at the checksums that it writes.
+    Reads the whole file: torch does not verify the checksums that it writes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -56,5 +56,5 @@ def damage(path: Path) -> str | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Give a damaged file another name, for people to look at; `ssl-sweep clean` removes it."""
+    """Rename a damaged file, so that people can inspect it; `ssl-sweep clean` removes it."""
     return path.replace(path.with_name(path.name + DAMAGED))

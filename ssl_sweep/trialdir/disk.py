@@ -1,4 +1,4 @@
-"""A disk that is full: told apart from every other error, wherever it shows, and put in words that help."""
+"""Full disks: recognized in any error, and reported with the folder and the remedy."""
 
 import errno
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 from ssl_sweep.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# as SQLite and as torch's writer put it, whose errors have no number
+# messages of SQLite and of torch's writer, whose errors have no number
 WORDS = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 
 
 class DiskFull(UserError, OSError):  # noqa: N818 - says what it is
-    """There is no room for what must be written; the message names the folder, what is free there, and the remedy."""
+    """There is no room for a write; the message names the folder, its free space and the remedy."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -22,7 +22,7 @@ class DiskFull(UserError, OSError):  # noqa: N818 - says what it is
 
 @contextmanager
 def room_in(folder: Path) -> Iterator[None]:
-    """Name the folder and the remedy where the block finds its disk full. Raises DiskFull."""
+    """Turn any error of the block that a full disk has caused into a DiskFull that names this folder."""
     try:
         yield
     except DiskFull:
@@ -30,11 +30,11 @@ def room_in(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not is_full(error):
             raise
-        raise DiskFull(errno.ENOSPC, _in_words(folder)) from error
+        raise DiskFull(errno.ENOSPC, _message(folder)) from error
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk, or a quota, is at the bottom of an error."""
+    """Whether a full disk or an exhausted quota has caused an error."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -47,12 +47,12 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def message(error: BaseException, folder: Path) -> str:
-    """What to tell of it; `folder` is named where the error names none."""
-    return str(error) if isinstance(error, DiskFull) else _in_words(folder)
+    """The message for users; it names `folder` unless the error names one."""
+    return str(error) if isinstance(error, DiskFull) else _message(folder)
 
 
-def _in_words(folder: Path) -> str:
-    usage = shutil.disk_usage(next(each for each in (folder, *folder.parents) if each.exists()))
+def _message(folder: Path) -> str:
+    usage = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists()))
     free, total = usage.free / 1e6, usage.total / 1e6
     return (
         f"the disk of {folder} is full, or its quota is used up ({free:,.1f} of {total:,.1f} MB free); make room "

@@ -1,7 +1,7 @@
 """The events of journals, one class each; `journal.py` reads and writes them as lines of JSON.
 
-They are pydantic models because a model knows which fields it was given: a line has exactly these keys, and a line that
-lacks a field is refused with its place in the file. A field that may be missing from a line is None here.
+They are pydantic models because a model knows which fields it was given: a line has exactly these keys. A line without
+a required field is rejected with its place in the file. An optional field is None if the line lacks it.
 """
 
 import time
@@ -22,20 +22,20 @@ Numbers = dict[str, Annotated[float, PlainValidator(_number)]]
 
 
 class Event(BaseModel):
-    """Something that happened, at `time` in Unix seconds. An event of no subclass is of a later version: ignore it."""
+    """An event at `time`, in Unix seconds. One of no subclass was written by a later version: ignore it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     name: ClassVar[str] = "unknown"  # its name in the file
     time: float = Field(default_factory=time.time)
 
     def fields(self) -> dict[str, Any]:
-        """The fields that it was given, without its time."""
+        """The fields that were given, without the time."""
         given = self.model_fields_set - {"time"}
         return {field: value for field, value in self if field in given}
 
 
 class AttemptStarted(Event):
-    """A trial's attempt started; in a sweep's journal, where `attempt` is None, a driver."""
+    """An attempt at a trial started; in a sweep's journal, where `attempt` is None, a driver."""
 
     name = "attempt"
     attempt: int | None = None
@@ -54,12 +54,12 @@ class MetricsReported(Event):
 
     @property
     def stage(self) -> str:
-        """The stage that reported: the prefix of all these metrics' names."""
+        """The stage that reported: the common prefix of the metrics' names."""
         return next(iter(self.metrics), "").partition("/")[0]
 
 
 class StageFinished(Event):
-    """A trial finished a stage. The names of `results` have no prefix."""
+    """A trial finished a stage. The names in `results` have no prefix."""
 
     name = "stage"
     stage: str
@@ -107,7 +107,7 @@ class Ended(Event):
 
 
 class FailedAlike(Event):
-    """A trial failed as the trial `maker` did, whose pretraining it shares."""
+    """A trial failed because the shared pretraining failed, which the trial `maker` ran."""
 
     name = "failed_alike"
     maker: str
@@ -132,7 +132,7 @@ class PretrainingFinished(Event):
 
 
 class PretrainingFailed(Event):
-    """A shared pretraining failed, as it will in each trial that shares it; `kind` is the error's class."""
+    """A shared pretraining failed, and would fail again in every trial that shares it; `kind` is the error's class."""
 
     name = "failed"
     trial: str
@@ -150,7 +150,7 @@ TYPES = {
 
 
 def event_type(line: Mapping[str, Any]) -> type[Event]:
-    """The class of a journal's line. Two names stand for one thing in a trial's journal, another in a pretraining's."""
+    """The class of a journal's line. Two names differ in meaning between a trial's and a pretraining's journal."""
     if line["event"] == "attempt" and "trial" in line:
         return PretrainingStarted
     if line["event"] == "stage" and "stage" not in line:

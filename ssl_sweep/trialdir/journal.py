@@ -1,8 +1,8 @@
-"""A trial's append-only event log: one JSON object a line, on disk before anyone else learns of the event.
+"""A trial's append-only event log: one JSON object per line, on disk before anyone else learns of the event.
 
-A trial writes only here. What shows trials (MLflow, the status, the board) reads here, later and as often as it needs.
-`events.py` has the events. JSON has no nan and no infinities: the file holds the strings "nan", "inf" and "-inf", and
-`metrics` and `results` are read back as numbers.
+A trial writes its events only here. MLflow, the status and the board are fed from here. `events.py` has the events.
+JSON has no nan and no infinities: the file has the strings "nan", "inf" and "-inf"; `metrics` and `results` are read
+back as numbers.
 """
 
 import errno
@@ -21,7 +21,7 @@ from ssl_sweep.trialdir.events import Event, MetricsReported, event_type
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 256 * 1024
 MAX_MESSAGE = 2_000  # characters
-MAX_TRACEBACK = 20_000  # characters, the last ones: they name the error
+MAX_TRACEBACK = 20_000  # characters; the last ones are kept, which name the error
 
 
 class JournalError(UserError, ValueError):
@@ -31,7 +31,7 @@ class JournalError(UserError, ValueError):
 class Journal:
     """Appends events to `folder/journal.jsonl`. One writer at a time.
 
-    Opening removes a last line that a killed writer left unfinished, and reads which metrics were reported.
+    Opening removes an unfinished last line of a killed writer, and reads which metrics have been reported.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,11 +46,11 @@ class Journal:
         }
 
     def append(self, event: Event) -> None:
-        """Write one event; returns when it is on disk."""
+        """Append one event; returns when it is on disk."""
         _write_line(self.path, _encode(event))
 
     def append_once(self, event: Event) -> bool:
-        """Write an event unless the journal has the same one, of any time; returns whether it was written."""
+        """Append an event unless the journal has an equal one, at any time; returns whether it was appended."""
         known = any(type(old) is type(event) and old.fields() == event.fields() for old in read(self.path.parent)[0])
         if not known:
             self.append(event)
@@ -59,7 +59,7 @@ class Journal:
     def report(self, metrics: Mapping[str, float], step: int) -> bool:
         """Append the metrics that no attempt has reported for this step; returns whether there were any.
 
-        A resumed trial repeats the work since its last checkpoint and reports it again: the first report is kept.
+        A resumed trial repeats and reports the steps since its last checkpoint: the first report is kept.
         """
         new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._reported}
         if not new:
@@ -70,9 +70,9 @@ class Journal:
 
 
 def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Event], int]:
-    """The events from byte `start` to `end` (None: the end of the file), and the offset after the last of them.
+    """The events from byte `start` to `end` (None: the end of the file), and the offset after the last one.
 
-    A line that is still being written is left for the next read. A missing file has no events. Raises JournalError.
+    An unfinished last line is left for the next read. A missing file has no events. Raises JournalError.
     """
     path = folder / JOURNAL
     try:
@@ -135,7 +135,7 @@ def _decode(line: bytes, path: Path, offset: int) -> Event:
     try:
         return event_type(fields).model_validate(fields)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, field['loc']))}: {field['msg']}" for field in error.errors())
         raise JournalError(f"{path}, byte {offset}: event {fields['event']!r}: {wrong}; remove that line") from error
 
 

@@ -1,4 +1,4 @@
-"""The record of a trial: who it is and what it runs. `config.yaml` in its folder, and the JSON that Ray carries."""
+"""A trial's record, its identity and config: `config.yaml` in its folder, and JSON in Ray's messages."""
 
 import json
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ class RecordError(UserError, ValueError):
 class TrialRecord:
     """A trial's identity, its searched knobs, and its config with every knob resolved.
 
-    What is unknown has its default: all but `trial_id` where a trial died before it wrote its record.
+    Unknown fields have their defaults: all but `trial_id` if a trial died before it wrote its record.
     """
 
     trial_id: str
     sweep: str = ""
     choice: int | None = None
     seed: int | None = None
-    confirms: bool = False  # its seed is fresh: it confirms a choice that the search found best
+    confirms: bool = False  # it runs one of the best choices with a seed that the search did not use
     knobs: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The record as Ray carries it."""
+        """The record for Ray's messages."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -57,10 +57,10 @@ class TrialRecord:
         path = folder / RECORD
         text = path.read_text()
         try:
-            stored = yaml.load(text, Loader=yaml.CSafeLoader)  # ten times as fast as the loader in Python
+            stored = yaml.load(text, Loader=yaml.CSafeLoader)  # ten times as fast as the Python loader
         except yaml.YAMLError as error:
             raise RecordError(f"{path} is not YAML ({error})") from error
         if not isinstance(stored, dict):
             raise RecordError(f"{path} is not a trial's record")
-        known = {each.name for each in fields(cls)} & stored.keys()  # a later version may write more
+        known = {field.name for field in fields(cls)} & stored.keys()  # a later version may write more
         return cls(**{"trial_id": folder.name, **{name: stored[name] for name in known}})

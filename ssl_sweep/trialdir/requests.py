@@ -1,7 +1,7 @@
-"""How a running trial is asked to end: a file in its folder, which it reads whenever it has reported.
+"""Requests to a running trial to end: a file in its folder, which it reads after every report.
 
-Ray's report returns only once the driver has dealt with what was reported, so that what the driver asks there and then
-is on disk when the trial looks.
+Ray's report returns after the driver has handled it, so that a request caused by a report is on disk when the trial
+looks.
 """
 
 import json
@@ -13,31 +13,31 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.atomic import write_text
 
 REQUEST_FILE = "ask.json"
-What = Literal["prune", "stop", "pause"]
+Action = Literal["prune", "stop", "pause"]
 
 
 @dataclass(frozen=True)
 class StopRequest:
-    """What a trial is asked, and the reason for people."""
+    """How a trial is asked to end, and the reason for people. The fields are the file's keys."""
 
-    ask: What
+    ask: Action
     why: str
 
 
 class DamagedRequestError(UserError, ValueError):
-    """A trial cannot read what it is asked."""
+    """A trial cannot read the request to end it."""
 
 
-def request_stop(folder: Path, what: What, why: str) -> None:
-    """Ask the trial of this folder to leave its checkpoint and end; it does so at its next report, or during one."""
+def request_stop(folder: Path, what: Action, why: str) -> None:
+    """Ask the trial of this folder to keep its checkpoint and end, at its next report or during one."""
     write_text(folder / REQUEST_FILE, json.dumps(asdict(StopRequest(what, why))))
 
 
 def read_stop_request(folder: Path) -> StopRequest | None:
-    """What the trial is asked, if anything.
+    """The request to the trial, if there is one.
 
     Raises:
-        DamagedRequestError: that cannot be read; the trial fails, and is asked anew when it is tried again.
+        DamagedRequestError: the file cannot be read; the trial fails, and its next attempt gets a new request.
     """
     path = folder / REQUEST_FILE
     try:
@@ -45,9 +45,9 @@ def read_stop_request(folder: Path) -> StopRequest | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise DamagedRequestError(f"{path} is damaged ({error}); it is written anew before the next attempt") from error
+        raise DamagedRequestError(f"{path} is damaged ({error}); the next attempt gets a new one") from error
 
 
 def clear_stop_request(folder: Path) -> None:
-    """Take back whatever was asked."""
+    """Withdraw a request."""
     (folder / REQUEST_FILE).unlink(missing_ok=True)

@@ -1,20 +1,20 @@
-"""The states of a trial, by the words that ledger, journals and MLflow's tags hold."""
+"""The states of a trial, as ledger, journals and MLflow's tags store them."""
 
 from enum import StrEnum
 
 
 class TrialState(StrEnum):
-    """What has become of a trial; all but CREATED and RUNNING are also the end of an attempt."""
+    """The state of a trial; all but CREATED and RUNNING are also the end of an attempt."""
 
-    CREATED = "CREATED"  # it has not run yet, or is to run again
+    CREATED = "CREATED"  # waits for its first or next attempt
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
-    FAILED = "FAILED"  # its reason says why
+    FAILED = "FAILED"  # its `reason` says why
     STOPPED = "STOPPED"
-    PAUSED = "PAUSED"  # the next driver of its sweep goes on with it
-    INTERRUPTED = "INTERRUPTED"  # of an attempt only: its driver ended
+    PAUSED = "PAUSED"  # the next driver of its sweep continues it
+    INTERRUPTED = "INTERRUPTED"  # an attempt only: its driver ended
 
 
-# a trial in one of these runs again only when somebody asks for it
+# a trial in one of these states runs again only on request
 ENDED = (TrialState.COMPLETE, TrialState.FAILED, TrialState.PRUNED, TrialState.STOPPED)

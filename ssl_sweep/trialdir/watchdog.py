@@ -1,7 +1,7 @@
-"""Ends a process whose trial shows no sign of life, and leaves in the trial's folder where its threads stood.
+"""Ends a process whose trial hangs, and leaves a dump of its threads' stacks in the trial's folder.
 
-The timer is faulthandler's, whose thread needs no GIL: it also ends a process that hangs in native code. There is one
-timer a process, and so is the state here: a process runs one trial at a time.
+The timer is faulthandler's, which needs no GIL: it also ends a process that hangs in native code. faulthandler has one
+timer per process, hence the global state: a process runs one trial at a time.
 """
 
 import faulthandler
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import IO
 
 DUMP, HEARTBEAT_FILE = "hung.txt", "alive"
-BEAT_S = 1.0  # a sign of life costs a few system calls, and training steps may take a millisecond
-FRAMES = 3  # in a message
+BEAT_S = 1.0  # between heartbeats that are written: each takes system calls, and a training step may take 1 ms
+FRAMES = 3  # of a stack, in a message
 
 _watch: "_Watch | None" = None
 
 
 @contextmanager
 def watched(folder: Path, timeout: float | None) -> Iterator[None]:
-    """Watch while the block runs: after `timeout` seconds (None: never) without a sign of life the process ends."""
+    """While the block runs, end the process after `timeout` seconds (None: never) without a heartbeat."""
     global _watch
     with (folder / DUMP).open("w") as file:
         _watch = _Watch(timeout, file, [folder / HEARTBEAT_FILE])
@@ -35,14 +35,14 @@ def watched(folder: Path, timeout: float | None) -> Iterator[None]:
 
 
 def heartbeat() -> None:
-    """A sign of life. To be called at every step: all but one a second cost next to nothing."""
+    """Report that the trial makes progress. Call it at every step: all but one call a second cost next to nothing."""
     if _watch is not None and time.monotonic() - _watch.beaten >= _watch.every:
         _watch.beat()
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Do not watch while the block runs, which waits for somebody else's answer."""
+    """Pause the timer while the block waits for another process."""
     faulthandler.cancel_dump_traceback_later()
     try:
         yield
@@ -53,7 +53,7 @@ def waiting() -> Iterator[None]:
 
 @contextmanager
 def marking(mark: Path) -> Iterator[None]:
-    """While the block runs, each sign of life also touches this file, for whoever waits for this trial."""
+    """While the block runs, each heartbeat also touches this file, for trials that wait for this one."""
     marks = _watch.marks if _watch is not None else []
     marks.append(mark)
     try:
@@ -63,7 +63,7 @@ def marking(mark: Path) -> Iterator[None]:
 
 
 def take_dump(folder: Path) -> str | None:
-    """Where the threads stood of an attempt that was ended here, once; None where none was."""
+    """Read and remove the dump of an attempt that was ended for hanging; None if there is none."""
     path = folder / DUMP
     try:
         dump = path.read_text(errors="replace")
@@ -74,17 +74,17 @@ def take_dump(folder: Path) -> str | None:
 
 
 def summary(dump: str) -> str:
-    """How long it was silent, and the innermost frames of the thread that ran the trial."""
+    """How long the attempt gave no heartbeat, and the innermost frames of the thread that ran it."""
     silent = re.match(r"Timeout \((.+?)\)", dump)
     threads = dump.split("\n\n")
-    trial = next((each for each in threads if re.search(r'attempt\.py", line \d+ in attempt', each)), threads[0])
+    trial = next((thread for thread in threads if re.search(r'attempt\.py", line \d+ in attempt', thread)), threads[0])
     frames = re.findall(r'File "(?:.*/)?(.+?)", line (\d+) in (\S+)', trial)
     where = " < ".join(f"{function} ({file}:{line})" for file, line, function in frames[:FRAMES])
     return f"no sign of life for {silent[1] if silent else 'too long'}; it was in {where}"
 
 
 class _Watch:
-    """The timer of one attempt. `marks` are the files that a sign of life touches."""
+    """The timer of one attempt. A heartbeat touches the files in `marks`."""
 
     def __init__(self, timeout: float | None, file: IO[str], marks: list[Path]) -> None:
         self.timeout, self.file, self.marks = timeout, file, marks
@@ -95,6 +95,6 @@ class _Watch:
         self.beaten = time.monotonic()
         if self.timeout is not None:
             faulthandler.dump_traceback_later(self.timeout, exit=True, file=self.file)
-        with suppress(OSError):  # a full disk is told by what the trial has to write
+        with suppress(OSError):  # a full disk is reported by the trial's own writes
             for mark in self.marks:
                 mark.touch()
