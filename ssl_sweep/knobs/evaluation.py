@@ -1,4 +1,4 @@
-"""What the file of an evaluation declares beside `evaluate`, and the default of each declaration that it leaves out."""
+"""What an evaluation's file may declare beside `evaluate`, and the default of each declaration."""
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +13,10 @@ Settings = Mapping[str, Any]
 
 
 class Evaluation:
-    """One file of `evaluations/`.
+    """One file of `evaluations/`; each method but `epochs` is a declaration, with its default.
 
-    The file replaces a method of this class by a function of the same name and arguments; a method that it does not
-    replace holds as written here. `settings` has every knob of the evaluation, checked.
+    The file declares by a function with the name and the arguments of the method. `settings` has every knob of the
+    evaluation, checked.
     """
 
     def __init__(self, name: str, module: ModuleType) -> None:
@@ -27,7 +27,7 @@ class Evaluation:
     def metrics(self, settings: Settings) -> tuple[str, ...]:
         """Every metric that `evaluate` returns, as a table or an objective names it: `knn/top1_val`.
 
-        The file names them without its own name, in the constant `METRICS` or in a function where settings decide.
+        The file gives them without its name: in the constant `METRICS`, or by a function where settings decide.
         """
         return self._full_names(self._declared("metrics", lambda _: self._module.METRICS)(settings))
 
@@ -38,10 +38,7 @@ class Evaluation:
         return tuple(metric for metric in self.metrics(settings) if metric in by_epoch)
 
     def epochs(self, settings: Settings) -> int:
-        """Epochs of one training, after each of which `epoch_metrics` are reported: the knob `epochs`, else 0.
-
-        No file replaces this one.
-        """
+        """The epochs after each of which `epoch_metrics` are reported: the knob `epochs`, else 0."""
         return int(settings.get("epochs") or 0)
 
     def planned_epochs(self, settings: Settings) -> int:

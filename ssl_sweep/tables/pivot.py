@@ -73,7 +73,7 @@ def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: s
     places = [names.index(row) for row in rows]
     row_labels = {key: _label(key[place] for place in places) for key in trials}
     searched, fresh, _ = _parted(runs, trials)
-    scores, confirmed = (_means(runs, metric, each) for each in (searched, fresh))
+    scores, confirmed = _means(runs, metric, searched), _means(runs, metric, fresh)
     members: dict[Key, list[Key]] = defaultdict(list)
     for key in trials:
         members[key[:width]].append(key)
@@ -101,10 +101,11 @@ def is_fresh(runs: pd.DataFrame) -> pd.Series:
 def _parted(runs: pd.DataFrame, trials: Trials) -> tuple[Trials, Trials, Trials]:
     """`Pivot.trials`, `Pivot.fresh` and `Pivot.confirmed` of each row's COMPLETE trials."""
     is_fresh_run, choices = is_fresh(runs).tolist(), list(zip(runs["sweep"], runs["choice"], strict=True))
-    fresh = {key: [i for i in each if is_fresh_run[i]] for key, each in trials.items()}
-    searched = {key: [i for i in each if not is_fresh_run[i]] for key, each in trials.items()}
-    confirmed = {choices[i] for each in fresh.values() for i in each}
-    return searched, fresh, {key: [i for i in each if choices[i] in confirmed] for key, each in searched.items()}
+    fresh = {key: [i for i in positions if is_fresh_run[i]] for key, positions in trials.items()}
+    searched = {key: [i for i in positions if not is_fresh_run[i]] for key, positions in trials.items()}
+    with_fresh = {choices[i] for positions in fresh.values() for i in positions}
+    confirmed = {key: [i for i in positions if choices[i] in with_fresh] for key, positions in searched.items()}
+    return searched, fresh, confirmed
 
 
 def _means(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, float]:
