@@ -47,7 +47,7 @@ class Ending:
 
     interrupted: bool
     halted: str | None  # the error that all first attempts shared, or that all others would meet, such as a full disk
-    asked: StopRequest | None = None  # the request to stop or pause, from another terminal
+    stop_request: StopRequest | None = None  # to stop or pause, from another terminal
 
 
 def run_sweep(
@@ -105,8 +105,8 @@ def run_sweep(
         raise search.first_error
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
-    interrupted = scheduler.open or scheduler.asked is not None
-    return Ending(interrupted=interrupted, halted=scheduler.halted, asked=scheduler.asked)
+    interrupted = scheduler.open or scheduler.stop_request is not None
+    return Ending(interrupted=interrupted, halted=scheduler.halted, stop_request=scheduler.stop_request)
 
 
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:

@@ -63,11 +63,11 @@ class LedgerScheduler:
         """only, lease: see `run_sweep`."""
         self.ledger, self.storage, self.observer = ledger, storage, observer
         self.halted: str | None = None
-        self.asked: StopRequest | None = None  # to end the whole sweep
+        self.stop_request: StopRequest | None = None  # to end the whole sweep
         self.interrupted = False
         self._only, self._lease = only, lease
         self._poll_at = -math.inf  # when requests are read next
-        self._asked_ids = set[str]()  # ids of running trials that have received their requests
+        self._requested_ids = set[str]()  # ids of running trials that have received their requests
         self._queue = TrialQueue(lambda trial: pretraining(self._record(trial).config))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
@@ -90,7 +90,7 @@ class LedgerScheduler:
     def next(self, run: str) -> Launch | Idle:
         """Start the next trial, if one can start now."""
         self.poll_requests()
-        if self.asked is not None or self.interrupted or self.lease_lost:
+        if self.stop_request is not None or self.interrupted or self.lease_lost:
             return Idle.WAIT if self._running and not self.interrupted else Idle.FINISHED
         with self.ledger.transaction():  # asks for a choice and starts its first trial in one transaction
             trial = self._start_next()
@@ -99,7 +99,7 @@ class LedgerScheduler:
             return Idle.WAIT if may_start_later else Idle.FINISHED
         clear_stop_request(self._folder(trial))  # requests to an earlier attempt
         self.storage.drop(self._folder(trial) / REQUEST_FILE)
-        self._asked_ids.discard(trial.trial_id)
+        self._requested_ids.discard(trial.trial_id)
         self._running[run] = trial
         self.observer.started(trial)
         return Launch(self._record(trial), trial.attempts, self._folder(trial))
@@ -112,7 +112,7 @@ class LedgerScheduler:
             self._queue.mark_pretrained(trial)
         self.observer.reported(trial, report)
         if (why := self.ledger.report(trial, metrics, step)) is not None:
-            self._ask(trial, StopRequest("prune", why))
+            self._request_stop(trial, StopRequest("prune", why))
 
     def end(self, run: str, outcome: Outcome) -> None:
         """Record the outcome of an attempt."""
@@ -141,17 +141,17 @@ class LedgerScheduler:
             return
         self._poll_at = time.monotonic() + POLL_EVERY_S
         orders = read_orders(self.ledger.notes)
-        self.asked = orders.sweep
+        self.stop_request = orders.sweep
         for trial in self._running.values():
-            wanted = orders.of(trial.trial_id)
-            if wanted is not None and trial.trial_id not in self._asked_ids:
-                self._ask(trial, wanted)
-                self._asked_ids.add(trial.trial_id)
+            request = orders.of(trial.trial_id)
+            if request is not None and trial.trial_id not in self._requested_ids:
+                self._request_stop(trial, request)
+                self._requested_ids.add(trial.trial_id)
         for trial in list(self._queue):
-            wanted = orders.of(trial.trial_id)
-            if wanted is not None and (trial.attempts or trial.trial_id in orders.trials):
+            request = orders.of(trial.trial_id)
+            if request is not None and (trial.attempts or trial.trial_id in orders.trials):
                 self._queue.remove(trial)
-                self._finish(replace(trial, state=REQUESTED_STATES[wanted.ask], message=wanted.why))
+                self._finish(replace(trial, state=REQUESTED_STATES[request.ask], message=request.why))
 
     def _start_next(self) -> Trial | None:
         """Mark the next trial as running and return it; None if none can start now."""
@@ -185,8 +185,8 @@ class LedgerScheduler:
         else:
             self._settle(trial, outcome)
 
-    def _ask(self, trial: Trial, wanted: StopRequest) -> None:
-        request_stop(self._folder(trial), wanted.ask, wanted.why)
+    def _request_stop(self, trial: Trial, request: StopRequest) -> None:
+        request_stop(self._folder(trial), request.ask, request.why)
         self.storage.send(self._folder(trial) / REQUEST_FILE)
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:

@@ -1,14 +1,13 @@
-"""A trial's folder during an attempt, where sweeps lie in a bucket: brought to the node, and what is written sent back.
+"""Syncs a trial's folder with a bucket during an attempt: downloads it to the node, and uploads changes.
 
-A thread sends what has changed every few seconds. What it sends holds together whenever the process dies: an object
-is whole or not there, and each is sent after what it relies on. A checkpoint relies on the journal (the epochs that it
-is past are reported there), the journal on artifacts and encoders, the list of finished stages on all of these, and
-the mark of a stage's settings on no other settings' checkpoint being there. The files are opened in the opposite
-order: a trial writes them in this one, so that what is opened later is at least as new.
+A thread uploads changed files every few seconds. The bucket stays consistent whenever the process dies: objects are
+atomic, and each is uploaded after those that it depends on. A checkpoint depends on the journal, which holds the
+reports of its epochs; the journal on artifacts and encoders; the list of finished stages on all of these; the key file
+of a stage on the absence of a checkpoint of other settings. Files are opened in the opposite order: a trial writes
+them in this one, so that a file opened later is at least as new.
 
-Pretrainings are shared when they are finished: the first is there for every trial that begins later. Trials that need
-one at once each make it, as they would hold their devices while they waited; on equal hardware it is the same to the
-bit.
+A finished pretraining is shared with every trial that starts later. Trials that need the same pretraining at the same
+time run it each, since waiting would hold their devices; on equal hardware the results are equal to the bit.
 """
 
 import logging
@@ -34,8 +33,8 @@ from ssl_sweep.trialdir.record import RECORD, TrialRecord
 from ssl_sweep.trialdir.requests import REQUEST_FILE
 from ssl_sweep.trialdir.watchdog import DUMP, HEARTBEAT_FILE
 
-EVERY_S = 2.0  # what a killed node loses at most, beside the work since its last checkpoint
-RANKS = {
+EVERY_S = 2.0  # how much a killed node loses at most, beside the work since its last checkpoint
+UPLOAD_ORDER = {
     RECORD: 0,
     "log.txt": 0,
     "encoder.pt": 0,
@@ -43,24 +42,24 @@ RANKS = {
     "stages.json": 3,
     "key": 4,
 }  # artifacts 0, others 2
-HERE = {HEARTBEAT_FILE, DUMP, REQUEST_FILE, "lock"}  # names of files that stay on the node, or that the driver writes
+LOCAL_FILES = {HEARTBEAT_FILE, DUMP, REQUEST_FILE, "lock"}  # never uploaded
 Stamp = tuple[int, int, int]
 log = logging.getLogger(__name__)
 
 
 class TrialSync:
-    """A trial's folder on this node, and the objects that it is a copy of; nobody else writes them meanwhile."""
+    """A trial's folder on this node and its objects in the bucket, which no other process writes meanwhile."""
 
     def __init__(self, bucket: Bucket, key: str, folder: Path) -> None:
-        """key: the trial's, SWEEP/trials/ID. folder: what is there goes: the bucket has the truth."""
+        """key: the trial's, SWEEP/trials/ID. folder: its contents are replaced by the bucket's."""
         self.bucket, self.key, self.folder = bucket, key, folder
         self._stages = f"{key.split('/')[0]}/stages"
         self._sent: dict[str, Stamp] = {}
-        self._journal: str | None = None  # the ETag that the trial's journal must have while it is ours to write
+        self._journal: str | None = None  # ETag of the journal as this attempt last read or wrote it
         self._published: set[str] = set()
 
     def fetch(self, pretraining: str | None = None) -> None:
-        """Have the folder be what the bucket has of the trial, with the finished pretraining of this key if any."""
+        """Replace the folder by the bucket's objects, and by the finished pretraining of this key if there is one."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         objects = self._download(f"{self.key}/", self.folder)
@@ -74,31 +73,31 @@ class TrialSync:
             self._published.add(pretraining)
 
     def push(self) -> None:
-        """Send what has changed.
+        """Upload changed files.
 
         Raises:
-            BucketError: it cannot be sent, or another attempt at this trial writes to the bucket.
+            BucketError: an upload failed, or another attempt at this trial writes to the bucket.
         """
         with ExitStack() as stack:
-            names = sorted(self._names(), key=_rank, reverse=True)
+            names = sorted(self._names(), key=_order, reverse=True)
             changed = {name: file for name in names if (file := self._open(name, stack)) is not None}
             if not changed and not self._gone():
                 return
             self._check_ours()
-            for name in [name for name in reversed(changed) if _rank(name) == 0]:
+            for name in [name for name in reversed(changed) if _order(name) == 0]:
                 self._send(name, *changed[name])
             self._publish()
-            for name in [name for name in reversed(changed) if 0 < _rank(name) < 4 and self._is_wanted(name)]:
+            for name in [name for name in reversed(changed) if 0 < _order(name) < 4 and self._is_wanted(name)]:
                 self._send(name, *changed[name])
             gone = self._gone()
             self.bucket.delete(f"{self.key}/{name}" for name in gone)
             self._sent = {name: stamp for name, stamp in self._sent.items() if name not in gone}
-            for name in [name for name in changed if _rank(name) == 4]:
+            for name in [name for name in changed if _order(name) == 4]:
                 self._send(name, *changed[name])
 
     def fetch_stop_request(self) -> None:
-        """Bring what the driver asks of the trial; from a bucket that is away, at the next report."""
-        with suppress(BucketError):  # the thread that sends says so
+        """Download the driver's stop request; if the bucket is away, the next report tries again."""
+        with suppress(BucketError):  # the sender thread reports it
             self.bucket.download(f"{self.key}/{REQUEST_FILE}", self.folder / REQUEST_FILE, waits=False)
 
     def _download(self, under: str, folder: Path) -> dict[str, ObjectInfo]:
@@ -111,22 +110,22 @@ class TrialSync:
         return finished == pretraining and encoder_path(self.folder).exists()
 
     def _names(self) -> list[str]:
-        """The files to be sent, of which some may go at any moment."""
+        """The files to upload. Any of them may be removed at any moment."""
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         return [name for path in files if self._is_wanted(name := path.relative_to(self.folder).as_posix())]
 
     def _gone(self) -> set[str]:
-        """The files that the bucket has, and the folder has no more."""
+        """The uploaded files that the folder no longer has."""
         return {name for name in self._sent if not (self.folder / name).exists() or not self._is_wanted(name)}
 
     def _is_wanted(self, name: str) -> bool:
         parts = name.split("/")
-        if parts[0] == "stages":  # the encoder is published instead, and then all of it is there
-            return parts[-1] not in {*HERE, "encoder.pt"} and parts[1] not in self._published and _is_whole(name)
-        return parts[-1] not in HERE and _is_whole(name)
+        if parts[0] == "stages":  # published with its encoder when it is finished
+            return parts[-1] not in {*LOCAL_FILES, "encoder.pt"} and parts[1] not in self._published and _is_whole(name)
+        return parts[-1] not in LOCAL_FILES and _is_whole(name)
 
     def _open(self, name: str, stack: ExitStack) -> tuple[BinaryIO | bytes, Stamp] | None:
-        """A file that has changed, as it is now: a journal grows, the others are replaced."""
+        """Open a file if it has changed. A journal is read at once, since it grows; others are replaced as a whole."""
         try:
             file = stack.enter_context((self.folder / name).open("rb"))
         except FileNotFoundError:
@@ -143,12 +142,12 @@ class TrialSync:
             self._journal = etag
 
     def _check_ours(self) -> None:
-        """Not every store has conditional writes: between this look and the write there is a moment."""
+        """Check that no other attempt writes this trial. Not every store has conditional writes: a gap remains."""
         etag = self.bucket.etag(f"{self.key}/{JOURNAL}")
         if etag == self._journal:
             return
-        there = self.bucket.get(f"{self.key}/{JOURNAL}") or b""
-        if not (self.folder / JOURNAL).read_bytes().startswith(there):  # else a write of ours whose answer was lost
+        stored = self.bucket.get(f"{self.key}/{JOURNAL}") or b""
+        if not (self.folder / JOURNAL).read_bytes().startswith(stored):  # else the answer to our own write was lost
             raise BucketError(
                 f"{self.bucket.url}/{self.key}: another attempt at this trial writes there; this one, of process "
                 f"{os.getpid()}, was taken for dead and ends"
@@ -156,7 +155,7 @@ class TrialSync:
         self._journal = etag
 
     def _publish(self) -> None:
-        """Have pretrainings that are finished here be there for all trials; the first of each stays."""
+        """Share this trial's finished pretrainings, unless another trial has shared the same before."""
         for folder in (self.folder / "stages").glob("*"):
             key, encoder = f"{self._stages}/{folder.name}", encoder_path(folder)
             if folder.name in self._published or not encoder.exists() or not _is_finished(folder):
@@ -170,28 +169,28 @@ class TrialSync:
 
 @contextmanager
 def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """Have a trial's folder here while the block runs, and what is written to it in the bucket when it ends.
+    """Sync a trial's folder with the bucket while the block runs.
 
-    Gives the folder, and what brings the driver's wishes into it.
+    Yields the folder, and a function that fetches the driver's stop request into it.
 
     Args:
         bucket: where the sweeps lie.
-        folder: of this node, where trials may have their folders.
+        folder: where this node keeps the folders of trials.
         record: see `attempt`.
 
     Raises:
         BucketError: the bucket was away for too long, or another attempt has taken the trial over.
     """
     key = f"{record.sweep}/trials/{record.trial_id}"
-    copy = TrialSync(bucket, key, folder / f"rank{rank()}" / key)  # two of a gang may be on one node
-    if rank() > 0:  # who only reads the checkpoint that rank 0 goes on from
+    copy = TrialSync(bucket, key, folder / f"rank{rank()}" / key)  # a node may run several ranks
+    if rank() > 0:  # it only reads the checkpoint that rank 0 resumes from
         copy.fetch()
         yield copy.folder, lambda: None
         shutil.rmtree(copy.folder, ignore_errors=True)
         return
     copy.fetch(_pretraining(record.config))
     ended = threading.Event()
-    sender = threading.Thread(target=_send_on, args=(copy, ended), name="sender", daemon=True)
+    sender = threading.Thread(target=_send_regularly, args=(copy, ended), name="sender", daemon=True)
     sender.start()
     try:
         yield copy.folder, copy.fetch_stop_request
@@ -203,25 +202,25 @@ def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[
 
 
 def _pretraining(config: Mapping[str, Any]) -> str:
-    """The key under which a trial's pretraining is shared, run on this node."""
+    """The key of a trial's pretraining if it runs on this node."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return stage_key(config, "pretrain", resolve_precision(config["precision"], device), world_size())
 
 
-def _send_on(copy: TrialSync, ended: threading.Event) -> None:
+def _send_regularly(copy: TrialSync, ended: threading.Event) -> None:
     pause_s = EVERY_S
     while not ended.wait(pause_s):
         started = time.monotonic()
         try:
             copy.push()
-        except Exception as error:  # the thread's edge: the last push, at the end, tells the driver
-            log.warning("the trial's files wait on this node (%s)", error)
+        except Exception as error:  # the thread's edge: the last push raises it
+            log.warning("the trial's files are not uploaded yet (%s)", error)
         pause_s = max(EVERY_S, time.monotonic() - started)
 
 
-def _rank(name: str) -> int:
+def _order(name: str) -> int:
     parts = name.split("/")
-    return 0 if "artifacts" in parts[:-1] else RANKS.get(parts[-1], 2)
+    return 0 if "artifacts" in parts[:-1] else UPLOAD_ORDER.get(parts[-1], 2)
 
 
 def _is_whole(name: str) -> bool:

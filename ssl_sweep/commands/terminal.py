@@ -191,11 +191,11 @@ def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
         return Text(f"{done}; stopped{why}:\n{result.ending.halted}", "red")
     failures = Counter(f"{trial.reason}: {trial.message}" for trial in result.failed)
     lines = [f"{count} failed, {message}" for message, count in failures.items()]
-    asked = result.ending.asked
-    if asked is not None:
-        words = "stopped" if asked.ask == "stop" else "paused"
+    request = result.ending.stop_request
+    if request is not None:
+        words = "stopped" if request.ask == "stop" else "paused"
         lines.append(
-            f"{words} ({asked.why}); running trials left checkpoints: ssl-sweep resume {spec.name} continues from them"
+            f"{words} ({request.why}); trials left checkpoints: ssl-sweep resume {spec.name} continues from them"
         )
     elif result.ending.interrupted:
         lines.append("interrupted; a resume continues from the last checkpoints")

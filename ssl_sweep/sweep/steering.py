@@ -49,12 +49,12 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
     ledger = load_ledger(storage.ledger_url, name)
     if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
-    ask = StopRequest(what, f"ssl-sweep {what} on {socket.gethostname()}")
-    chosen = place_order(ledger, ask, named)
+    request = StopRequest(what, f"ssl-sweep {what} on {socket.gethostname()}")
+    chosen = place_order(ledger, request, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
             current = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
-            count = _end_now(current, storage, ask)
+            count = _end_now(current, storage, request)
     except SweepLockedError:
         driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"
@@ -63,7 +63,7 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
     return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}"
 
 
-def place_order(ledger: LedgerReader, ask: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
+def place_order(ledger: LedgerReader, request: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
     """Write an order to the ledger, where the driver reads it; returns the trials that `named` selects.
 
     Raises:
@@ -74,23 +74,23 @@ def place_order(ledger: LedgerReader, ask: StopRequest, named: Sequence[str] = (
         if trial.ended:
             others = f"`ssl-sweep status {ledger.spec.name}` lists the others"
             raise NoSuchTrial(f"trial {trial.trial_id} is {trial.state} already; {others}")
-    give_order(ledger.notes, ask, [trial.trial_id for trial in chosen])
+    give_order(ledger.notes, request, [trial.trial_id for trial in chosen])
     return chosen
 
 
-def _end_now(ledger: Ledger, storage: Storage, ask: StopRequest) -> int:
+def _end_now(ledger: Ledger, storage: Storage, request: StopRequest) -> int:
     """Mark the named trials, and those of the whole sweep that have begun; returns how many."""
-    orders, state, count = read_orders(ledger.notes), REQUESTED_STATES[ask.ask], 0
+    orders, state, count = read_orders(ledger.notes), REQUESTED_STATES[request.ask], 0
     for trial in ledger.trials:
         if trial.ended or trial.state == state or orders.of(trial.trial_id) is None:
             continue
         if not trial.attempts and trial.trial_id not in orders.trials:
             continue
-        ledger.update(replace(trial, state=state, message=ask.why))
+        ledger.update(replace(trial, state=state, message=request.why))
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         with storage.synced_journal(folder):
             if (events := read(folder)[0]) and not isinstance(events[-1], Ended):
-                Journal(folder).append(Ended(state=state, message=ask.why))
+                Journal(folder).append(Ended(state=state, message=request.why))
         count += 1
     return count
 

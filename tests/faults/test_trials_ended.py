@@ -111,7 +111,7 @@ def test_asked_from_another_terminal_trials_end_at_their_next_report(tmp_path: P
         ending = run_sweep(ledger, storage, Watcher(other.start), work=work, lease=lease)
     other.join()
     assert "asked its driver" in said[0]
-    assert (ending.interrupted, ending.asked.ask if ending.asked else None) == (True, what)
+    assert (ending.interrupted, ending.stop_request.ask if ending.stop_request else None) == (True, what)
     assert Counter(trial.state for trial in ledger.trials) in ({state: 2}, {state: 1, "CREATED": 1})
     for trial in ledger.trials:
         ends = [each.state for each in read(storage.trial("sweep", trial.trial_id))[0] if each.name == "end"]

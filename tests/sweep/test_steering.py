@@ -98,8 +98,8 @@ def test_a_running_sweep_is_asked_through_its_ledger(
     assert search.next("c") is Idle.FINISHED
     assert ends.states == [state, state]
     assert [trial.state for trial in ledger.trials] == [state, state]
-    assert search.asked is not None
-    assert search.asked.ask == what
+    assert search.stop_request is not None
+    assert search.stop_request.ask == what
 
 
 def test_one_trial_is_stopped_and_the_sweep_goes_on(
