@@ -90,8 +90,8 @@ class Client:
     def status(self, name: str) -> Json:
         """Counts and trials as in `ssl-sweep status --json`, and the sweep's state in the service."""
         sweep = self.show(name)
-        asked = {"ask": sweep["asked"], "why": "through the service"} if sweep["asked"] else None
-        return {**sweep, **sweep["counts"], "driver": None, "asked": asked, "trials": self.trials(name)}
+        request = {"ask": sweep["asked"], "why": "through the service"} if sweep["asked"] else None
+        return {**sweep, **sweep["counts"], "driver": None, "asked": request, "trials": self.trials(name)}
 
     def logs(self, name: str, *, trial: str | None = None, lines: int = 20) -> str:
         """Why trials failed, or what running ones log."""

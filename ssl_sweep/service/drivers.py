@@ -136,23 +136,23 @@ class Drivers:
 
     def _conclude(self, submission: Submission, job: Job) -> None:
         """Decide what follows when a driver has ended."""
-        code, asked = job.exit_code, submission.asked
-        if asked is None and code == ExitCode.INTERRUPTED:
-            asked = self._requested_end(submission)
-        said = job.last_lines()[-MAX_REASON:]
+        code, end = job.exit_code, submission.asked
+        if end is None and code == ExitCode.INTERRUPTED:
+            end = self._requested_end(submission)
+        output = job.last_lines()[-MAX_REASON:]
         if job.status == "SUCCEEDED":
             self._end(submission, "COMPLETE", "")
-        elif asked is not None:
-            self._end_as_requested(submission, asked)
+        elif end is not None:
+            self._end_as_requested(submission, end)
         elif job.status == "STOPPED":
             self._end(submission, "STOPPED", "its job was stopped in Ray")
         elif code == ExitCode.USER_ERROR:
-            self._give_up(submission, said)
+            self._give_up(submission, output)
         elif code == ExitCode.INCOMPLETE and submission.counts.get("failed") and not submission.counts.get("running"):
             failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"
             self._end(submission, "FAILED", f"{failed}; ssl-sweep logs {submission.name}")
         else:
-            why = "its driver was interrupted" if code == ExitCode.INTERRUPTED else f"its driver ended: {said}"
+            why = "its driver was interrupted" if code == ExitCode.INTERRUPTED else f"its driver ended: {output}"
             self._relaunch(submission, why)
 
     def _relaunch(self, submission: Submission, why: str) -> None:
@@ -200,14 +200,14 @@ class Drivers:
         left = sorted(name for name, trial in now.items() if not trial.ended)
         return ("resume", *(f"--trial={name[:ID_CHARS]}" for name in left)) if left else None
 
-    def _end_as_requested(self, submission: Submission, asked: str) -> None:
+    def _end_as_requested(self, submission: Submission, end: str) -> None:
         """End a sweep as requested, and mark the trials that its driver left running."""
         try:
-            stop_or_pause(self._settings.storage, submission.name, "stop" if asked == "stop" else "pause")
+            stop_or_pause(self._settings.storage, submission.name, "stop" if end == "stop" else "pause")
         except LedgerError as error:  # it has not begun, or has just ended
             log.info("sweep %s: %s", submission.name, error)
         self._read_ledger(submission, now=True)
-        self._end(self._reread(submission), ENDS[asked], "as requested")
+        self._end(self._reread(submission), ENDS[end], "as requested")
 
     def _requested_end(self, submission: Submission) -> str | None:
         """A stop or pause that was requested directly, not through the service."""
@@ -223,10 +223,8 @@ class Drivers:
         by_state = {state.upper(): submission.counts.get(state, 0) for state in SHOWN}
         counts = {state: count for state, count in by_state.items() if count}
         uri = self._settings.storage.tracking_uri
-        message = (
-            None if self._outbox is None else webhook_payload(submission.name, "failed", reason, counts, None, uri)
-        )
-        self._end(submission, "FAILED", reason, message)
+        payload = webhook_payload(submission.name, "failed", reason, counts, None, uri)
+        self._end(submission, "FAILED", reason, None if self._outbox is None else payload)
         self.deliver_webhooks()
 
     def _end(self, submission: Submission, state: str, reason: str, webhook: Mapping[str, Any] | None = None) -> None:

@@ -221,11 +221,11 @@ def plan_body(name: str, plan: Plan, *, fitted: bool) -> Planned:
 
 def spec_errors(error: SpecError) -> ErrorBody:
     """The problems of a spec, the first hundred of them."""
-    found = [
+    problems = [
         Problem(place=each.key, line=each.line, value=_plain(each.value), message=each.message, remedy=each.remedy)
         for each in error.problems[:MAX_PROBLEMS]
     ]
-    return ErrorBody(message=f"the spec has {len(error.problems)} problems", problems=found)
+    return ErrorBody(message=f"the spec has {len(error.problems)} problems", problems=problems)
 
 
 def _plain(value: Any) -> Any:

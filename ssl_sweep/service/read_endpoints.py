@@ -122,9 +122,11 @@ def trials(
         with ledger_of(service, name) as ledger:
             if ledger is None:
                 return TrialPage(trials=[], total=0)
-            asked = [trial for trial in ledger.trials if state is None or trial.state == state]
-            page = [trial_status(trial, ledger, service.settings.storage) for trial in asked[offset : offset + limit]]
-        return TrialPage.model_validate({"trials": page, "total": len(asked)})
+            matching = [trial for trial in ledger.trials if state is None or trial.state == state]
+            page = [
+                trial_status(trial, ledger, service.settings.storage) for trial in matching[offset : offset + limit]
+            ]
+        return TrialPage.model_validate({"trials": page, "total": len(matching)})
 
     now = get_submission(service, name)
     return respond((now.id, now.state, now.attempt), make)
@@ -183,8 +185,8 @@ def follow(
     with ledger_of(service, name) as ledger:
         if ledger is None:
             raise NoSuchTrial(f"{name} has no trials yet")
-        asked, path = find_log(ledger, service.settings.storage, trial)
-    text, end, ended = read_log(asked, path, offset)
+        logged, path = find_log(ledger, service.settings.storage, trial)
+    text, end, ended = read_log(logged, path, offset)
     return LogPart(trial=path.parent.name, text=text, offset=end, ended=ended)
 
 
@@ -211,8 +213,8 @@ async def table(
         from ssl_sweep.tables.render import render
 
         names = [_launched(service, each) for each in sweep]
-        asked = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}
-        result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **asked, test=test)
+        options = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}
+        result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **options, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
     return PlainTextResponse(await from_mlflow(make), media_type=FORMATS[form])

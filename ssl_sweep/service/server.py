@@ -9,7 +9,7 @@ from ssl_sweep.service.listener import Listener
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store
 
-GRACE_S = 5  # that open requests have to finish when the service is asked to end
+GRACE_S = 5  # for open requests to finish when the service stops
 
 
 def serve(settings: Settings, ray_address: str, listener: Listener) -> None:

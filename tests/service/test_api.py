@@ -244,7 +244,7 @@ def test_what_is_away_is_said_and_worth_another_try(
     monkeypatch.setattr(service.dispatcher.ray, "logs", ray_away)
     answer = ann.get(f"{API}/sweeps/tiny/logs")
     assert (answer.status_code, answer.json()["message"]) == (503, "no Ray cluster answers")
-    for question in ("find", "user_of"):  # behind the door, and at it
+    for question in ("find", "user_of"):  # behind the middleware, and in it
         monkeypatch.setattr(service.store, question, away)
         answer = ann.get(f"{API}/sweeps")
         assert answer.status_code == 503

@@ -35,7 +35,7 @@ class TrialTable:
     decimals: int  # of the metric
     rows: tuple[TrialRow, ...]
     first: int  # number of the page's first row, from 1; 0 without rows
-    found: int
+    num_matching: int
     total: int
     page: int
     pages: int
