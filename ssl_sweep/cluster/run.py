@@ -27,7 +27,7 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.spec.plan import GROWS_TO, make_plan
+from ssl_sweep.spec.plan import AUTOSCALE_MAX, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import StopRequest
@@ -180,7 +180,7 @@ def _tuner(function: Any, search: LedgerSearch, max_concurrent: int | None, scra
 
 def _nodes() -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    grown = json.loads(os.environ.get(GROWS_TO, "null"))  # what an autoscaler adds when trials wait for it
+    grown = json.loads(os.environ.get(AUTOSCALE_MAX, "null"))  # what an autoscaler adds when trials wait for it
     return [*nodes, grown] if grown else nodes
 
 

@@ -22,7 +22,7 @@ from ssl_sweep.service.jobs import GOING_ON, Job, RayJobs
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
-from ssl_sweep.spec.plan import GROWS_TO
+from ssl_sweep.spec.plan import AUTOSCALE_MAX
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import END_S, webhook_payload
 from ssl_sweep.sweep.status import counts
@@ -101,7 +101,7 @@ class Drivers:
         command += ["--storage", str(self._settings.storage.root)]  # Ray gives a job the cluster's address
         environment = {"SSL_SWEEP_DATA": str(self._settings.data_roots[0])}
         if (most := self._settings.autoscale_max) != Capacity(0, 0):
-            environment[GROWS_TO] = json.dumps({"CPU": most.cpus, "GPU": most.gpus})
+            environment[AUTOSCALE_MAX] = json.dumps({"CPU": most.cpus, "GPU": most.gpus})
         self._ray.submit(job_name(submission), command, environment)
 
     def _read_ledger(self, submission: Submission, *, now: bool = False) -> None:

@@ -13,7 +13,8 @@ from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.trial.stage_keys import stage_key
 
-GROWS_TO = "SSL_SWEEP_GROWS_TO"  # what an autoscaler may add to a cluster: {"CPU": 64, "GPU": 8}
+# {"CPU": 64, "GPU": 8}: resources of all workers when scaled up; the service sets it for the drivers that it launches
+AUTOSCALE_MAX = "SSL_SWEEP_GROWS_TO"
 
 
 @dataclass(frozen=True)
