@@ -102,7 +102,7 @@ class Pack:
             there_are = ", ".join(map(repr, self.classes[:MAX_NAMED])) + (
                 ", ..." if len(self.classes) > MAX_NAMED else ""
             )
-            raise DataError(f"data.classes: {unknown[0]!r} is no class of these images; there are {there_are}")
+            raise DataError(f"data.classes: {unknown[0]!r} is not a class of these images; there are {there_are}")
         wanted = torch.tensor([self.classes.index(name) for name in classes])  # (C,)
         view = self.subset(torch.isin(self.labels, wanted).nonzero().flatten())
         view.labels = (view.labels.unsqueeze(1) == wanted).long().argmax(dim=1)

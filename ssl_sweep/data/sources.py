@@ -50,7 +50,7 @@ def suggest(source: str) -> str:
 def existing(folder: Path, source: str) -> Path:
     if not folder.is_dir():
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
-        raise DataError(f"data.source: {source!r} was looked for in {folder.absolute()}, which is no folder; {hint}")
+        raise DataError(f"data.source: {source!r}: {folder.absolute()} is not a folder; {hint}")
     return folder.resolve()
 
 

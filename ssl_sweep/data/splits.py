@@ -65,7 +65,7 @@ class Splits:
     val: Pack
     test: Pack
     image_size: int
-    open_other: Callable[[str], "Splits"] | None = None  # another source, of its own classes, split and sized alike
+    open_other: Callable[[str], "Splits"] | None = None  # opens another source with its classes, split and sized alike
     origin: Origin | None = None
 
     @property
@@ -98,7 +98,7 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     kept, held = stratified_split(train.labels, data.val_fraction, data.split_seed)
     if not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(train)} training images"
-        raise DataError(f"{place} leaves none to validate on; raise it")
+        raise DataError(f"{place} leaves no validation image; raise it")
     if data.train_images is not None:
         kept = _sample(train.labels, kept, data.train_images, data.split_seed)
     opened = partial(_load_other, data, root, cache)

@@ -85,10 +85,8 @@ def find_constructor(name: str) -> Build:
         if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
     ]
     if required != ["root"]:
-        asks = ", ".join(required) or "no folder"
-        raise DataError(
-            f"data.source: torchvision's {name} asks for {asks}; write its images out as an imagefolder:DIR"
-        )
+        needs = ", ".join(required) or "no folder"
+        raise DataError(f"data.source: torchvision's {name} needs {needs}; save its images as an imagefolder:DIR")
     return constructor
 
 
@@ -102,7 +100,7 @@ def close_set(name: str) -> str | None:
 def how_to_get(name: str, root: Path) -> str:
     constructor = getattr(datasets, name)
     if name in NOT_DOWNLOADABLE or "download" not in inspect.signature(constructor).parameters:
-        return f"lay its files out there as the documentation of torchvision.datasets.{name} says"
+        return f"put its files there as the documentation of torchvision.datasets.{name} says"
     splits = "" if "train" in inspect.signature(constructor).parameters else ", and again for its other splits"
     call = f"datasets.{name}({str(root)!r}, download=True)"
     return f'get it once with: python -c "from torchvision import datasets; {call}"{splits}'
@@ -113,8 +111,8 @@ def find_files(name: str, root: Path) -> list[File]:
     loose = [stat_file(place) for place in places if place.is_file()]
     files = loose + [file for place in places if place.is_dir() for file in list_files(place)]
     if not files:
-        looked = " and ".join(map(str, places))
-        raise DataError(f"torchvision:{name}: looked for {looked}, where there are no files; {how_to_get(name, root)}")
+        listed = " or ".join(map(str, places))
+        raise DataError(f"torchvision:{name}: no files in {listed}; {how_to_get(name, root)}")
     return files
 
 
@@ -160,7 +158,7 @@ def first_labelled(name: str, build: Build, splits: tuple[str, ...]) -> Any:
 def list_images(name: str, split: str, dataset: Any) -> tuple[ImageList, tuple[str, ...]]:
     labels = find_labels(dataset)
     if labels is None:
-        raise DataError(f"torchvision:{name}: {split} has no class labels; it is no set for classification")
+        raise DataError(f"torchvision:{name}: {split} has no class labels; it is not a classification set")
     files = file_names(dataset)
 
     def describe(row: int) -> str:

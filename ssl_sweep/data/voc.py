@@ -106,10 +106,10 @@ def _image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            lies = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            is_rotated = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable image ({error}); replace it or take it off the list") from error
-    return (width, height) if lies else (height, width)
+    return (width, height) if is_rotated else (height, width)
 
 
 def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:

@@ -199,7 +199,7 @@ def _folder(source: str, root: Path) -> Path:
     folder = root / Path(argument).expanduser()
     if not folder.is_dir():
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
-        raise DataError(f"{PLACE}: {source!r} was looked for in {folder.absolute()}, which is no folder; {hint}")
+        raise DataError(f"{PLACE}: {source!r}: {folder.absolute()} is not a folder; {hint}")
     return folder.resolve()
 
 

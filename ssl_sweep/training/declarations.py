@@ -26,7 +26,7 @@ class Method(Protocol):
         """The step's views by name; every random number is drawn from `rng`, through `images.sampler(rng)`."""
 
     def loss(self, batch: Batch) -> LossAndScalars:
-        """The loss of what `views` returned, and detached scalars to log beside it."""
+        """The loss of what `views` returned, and detached scalars to log."""
 
 
 def _no_step(progress: float) -> None:

@@ -32,7 +32,7 @@ SAVE_EVERY_SECONDS = 300.0
 
 
 class Diverged(RuntimeError):  # noqa: N818 - the trial's state has this name
-    """The loss is no longer a finite number."""
+    """The loss is no longer finite."""
 
 
 class Stop(Exception):  # noqa: N818 - not an error: the trial has to end

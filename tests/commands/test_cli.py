@@ -219,8 +219,8 @@ def test_missing_data_is_told_before_anything_starts(tmp_path: Path) -> None:
 def test_missing_boxes_are_told_before_anything_starts(tmp_path: Path) -> None:
     spec = written(tmp_path, evaluate={**SPEC["evaluate"], "detection": {"source": "voc:nowhere"}})
     printed = " ".join(ssl_sweep("run", spec, "--storage", tmp_path, expect=2).split())
-    assert "evaluate.detection.source: 'voc:nowhere' was looked for in" in printed
-    assert "give an absolute folder" in printed
+    assert "evaluate.detection.source: 'voc:nowhere': " in printed
+    assert "is not a folder; give an absolute folder" in printed
     assert not (tmp_path / "ledger.db").exists()
 
 

@@ -348,9 +348,9 @@ def test_torchvision_set_that_is_not_there_is_not_downloaded(tmp_path: Path, nam
         ("torchvision:cifar100", "did you mean 'CIFAR100'"),
         ("torchvision:StanfordCar", "did you mean 'StanfordCars'"),
         ("torchvision:qwertz", "no image set 'qwertz'"),
-        ("torchvision:PhotoTour", "asks for root, name"),
-        ("torchvision:FakeData", "asks for no folder"),
-        ("parquet:nowhere", "looked for in .*nowhere, which is no folder"),
+        ("torchvision:PhotoTour", "needs root, name"),
+        ("torchvision:FakeData", "needs no folder"),
+        ("parquet:nowhere", "nowhere is not a folder"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_right_one(tmp_path: Path, source: str, message: str) -> None:

@@ -86,7 +86,7 @@ def test_validation_moves_with_the_seed_and_test_of_a_fixed_set_does_not(tmp_pat
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"val_fraction": 0.0001}, "val_fraction: 0.0001 of 1438 training images leaves none"),
+        ({"val_fraction": 0.0001}, "val_fraction: 0.0001 of 1438 training images leaves no validation image"),
         ({"image_size": 64, "short_side": 32}, "short_side: 32 is below data.image_size, 64"),
         ({"source": "digit"}, "did you mean 'digits'"),
     ],
@@ -127,7 +127,7 @@ def test_only_the_named_classes_are_kept_and_numbered_anew(tmp_path: Path) -> No
         two.test.batch((two.test.labels == 0).nonzero().flatten()).pixels, whole.test.batch(nines).pixels
     )
     assert len(two.test) == int(torch.isin(whole.test.labels, torch.tensor([4, 9])).sum())
-    with pytest.raises(DataError, match="'ten' is no class of these images; there are '0', '1'"):
+    with pytest.raises(DataError, match="'ten' is not a class of these images; there are '0', '1'"):
         load_splits(Data(source="digits", image_size=8, classes=("ten",)), root=tmp_path, cache=tmp_path)
 
 

@@ -261,7 +261,7 @@ def test_a_split_without_objects_is_refused(tmp_path: Path) -> None:
     [
         ("imagefolder:x", "evaluate.detection.source: 'imagefolder:x' should be written voc:DIR"),
         ("voc:", "should be written voc:DIR"),
-        ("voc:gone", r"'voc:gone' was looked for in .*gone, which is no folder; give an absolute folder"),
+        ("voc:gone", r"'voc:gone': .*gone is not a folder; give an absolute folder"),
         ("voc:.", r"evaluate.detection.source: no VOC folder is in /.*; expected DIR/Annotations"),
     ],
 )

@@ -249,7 +249,7 @@ def test_a_driver_is_told_of_missing_and_damaged_data(root: Path) -> None:
     check("voc:shapes")
     with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box of no area .*; correct"):
         check("voc:shapes", on_error="raise")
-    with pytest.raises(DataError, match=r"evaluate.detection.source: 'voc:gone' was looked for in .*gone.*; give"):
+    with pytest.raises(DataError, match=r"evaluate.detection.source: 'voc:gone': .*gone is not a folder; give"):
         check("voc:gone")
     with pytest.raises(DataError, match=r"evaluate.detection.source: no VOC folder is in .*; expected"):
         check("voc:.")
