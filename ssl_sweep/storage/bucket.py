@@ -199,9 +199,8 @@ def _client(url: str) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client(
-        "s3", config=settings
-    )  # boto3's default session would keep the first credentials
+    # boto3's default session would keep the first credentials
+    return boto3.session.Session().client("s3", config=settings)
 
 
 def _transfer() -> Any:

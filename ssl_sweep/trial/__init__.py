@@ -1,5 +1,5 @@
-"""One trial: its attempts, its stages and their keys, and the export of what it has trained.
+"""One trial: its attempts, its stages and their keys, and the export of its encoder.
 
-Owns the path from a trial's record to its results; knows neither Ray, Optuna nor MLflow and runs on a bare GPU machine.
-May import `knobs` and what lies below it. Start with `attempt.py`, then `run.py` and `stages.py`.
+Owns the path from a trial's record to its results. Knows neither Ray, Optuna nor MLflow: runs on a bare GPU machine.
+May import `knobs` and the packages below it. Start with `attempt.py`, then `run.py` and `stages.py`.
 """

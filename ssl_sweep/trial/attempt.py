@@ -1,4 +1,4 @@
-"""One try at a trial: the edge at which its errors are caught, named and written down."""
+"""One attempt at a trial: catches its errors and turns them into the trial's state and reason."""
 
 import json
 import logging
@@ -34,12 +34,12 @@ from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import read_stop_request
 from ssl_sweep.trialdir.states import TrialState
 
-# the state of a trial that did as it was asked
+# the state of a trial that has ended on request
 REQUESTED_STATES = {"prune": TrialState.PRUNED, "stop": TrialState.STOPPED, "pause": TrialState.PAUSED}
-MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # of Ray's words for a process that its monitor killed
-# torch has a type for a full GPU only: a full memory of the machine, cuBLAS and NCCL are told by their words
+MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # in Ray's messages on processes that its monitor killed
+# torch has a type for a full GPU only: host memory, cuBLAS and NCCL are recognized by their messages
 MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
-# as a traceback names it
+# the error's line in a traceback
 BUCKET_ERROR = rf"^{re.escape(BucketError.__module__)}\.{BucketError.__name__}: (.+)$"
 log = logging.getLogger("ssl_sweep.attempt")
 
@@ -56,9 +56,9 @@ class Outcome:
 
     @classmethod
     def from_json(cls, text: str) -> "Outcome":
-        """An outcome from the JSON of what `asdict` has made of it."""
-        told = json.loads(text)
-        return cls(**{**told, "state": TrialState(told["state"])})
+        """The outcome whose `asdict` is this JSON."""
+        fields = json.loads(text)
+        return cls(**{**fields, "state": TrialState(fields["state"])})
 
 
 def attempt(
@@ -72,25 +72,25 @@ def attempt(
     objectives: Sequence[str] = (),
     timeout: float | None = None,
 ) -> Outcome:
-    """Run a trial in its folder and say how it went; only what ends the process, or another rank's, passes through.
+    """Run a trial and return the outcome. Exceptions become outcomes, except process exits and failures of other ranks.
 
-    Every rank of a trial with several workers calls it; rank 0's outcome is the trial's, unless another has failed.
+    Each worker of a trial calls it; rank 0's outcome is the trial's, unless another rank has failed.
 
     Args:
         record: the trial's identity and config.
-        number: which attempt this is, from 1 on.
+        number: of the attempt, from 1 on.
         report: see `trial.run`.
         folder: the trial's folder.
-        cache: where decoded data lies on this node.
-        stages: where the sweep's pretrainings lie; see `trial.run`.
-        objectives: the metrics that the search goes by; a trial without a finite value of each has failed.
-        timeout: seconds without a sign of life after which this process is ended; None: never.
+        cache: folder of decoded data on this node.
+        stages: folder of the sweep's pretrainings; see `trial.run`.
+        objectives: the search's metrics; a trial without a finite value of each has failed.
+        timeout: seconds without a heartbeat after which this process ends; None: never.
     """
     if rank() > 0:
         return _run_worker(record, folder, cache, stages, timeout)
 
-    def told(metrics: dict[str, float], step: int) -> None:
-        with watchdog.waiting():  # a driver that is busy is no trial that hangs
+    def unwatched_report(metrics: dict[str, float], step: int) -> None:
+        with watchdog.waiting():  # a busy driver does not mean that the trial hangs
             report(metrics, step)
 
     try:
@@ -98,49 +98,49 @@ def attempt(
         record.write(folder)
         Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
-            outcome = _run(record, told, folder, cache, stages, objectives)
+            outcome = _run(record, unwatched_report, folder, cache, stages, objectives)
         return ended(folder, outcome)
     except OSError as error:
         if not disk.is_full(error):
             raise
-        # its journal cannot say so: the driver must hear of it, or takes the trial for lost, and tries it at once
+        # the journal is on this disk: without an outcome the driver would count the trial as lost, and retry it at once
         return Outcome(TrialState.FAILED, {}, "disk", disk.message(error, folder), traceback.format_exc())
 
 
 def with_stop_check(report: Report, folder: Path) -> Report:
-    """The report, and after it an end of the trial of this folder if it is asked to."""
+    """The report, after which `Stop` is raised if the trial of this folder has a stop request."""
 
-    def told(metrics: dict[str, float], step: int) -> None:
+    def report_and_check(metrics: dict[str, float], step: int) -> None:
         report(metrics, step)
-        if (wish := read_stop_request(folder)) is not None:
-            raise Stop(wish.why)
+        if (request := read_stop_request(folder)) is not None:
+            raise Stop(request.why)
 
-    return told
+    return report_and_check
 
 
 def ended(folder: Path, outcome: Outcome) -> Outcome:
-    """The outcome of an attempt, written down."""
-    told = {name: value for name, value in asdict(outcome).items() if name != "results"}
-    Journal(folder).append(Ended(**told))
+    """Write the outcome of an attempt to the journal, and return it."""
+    fields = {name: value for name, value in asdict(outcome).items() if name != "results"}
+    Journal(folder).append(Ended(**fields))
     return outcome
 
 
-def dead_process_outcome(folder: Path, message: str, said: str, config: Mapping[str, Any]) -> Outcome:
-    """The outcome of an attempt whose process died, written down: of itself, for want of memory, or of a sign of life.
+def dead_process_outcome(folder: Path, message: str, ray_message: str, config: Mapping[str, Any]) -> Outcome:
+    """Write and return the outcome of an attempt whose process died: `lost`, `oom` or `hung`.
 
     Args:
         folder: the trial's.
-        message: what to tell where nothing more is known.
-        said: what Ray says of the process.
+        message: for an outcome about which nothing more is known.
+        ray_message: Ray's message about the process.
         config: the trial's.
     """
-    if found := re.search(BUCKET_ERROR, said, flags=re.MULTILINE):
-        message = found[1]
+    if error := re.search(BUCKET_ERROR, ray_message, flags=re.MULTILINE):
+        message = error[1]
     outcome = Outcome(TrialState.FAILED, reason="lost", message=message)
-    if any(words in said for words in MONITOR):
+    if any(words in ray_message for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
-        outcome = Outcome(TrialState.FAILED, reason="oom", message=message, traceback=said)
-    dumps = [watchdog.take_dump(each) for each in (folder, *sorted(folder.glob("rank*")))]
+        outcome = Outcome(TrialState.FAILED, reason="oom", message=message, traceback=ray_message)
+    dumps = [watchdog.take_dump(path) for path in (folder, *sorted(folder.glob("rank*")))]
     if (dump := next(filter(None, dumps), None)) is not None:
         message = f"{watchdog.summary(dump)} (resources.timeout)"
         outcome = Outcome(TrialState.FAILED, reason="hung", message=message, traceback=dump)
@@ -150,8 +150,8 @@ def dead_process_outcome(folder: Path, message: str, said: str, config: Mapping[
 def _run_worker(record: TrialRecord, folder: Path, cache: Path, stages: Path | None, timeout: float | None) -> Outcome:
     try:
         trial.run_worker(record.config, folder, cache=cache, stages=stages, timeout=timeout)
-    except (Dismissed, Diverged) as alike:  # rank 0 has the same loss to the bit, fails too, and says so
-        return Outcome(TrialState.STOPPED, message=str(alike))
+    except (Dismissed, Diverged) as error:  # rank 0 has the same loss to the bit: it fails as well, and reports it
+        return Outcome(TrialState.STOPPED, message=str(error))
     except Exception as error:  # the trial's edge
         return _failed(error, record.config, folder)
     return Outcome(TrialState.COMPLETE)
@@ -161,8 +161,8 @@ def _run(
     record: TrialRecord, report: Report, folder: Path, cache: Path, stages: Path | None, objectives: Sequence[str]
 ) -> Outcome:
     try:
-        if (ask := read_stop_request(folder)) is not None:  # while it waited for its resources
-            raise Stop(ask.why)
+        if (request := read_stop_request(folder)) is not None:  # made while the trial waited for resources
+            raise Stop(request.why)
         results = trial.run(record.config, report, folder, cache=cache, stages=stages)
         if any(objective in COSTS for objective in objectives):
             measured = costs(record.config)
@@ -172,13 +172,13 @@ def _run(
             _check_objective(results, objective)
     except Stop as stop:
         return stopped(folder, stop)
-    except Exception as error:  # the trial's edge: whatever went wrong becomes the trial's state
+    except Exception as error:  # the trial's edge: every error becomes the trial's state
         return _failed(error, record.config, folder)
     return Outcome(TrialState.COMPLETE, results)
 
 
 def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcome:
-    """The outcome of an attempt that an error ended; where it is a lost rank's, that rank tells more: it is raised."""
+    """The outcome of an attempt that an error ended. Raises errors that a lost rank caused: that rank tells more."""
     log.error("failed", exc_info=error)
     reason, message = failure_reason(error), f"{type(error).__name__}: {error}"
     if reason != "oom" and is_of_a_lost_rank(error):
@@ -206,11 +206,11 @@ def failure_reason(error: BaseException) -> str:
 
 
 def _check_objective(results: Mapping[str, float], objective: str) -> None:
-    """Refuse results that the search cannot compare with others.
+    """Check that the search can compare the results with others.
 
     Raises:
         Diverged: the objective is not a finite number.
-        LookupError: this choice's settings do not measure it.
+        LookupError: the choice's settings do not measure it.
     """
     if objective not in results:
         measured = ", ".join(results) or "nothing"
@@ -226,17 +226,20 @@ def _check_objective(results: Mapping[str, float], objective: str) -> None:
 
 
 def stopped(folder: Path, stop: Stop) -> Outcome:
-    """The outcome of an attempt that was asked to end."""
-    ask = read_stop_request(folder)
-    outcome = Outcome(REQUESTED_STATES[ask.ask] if ask else TrialState.STOPPED, message=str(stop))
+    """The outcome of an attempt that has ended on request."""
+    request = read_stop_request(folder)
+    outcome = Outcome(REQUESTED_STATES[request.ask] if request else TrialState.STOPPED, message=str(stop))
     log.info("%s: %s", outcome.state, stop)
     return outcome
 
 
 def what_to_lower(config: Mapping[str, Any]) -> str:
-    """What of a trial's settings takes memory, with the values that were too much."""
-    stages = {"pretrain": config["pretrain"], **{f"evaluate.{name}": each for name, each in config["evaluate"].items()}}
-    sizes = {f"{name}.batch_size": each["batch_size"] for name, each in stages.items() if "batch_size" in each}
+    """The settings that determine a trial's memory, with their values, as advice for a message."""
+    stages = {
+        "pretrain": config["pretrain"],
+        **{f"evaluate.{name}": knobs for name, knobs in config["evaluate"].items()},
+    }
+    sizes = {f"{name}.batch_size": knobs["batch_size"] for name, knobs in stages.items() if "batch_size" in knobs}
     sizes["data.image_size"] = config["data"]["image_size"]
     listed = ", ".join(f"{name} ({size})" for name, size in sizes.items())
     precision = "" if config["precision"] == "bf16" else ", set precision: bf16"
@@ -245,7 +248,7 @@ def what_to_lower(config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Everything that the package logs during an attempt also goes to the trial's own file."""
+    """Log the package's messages to the trial's own file while the block runs."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("ssl_sweep")
@@ -260,7 +263,7 @@ def _log_file(path: Path) -> Iterator[None]:
 
 @remember
 def _provenance() -> dict[str, Any]:
-    """What a reader needs to know of where a number came from."""
+    """The machine, process and versions that produce the results."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -277,7 +280,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the code that runs, marked `-dirty` when files differ from it; None outside a checkout."""
+    """Commit of the running code, with `-dirty` if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603

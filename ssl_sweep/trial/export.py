@@ -1,4 +1,4 @@
-"""A trial's encoder taken out: its weights in a safetensors file under torchvision's names, and back from there."""
+"""Export of a trial's encoder to a safetensors file, with torchvision's names of weights; and reading such a file."""
 
 import json
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RecordError, TrialRecord
 
-NET = "net."  # before every key of an encoder's state
+NET = "net."  # prefix of every key of an encoder's state
 SUFFIX = ".safetensors"
 TORCHVISION_WIDTH = 64
 TORCHVISION_VITS = {("vit_base", 16): "vit_b_16", ("vit_base", 32): "vit_b_32"}
 
 
 class ExportError(UserError, ValueError):
-    """There is no encoder to take out, or no place for it."""
+    """There is no encoder to export, or no place for it."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ def read_trial(folder: Path) -> Trained:
 
 
 def write(trained: Trained, path: Path, metrics: Mapping[str, float], *, force: bool = False) -> dict[str, str]:
-    """Write an encoder's weights and what is known of it to `path`; returns the file's metadata.
+    """Write an encoder's weights and description to `path`; returns the file's metadata.
 
     Args:
         trained: see `read_trial`.
         path: ends in `.safetensors`; its folder exists.
-        metrics: of the trial, for the metadata.
-        force: an existing file is replaced.
+        metrics: the trial's, for the metadata.
+        force: replace an existing file.
 
     Raises:
         ExportError: the encoder has no weights, or `path` cannot be written to.
@@ -90,13 +90,13 @@ def write(trained: Trained, path: Path, metrics: Mapping[str, float], *, force: 
     tensors = {key.removeprefix(NET): value for key, value in trained.encoder.state_dict().items()}
     if not tensors:
         raise ExportError(f"encoder {trained.settings['name']} has no weights to export")
-    described = describe(trained, metrics)
-    write_bytes(path, safetensors.torch.save(tensors, described))
-    return described
+    metadata = describe(trained, metrics)
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
+    return metadata
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Refuse a path that `write` would not write to. Raises ExportError."""
+    """Check that `write` can write to a path. Raises ExportError."""
     if path.suffix != SUFFIX:
         raise ExportError(f"{path}: the file is written as safetensors; name it {path.stem}{SUFFIX}")
     if not path.parent.is_dir():
@@ -111,22 +111,22 @@ def read(path: str | Path) -> Encoder:
     """The encoder of an exported file, in evaluation mode: images (B, 3, S, S) in [0, 1] -> features (B, D).
 
     Raises:
-        ExportError: the file is not one of `write`'s, or of another version of the package.
+        ExportError: `write` did not write the file, or another version of the package did.
     """
     try:
         with safe_open(path, "pt") as file:
-            described = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {NET + key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         raise ExportError(f"{path}: cannot be read as safetensors ({error})") from error
-    if "encoder_settings" not in described:
-        raise ExportError(f"{path}: says nothing of its encoder; it was not written by `ssl-sweep export`")
-    encoder = _build(json.loads(described["encoder_settings"]), int(described["image_size"]), str(path))
+    if "encoder_settings" not in metadata:
+        raise ExportError(f"{path}: does not describe its encoder; it was not written by `ssl-sweep export`")
+    encoder = _build(json.loads(metadata["encoder_settings"]), int(metadata["image_size"]), str(path))
     return _filled(encoder, tensors, str(path))
 
 
 def describe(trained: Trained, metrics: Mapping[str, float]) -> dict[str, str]:
-    """What one wants to know of an encoder without the sweep, as texts: safetensors' metadata takes nothing else."""
+    """The description of an encoder for its users, as texts: safetensors' metadata takes nothing else."""
     record, config, encoder = trained.record, trained.record.config, trained.encoder
     known: dict[str, Any] = {
         "format": "pt",
@@ -151,7 +151,7 @@ def describe(trained: Trained, metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 def how_to_load(trained: Trained) -> str:
-    """Python that reads the file FILE: into torchvision's model, where there is one."""
+    """Python code that loads the file FILE, into torchvision's model if there is one."""
     name, encoder = trained.settings["name"], trained.encoder
     load = "model.load_state_dict(safetensors.torch.load_file(FILE), strict=False)  # misses only the head"
     if isinstance(encoder, ViTEncoder):

@@ -1,10 +1,10 @@
 """One trial: pretrain, then evaluate. Knows no Ray, no MLflow and no Optuna; runs wherever torch does.
 
-A trial folder holds `encoder.pt` and `stages.json` (what is finished), `EVALUATION/checkpoint.pt` (what is not),
-`journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining goes on in a folder of its own, which trials that
-differ only in an evaluation share (`stages.py`). To resume is to call `run` again on the same folder.
+A trial's folder holds `encoder.pt` and `stages.json` (finished stages), `EVALUATION/checkpoint.pt` (unfinished ones),
+`journal.jsonl` (every event), `artifacts/` and `log.txt`. Pretraining has a folder of its own, which trials that differ
+only in their evaluations share (`stages.py`). To resume a trial, call `run` again with the same folder.
 
-Of a trial with several workers rank 0 calls `run`, the others `run_worker`: they join the pretraining and then return.
+In a trial with several workers rank 0 calls `run`, the others `run_worker`: they join the pretraining, then return.
 """
 
 import logging
@@ -42,14 +42,14 @@ log = logging.getLogger("ssl_sweep.trial")
 
 
 def run(config: Config, report: Report, workdir: Path, *, cache: Path, stages: Path | None = None) -> dict[str, float]:
-    """Run what is not finished of a trial and return the metrics of all its stages, `linear/top1_test` and so on.
+    """Run the unfinished stages of a trial and return the metrics of all its stages, `linear/top1_test` and so on.
 
     Args:
-        config: a resolved trial config, every knob filled in (`spec.resolve`).
+        config: a resolved trial config with a value for every knob (`spec.resolve`).
         report: called with metrics and their epoch after each epoch of each stage; may raise `Stop`.
         workdir: the trial's own folder.
-        cache: where decoded data lies, shared by the trials of a node.
-        stages: where pretrainings lie that trials share, on a file system that all of them see; None: this one's own.
+        cache: folder of decoded data, shared by the trials of a node.
+        stages: folder of shared pretrainings, on a file system that all trials see; None: one in `workdir`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     return _Trial(config, report, workdir, cache, stages or workdir / "stages").run()
@@ -60,7 +60,7 @@ def run_worker(
 ) -> None:
     """Take a rank's part in the pretraining that rank 0 runs, if it has to run any; the arguments are `run`'s.
 
-    timeout: seconds without a sign of life, while the data is opened, after which this process is ended; None: never.
+    timeout: seconds without a heartbeat, while the data is opened, after which this process ends; None: never.
 
     Raises:
         Dismissed: rank 0 has been stopped, or failed.
@@ -69,12 +69,12 @@ def run_worker(
 
 
 def encoder_path(folder: Path) -> Path:
-    """Where a trial's folder has its pretrained encoder, as `{"encoder": state dict}`; there once that is finished."""
+    """A trial's pretrained encoder, `{"encoder": state dict}`; exists once pretraining is finished."""
     return folder / "encoder.pt"
 
 
 def is_whole(encoder: Path) -> bool:
-    """Whether an encoder's file is there as it was written."""
+    """Whether an encoder's file exists and is undamaged."""
     return encoder.exists() and checkpoint.damage(encoder) is None
 
 
@@ -84,8 +84,8 @@ class _Trial:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = resolve_precision(config["precision"], self.device)
         self.workers = world_size()
-        self.others_wait = self.workers > 1  # until they are told what to do
-        self.is_first = rank() == 0  # who writes; after `leave` every process is rank 0
+        self.others_wait = self.workers > 1  # for rank 0's instruction
+        self.is_first = rank() == 0  # the process that writes; after `leave` every process is rank 0
         self.journal: Journal
         self.finished = FinishedStages(workdir / "stages.json")
 
@@ -98,16 +98,16 @@ class _Trial:
                 self._check_encoder()
                 results |= self._stage("pretrain", self._pretrain)
         finally:
-            self._tell_others(pretrain=False)  # unless they have pretrained
-        leave()  # evaluations are one worker's
+            self._instruct_others(pretrain=False)  # unless they have pretrained
+        leave()  # one worker evaluates
         for name in self.config["evaluate"]:
             results |= self._stage(name, partial(self._evaluate, name, pretrained))
         return results
 
     def run_worker(self, timeout: float | None) -> None:
-        splits = self._open_data(timeout)  # before rank 0 asks: it waits, and is to give signs of life
-        if told := int(gather_no_grad(torch.zeros(1))[0]):
-            self.precision = PRECISIONS[told - 1]  # rank 0's: nodes differ
+        splits = self._open_data(timeout)  # before rank 0 needs it: while rank 0 waits, it gives no heartbeat
+        if number := int(gather_no_grad(torch.zeros(1))[0]):
+            self.precision = PRECISIONS[number - 1]  # rank 0's: nodes differ
             folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
             stage = self._begin("pretrain", folder, _ignore)
             augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
@@ -115,7 +115,7 @@ class _Trial:
         leave()
 
     def _open_data(self, timeout: float | None) -> Splits:
-        """Open the data in another process than rank 0's, watched: from then on rank 0's own signs tell of all."""
+        """Open the data under a watchdog of this rank; afterwards rank 0's watchdog covers all ranks."""
         own = self.workdir / f"rank{rank()}"
         own.mkdir(parents=True, exist_ok=True)
         with watchdog.watched(own, timeout):
@@ -123,23 +123,23 @@ class _Trial:
         shutil.rmtree(own, ignore_errors=True)
         return splits
 
-    def _tell_others(self, *, pretrain: bool) -> None:
-        """Have the other ranks pretrain along, or let them go; once, they wait for no more."""
+    def _instruct_others(self, *, pretrain: bool) -> None:
+        """Have the other ranks join the pretraining, or return. Only the first call has an effect."""
         if self.others_wait:
             self.others_wait = False
-            with watchdog.waiting():  # until they have the data too
+            with watchdog.waiting():  # until they have opened the data
                 gather_no_grad(torch.full((1,), 1.0 + PRECISIONS.index(self.precision) if pretrain else 0.0))
 
     @property
     def splits(self) -> Splits:
-        # a config is JSON, which has no tuples; the knobs of data are hashed here
+        # a config is JSON, which has no tuples; `_open_splits` hashes the knobs of data
         fields: dict[str, Any] = dict(self.config["data"])
         root = Path(fields.pop("root"))
         fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         return _open_splits(Data(**fields), root, self.cache)
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
-        """Run one stage, unless it is finished, and return its results under its name."""
+        """Run a stage unless it is finished; returns its results with the stage's name as prefix."""
         key = stage_key(self.config, name, self.precision, self.workers)
         results = self.finished.results(name, key)
         if results is None:
@@ -148,51 +148,51 @@ class _Trial:
             results = work(key)
             seconds = time.monotonic() - started
             log.info("%s: done in %.1f s: %s", name, seconds, results)
-            # told before it is noted: killed in between, the stage's end is repeated, not lost
+            # the journal first: if the process is killed in between, the event is repeated, not lost
             self.journal.append(StageFinished(stage=name, key=key, seconds=seconds, results=results))
             self.finished.add(name, key, results)
             (self.workdir / name / "checkpoint.pt").unlink(missing_ok=True)
         return {f"{name}/{metric}": value for metric, value in results.items()}
 
     def _check_encoder(self) -> None:
-        """Have a finished pretraining whose encoder is gone or damaged taken from where trials share it, or made again.
+        """If the pretrained encoder is missing or damaged, run the stage again, or take it from another trial.
 
-        On a CPU it is the same again to the bit, and so what was evaluated stands.
+        On a CPU the new encoder is the same to the bit, so that finished evaluations stay valid.
         """
         path = encoder_path(self.workdir)
         if self.finished.key("pretrain") is not None and not is_whole(path):
-            self._tell_damage(path, checkpoint.damage(path) or "gone")
+            self._report_damage(path, checkpoint.damage(path) or "gone")
             self.finished.drop("pretrain")
 
-    def _tell_damage(self, path: Path, damage: str) -> None:
-        """Say on the log, and where trials are shown, that something is done again."""
+    def _report_damage(self, path: Path, damage: str) -> None:
+        """Log, and tag the trial, that a stage is repeated."""
         log.warning("%s is %s: doing its stage again", path, damage)
         self.journal.append(TagsSet(tags={"repeated": f"{path.parent.name}/{path.name} was {damage}"}))
 
-    def _begin(self, name: str, folder: Path, tell: Report) -> Stage:
-        """A stage in a folder, its metrics told under its name; a checkpoint that is damaged is set aside."""
+    def _begin(self, name: str, folder: Path, report_prefixed: Report) -> Stage:
+        """A stage in a folder, whose metrics are reported with its name before them. Sets damaged checkpoints aside."""
         for path in folder.rglob("checkpoint.pt") if self.is_first else ():
             if (damage := checkpoint.damage(path)) is not None:
-                self._tell_damage(path, damage)
+                self._report_damage(path, damage)
                 checkpoint.set_aside(path)
         seed = derive_seed(self.config["seed"], name)
         torch.manual_seed(seed)  # weights are initialised by torch's modules, which take no generator
 
         def report(metrics: dict[str, float], step: int) -> None:
-            tell({f"{name}/{metric}": value for metric, value in metrics.items()}, step)
+            report_prefixed({f"{name}/{metric}": value for metric, value in metrics.items()}, step)
 
         return Stage(folder, report, seed, self.device, self.precision)
 
     def _pretrain(self, key: str) -> dict[str, float]:
-        splits = self.splits  # decoded before its turn: who makes a pretraining is to give signs of life
+        splits = self.splits  # decoded before the lock is taken: trials wait for this one's heartbeats
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
-        made = encoder_path(shared.folder)
-        results = shared.get_or_run(partial(self._make, splits), lambda: is_whole(made))
-        link(made, encoder_path(self.workdir))
+        encoder = encoder_path(shared.folder)
+        results = shared.get_or_run(partial(self._pretrain_shared, splits), lambda: is_whole(encoder))
+        link(encoder, encoder_path(self.workdir))
         return results
 
-    def _make(self, splits: Splits, output: PretrainingOutput) -> dict[str, float]:
-        """Pretrain, for every trial that shares it."""
+    def _pretrain_shared(self, splits: Splits, output: PretrainingOutput) -> dict[str, float]:
+        """Pretrain for all trials that share this pretraining."""
         stage = self._begin("pretrain", output.folder, output.report)
         method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
         recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
@@ -213,13 +213,13 @@ class _Trial:
         if not (stage.folder / "checkpoint.pt").exists():
             with output.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
-        self._tell_others(pretrain=True)
+        self._instruct_others(pretrain=True)
         metrics = pretrain(method, splits.train, augment, recipe, stage, report)
-        # gone on from a checkpoint of the last epoch, whose report may have been cut short
+        # continued from a checkpoint of the last epoch, whose report may be incomplete
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
         checkpoint.save(encoder_path(output.folder), {"encoder": method.encoder.state_dict()})
-        # what is made once of a finished encoder, and shown by every trial that uses it
+        # made once for a finished encoder, and shown by every trial that uses it
         with output.artifacts() as folder:
             self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
             gallery(method.encoder, splits, stage, folder)
@@ -241,34 +241,34 @@ class _Trial:
             stage.report({f"{name}_test": value for name, value in metrics.items()}, epoch)
 
     def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
-        stage = self._begin(name, self.workdir / name, self._tell)
+        stage = self._begin(name, self.workdir / name, self._report)
         _drop_stale_checkpoint(stage.folder, key)
         encoder = self._encoder()
         if pretrained:
             path = encoder_path(self.workdir)
             state = checkpoint.load(path, torch.device("cpu"))
             if state is None:
-                raise FileNotFoundError(f"{path} is gone; resume the sweep to have it made again")
+                raise FileNotFoundError(f"{path} is gone; resume the sweep to make it again")
             encoder.load_state_dict(state["encoder"])
         return load_evaluation(name).evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
 
-    def _tell(self, metrics: dict[str, float], step: int) -> None:
+    def _report(self, metrics: dict[str, float], step: int) -> None:
         self.journal.report(metrics, step)
         self.report(metrics, step)
 
 
 @lru_cache(maxsize=2)
 def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
-    """Open data once a process: a warm worker's next trial finds it mapped, its folders not listed again."""
+    """Open data once a process: a warm worker's next trial finds it mapped, without listing folders again."""
     return load_splits(data, root=root, cache=cache)
 
 
 def _ignore(metrics: dict[str, float], step: int) -> None:
-    """Rank 0 alone reports."""
+    """Report nothing: only rank 0 reports."""
 
 
 def _drop_stale_checkpoint(folder: Path, key: str) -> None:
-    """A checkpoint of another key (other settings, other stage version) must not be gone on from."""
+    """Remove a checkpoint of another key, that is of other settings or another stage version."""
     mark = folder / "key"
     if not mark.exists() or mark.read_text() != key:
         (folder / "checkpoint.pt").unlink(missing_ok=True)

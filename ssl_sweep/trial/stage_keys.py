@@ -1,4 +1,4 @@
-"""Under which keys stages are finished and shared: a hash of all that can change their results."""
+"""The keys under which stages are finished and shared: hashes of everything that can change the results."""
 
 import hashlib
 import json
@@ -10,29 +10,28 @@ import torch
 from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
 
-STAGE_VERSION = 2  # raise it when the same config would give another result: finished stages are then run again
+STAGE_VERSION = 2  # raise it when the same config gives another result: finished stages then run again
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 def resolve_precision(wanted: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware multiplies in it, else fp32."""
+    """`auto` is bf16 if the hardware multiplies in it, else fp32."""
     if wanted == "auto":
         return "bf16" if _has_bf16(device) else "fp32"
     return "bf16" if wanted == "bf16" else "fp32"
 
 
 def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, workers: int = 1) -> str:
-    """Hash of all that can change a stage's result: an evaluation's key covers its pretraining's settings too.
+    """Hash of everything that can change a stage's result. An evaluation's key covers its pretraining's settings.
 
-    The number of workers changes none, unless each normalises by statistics of its own images.
-
-    Where the data's folder lies is left out, as the ledger leaves it out: a sweep may move with its data.
+    It contains the number of workers only if each normalizes by statistics of its own images, and never the data's
+    folder: a sweep may move with its data.
     """
     used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
-    # what a knob for several workers can change is said below
+    # `sync_batchnorm` matters only with several workers, see below
     used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
     used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
-    if health_of(config).on_collapse == "stop":  # else it only watches
+    if health_of(config).on_collapse == "stop":  # otherwise it only measures
         used["health"] = config["health"]
     if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
         used["workers"] = workers

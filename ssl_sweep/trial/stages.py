@@ -1,9 +1,8 @@
-"""What of a trial is finished, and the pretrainings that trials share.
+"""The finished stages of a trial, and the pretrainings that trials share.
 
-A shared pretraining lies in a folder `stages/KEY/`: `checkpoint.pt` while it is under way, then `encoder.pt`,
-`artifacts/`, and `journal.jsonl`, which every trial that shares it copies into its own. Its `stage` event comes last,
-when all else is on disk: who reads it finds the rest whole. The lock goes with the process that holds it, however it
-dies.
+A shared pretraining has a folder `stages/KEY/`: `checkpoint.pt` while it runs, then `encoder.pt`, `artifacts/`, and
+`journal.jsonl`, which every trial that shares it copies into its own. The `stage` event is written last: the other
+files are complete by then. The operating system releases the lock when the process that holds it dies.
 """
 
 import json
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout  # torch depends on it: no bare GPU box is without
+from filelock import FileLock, Timeout  # torch depends on it: every machine with torch has it
 
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report
@@ -38,39 +37,39 @@ from ssl_sweep.trialdir.events import (
 from ssl_sweep.trialdir.journal import JOURNAL, Journal, read
 
 POLL_SECONDS = 0.5
-SILENCE_SECONDS = 3600.0  # a maker that lives saves every few minutes (training.SAVE_EVERY_SECONDS)
-GRACE_S = 60.0  # how much longer than its maker a trial that waits may show no sign of life: the maker is to end first
-DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # the same seed runs into these again
+SILENCE_SECONDS = 3600.0  # a running pretraining saves every few minutes (training.SAVE_EVERY_SECONDS)
+GRACE_S = 60.0  # a waiting trial's heartbeat outlasts the running trial's by this, so that the latter is ended first
+DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # errors that the same seed repeats
 Signs = tuple[int | None, ...]
 log = logging.getLogger(__name__)
 
 
 class PretrainingStalledError(RuntimeError):
-    """Whoever makes a pretraining that this trial needs has long given no sign of life, and keeps the lock."""
+    """The trial that runs a shared pretraining gives no heartbeat, but keeps the lock."""
 
 
 @dataclass(frozen=True)
 class FinishedStages:
-    """A trial's finished stages by name: the key they were run under, and their results."""
+    """A trial's finished stages: the key and the results of each, in `stages.json`."""
 
     path: Path
 
     def results(self, stage: str, key: str) -> dict[str, float] | None:
-        """The results of a stage, None where it is not finished under this key."""
+        """The results of a stage; None if it is not finished under this key."""
         entry = self._read().get(stage)
         return entry["results"] if entry is not None and entry["key"] == key else None
 
     def key(self, stage: str) -> str | None:
-        """The key of a finished stage, None where it is not finished."""
+        """The key of a finished stage; None if it is not finished."""
         entry = self._read().get(stage)
         return entry["key"] if entry is not None else None
 
     def add(self, stage: str, key: str, results: dict[str, float]) -> None:
-        """Note that a stage is finished."""
+        """Record a finished stage."""
         self._write({**self._read(), stage: {"key": key, "results": results}})
 
     def drop(self, stage: str) -> None:
-        """Have a stage run again."""
+        """Forget a finished stage, so that it runs again."""
         self._write({name: entry for name, entry in self._read().items() if name != stage})
 
     def _write(self, finished: dict[str, dict[str, Any]]) -> None:
@@ -82,45 +81,46 @@ class FinishedStages:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            log.warning("%s is damaged (%s); going by the journal, which says the same", self.path, error)
-            told = [event for event in read(self.path.parent)[0] if isinstance(event, StageFinished)]
-            return {event.stage: {"key": event.key, "results": event.results} for event in told}
+            log.warning("%s is damaged (%s); reading the journal instead, which has the same", self.path, error)
+            events = [event for event in read(self.path.parent)[0] if isinstance(event, StageFinished)]
+            return {event.stage: {"key": event.key, "results": event.results} for event in events}
         return finished
 
 
 class SharedPretraining:
-    """A pretraining as one trial sees it: made by whichever trial needs it first, followed by the others."""
+    """A pretraining as one trial sees it: the first trial that needs it runs it, the others follow its reports."""
 
     def __init__(self, folder: Path, trial: Journal, report: Report) -> None:
-        """trial: the trial's own journal. report: told of each epoch that is new there; may raise `Stop`."""
+        """trial: the trial's own journal. report: called with each epoch that is new in it; may raise `Stop`."""
         self.folder = folder
         self._trial, self._report = trial, report
         self._id = trial.path.parent.name
         self._offset = 0
         self._state: PretrainingStarted | PretrainingFailed | PretrainingFinished | None = None  # the newest of these
-        self._heard: tuple[Signs, float] | None = None  # the maker's last sign, and when it was seen
+        self._last_signs: tuple[Signs, float] | None = None  # of progress, and when they were first seen
 
     def get_or_run(
         self, make: Callable[["PretrainingOutput"], dict[str, float]], is_whole: Callable[[], bool] = lambda: True
     ) -> dict[str, float]:
-        """The results, once there are some. While another trial is at it, this one reports that one's epochs.
+        """Return the results: run the pretraining, or follow another trial that runs it and report its epochs.
 
-        make: makes the pretraining, or goes on with it from the checkpoint that a maker left; gives the results.
-        is_whole: whether what a finished one made is still there as it was made; else it is made again.
+        Args:
+            make: runs or continues the pretraining, and returns the results.
+            is_whole: whether a finished pretraining's files are intact; if not, it runs again.
 
         Raises:
-            Diverged, Collapsed: that is how it ended, here or in another trial. A trial that is tried again after it
-                has been told so makes a try of its own.
-            PretrainingStalledError: the maker hangs, or died on a host whose locks outlive it.
+            Diverged, Collapsed: the pretraining failed so, here or in another trial. A trial that is run again after
+                this error runs the pretraining itself.
+            PretrainingStalledError: the trial that runs it hangs, or has died on a host that keeps its locks.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        made = False
-        while (finished := self._follow()) is None or not (made or is_whole()):
-            with self._turn() as ours:
-                if ours and not (self._follow() and is_whole()):
-                    self._make(make)
-                    made = True
-            if not ours:
+        ran = False
+        while (finished := self._follow()) is None or not (ran or is_whole()):
+            with self._try_lock() as is_ours:
+                if is_ours and not (self._follow() and is_whole()):
+                    self._run(make)
+                    ran = True
+            if not is_ours:
                 self._wait()
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         if finished.trial != self._id:
@@ -128,12 +128,12 @@ class SharedPretraining:
         return finished.results
 
     def _follow(self) -> PretrainingFinished | None:
-        """Copy the new events of the pretraining's journal to the trial's; the last event once it is finished."""
+        """Copy new events of the pretraining's journal to the trial's; returns the last event once it is finished."""
         events, self._offset = read(self.folder, self._offset)
         for event in events:
             self._copy(event)
         if isinstance(self._state, PretrainingFailed) and self._state.trial != self._id:
-            self._fail_alike(self._state)
+            self._raise_shared_failure(self._state)
         return self._state if isinstance(self._state, PretrainingFinished) else None
 
     def _copy(self, event: Event) -> None:
@@ -144,37 +144,37 @@ class SharedPretraining:
             case TagsSet(tags=tags):
                 self._trial.append_once(TagsSet(tags=tags))
             case ArtifactAdded(path=path):
-                self._show(path)
+                self._add_artifact(path)
             case PretrainingStarted() | PretrainingFailed() | PretrainingFinished():
                 self._state = event
 
-    def _show(self, path: str) -> None:
-        """Have the trial show a file of the pretraining's too."""
+    def _add_artifact(self, path: str) -> None:
+        """Make a file of the pretraining an artifact of the trial."""
         try:
             link(self.folder / path, self._trial.path.parent / path)
-        except FileNotFoundError:  # tidied away, or lost in a power cut: no trial must fail for want of a picture
+        except FileNotFoundError:  # cleaned up, or lost in a power cut: a missing picture must not fail a trial
             log.warning("pretrain: %s is gone and cannot be shown", self.folder / path)
         else:
             self._trial.append_once(ArtifactAdded(path=path))
 
     def _wait(self) -> None:
-        """Wait a little for the maker, alive while it is, unless it has been silent for too long."""
-        # compared with one another only: the clocks of two hosts differ
+        """Wait a moment for the trial that runs the pretraining. Raises PretrainingStalledError."""
+        # times are only compared with each other: the clocks of two hosts differ
         signs: Signs = tuple(
             _written(self.folder / name) for name in (JOURNAL, "checkpoint.pt", watchdog.HEARTBEAT_FILE)
         )
-        if self._heard is None:
-            log.info("pretrain: another trial is at it; following %s", self.folder)
-        if self._heard is None or self._heard[0] != signs:
-            self._heard = signs, time.monotonic()
-        silent = time.monotonic() - self._heard[1]
-        if silent > SILENCE_SECONDS:
-            raise PretrainingStalledError(self._silence())
-        if silent < GRACE_S:
+        if self._last_signs is None:
+            log.info("pretrain: another trial runs it; following %s", self.folder)
+        if self._last_signs is None or self._last_signs[0] != signs:
+            self._last_signs = signs, time.monotonic()
+        silent_s = time.monotonic() - self._last_signs[1]
+        if silent_s > SILENCE_SECONDS:
+            raise PretrainingStalledError(self._stalled_message())
+        if silent_s < GRACE_S:
             watchdog.heartbeat()
         time.sleep(POLL_SECONDS)
 
-    def _silence(self) -> str:
+    def _stalled_message(self) -> str:
         maker, host, pid = (getattr(self._state, name, "?") for name in ("trial", "host", "pid"))
         return (
             f"{self.folder}: trial {maker} makes this pretraining (host {host}, process {pid}) and has given no sign "
@@ -182,13 +182,13 @@ class SharedPretraining:
             f"{self.folder / 'lock'}; then resume the sweep"
         )
 
-    def _fail_alike(self, failure: PretrainingFailed) -> None:
-        """Fail as the maker did, once: when a person has this trial tried again, it is to try."""
+    def _raise_shared_failure(self, failure: PretrainingFailed) -> None:
+        """Raise the failure of another trial's pretraining, once: if a user resumes this trial, it runs its own."""
         if not self._trial.append_once(FailedAlike(maker=failure.trial, failed_at=failure.time)):
             return
         raise DETERMINISTIC[failure.kind](f"{failure.message} (trial {failure.trial}, same pretraining)")
 
-    def _make(self, make: Callable[["PretrainingOutput"], dict[str, float]]) -> None:
+    def _run(self, make: Callable[["PretrainingOutput"], dict[str, float]]) -> None:
         journal = Journal(self.folder)
         journal.append(PretrainingStarted(trial=self._id, host=socket.gethostname(), pid=os.getpid()))
         try:
@@ -200,8 +200,8 @@ class SharedPretraining:
         journal.append(PretrainingFinished(trial=self._id, results=results))
 
     @contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """Whether it is this trial's turn to make it; while the block runs it is nobody else's."""
+    def _try_lock(self) -> Iterator[bool]:
+        """Give whether this trial got the lock; it is held while the block runs."""
         lock = FileLock(self.folder / "lock")
         with suppress(Timeout):
             lock.acquire(timeout=0)
@@ -212,49 +212,49 @@ class SharedPretraining:
 
 
 class PretrainingOutput:
-    """What the maker says of a pretraining: to its journal, and so to every trial that shares it."""
+    """The reports, tags and files of a running pretraining: written to its journal, which all sharing trials copy."""
 
     def __init__(self, folder: Path, journal: Journal, follow: Callable[[], object]) -> None:
         self.folder = folder
         self._journal, self._follow = journal, follow
 
     def report(self, metrics: dict[str, float], step: int) -> None:
-        """An epoch's metrics."""
+        """Report an epoch's metrics."""
         self._journal.report(metrics, step)
         self._follow()
 
     def tag(self, name: str, value: str) -> None:
-        """A tag, once, whatever the number of makers and epochs that set it."""
+        """Set a tag; repeated calls, also of other attempts, have no effect."""
         self._journal.append_once(TagsSet(tags={name: value}))
         self._follow()
 
     @contextmanager
     def artifacts(self) -> Iterator[Path]:
-        """A folder to write files into; at the block's end each is an artifact of every trial that shares this."""
+        """Give a folder; files that the block writes become artifacts of every trial that shares the pretraining."""
         partial, whole = self.folder / "artifacts.partial", self.folder / "artifacts"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         whole.mkdir(exist_ok=True)
         yield partial
         for file in sorted(partial.iterdir()):
-            file.replace(whole / file.name)  # never written over in place: trials hold links to the old one
+            file.replace(whole / file.name)  # not overwritten in place: trials have hard links to the old file
             self._journal.append(ArtifactAdded(path=f"artifacts/{file.name}"))
         partial.rmdir()
         self._follow()
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name, a copy where the file system has no links; whole or not there."""
+    """Hard-link a file under another name, atomically; copy it if the file system has no links."""
     try:
         with replacing(target) as partial:
-            partial.unlink(missing_ok=True)  # of a killed process: a link, unlike a write, does not replace it
+            partial.unlink(missing_ok=True)  # left by a killed process: a link, unlike a write, does not replace it
             os.link(source, partial)
     except OSError:
         write_bytes(target, source.read_bytes())
 
 
 def _written(path: Path) -> int | None:
-    """When a file was last written, None where there is none."""
+    """When a file was last written, in ns; None if there is none."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

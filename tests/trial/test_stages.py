@@ -212,7 +212,7 @@ def test_a_trial_that_waits_tells_the_makers_epochs_and_can_be_stopped(tmp_path:
         )
         maker.join()
     assert (outcome.state, seen) == ("STOPPED", [1, 2])
-    assert "another trial is at it" in (tmp_path / "waits" / "log.txt").read_text()
+    assert "another trial runs it" in (tmp_path / "waits" / "log.txt").read_text()
 
 
 def test_a_maker_that_falls_silent_is_named_and_not_waited_for(
