@@ -7,6 +7,7 @@ import anyio
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.service.access import User
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.middleware import AWAY_S, ApiError
@@ -58,13 +59,11 @@ async def from_mlflow(make: Callable[[], T]) -> T:
 
 
 def _made_from_mlflow(make: Callable[[], T]) -> T:
-    """Turn the package's own errors, and MLflow's, into responses."""
+    """Turn user errors, and MLflow's, into responses."""
     try:
         return make()
-    except (ValueError, LookupError, FileNotFoundError) as error:
-        if type(error).__module__.startswith("ssl_sweep") or isinstance(error, FileNotFoundError):
-            raise ApiError(409, str(error)) from None
-        raise
+    except (UserError, FileNotFoundError) as error:
+        raise ApiError(409, str(error)) from None
     except Exception as error:
         if type(error).__module__.startswith("mlflow."):
             raise ApiError(503, f"MLflow does not answer as it should: {redacted(str(error))[:500]}", AWAY_S) from error

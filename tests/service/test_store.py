@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, event, text
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.service import server
+from ssl_sweep.service import server, tables
 from ssl_sweep.service.access import User
 from ssl_sweep.service.listener import Listener
 from ssl_sweep.service.queue import Capacity, Limits
@@ -183,6 +183,10 @@ def test_a_service_that_cannot_work_is_not_started(tmp_path: Path) -> None:
         ran = CliRunner().invoke(app, ["serve", *map(str, words)], catch_exceptions=False, env={"COLUMNS": "400"})
         assert ran.exit_code == 2, ran.output
         assert said in " ".join(ran.output.split())
+
+
+def test_stored_databases_keep_the_names_of_their_tables() -> None:
+    assert set(tables.metadata.tables) == {"submissions", "events", "news", "notes", "tokens", "audit"}
 
 
 def test_what_serve_is_told_reaches_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
