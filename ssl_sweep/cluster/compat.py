@@ -21,6 +21,9 @@ PRIVATE_PARTS = {
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller": (
         "starts the controller and holds its only handle"
     ),
+    "ray.train.v2._internal.execution.callback:ControllerCallback.before_controller_shutdown": (
+        "runs after the workers have been killed and their placement group removed; the cleaner's is extended"
+    ),
     "ray.train.v2._internal.callbacks.placement_group_callback:PlacementGroupCleanerCallback._stop_cleaner": (
         "is overridden; sets `_cleaner` to None"
     ),
@@ -124,7 +127,13 @@ def torch_config(on_start: Callable[[Any], None], **settings: Any) -> Any:
     return Config(**settings)
 
 
-def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any], None], **settings: Any) -> Any:
+def torch_trainer(
+    loop: Callable[[], None],
+    *,
+    controller_started: Callable[[Any], None],
+    workers_stopped: Callable[[], None],
+    **settings: Any,
+) -> Any:
     """Ray Train's TorchTrainer, whose controller can be killed.
 
     The trainer keeps the controller's handle in a local variable. When it is dropped, the controller exits slowly: in
@@ -133,6 +142,7 @@ def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any
     Args:
         loop: what each worker runs.
         controller_started: called in the controller's process with its own handle.
+        workers_stopped: called in the controller's process when no worker, reservation and cleaner is left.
         settings: further arguments of TorchTrainer.
     """
     import ray
@@ -143,6 +153,10 @@ def torch_trainer(loop: Callable[[], None], *, controller_started: Callable[[Any
         def after_controller_start(self, train_run_context: Any) -> None:
             controller_started(ray.get_runtime_context().current_actor)
             super().after_controller_start(train_run_context)
+
+        async def before_controller_shutdown(self) -> None:
+            await super().before_controller_shutdown()
+            workers_stopped()
 
         def _stop_cleaner(self) -> None:
             """Kill the cleaner. Ray Train waits up to 12 s for its thread, which may be waiting for Ray's dashboard."""

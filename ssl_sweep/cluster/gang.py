@@ -68,14 +68,18 @@ def run_gang(
         while not training.done():
             ready, _ = ray.wait([received], timeout=POLL_S)
             if ready:
-                _handle(ray.get(received), report, outcomes, actors)
+                message = ray.get(received)
+                if "stopped" in message and outcomes:  # the rest of fit() takes seconds on a busy machine
+                    break
+                _handle(message, report, outcomes, actors)
                 received = mailbox.receive.remote()
                 mailbox.acknowledge.remote()
     finally:
-        for actor in actors:
+        for actor in reversed(actors):  # the mailbox last: the controller may be waiting for it
             ray.kill(actor)
     folder = storage.trial(record.sweep, record.trial_id)
-    return _outcome(outcomes, training.exception(), record.config, folder, partial(storage.synced_journal, folder))
+    error = training.exception() if training.done() else None
+    return _outcome(outcomes, error, record.config, folder, partial(storage.synced_journal, folder))
 
 
 def hide_gpus(resources: Resources) -> None:
@@ -89,7 +93,7 @@ def _handle(message: Message, report: Report, outcomes: dict[int, Outcome], acto
         actors.append(message["controller"])
     elif "outcome" in message:
         outcomes[message["rank"]] = Outcome.from_json(message["outcome"])
-    else:
+    elif "metrics" in message:
         report(message["metrics"], message["step"])
 
 
@@ -136,6 +140,7 @@ def _trainer(work: Callable[[Report], Outcome], mailbox: Any, resources: Resourc
     return compat.torch_trainer(
         loop,
         controller_started=lambda controller: send({"controller": controller}),
+        workers_stopped=lambda: send({"stopped": True}),
         torch_config=compat.torch_config(
             lambda workers: workers.execute(hide_gpus, resources),
             # ranks exchange CPU data between steps by gloo
