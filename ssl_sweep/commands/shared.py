@@ -105,6 +105,7 @@ def next_command(words: str, storage: str | None = None) -> str:
 
 
 def storage_at(place: str | None) -> "Storage":
+    """The storage that `--storage` names, else the default."""
     from ssl_sweep.storage.open import find_storage
 
     return find_storage(place)
@@ -121,6 +122,7 @@ def tracking_uri_of(storage: "Storage", name: str) -> str:
 
 
 def print_json(value: Any) -> None:
+    """Print a value as JSON; what JSON does not know becomes text."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 

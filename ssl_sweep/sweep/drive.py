@@ -45,14 +45,17 @@ class Summary:
 
     @property
     def failed(self) -> list[Trial]:
+        """The trials that were given up."""
         return [trial for trial in self.trials if trial.state == TrialState.FAILED]
 
     @property
     def complete(self) -> list[Trial]:
+        """The trials with results."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def pruned(self) -> list[Trial]:
+        """The trials that a pruner ended."""
         return [trial for trial in self.trials if trial.state == TrialState.PRUNED]
 
     @property
