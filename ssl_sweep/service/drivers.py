@@ -172,7 +172,7 @@ class Drivers:
             self._end(submission, "FAILED" if submission.counts.get("failed") else "STOPPED", f"{NOTHING_LEFT}; {why}")
             return
         relaunch = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "command": command}
-        reason = f"{why[:MAX_REASON]}; goes on after {wait:.0f} s"
+        reason = f"{why[:MAX_REASON]}; relaunches after {wait:.0f} s"
         self._store.change(submission, state="QUEUED", reason=reason, granted=0, **relaunch)
         self._views.pop(submission.id, None)
 

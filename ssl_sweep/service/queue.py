@@ -109,7 +109,7 @@ def ordered(waiting: Sequence[Waiting], held: Sequence[Running], now: float) -> 
 def _obstacle(each: Waiting, held: Sequence[Running], capacity: Capacity, limits: Limits, now: float) -> str:
     """Why a sweep cannot be launched whatever is free; empty if it can."""
     if now < each.not_before:
-        return "goes on after a while"
+        return "waits for its relaunch"
     if not capacity.count_fitting(each):
         return f"does not fit this cluster: {_needs(each)}, the cluster has {_shown(capacity)}"
     if limits.gpus is not None and each.gpus > limits.gpus:

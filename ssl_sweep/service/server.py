@@ -13,7 +13,7 @@ GRACE_S = 5  # for open requests to finish when the service stops
 
 
 def serve(settings: Settings, ray_address: str, listener: Listener) -> None:
-    """Serve until SIGTERM or Ctrl-C. Sweeps go on without the service, and a restarted service finds them.
+    """Serve until SIGTERM or Ctrl-C. Sweeps continue without the service, and a restarted service finds them.
 
     Args:
         settings: what the service does.

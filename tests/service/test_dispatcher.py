@@ -123,7 +123,7 @@ def test_deaths_count_anew_when_trials_were_done_in_between(
     cluster.ends("FAILED", None, "killed")
     dispatcher.tick()
     assert (submitted(store).state, submitted(store).deaths) == ("QUEUED", 1)
-    assert "killed; goes on after" in submitted(store).reason
+    assert "killed; relaunches after" in submitted(store).reason
 
 
 def end(ledger: Any, trial: Any, state: str) -> None:

@@ -80,7 +80,7 @@ def test_waiting_raises_the_priority() -> None:
 
 def test_a_sweep_whose_driver_died_waits_its_time() -> None:
     made = launched(Waiting("a", "ann", 0, 0, 1, 1, 1, not_before=130))
-    assert made.reasons == {"a": "goes on after a while"}
+    assert made.reasons == {"a": "waits for its relaunch"}
 
 
 def test_a_cluster_that_shrank_launches_nothing_more() -> None:

@@ -172,7 +172,7 @@ def actions(user: User, submission: Submission) -> list[Action]:
     if state in (*ACTIVE, *WAITING, "PAUSED"):
         offered.append(Action("Stop", f"Stop {name}? {kept} Resume would continue it.", f"{base}/stop", "{}"))
     if state in ENDED and state != "COMPLETE":
-        question = f"Resume {name}? It is queued, and runs every trial again that was stopped or failed."
+        question = f"Resume {name}? It is queued, and continues every trial that was stopped or failed."
         offered.append(Action("Resume", question, f"{base}/resume", "{}"))
         if failed := submission.counts.get("failed"):
             question = f"Try the {failed} failed trials of {name} again? It is queued with these trials only."
