@@ -206,7 +206,7 @@ class LedgerScheduler:
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
         if outcome.state == TrialState.FAILED:
-            self._fail(budgets.charged(trial, outcome))
+            self._fail(budgets.count_failure(trial, outcome))
             return
         self._first_failures = None
         if outcome.state == TrialState.COMPLETE:
@@ -236,7 +236,7 @@ class LedgerScheduler:
             self.halted = self.halted or trial.message
             self.ledger.update(replace(trial, state=TrialState.CREATED))
             return
-        has_retry = budgets.is_left(trial, spec)
+        has_retry = budgets.may_retry(trial, spec)
         if (
             not has_retry or trial.reason not in budgets.LOST
         ):  # a lost process is the machine's fault while it is retried
@@ -246,7 +246,7 @@ class LedgerScheduler:
             self.ledger.update(trial)  # the remaining budgets outlive this driver
             self._queue.add_later(trial, budgets.wait_s(trial))
             return
-        self._finish(replace(trial, state=TrialState.FAILED) if has_retry else budgets.given_up(trial, spec))
+        self._finish(replace(trial, state=TrialState.FAILED) if has_retry else budgets.mark_failed(trial, spec))
 
     def _note_first_failure(self, trial: Trial) -> None:
         if self._first_failures is None or self._is_of_one_choice(trial):

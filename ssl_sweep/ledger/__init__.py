@@ -1,5 +1,5 @@
-"""The Optuna study of a sweep: which choices exist, their trials by seed, what runs next and what is pruned.
+"""The Optuna study of a sweep: its choices, their trials by seed, which run next and which are pruned.
 
 The only package that imports optuna. Owns the study, the lease of the one driver, samplers and pruners.
-May import `spec` and what lies below it. Start with `open.py`, then `study.py`.
+May import `spec` and what lies below it. Start with `open.py`, then `reader.py`, `study.py`.
 """

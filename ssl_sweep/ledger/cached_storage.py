@@ -1,7 +1,7 @@
-"""A sweep's study in its driver's memory, and each change of it in the database before anybody acts on it.
+"""Keeps a driver's study in memory, and writes each change to the database before anybody acts on it.
 
-Optuna's own storages read a trial again before and after each write. Nobody but the driver writes its sweep's choices:
-what it has read once is true for as long as it drives.
+Optuna's own storages read a trial again before and after each write. Only the driver writes its sweep's choices, so
+what it has read once stays true while it holds the lease.
 """
 
 import json
@@ -38,17 +38,17 @@ _READ_NOTE = (
     .where(NOTES.c.study_id == bindparam("study_id"), NOTES.c.key == bindparam("key"))
     .with_for_update(read=True)
 )
-STATE = "state"  # stands for a trial's own row, where other rows have their key
+STATE = "state"  # the key of a trial's own row in `_changes`
 
 
 class CachedStudyStorage(InMemoryStorage):
-    """One study; a trial's id is its number here, and another one in the database.
+    """One study. A trial's id is its number here, and another one in the database.
 
-    Raises LeaseLost when something is to be written and the sweep's lease is another driver's.
+    Each write raises LeaseLost if another driver holds the sweep's lease.
     """
 
     def __init__(self, database: DatabaseStorage, name: str, owner: str | None = None) -> None:
-        """owner: of the lease; None where a test writes without one."""
+        """owner: the lease's; None, in tests, does not check the lease."""
         super().__init__()
         self._database, self._study_row, self._owner = database, database.get_study_id_from_name(name), owner
         study = self.create_new_study(database.get_study_directions(self._study_row), name)
@@ -58,25 +58,25 @@ class CachedStudyStorage(InMemoryStorage):
         for trial in database.get_all_trials(self._study_row, deepcopy=False):
             super().create_new_trial(study, trial)
             self._rows.append(stored_id(trial))
-        # what is yet to be written: a trial, a table and a key there -> whether the database may have that row
+        # rows to write: (trial, table, key of the row) -> whether the database may have the row already
         self._changes: dict[tuple[int, Table, Any], bool] = {}
-        self._holding, self._unsure = False, False  # unsure: a write has failed, and may have been done all the same
+        self._in_transaction, self._unsure = False, False  # unsure: a write failed, and may be committed all the same
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make one transaction of what the block changes; nothing of it is written where the block does not end."""
-        if self._holding:
+        """Write all changes of the block in one transaction; if the block raises, write nothing."""
+        if self._in_transaction:
             yield
             return
-        self._holding = True
+        self._in_transaction = True
         try:
             yield
         finally:
-            self._holding = False
+            self._in_transaction = False
         self._write()
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """The notes, which others write too."""
+        """Read the notes, which other processes write too."""
         return self._database.get_study_user_attrs(self._study_row)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -97,14 +97,14 @@ class CachedStudyStorage(InMemoryStorage):
         number = super().create_new_trial(study_id, template_trial)
         self._changes[number, TRIALS, STATE] = False
         trial = self.get_trial(number)
-        keys: dict[Table, Mapping[Any, Any] | range] = {
+        keys_of: dict[Table, Mapping[Any, Any] | range] = {
             PARAMS: trial.params,
             USER_ATTRS: trial.user_attrs,
             SYSTEM_ATTRS: trial.system_attrs,
             VALUES: range(len(trial.values or ())),
             STEPS: trial.intermediate_values,
         }
-        self._changes.update({(number, table, key): False for table, of_it in keys.items() for key in of_it})
+        self._changes.update({(number, table, key): False for table, keys in keys_of.items() for key in keys})
         self._changed()
         return number
 
@@ -140,11 +140,11 @@ class CachedStudyStorage(InMemoryStorage):
     def _changed(self, change: tuple[int, Table, Any] | None = None, known: bool = False) -> None:
         if change is not None:
             self._changes.setdefault(change, known)
-        if not self._holding:
+        if not self._in_transaction:
             self._write()
 
     def _write(self) -> None:
-        """What could not be written is written with what follows, if anything does."""
+        """Write all changes; those of a failed write are written with the next one."""
         if self._changes:
             unsure, self._unsure = self._unsure, True
             self._database.transact(lambda connection, again: self._put_all(connection, again or unsure))
@@ -152,7 +152,7 @@ class CachedStudyStorage(InMemoryStorage):
             self._unsure = False
 
     def _put_all(self, connection: Connection, again: bool) -> None:
-        """again: the database may have any of this already."""
+        """again: the database may have any of these rows already."""
         new: dict[Table, list[dict[str, Any]]] = {}
         for (number, table, key), known in self._changes.items():
             if table is TRIALS:
@@ -167,19 +167,19 @@ class CachedStudyStorage(InMemoryStorage):
         self._check_lease(connection)
 
     def _check_lease(self, connection: Connection) -> None:
-        """The last of a transaction: from here to its end nobody can take the sweep over."""
+        """Check the lease last in a transaction: from here to its end nobody can take the sweep over."""
         if self._owner is None:
             return
-        said = connection.execute(_READ_NOTE, {"study_id": self._study_row, "key": LEASE}).scalar()
-        held = json.loads(said) if said else None
+        text = connection.execute(_READ_NOTE, {"study_id": self._study_row, "key": LEASE}).scalar()
+        held = json.loads(text) if text else None
         if held is None or held["owner"] != self._owner:
             who = f"process {held['pid']} on {held['host']}" if held else "somebody"
             raise LeaseLost(f"{who} has taken this sweep over; this driver writes nothing more of it")
 
     def _put_trial(self, connection: Connection, number: int, known: bool, again: bool) -> None:
         trial = self.get_trial(number)
-        began, ended = _utc(trial.datetime_start), _utc(trial.datetime_complete)
-        values = {"state": trial.state, "datetime_start": began, "datetime_complete": ended}
+        started, ended = _utc(trial.datetime_start), _utc(trial.datetime_complete)
+        values = {"state": trial.state, "datetime_start": started, "datetime_complete": ended}
         if not known:
             where = {"study_id": self._study_row, "number": number}
             row = connection.execute(_FIND, where).scalar() if again else None
@@ -191,17 +191,17 @@ class CachedStudyStorage(InMemoryStorage):
 
 
 def _update(connection: Connection, table: Table, where: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether there was such a row."""
-    found = {f"found_{name}": value for name, value in where.items()}
-    return connection.execute(_update_of(table, tuple(where), tuple(values)), {**found, **values}).rowcount > 0
+    """Update a row; returns whether it was there."""
+    condition = {f"where_{name}": value for name, value in where.items()}
+    return connection.execute(_update_of(table, tuple(where), tuple(values)), {**condition, **values}).rowcount > 0
 
 
 @cache
 def _update_of(table: Table, names: tuple[str, ...], values: tuple[str, ...]) -> Update:
-    found = and_(*(table.c[name] == bindparam(f"found_{name}") for name in names))
-    return table.update().where(found).values({name: bindparam(name) for name in values})
+    condition = and_(*(table.c[name] == bindparam(f"where_{name}") for name in names))
+    return table.update().where(condition).values({name: bindparam(name) for name in values})
 
 
 def _utc(time: datetime | None) -> datetime | None:
-    """As Optuna's tables have it: naive."""
+    """A naive UTC time, as Optuna stores it."""
     return time and time.astimezone(UTC).replace(tzinfo=None)

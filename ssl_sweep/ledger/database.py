@@ -1,4 +1,4 @@
-"""The database of the ledger, which may be a server that goes away for a while: the one place that tries again."""
+"""The ledger's database. If it is a server, its storage retries while the server cannot be reached."""
 
 import json
 import logging
@@ -21,27 +21,29 @@ from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.retry import retry
 
-PATIENCE_S = 300.0  # how long a sweep waits for its ledger to come back
+PATIENCE_S = 300.0  # how long a sweep waits for a server that cannot be reached
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 
 class LedgerUnreachableError(UserError, ValueError):
-    """The ledger's database cannot be reached, or has been away for too long."""
+    """The ledger's database cannot be reached, or was unreachable for too long."""
 
 
 def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
-    """The database at a URL of SQLAlchemy's, its tables made when it is new.
+    """Open the database at an SQLAlchemy URL; a new one gets its tables.
 
-    Those of a `known` one were there: to look at them again Optuna loads all its migrations, 30 ms.
+    Args:
+        url: of the database.
+        known: skip the check of the tables, for which Optuna loads all its migrations (30 ms).
 
     Raises:
-        LedgerUnreachableError: it cannot be reached, its driver is not installed, or the URL is none.
+        LedgerUnreachableError: it cannot be reached, its driver is not installed, or the URL is invalid.
     """
     try:
         if known:
-            with suppress(StorageInternalError):  # it is away, or another's: what follows finds out
+            with suppress(StorageInternalError):  # unreachable, or without tables: the first read reports it
                 return _connect(url, skip_table_creation=True, skip_compatibility_check=True)
         return make_tables(lambda: _connect(url))
     except ImportError as error:
@@ -63,17 +65,17 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
 
 def _connect(url: str, **options: Any) -> "DatabaseStorage":
     backend = make_url(url).get_backend_name()
-    if backend == "sqlite":  # two sweeps of one file wait for one another's writes rather than fail
+    if backend == "sqlite":  # sweeps that share a file wait for each other's writes
         return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
     arguments = POSTGRESQL if backend == "postgresql" else {}
     return RetryingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
 
 
 class DatabaseStorage(RDBStorage):
-    """A database of studies. A driver's trials come here by `transact` alone."""
+    """A database of studies. A driver writes its trials with `transact` only."""
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
-        """Have a transaction written; `write` is told whether one before it failed, which may have been done."""
+        """Run `write` in a transaction; its second argument says that an earlier try may have been committed."""
         with self.engine.begin() as connection:
             return write(connection, False)
 
@@ -81,36 +83,36 @@ class DatabaseStorage(RDBStorage):
         """See `Notes.swap`."""
         row = {"study_id": self.get_study_id_from_name(study), "key": name}
         is_row = and_(NOTES.c.study_id == row["study_id"], NOTES.c.key == name)
-        told, wanted = json.dumps(old), json.dumps(new)
+        old_json, new_json = json.dumps(old), json.dumps(new)
 
         def swap(connection: Connection, again: bool) -> bool:
-            swapped = NOTES.update().where(is_row, NOTES.c.value_json == told).values(value_json=wanted)
+            swapped = NOTES.update().where(is_row, NOTES.c.value_json == old_json).values(value_json=new_json)
             if connection.execute(swapped).rowcount:
                 return True
-            found = connection.execute(select(NOTES.c.value_json).where(is_row)).scalar()
-            if found is None and old is None:
-                connection.execute(NOTES.insert(), {**row, "value_json": wanted})
+            current = connection.execute(select(NOTES.c.value_json).where(is_row)).scalar()
+            if current is None and old is None:
+                connection.execute(NOTES.insert(), {**row, "value_json": new_json})
                 return True
-            return again and found == wanted  # the try before has done it
+            return again and current == new_json  # an earlier try was committed
 
         try:
             return self.transact(swap)
-        except IntegrityError:  # somebody else has just written the first one
+        except IntegrityError:  # another process has just inserted the row
             return False
 
 
 class RetryingStorage(DatabaseStorage):
-    """A database on a server that may be restarted: what it does not answer is asked again, for some minutes.
+    """A database on a server that may be restarted: retries what fails meanwhile, for some minutes.
 
-    An answer may be lost of a write that was done.
+    A write may be committed although its answer is lost.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open behind
+        weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
-        """As above, again and again for some minutes. Raises LedgerUnreachableError."""
+        """As above, with retries. Raises LedgerUnreachableError."""
 
         def once(again: bool) -> Answer:
             with self.engine.begin() as connection:
@@ -122,36 +124,36 @@ class RetryingStorage(DatabaseStorage):
         return self._with_retries(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
 
     def _with_retries(self, call: Callable[[bool], Answer]) -> Answer:
-        """The answer to a call, which is given whether it is repeated. Raises LedgerUnreachableError."""
+        """Retry a call, which gets whether it is a retry. Raises LedgerUnreachableError."""
 
         def call_again(failures: int) -> Answer:
             answer = call(failures > 0)
             if failures:
-                log.warning("the ledger at %s is back", redacted(self.url))
+                log.warning("the ledger at %s can be reached again", redacted(self.url))
             return answer
 
         def warn_once(error: Exception, failures: int) -> None:
             if not failures:
-                log.warning("the ledger at %s is away (%s); trying on", redacted(self.url), _reason(error))
+                log.warning("the ledger at %s cannot be reached (%s); retrying", redacted(self.url), _reason(error))
 
         try:
             return retry(
                 call_again,
-                is_transient=_is_away,
+                is_transient=_is_unreachable,
                 first_delay_s=FIRST_DELAY_S,
                 longest_delay_s=LONGEST_DELAY_S,
                 patience_s=PATIENCE_S,
                 on_failure=warn_once,
             )
         except (SQLAlchemyError, StorageInternalError) as error:
-            if not _is_away(error):
+            if not _is_unreachable(error):
                 raise
-            raise self._given_up(error) from error
+            raise self._unreachable(error) from error
 
-    def _given_up(self, error: Exception) -> LedgerUnreachableError:
+    def _unreachable(self, error: Exception) -> LedgerUnreachableError:
         return LedgerUnreachableError(
-            f"the ledger at {redacted(self.url)} has been away for {PATIENCE_S:g} s ({_reason(error)}); when it is "
-            "back, `ssl-sweep resume` goes on with the sweep"
+            f"the ledger at {redacted(self.url)} could not be reached for {PATIENCE_S:g} s ({_reason(error)}); when it "
+            "can, `ssl-sweep resume` continues the sweep"
         )
 
 
@@ -172,8 +174,8 @@ for _name in (
     setattr(RetryingStorage, _name, partialmethod(RetryingStorage._retried, _name))
 
 
-def _is_away(error: Exception) -> bool:
-    """Whether it was the connection that failed, rather than what was asked."""
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the connection failed, not the statement."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError) or (
         isinstance(cause, DBAPIError) and cause.connection_invalidated
@@ -182,5 +184,5 @@ def _is_away(error: Exception) -> bool:
 
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-    said = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
-    return redacted(said.splitlines()[0])
+    text = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
+    return redacted(text.splitlines()[0])

@@ -1,4 +1,4 @@
-"""What a ledger holds: choices of the searched knobs, their trials by seed, and small notes beside them."""
+"""The entries of a ledger: choices of the searched knobs, their trials by seed, and notes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from ssl_sweep.ledger.database import DatabaseStorage
 
-LEASE = "lease"  # the note of who drives a sweep
+LEASE = "lease"  # the name of the note that says who drives the sweep
 
 
 class LedgerError(UserError, ValueError):
-    """The ledger does not fit what was asked of it."""
+    """The ledger does not fit the request."""
 
 
 class LeaseLost(LedgerError):  # noqa: N818 - says what happened
@@ -26,7 +26,7 @@ class LeaseLost(LedgerError):  # noqa: N818 - says what happened
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice with one seed, as the ledger knows it."""
+    """One choice with one seed, as the ledger stores it."""
 
     trial_id: str
     choice: int
@@ -38,45 +38,44 @@ class Trial:
     results: Mapping[str, float] | None = None
     reason: str | None = None
     message: str | None = None
-    confirms: bool = False  # it has a fresh seed, and the search learns nothing from it
+    confirms: bool = False  # its seed is fresh: the search does not learn from it
 
     @classmethod
-    def read(cls, noted: Mapping[str, Any]) -> "Trial":
-        """A trial from what `asdict` has made of it, by this version or one before."""
-        return cls(**{**noted, "state": TrialState(noted["state"])})
+    def read(cls, stored: Mapping[str, Any]) -> "Trial":
+        """Restore a trial from its `asdict`, also of an earlier version."""
+        return cls(**{**stored, "state": TrialState(stored["state"])})
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
-    @property
     def reset(self) -> "Trial":
-        """It again, under its own id, with its budgets whole and its attempts counted on."""
+        """Return the trial as if it had not run, except that its id and its number of attempts stay."""
         return Trial(self.trial_id, self.choice, self.seed, attempts=self.attempts, confirms=self.confirms)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting of the searched knobs and its trials, in the order of the seeds."""
+    """One setting of the searched knobs, with its trials in the order of the seeds."""
 
     number: int
     knobs: Mapping[str, Any]
     trials: tuple[Trial, ...]
-    pruned: str | None = None  # why the pruner has had enough of it
-    confirming: tuple[Trial, ...] = ()  # its trials with fresh seeds
+    pruned: str | None = None  # why the pruner ended it
+    confirming: tuple[Trial, ...] = ()  # the trials with fresh seeds
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:
-        """Those of the search, and those that confirm what it found."""
+        """The trials of the search and the confirming ones."""
         return (*self.trials, *self.confirming)
 
     def means(self, metrics: Sequence[str]) -> tuple[float, ...] | None:
-        """The metrics' means over the search's seeds; None where one of them has no finite value."""
-        found = [mean for metric in metrics if (mean := _mean(self.trials, metric)) is not None]
-        return tuple(found) if len(found) == len(metrics) else None
+        """The metrics' means over the search's seeds; None if a seed has no finite value."""
+        means = [mean for metric in metrics if (mean := _mean(self.trials, metric)) is not None]
+        return tuple(means) if len(means) == len(metrics) else None
 
     def confirmed(self, metric: str) -> float | None:
-        """Its mean over the fresh seeds; None without any, or where one of them has no finite value."""
+        """The metric's mean over the fresh seeds; None without any, or if one has no finite value."""
         return _mean(self.confirming, metric)
 
     @property
@@ -85,27 +84,27 @@ class Choice:
 
     @property
     def retriable(self) -> bool:
-        """Whether it has ended and lacks a trial for another reason than a pruner's."""
+        """Whether it has ended, and a trial is missing for another reason than a pruner."""
         return self.ended and any(trial.state in (TrialState.FAILED, TrialState.STOPPED) for trial in self.trials)
 
 
 class Notes:
-    """Small values beside a sweep's choices, each written by itself: who drives it, what people ask of it."""
+    """Named JSON values of a sweep, each written by itself: its driver's lease, requests to stop, its spec."""
 
     def __init__(self, study: "optuna.Study", database: "DatabaseStorage") -> None:
-        """database: the database that the study is in."""
+        """database: where the study is."""
         self._study, self._database = study, database
 
     def read(self) -> dict[str, Any]:
-        """All of them, as they are now."""
+        """Read all of them."""
         return self._study.user_attrs
 
     def write(self, name: str, value: Any) -> None:
-        """Set one; None where there is nothing any more."""
+        """Set one; None removes it."""
         self._study.set_user_attr(name, value)
 
     def swap(self, name: str, old: Any, new: Any) -> bool:
-        """Set one where it still is the old one, or None; says whether it was. Of two at once, one is told so."""
+        """Set one if it still is `old` (None: not set); returns whether it was. Of two callers, one succeeds."""
         return self._database.swap_note(self._study.study_name, name, old, new)
 
 

@@ -1,4 +1,4 @@
-"""Which knobs matter, by Optuna's estimate."""
+"""Estimates how much each knob matters, with Optuna."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from optuna.trial import create_trial
 def importances(
     choices: Sequence[Mapping[str, Any]], objective: Sequence[float], logarithmic: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Each knob's share of what the knobs explain of the objective's variance, summing to 1, by fANOVA.
+    """Each knob's share of the objective's variance that the knobs explain, by fANOVA; the shares sum to 1.
 
-    Numbers are taken over the range that they have, `logarithmic` knobs by their logarithm, anything else as a
-    category. A knob of a single value is left out; empty where the objective is the same for all choices.
+    Numbers vary over the range of their values, `logarithmic` knobs by their logarithm; anything else is a category.
+    Knobs with a single value are left out. Empty if the objective is the same for all choices.
 
     Source: Hutter, Hoos & Leyton-Brown 2014, "An Efficient Approach for Assessing Hyperparameter Importance"; seeded.
     """
@@ -26,7 +26,7 @@ def importances(
     ranges: dict[str, BaseDistribution] = {
         knob: FloatDistribution(min(values), max(values), log=knob in logarithmic)
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        else CategoricalDistribution(range(len(values)))  # by position: a value may be a list, which Optuna takes ill
+        else CategoricalDistribution(range(len(values)))  # by position: Optuna warns of values that are lists
         for knob, values in listed.items()
         if len(values) > 1
     }

@@ -1,7 +1,7 @@
-"""Who drives a sweep: one process at a time, wherever it runs.
+"""Ensures that one process at a time drives a sweep, on whichever machine.
 
-On one machine a file lock says so at once. Between machines a lease in the ledger's database does: its holder raises a
-counter every few seconds. Who finds a lease watches whether its counter moves, so that no two clocks are compared.
+On one machine, a file lock tells at once. Between machines, a lease in the ledger's database does: its holder raises a
+counter every few seconds. A process that finds a lease watches its counter, so that no two clocks are compared.
 """
 
 import errno
@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 from ssl_sweep.ledger.entries import LEASE, LedgerError, Notes
 
 BEAT_S = 5.0
-WATCH_S = 20.0  # a counter that stands still for so long is a dead driver's
+WATCH_S = 20.0  # a driver whose counter does not move for this long is dead
 log = logging.getLogger(__name__)
 
 
 class SweepLockedError(LedgerError):
-    """Another driver is at work on this sweep."""
+    """Another driver runs this sweep."""
 
 
 class NoFileLocksError(LedgerError):
@@ -38,7 +38,7 @@ def sole_driver(folder: Path, notes: Notes) -> Iterator["Lease"]:
     """Be a sweep's only driver while the block runs.
 
     Raises:
-        SweepLockedError: there is one, here or on another machine.
+        SweepLockedError: another driver runs it, here or on another machine.
     """
     with _file_lock(folder, notes):
         lease = Lease(notes)
@@ -51,10 +51,10 @@ def sole_driver(folder: Path, notes: Notes) -> Iterator["Lease"]:
 
 @contextmanager
 def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
-    """Keep drivers away while the block runs; writes nothing to the ledger, whose disk may be full.
+    """Keep drivers out while the block runs; writes nothing to the ledger, whose disk may be full.
 
     Raises:
-        SweepLockedError: there is one, here or on another machine.
+        SweepLockedError: a driver runs the sweep, here or on another machine.
     """
     with _file_lock(folder, notes):
         Lease(notes).check_free()
@@ -62,38 +62,38 @@ def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
 
 
 def driver_of(notes: Notes) -> dict[str, Any] | None:
-    """Host and process of the driver that holds the lease, which may have died; None where none does."""
+    """Host and process of the lease's holder, which may be dead; None without a lease."""
     held = notes.read().get(LEASE)
     return {"host": held["host"], "pid": held["pid"]} if held else None
 
 
-class Holder(Protocol):
-    """What keeps a lease: a sweep's `Notes`, or another place of small values that all see."""
+class LeaseStore(Protocol):
+    """Where a lease is stored: a sweep's `Notes`, or other shared named values."""
 
     def read(self) -> Mapping[str, Any]:
-        """All values by their names."""
+        """Read all values by name."""
 
     def swap(self, name: str, old: Any, new: Any) -> bool:
-        """Set one where it still is the old one, or None; whether it was."""
+        """Set one if it still is `old` (None: not set); returns whether it was."""
 
 
 class Lease:
-    """The right to drive a sweep, kept by a thread until it is given back."""
+    """The right to drive a sweep; a thread renews it until it is released."""
 
-    def __init__(self, notes: "Holder", say: Callable[[str], object] = log.warning) -> None:
-        """`say` is told that a holder is watched for a sign of life, which takes seconds."""
+    def __init__(self, notes: LeaseStore, say: Callable[[str], object] = log.warning) -> None:
+        """say: gets a message before another holder is watched, which takes seconds."""
         self._notes, self._say = notes, say
         self.owner = uuid.uuid4().hex
-        self._held: dict[str, Any] | None = None  # as it was last written, here or by a holder that has died
+        self._held: dict[str, Any] | None = None  # as it was last written, here or by a dead holder
         self._count = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self.taken_by: str | None = None  # who has taken it from us
+        self.taken_by: str | None = None  # who has taken it over
 
     def acquire(self) -> None:
-        """Take the lease; where its holder shows no sign of life, take it over. Raises SweepLockedError."""
+        """Take the lease, also from a dead holder. Raises SweepLockedError."""
         self._held = self.check_free()
-        if not self._write():  # of two that find it free one is told so
+        if not self._write():  # another process took it first
             raise _locked_error(self._read() or {"host": "another machine", "pid": "?"})
         self._thread.start()
 
@@ -105,14 +105,14 @@ class Lease:
         return self._read() and held
 
     def release(self) -> None:
-        """Give it back, unless somebody has taken it."""
+        """Give the lease back unless it was taken over."""
         self._ended.set()
         self._thread.join()
         self._notes.swap(LEASE, self._held, None)
 
     def _moves(self, held: Mapping[str, Any]) -> bool:
-        """Whether its holder gives a sign of life."""
-        self._say(f"{_who(held)} held this sweep; looking for a sign of life, for at most {WATCH_S:g} s")
+        """Whether the holder's counter moves."""
+        self._say(f"{_who(held)} held this sweep; checking for at most {WATCH_S:g} s whether it is alive")
         deadline = time.monotonic() + WATCH_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 5)
@@ -124,25 +124,25 @@ class Lease:
         return False
 
     def _beat(self) -> None:
-        away = False
+        unreachable = False
         while not self._ended.wait(BEAT_S):
             try:
                 if not self._write():
                     held = self._read()
                     self.taken_by = _who(held) if held else "somebody"
                     return
-                away = False
-            except Exception as error:  # the thread's edge: a database that is away for a moment ends no sweep
-                if not away:
-                    log.warning("the ledger cannot be reached (%s); trying on", error)
-                away = True
+                unreachable = False
+            except Exception as error:  # the thread's edge: a short outage of the database must not end the sweep
+                if not unreachable:
+                    log.warning("the ledger cannot be reached (%s); retrying", error)
+                unreachable = True
 
     def _read(self) -> dict[str, Any] | None:
         held: dict[str, Any] | None = self._notes.read().get(LEASE)
         return held
 
     def _write(self) -> bool:
-        """Whether nobody else has written it since: a write that had to wait for the database overwrites nobody's."""
+        """Renew the lease; returns whether nobody else has written it meanwhile, however long the write took."""
         self._count += 1
         mine = {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "pids": _pids()}
         mine["count"] = self._count
@@ -154,7 +154,7 @@ class Lease:
 
 @contextmanager
 def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
-    """The lock goes with the process, however it ends."""
+    """Hold the file lock, which the system releases however the process ends."""
     lock = FileLock(folder / "driver.lock")
     try:
         lock.acquire(timeout=0)
@@ -167,7 +167,7 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
             "give --storage (or SSL_SWEEP_STORAGE) a file system with locks: a local disk, NFS 4, Lustre with -o flock"
         )
         raise NoFileLocksError(
-            f"{folder}: two drivers could not be told apart here, there are no file locks ({error}); {remedy}"
+            f"{folder}: there are no file locks ({error}), so that two drivers could run at once; {remedy}"
         ) from error
     try:
         yield
@@ -186,7 +186,7 @@ def _who(held: Mapping[str, Any]) -> str:
 
 
 def _has_died(held: Mapping[str, Any]) -> bool:
-    """Whether a holder was a process of this machine that is gone: then nobody need wait for a sign of life."""
+    """Whether the holder was a process of this machine and is gone, so that there is no need to watch its counter."""
     if held["pids"] is None or held["pids"] != _pids():
         return False
     with suppress(PermissionError):
@@ -198,7 +198,7 @@ def _has_died(held: Mapping[str, Any]) -> bool:
 
 
 def _pids() -> str | None:
-    """Among which processes a process id is unique: this boot's, this container's; None where that cannot be told."""
+    """The scope of a process id: this boot and this container; None if the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -1,4 +1,4 @@
-"""The tables of a new database, which several processes may come to make at once."""
+"""Creates the tables of a new database, which several processes may do at once."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Made = TypeVar("Made")
 
 
 def make_tables(make: Callable[[], Made]) -> Made:
-    """What `make` gives once the tables are there: who comes second finds them, and tries again."""
+    """Call `make`, again if another process has just created the same tables."""
     return retry(
         lambda failures: make(), is_transient=_is_taken, first_delay_s=WAIT_S, longest_delay_s=WAIT_S, max_calls=TRIES
     )

@@ -1,7 +1,4 @@
-"""The ledger: an Optuna study that decides which choices exist and remembers each choice's trials by seed.
-
-Here it is opened: by the one driver of its sweep, or by whoever wants to read it.
-"""
+"""Opens a sweep's ledger, the Optuna study of its choices: to drive the sweep, or only to read it."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +18,9 @@ from ssl_sweep.spec.sweep import SweepSpec, differences, from_dump
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-_known: set[str] = set()  # databases whose tables this process has seen
+_known: set[str] = set()  # URLs of databases whose tables this process has checked
 
-# what a sweep may change as it goes on
+# keys of the spec that may change while a sweep is under way
 FREE = (
     "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
     "search.confirm",
@@ -38,18 +35,18 @@ def open_ledger(
     extends: bool = False,
     owner: str | None = None,
 ) -> Ledger:
-    """Open a sweep's ledger to drive it, making it when it is new.
+    """Open a sweep's ledger to drive it; a new sweep gets one.
 
     Args:
         url: of the database.
         spec: the sweep's.
-        say: is told what a new sweep learns from earlier ones.
-        extends: whether the spec is known to be the stored one's extension.
-        owner: of the sweep's lease: nothing is written once it is another's.
+        say: gets a message about what a new sweep learns from earlier ones.
+        extends: whether the spec extends the stored one, which then is not compared with it.
+        owner: of the sweep's lease; every write checks that it still holds it.
 
     Raises:
-        LedgerError: there is a sweep of this name with another spec, and the message names what differs; or an earlier
-            sweep to learn from is not there, or has too little to learn.
+        LedgerError: a sweep of this name has another spec, and the message names the differences; or an earlier sweep
+            to learn from does not exist, or has too few complete choices.
     """
     taught = _lessons(url, spec, say)
     database = open_storage(url)
@@ -70,7 +67,7 @@ def open_ledger(
 
 
 def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[FrozenTrial]:
-    """What a sweep has yet to learn from earlier ones, once for all its days: these may go on."""
+    """What a sweep learns from earlier ones; only at its start, since these may continue."""
     storage = open_storage(url)
     if not spec.search.earlier or _is_taught(storage, spec.name):
         return []
@@ -78,10 +75,11 @@ def _lessons(url: str, spec: SweepSpec, say: Callable[[str], object]) -> list[Fr
         earlier = {name: load_ledger(url, name).choices for name in spec.search.earlier}
     except LedgerError as error:
         raise LedgerError(f"search.from: {error}") from None
-    taught, said = lessons(earlier, spec, Knobs(spec))
+    taught, summary = lessons(earlier, spec, Knobs(spec))
     if spec.search.sampler == "cmaes" and len(taught) < CMAES_NEEDS:
-        raise LedgerError(f"{said}; sampler cmaes begins with their best tenth and needs {CMAES_NEEDS}: use tpe or gp")
-    say(said)
+        needs = f"sampler cmaes begins with their best tenth and needs {CMAES_NEEDS}: use tpe or gp"
+        raise LedgerError(f"{summary}; {needs}")
+    say(summary)
     return taught
 
 
@@ -92,17 +90,17 @@ def _is_taught(storage: DatabaseStorage, name: str) -> bool:
 
 
 def load_ledger(url: str, name: str) -> LedgerReader:
-    """Open the ledger of a sweep that exists to read it, with the spec it was last run with.
+    """Open an existing sweep's ledger to read it, with the spec of the last run.
 
     Raises:
-        LedgerError: there is no such sweep; the message names those there are.
+        LedgerError: there is no such sweep; the message names the existing ones.
     """
     return _load(open_storage(url), name)
 
 
 @contextmanager
 def read_ledger(url: str, name: str) -> Iterator[LedgerReader]:
-    """The same for who reads it again and again: its connections are closed at once, not when memory is tidied up."""
+    """The same for repeated reads: closes the connections at once, not when Python collects garbage."""
     storage = open_storage(url, known=url in _known)
     _known.add(url)
     try:
@@ -122,7 +120,7 @@ def _load(storage: DatabaseStorage, name: str) -> LedgerReader:
 
 
 def open_notes(url: str, spec: SweepSpec) -> Notes:
-    """The notes of a sweep that may be new, to be read before its ledger is opened."""
+    """Open the notes of a sweep, which may be new, before its ledger is opened."""
     storage = open_storage(url)
     return Notes(_study_of(storage, spec), storage)
 
@@ -133,16 +131,16 @@ def sweep_names(url: str) -> list[str]:
 
 
 def _begun(storage: DatabaseStorage) -> list[str]:
-    """The studies that have their spec: not one whose driver was refused, or died, before it had begun."""
+    """The studies that have a spec; without one, their driver was refused or died before it began."""
     # Optuna's own summaries of studies read every trial of each
-    return sorted(each.study_name for each in storage.get_all_studies() if "spec" in each.user_attrs)
+    return sorted(study.study_name for study in storage.get_all_studies() if "spec" in study.user_attrs)
 
 
 def _study_of(storage: DatabaseStorage, spec: SweepSpec) -> optuna.Study:
     directions = [objective.direction for objective in spec.search.objectives]
     if spec.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=spec.name)
-        if "spec" in study.user_attrs or [each.name.lower() for each in study.directions] == directions:
+        if "spec" in study.user_attrs or [direction.name.lower() for direction in study.directions] == directions:
             return study
         optuna.delete_study(storage=storage, study_name=spec.name)  # of a driver that was refused before it began
     return optuna.create_study(storage=storage, study_name=spec.name, directions=directions, load_if_exists=True)
@@ -157,6 +155,6 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
         listed = "\n  ".join(differing)
         raise LedgerError(
             f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
-            "give the new one another name, or undo the change to go on with the old one; "
+            "give the new one another name, or undo the change to continue the old one; "
             f"for more choices of the same: ssl-sweep extend {spec.name} --choices +N"
         )

@@ -1,4 +1,4 @@
-"""What people ask of a sweep from another terminal: written into its ledger by commands, read there by its driver."""
+"""Requests to stop or pause a sweep: commands write them into its ledger, and its driver reads them there."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -11,30 +11,30 @@ NOTE = "ask"
 
 @dataclass(frozen=True)
 class Orders:
-    """What is asked of the whole sweep, and of single trials by their ids."""
+    """The request for the whole sweep, and those for single trials by id."""
 
     sweep: StopRequest | None
     trials: Mapping[str, StopRequest]
 
     def of(self, trial_id: str) -> StopRequest | None:
-        """What is asked of a trial."""
+        """The request for a trial."""
         return self.trials.get(trial_id, self.sweep)
 
 
 def read_orders(notes: Notes) -> Orders:
-    """Everything that is asked and has not been taken back."""
+    """Read all requests that have not been cleared."""
     asks = {name: StopRequest(**value) for name, value in notes.read().items() if name.split(":")[0] == NOTE and value}
     return Orders(asks.pop(NOTE, None), {name.removeprefix(f"{NOTE}:"): ask for name, ask in asks.items()})
 
 
 def give_order(notes: Notes, ask: StopRequest, trials: Collection[str] = ()) -> None:
-    """Ask this of the trials with these ids, or of the whole sweep."""
+    """Write a request for the trials with these ids, or for the whole sweep."""
     for name in [f"{NOTE}:{trial_id}" for trial_id in trials] or [NOTE]:
         notes.write(name, asdict(ask))
 
 
 def clear_orders(notes: Notes) -> None:
-    """Take back whatever was asked."""
+    """Clear all requests."""
     for name, value in notes.read().items():
         if name.split(":")[0] == NOTE and value is not None:
             notes.write(name, None)

@@ -19,7 +19,7 @@ CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh
 
 
 class LedgerReader:
-    """One sweep's choices, read from its study once; writes nothing but notes."""
+    """One sweep's choices, read from its study when it is opened."""
 
     def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes) -> None:
         self.spec = spec

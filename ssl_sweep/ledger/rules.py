@@ -1,4 +1,4 @@
-"""What follows from how a choice's trials stand, and which choices are best: a search's rules, without a study."""
+"""A search's rules, without a study: which trials run, end or are retried, and which choices are best."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ssl_sweep.trialdir.states import TrialState
 
 
 def due(search: Search, choice: Choice) -> list[Trial]:
-    """The trials of a choice that may run: with a pruner, only what it is to judge next."""
+    """The trials of a choice that may run: with a pruner, only what it judges next."""
     fresh = [trial for trial in choice.confirming if not trial.ended]
     left = [trial for trial in choice.trials if not trial.ended]
     by, first = search.prunes_by, choice.trials[0]
@@ -20,7 +20,7 @@ def due(search: Search, choice: Choice) -> list[Trial]:
 
 
 def unrun(search: Search, choice: Choice) -> list[Trial]:
-    """The trials that are not to run any more, with their ends."""
+    """The trials that will not run any more, with their final states."""
     by, first = search.prunes_by, choice.trials[0]
     left = [trial for trial in choice.trials if not trial.ended]
     if by == "seed" and choice.pruned is not None:
@@ -33,14 +33,14 @@ def unrun(search: Search, choice: Choice) -> list[Trial]:
 
 
 def reset_for_retry(search: Search, choice: Choice, chosen: Collection[str]) -> list[Trial]:
-    """A choice's trials with those anew that are chosen by their ids, or ended only because the first seed did."""
-    follow = {each.trial_id for each in choice.trials if each.state == TrialState.STOPPED and each.attempts == 0}
+    """A choice's trials after a retry: resets the chosen ids, and trials that ended only because the first seed did."""
+    follow = {trial.trial_id for trial in choice.trials if trial.state == TrialState.STOPPED and trial.attempts == 0}
     again = {*chosen, *(follow if search.prunes_by == "epoch" else ())}
-    return [trial.reset if trial.trial_id in again else trial for trial in choice.trials]
+    return [trial.reset() if trial.trial_id in again else trial for trial in choice.trials]
 
 
 def fresh_seeds(search: Search, choices: Mapping[int, Choice]) -> dict[int, list[int]]:
-    """The seeds with which the best choices have yet to be confirmed, by their number."""
+    """The fresh seeds that the best choices do not have yet, by the choice's number."""
     if search.confirm is None:
         return {}
     lacking: dict[int, list[int]] = {}
@@ -51,10 +51,10 @@ def fresh_seeds(search: Search, choices: Mapping[int, Choice]) -> dict[int, list
 
 
 def _best_first(search: Search, choices: Mapping[int, Choice]) -> list[int]:
-    """The numbers of the complete choices by the first objective; of two objectives, first those on the front."""
+    """The numbers of the complete choices, best first by the first objective; with two, the front comes first."""
     means = {number: choice.means(search.metrics) for number, choice in choices.items()}
     scored = {
-        number: tuple(each.sign * value for each, value in zip(search.objectives, values, strict=True))
+        number: tuple(objective.sign * mean for objective, mean in zip(search.objectives, values, strict=True))
         for number, values in means.items()
         if values is not None
     }

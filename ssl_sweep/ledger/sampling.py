@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners by name, and a spec's search space as Optuna has it."""
+"""Makes Optuna's samplers and pruners from their names, and its distributions from a spec's search space."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,29 +24,29 @@ from ssl_sweep.ledger.compat import set_group_ranges
 from ssl_sweep.spec.pruning import max_epochs
 from ssl_sweep.spec.sweep import Categorical, Range, SweepSpec, space
 
-GENERATIONS = 8  # of a genetic search
+GENERATIONS = 8  # in a genetic search
 
 
 class SearchState(NamedTuple):
-    """Where a search stands when a choice is asked for."""
+    """The state of a search when it asks for a choice."""
 
     seed: int  # the search's
-    position: int  # how many choices there are already
-    wanted: int  # and how many there will be
+    position: int  # the number of choices so far
+    wanted: int  # the number of choices in the end
     distributions: Mapping[str, BaseDistribution]
-    earlier: Sequence[FrozenTrial] = ()  # of other sweeps
+    earlier: Sequence[FrozenTrial] = ()  # from other sweeps
     conditional: bool = False  # whether some choices have knobs that others lack
 
     @property
     def own_seed(self) -> int:
-        """A sampler's random numbers die with the driver: seeded by position, a resumed search repeats none."""
+        """Differs by position: a driver's generator ends with it, and a resumed search must not repeat draws."""
         return self.seed + self.position
 
 
 class _OwnSpace(BaseSampler):
-    """Models every knob over the range that it has now.
+    """Models every knob over its current range.
 
-    Optuna models those whose distribution has been the same all along, and draws a knob that was widened at random.
+    Optuna models only knobs whose distribution never changed, and samples a widened one at random.
     """
 
     def __init__(self, state: SearchState, **settings: Any) -> None:
@@ -67,20 +67,20 @@ class _NSGA2(_OwnSpace, NSGAIISampler): ...
 
 
 class _GroupedTPE(TPESampler):
-    """Models knobs that only some choices have by themselves; each over the range that it has now, and not at first."""
+    """Models knobs that only some choices have as groups of their own, each knob over its current range."""
 
     def __init__(self, state: SearchState, **settings: Any) -> None:
         super().__init__(group=True, **settings)
         self._now = state.distributions
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        found = super().infer_relative_search_space(study, trial)
+        inferred = super().infer_relative_search_space(study, trial)
         set_group_ranges(self, self._now)
-        return {name: self._now.get(name, values) for name, values in found.items()}
+        return {name: self._now.get(name, values) for name, values in inferred.items()}
 
 
 class _Sequence(QMCSampler):
-    """The points of one scrambled Sobol sequence, from its first on; Optuna's own draws the first choices at random."""
+    """The points of one scrambled Sobol sequence from the first on; Optuna samples the first choices at random."""
 
     def __init__(self, state: SearchState) -> None:
         super().__init__(scramble=True, seed=state.seed, independent_sampler=RandomSampler(seed=state.own_seed))
@@ -91,26 +91,26 @@ class _Sequence(QMCSampler):
 
 
 def _cmaes(state: SearchState) -> BaseSampler:
-    # the search's seed: its state is in the study, and it adds the choice's number itself. Until there is a state,
-    # choices are drawn at random, and by one seed would all be the same
+    # `seed` does not vary by position: the sampler keeps its state in the study and adds the choice's number itself.
+    # The first choices are independent random ones, which the same seed would make equal
     first = RandomSampler(seed=state.own_seed)
     return CmaEsSampler(seed=state.seed, independent_sampler=first, source_trials=list(state.earlier) or None)
 
 
 def _nsga2(state: SearchState) -> BaseSampler:
-    # Optuna's generations of 50 would make most searches of ours one generation, drawn at random. Which generation a
-    # choice is of, and its parents, stand in the study
+    # with Optuna's 50 a generation, most searches would have one generation, at random. The study stores the
+    # generation and the parents of each choice
     size = min(max(state.wanted // GENERATIONS, 4), 50)
-    # Deb's own operators: Optuna's copy a parent's values, and try many choices twice
+    # Deb's operators: Optuna's default copies a parent's values, and repeats many choices
     return _NSGA2(
         state, population_size=size, crossover=SBXCrossover(), mutation=PolynomialMutation(), seed=state.own_seed
     )
 
 
 SAMPLERS: dict[str, Callable[[SearchState], BaseSampler]] = {
-    "grid": lambda state: RandomSampler(seed=state.own_seed),  # never asked: a grid's points are enqueued in order
+    "grid": lambda state: RandomSampler(seed=state.own_seed),  # unused: a grid's points are enqueued in order
     "random": lambda state: RandomSampler(seed=state.own_seed),
-    "qmc": _Sequence,  # how far it is stands in the study, under the sequence's seed
+    "qmc": _Sequence,  # stores its position in the study, under the sequence's seed
     "tpe": lambda state: (_GroupedTPE if state.conditional else _TPE)(
         state, seed=state.own_seed, multivariate=True, constant_liar=True
     ),
@@ -118,7 +118,7 @@ SAMPLERS: dict[str, Callable[[SearchState], BaseSampler]] = {
     "cmaes": _cmaes,
     "nsga2": _nsga2,
 }
-PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of their section in the spec, and the epochs at most
+PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of the section in the spec, and the maximum epochs
     "median": lambda own, _: MedianPruner(n_startup_trials=own.min_choices, n_warmup_steps=own.min_epochs),
     "asha": lambda own, _: SuccessiveHalvingPruner(own.min_epochs, own.reduction_factor),
     "hyperband": lambda own, epochs: HyperbandPruner(own.min_epochs, epochs, own.reduction_factor),
@@ -127,14 +127,14 @@ PRUNERS: dict[str, Callable[[Any, int], BasePruner]] = {  # of their section in 
 
 
 def sampler(name: str, state: SearchState) -> BaseSampler:
-    """The sampler for one choice."""
+    """Make the sampler for one choice."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # what its interface may become is Optuna's word to us
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of samplers whose interface may change
         return SAMPLERS[name](state)
 
 
 def pruner(spec: SweepSpec) -> BasePruner | None:
-    """The sweep's pruner, if it has one."""
+    """Make the sweep's pruner, if it has one."""
     search = spec.search
     if isinstance(search.pruner, str):
         return None
@@ -145,7 +145,7 @@ def pruner(spec: SweepSpec) -> BasePruner | None:
 
 
 def distribution(values: Categorical | Range) -> BaseDistribution:
-    """A searched knob's values as Optuna has them."""
+    """Convert a searched knob's values to Optuna's distribution."""
     if isinstance(values, Categorical):
         return CategoricalDistribution(values.values)
     low, high, step = values.low, values.high, values.step
@@ -155,14 +155,14 @@ def distribution(values: Categorical | Range) -> BaseDistribution:
 
 
 class Knobs:
-    """A spec's search space as Optuna has it: by names that are the knobs' paths, but where a branch has knobs.
+    """Maps a spec's searched knobs to Optuna's parameters. A parameter's name is the knob's path, except in branches.
 
-    There two branches may give a knob of the same name other values, and Optuna wants one distribution a name.
+    Two branches may have different values for a knob of the same name, and Optuna needs one distribution a name.
     """
 
     def __init__(self, spec: SweepSpec) -> None:
         self.always = {path: distribution(values) for path, values in space(spec).items()}
-        self._paths: dict[tuple[str, str], dict[str, str]] = {}  # of a section and its name: path -> Optuna's name
+        self._paths: dict[tuple[str, str], dict[str, str]] = {}  # (section, branch) -> {path: Optuna's name}
         self._distributions = dict(self.always)
         for section, branches in spec.search.branches.items():
             for branch in branches.choices:
@@ -178,19 +178,19 @@ class Knobs:
         return bool(self._sections)
 
     def distributions(self, chosen: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Those of a choice, by Optuna's names; as far as its sections are known."""
+        """The distributions of a choice by Optuna's names, as far as its branches are chosen."""
         return {name: self._distributions[name] for name in (*self.always, *self._own(chosen).values())}
 
     def params(self, knobs: Mapping[str, Any]) -> dict[str, Any]:
-        """A choice's knobs by Optuna's names."""
+        """Convert a choice's knobs to parameters."""
         own = self._own(knobs)
         return {own.get(path, path): value for path, value in knobs.items()}
 
     def knobs(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The knobs by their paths, a section's own after it."""
+        """Convert parameters to knobs; a branch's own knobs come after its section."""
         own = self._own(params)
         order = [
-            each for path in self.always for each in (path, *(knob for knob in own if knob.startswith(f"{path}.")))
+            name for path in self.always for name in (path, *(knob for knob in own if knob.startswith(f"{path}.")))
         ]
         names = {path: own.get(path, path) for path in order}
         return {path: params[name] for path, name in names.items() if name in params}
@@ -202,11 +202,11 @@ class Knobs:
         return own
 
 
-def suggest(asked: optuna.Trial, knob: str, values: BaseDistribution) -> None:
-    """Give a knob its value; Optuna returns the one it has when there is one."""
+def suggest(trial: optuna.Trial, knob: str, values: BaseDistribution) -> None:
+    """Suggest a knob's value; a knob that has one keeps it."""
     if isinstance(values, CategoricalDistribution):
-        asked.suggest_categorical(knob, values.choices)
+        trial.suggest_categorical(knob, values.choices)
     elif isinstance(values, IntDistribution):
-        asked.suggest_int(knob, values.low, values.high, step=values.step, log=values.log)
+        trial.suggest_int(knob, values.low, values.high, step=values.step, log=values.log)
     elif isinstance(values, FloatDistribution):
-        asked.suggest_float(knob, values.low, values.high, step=values.step, log=values.log)
+        trial.suggest_float(knob, values.low, values.high, step=values.step, log=values.log)

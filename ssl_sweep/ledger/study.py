@@ -117,7 +117,7 @@ class Ledger(LedgerReader):
         fresh = [trial for trial in choice.confirming if trial.trial_id in chosen]
         with self.transaction():
             for trial in fresh:
-                self._write(trial.reset)
+                self._write(trial.reset())
             if len(fresh) < len(chosen):
                 self._retry(choice, chosen)
 
@@ -127,7 +127,8 @@ class Ledger(LedgerReader):
             for trial in trials:
                 self._write(trial)
             return
-        last = [each for each in self._study.get_trials(deepcopy=False) if choice_number(each) == choice.number][-1]
+        same = [frozen for frozen in self._study.get_trials(deepcopy=False) if choice_number(frozen) == choice.number]
+        last = same[-1]
         if last.state == OptunaState.WAITING:  # the driver died in the middle of this
             self._enqueued -= 1
         else:

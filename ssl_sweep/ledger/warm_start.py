@@ -1,4 +1,4 @@
-"""What a new search learns from earlier sweeps: their complete choices, as far as they are choices of its own space."""
+"""Teaches a new search the complete choices of earlier sweeps that fit its own space."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from ssl_sweep.trialdir.states import TrialState
 if TYPE_CHECKING:
     from ssl_sweep.ledger.entries import Choice
 
-FROM = "from"  # marks what a study was taught: the sweep and the number of the choice there
-CMAES_NEEDS = 10  # its first mean and spread are those of the best tenth
+FROM = "from"  # the user attribute of a taught trial: its sweep and the number of its choice there
+CMAES_NEEDS = 10  # choices: CMA-ES starts with the mean and spread of the best tenth
 
 
 def lessons(earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, knobs: Knobs) -> tuple[list[FrozenTrial], str]:
-    """The choices of earlier sweeps that fit, as finished trials for the study, and a sentence on all of them.
+    """Make finished trials for the study from the choices of earlier sweeps that fit, and a sentence about all choices.
 
-    One fits that has this spec's knobs and no others, with values in their ranges, and its objective for every seed.
+    A choice fits if it has exactly this spec's knobs, with values in their ranges, and the objective for every seed.
     """
     taught, left_out = [], Counter[str]()
     for name, choices in earlier.items():
@@ -31,13 +31,13 @@ def lessons(earlier: Mapping[str, Sequence["Choice"]], spec: SweepSpec, knobs: K
                     left_out[lesson] += 1
                 else:
                     taught.append(lesson)
-    said = f"search.from: learns from {len(taught)} choices of {', '.join(earlier)}"
+    summary = f"search.from: learns from {len(taught)} choices of {', '.join(earlier)}"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    return taught, f"{said}; left out: {reasons}" if reasons else said
+    return taught, f"{summary}; left out: {reasons}" if reasons else summary
 
 
 def _lesson(mark: str, choice: "Choice", spec: SweepSpec, knobs: Knobs) -> FrozenTrial | str:
-    """The trial, or why there is none."""
+    """Return the finished trial, or the reason why the choice does not fit."""
     params, distributions = knobs.params(choice.knobs), knobs.distributions(choice.knobs)
     if params.keys() != distributions.keys():
         return "with other knobs"

@@ -65,8 +65,8 @@ def test_postgresql_killed_and_started_again(
             postgres.start()
         errors = driver.communicate(timeout=200)[0].decode()
     assert driver.returncode == 0, errors
-    assert "is away" in errors
-    assert "is back" in errors
+    assert "cannot be reached" in errors
+    assert "can be reached again" in errors
     shown = [path for path in tmp_path.rglob("*") if path.is_file() and postgres.password.encode() in path.read_bytes()]
     assert not shown
     assert postgres.password not in errors

@@ -101,7 +101,9 @@ def test_a_ledger_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytes
     storage = unreliable(f"sqlite:///{tmp_path / 'ledger.db'}")
     study = storage.create_new_study([], "sweep")
     Unreliable.share = 1.0
-    with pytest.raises(LedgerUnreachableError, match=r"away for 0\.05 s \(server closed .*`ssl-sweep resume` goes on"):
+    with pytest.raises(
+        LedgerUnreachableError, match=r"not be reached for 0\.05 s \(server closed .*`ssl-sweep resume`"
+    ):
         storage.set_study_user_attr(study, "name", "value")
 
 
