@@ -1,4 +1,4 @@
-"""A searched section: `search.space.method: {choices: [...]}`, each method with knobs of its own; `encoder` alike."""
+"""Reads a searched section: `search.space.method: {choices: [...]}`, each method with its own knobs; `encoder` too."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +11,9 @@ from ssl_sweep.spec.values import read_values
 
 
 def read_branches(section: str, entry: Any, base: Base) -> Branches:
-    """The section's choices, each with its knobs checked. Raises ValidationError.
+    """Read the section's choices and check their knobs. Raises ValidationError.
 
-    One that the file's own section names starts from the values there, any other from its defaults.
+    A choice that the file's own section names starts from the values there, any other from its defaults.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("choices"), list) or not entry["choices"]:
         written = "write `{choices: [NAME, {name: NAME, knob: [0.1, 0.2]}]}`"
@@ -24,7 +24,7 @@ def read_branches(section: str, entry: Any, base: Base) -> Branches:
     branches: list[Branch] = []
     for index, choice in enumerate(entry["choices"]):
         branch = errors.run(("choices", index), _branch, section, choice, base)
-        if branch is not None and branch.name in (each.name for each in branches):
+        if branch is not None and branch.name in (other.name for other in branches):
             remedy = "give its knobs lists of choices, or compare settings by name in `search.cases`"
             errors.add(("choices", index), branch.name, "is there twice", remedy)
         branches += [branch] if branch is not None else []
@@ -33,7 +33,7 @@ def read_branches(section: str, entry: Any, base: Base) -> Branches:
 
 
 def listed_entries(path: str, entry: Any) -> Iterator[tuple[Loc, Any]]:
-    """What the file has for each searched knob, with its place under `search.space`; of a section each branch's."""
+    """Yield the place under `search.space` and the entry of each searched knob, also of the knobs of branches."""
     choices = entry.get("choices") if path in NAMED and isinstance(entry, dict) else None
     if not isinstance(choices, list):
         yield (path,), entry
@@ -46,7 +46,7 @@ def listed_entries(path: str, entry: Any) -> Iterator[tuple[Loc, Any]]:
 def _branch(section: str, choice: Any, base: Base) -> Branch:
     written = {"name": choice} if isinstance(choice, str) else choice
     if not isinstance(written, dict):
-        check_named(NAMED[section], written)  # says what it must be
+        check_named(NAMED[section], written)  # raises, and says what it must be
     searched = {knob: values for knob, values in written.items() if isinstance(values, list | dict)}
     fixed = {knob: value for knob, value in written.items() if knob not in searched}
     name = check_named(NAMED[section], {"name": fixed.get("name")})["name"]
@@ -59,7 +59,7 @@ def _branch(section: str, choice: Any, base: Base) -> Branch:
     errors.raise_if_any()
     settings = errors.run((), check_named, NAMED[section], {**start, **fixed})
     errors.raise_if_any()
-    assert settings is not None  # noqa: S101 - it is None only where something was found
+    assert settings is not None  # noqa: S101 - None only after an error
     part = named_part(NAMED[section], settings)
     read = {knob: errors.run((knob,), read_values, values, part, knob) for knob, values in searched.items()}
     errors.raise_if_any()

@@ -1,4 +1,4 @@
-"""The choices that a search is made of: all of a grid, and those of another search that show what does not fit."""
+"""Enumerates a search's choices: all of a grid, and those of any search that show whether the knobs fit together."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sections import CASE, CONSTRUCTED, NAMED, Settings
 
-MAX_COMBINED = 500  # of a section; a spec is read whenever its sweep is looked at
+MAX_COMBINED = 500  # combinations a section; a spec is read each time somebody looks at its sweep
 
 
 def searched(search: Search) -> dict[str, Categorical | Range]:
@@ -29,10 +29,10 @@ def all_choices(search: Search) -> list[Settings]:
 
 
 def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str, ...]]]:
-    """Choices to be constructed before anything runs: each, what of it is to be told, and the sections to construct.
+    """Yield the choices to construct before a sweep runs: each choice, its part for messages, and the sections.
 
-    Of a grid every choice. Of another search every combination of cases, methods and encoders, and of the lists of a
-    section where all that is searched are lists: what is not combined has its first value there.
+    For a grid, every choice. For another search, every combination of cases, methods and encoders, and for a section
+    that is searched by lists only, every combination of these; all other knobs have their first value.
     """
     if search.sampler == "grid":
         yield from ((choice, choice, CONSTRUCTED) for choice in all_choices(search))
@@ -50,29 +50,29 @@ def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str
 
 
 def num_settings(values: Categorical | Range | Branches) -> int | None:
-    """How many settings a searched knob, or section with its knobs, has; None where a range is without a step."""
+    """The number of settings of a searched knob, or of a section with its knobs; None for a range without a step."""
     if not isinstance(values, Branches):
         return len(values.listed()) or None
-    sizes = [[num_settings(each) for each in branch.space.values()] for branch in values.choices]
-    if any(None in each for each in sizes):
+    sizes = [[num_settings(knob) for knob in branch.space.values()] for branch in values.choices]
+    if any(None in branch for branch in sizes):
         return None
-    return sum(math.prod(size or 0 for size in each) for each in sizes)
+    return sum(math.prod(size or 0 for size in branch) for branch in sizes)
 
 
 def _settings(path: str, values: Categorical | Range, search: Search) -> list[Settings]:
-    """Every value of a knob; of a section every branch with every value of its own knobs."""
+    """Every value of a knob; for a section, every branch with every value of its own knobs."""
     if path not in search.branches:
         return [{path: value} for value in values.listed()]
-    found = []
+    settings = []
     for branch in search.branches[path].choices:
-        listed = product(*(each.listed() for each in branch.space.values()))
+        combinations = product(*(knob_values.listed() for knob_values in branch.space.values()))
         paths = [path, *(f"{path}.{knob}" for knob in branch.space)]
-        found += [dict(zip(paths, (branch.name, *own), strict=True)) for own in listed]
-    return found
+        settings += [dict(zip(paths, (branch.name, *own), strict=True)) for own in combinations]
+    return settings
 
 
 def _firsts(path: str, values: Categorical | Range, search: Search) -> list[Settings]:
-    """Every value of a list, or of a section with the first value of each knob of its own; the first of a range."""
+    """Every value of a list; every branch of a section, with its knobs' first values; the first value of a range."""
     if path not in search.branches:
         return [{path: value} for value in ((values.low,) if isinstance(values, Range) else values.values)]
     return [

@@ -1,6 +1,6 @@
-"""YAML with the place of every key: plain data by the YAML 1.2 core schema.
+"""Reads YAML into plain data by the YAML 1.2 core schema, with the place of every key.
 
-PyYAML's own schema is YAML 1.1, where `1e-4` is a text and `no` a boolean; and it takes duplicate keys silently.
+PyYAML's own schema is YAML 1.1, where `1e-4` is a text and `no` a boolean; and it accepts duplicate keys silently.
 """
 
 import re
@@ -19,7 +19,7 @@ MAX_DEPTH = 30
 
 
 class Place(NamedTuple):
-    """Where a key stands; `line` is None on a command line."""
+    """The file and line of a key; `line` is None for the command line."""
 
     file: str
     line: int | None
@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Document:
-    """A file's data, the place of each of its keys, and what is wrong with it as YAML."""
+    """A file's data, the place of each key, and the file's problems as YAML."""
 
     data: Any = None
     places: dict[Loc, Place] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Document:
 
 
 def file_text(path: Path) -> str:
-    """A spec file as text.
+    """Read a spec file as text.
 
     Raises:
         SpecError: it cannot be read, is too large or is not UTF-8.
@@ -76,7 +76,7 @@ class _CoreLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A node, unless it lies too deep: a thousand open brackets take PyYAML seconds."""
+        """Compose a node unless it is nested too deeply: a thousand open brackets take PyYAML seconds."""
         if self.depth > MAX_DEPTH:
             raise _TooLargeError
         self.depth += 1
@@ -104,7 +104,7 @@ _TAGS = {*_READ, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 
 
 def read_yaml(text: str, file: str, *, numbered: bool = True) -> Document:
-    """The data of a YAML text; whatever is wrong is in the document's problems, each with its line if `numbered`."""
+    """Read a YAML text; mistakes go to the document's problems, each with its line if `numbered`."""
     reader = _Reader(file, numbered)
     try:
         node = yaml.compose(text, _CoreLoader)
@@ -112,7 +112,7 @@ def read_yaml(text: str, file: str, *, numbered: bool = True) -> Document:
             reader.document.data = reader.value(node, ())
     except yaml.MarkedYAMLError as error:
         reader.refuse_syntax(error)
-    except yaml.YAMLError as error:  # a character that YAML does not allow has no mark
+    except yaml.YAMLError as error:  # an error at a character that YAML forbids has no mark
         reader.refuse((), None, f"is no YAML: {str(error).splitlines()[0]}", "remove that character", 0)
     except (_TooLargeError, RecursionError):
         remedy = "write the values out; a spec needs no deep nesting and few aliases"
@@ -163,7 +163,7 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.refuse(loc, None, "has a list or a mapping as a key", "use a text", line)
                 continue
-            key = key_node.value  # as it is written: `0.10` in `published` is compared later, by value
+            key = key_node.value  # not converted: `0.10` in `published` is compared by value later
             if key in data:
                 remedy = "keep one of them"
                 self.refuse((*loc, key), None, f"is there twice, first on line {lines[key] + 1}", remedy, line)

@@ -1,4 +1,4 @@
-"""The values that a searched knob can take: a list, a range, or the knobs of one section among several."""
+"""The values of a searched knob: a list, a range, or the branches of a searched section."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -9,11 +9,11 @@ from pydantic import Field, model_serializer, model_validator
 from ssl_sweep.knobs.problems import Finding, validation_error
 from ssl_sweep.spec.section import Section
 
-MAX_STEPS = 100_000  # of a range: a few characters could stand for a billion values
+MAX_STEPS = 100_000  # in a range: a few characters could mean a billion values
 
 
 class Categorical(Section):
-    """A searched knob takes one of these values."""
+    """A list: the knob takes one of these values."""
 
     values: tuple[Any, ...]
 
@@ -27,7 +27,7 @@ class Categorical(Section):
 
 
 class Range(Section):
-    """A searched knob takes a value between these; a whole number when both ends are, as they are where the knob is."""
+    """A range: the knob takes a value from low to high; both are whole numbers exactly if the knob is."""
 
     called: ClassVar[str] = "a range"
 
@@ -41,7 +41,7 @@ class Range(Section):
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def listed(self) -> tuple[int | float, ...]:
-        """Every value, by decimal arithmetic (0.3 and not 0.30000000000000004); empty where there is no step."""
+        """Every value, by decimal arithmetic (0.3, not 0.30000000000000004); empty without a step."""
         if self.step is None:
             return ()
         low, step = Decimal(str(self.low)), Decimal(str(self.step))
@@ -51,8 +51,8 @@ class Range(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if found := list(self._findings()):
-            raise validation_error(*found)
+        if findings := list(self._findings()):
+            raise validation_error(*findings)
         return self
 
     def _findings(self) -> Iterator[Finding]:
@@ -73,7 +73,7 @@ class Range(Section):
 
 
 class Branch(Section):
-    """One method or encoder of several: its own knobs, fixed and searched, by their names."""
+    """One method or encoder of a searched section, with its knobs by name: fixed ones and searched ones."""
 
     name: str
     fixed: dict[str, Any]
@@ -81,13 +81,13 @@ class Branch(Section):
 
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
-        # a list is a list of choices, so that a value that is a list stands in one
+        # a list means choices here: a value that is a list is wrapped in one
         fixed = {knob: [value] if isinstance(value, list | tuple) else value for knob, value in self.fixed.items()}
         return {"name": self.name, **fixed, **{knob: values.model_dump() for knob, values in self.space.items()}}
 
 
 class Branches(Section):
-    """A searched section is one of these, each with knobs that are searched only where it is chosen."""
+    """The branches of a searched section; the knobs of a branch are searched only where it is chosen."""
 
     choices: tuple[Branch, ...]
 

@@ -1,4 +1,4 @@
-"""Read a spec file: YAML with line numbers, `--set` overrides, and every problem at its place."""
+"""Reads a spec file with `--set` overrides, and reports every problem at its line."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ DATA_VARIABLE = "SSL_SWEEP_DATA"
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The sweep of a YAML file, with `a.b.c=value` overrides (the value is YAML; the last of a key wins).
+    """Read a YAML file with `a.b.c=value` overrides (the value is YAML; the last one of a key wins).
 
-    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the spec file's folder;
-    but one that comes from an override starts from the current folder, as it was typed there.
+    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the spec file's folder.
+    One that an override sets starts from the current folder, where it was typed.
 
     Raises:
         SpecError: with every problem of the file and the overrides, each at its line.
@@ -33,7 +33,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> SweepSpec:
-    """The same of a text that came from elsewhere: `file` is its name in messages, `root` where its data starts.
+    """Read a text in place of a file: `file` is its name in messages, `root` the folder of its data.
 
     Raises:
         SpecError: as `load_spec`.
@@ -51,14 +51,14 @@ def _checked(document: Document, file: str, overrides: Sequence[str], root: Call
             spec = SweepSpec.model_validate({**document.data, "root": str(root())})
         except ValidationError as error:
             unread = {problem.key for problem in problems if problem.value is not None}
-            problems += [each for each in spec_error(error, document.place).problems if each.key not in unread]
+            problems += [problem for problem in spec_error(error, document.place).problems if problem.key not in unread]
     if problems:
         raise SpecError(sorted(problems, key=lambda problem: (problem.file != file, problem.line or 0)))
     return spec
 
 
 def changed(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
-    """A sweep's spec with `a.b.c=value` overrides.
+    """Apply `a.b.c=value` overrides to a sweep's spec.
 
     Raises:
         SpecError: with every problem of the overrides.
@@ -98,7 +98,7 @@ def _root(path: Path, document: Document) -> Path:
 
 
 def _apply(document: Document, override: str) -> list[Problem]:
-    """Set one key of the document; gives what is wrong with the override itself."""
+    """Set one key of the document; returns the problems of the override itself."""
     place = Place(f"--set {override}", None)
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -109,17 +109,18 @@ def _apply(document: Document, override: str) -> list[Problem]:
     given = read_yaml(text, place.file, numbered=False)
     loc, section = _descend(document.data, parts)
     section[loc[-1]] = given.data
-    stale = [each for each in document.places if each[: len(loc)] == loc]
-    for each in stale:
-        del document.places[each]
+    stale = [place_loc for place_loc in document.places if place_loc[: len(loc)] == loc]
+    for place_loc in stale:
+        del document.places[place_loc]
     document.places |= {(*loc, *below): place for below in given.places}
-    return [replace(each, key=key_text(loc) + (f".{each.key}" if each.key else "")) for each in given.problems]
+    prefix = key_text(loc)
+    return [replace(problem, key=prefix + (f".{problem.key}" if problem.key else "")) for problem in given.problems]
 
 
 def _descend(data: dict[str, Any], parts: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The path that a dotted key means, and the mapping that its last part is in; sections on the way are made.
+    """Resolve a dotted key to its path and the mapping that holds its last part; missing sections are created.
 
-    The keys of `search.space` and of a case have dots themselves, and so may those of `published`.
+    The keys of `search.space` and of a case contain dots themselves, and those of `published` may.
     """
     loc: tuple[str, ...] = ()
     section = data

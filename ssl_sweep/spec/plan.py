@@ -1,4 +1,4 @@
-"""What a spec will cost, before anything runs: trials, pretrainings, epochs, images, and whether a trial fits."""
+"""Estimates a sweep before anything runs: trials, pretrainings, epochs, and whether a trial fits the nodes."""
 
 import math
 import os
@@ -19,11 +19,11 @@ AUTOSCALE_MAX = "SSL_SWEEP_GROWS_TO"
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a sweep. Counts of a sampler that is not a grid, with a pruner or with `confirm` are upper bounds."""
+    """The size of a sweep. Without a grid, with a pruner or with `confirm`, counts are upper bounds."""
 
     choices: int
     seeds: int
-    confirming: int  # of the trials, those with fresh seeds
+    confirming: int  # trials with fresh seeds, included in `trials`
     trials: int
     pretrains: int
     pretrain_epochs: int
@@ -34,12 +34,12 @@ class Plan:
 
 
 def count_trials(spec: SweepSpec) -> int:
-    """Choices times seeds, and those that are to confirm the best: at most."""
+    """The maximum number of trials: choices times seeds, plus the confirming trials."""
     return count_choices(spec) * len(spec.search.seeds) + _count_confirming(spec)
 
 
 def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = None) -> Plan:
-    """Size a sweep; `nodes` is what each of a cluster's has, [{"CPU": 8, "GPU": 2}], by default this machine alone."""
+    """Size a sweep; `nodes` are the resources of each node, [{"CPU": 8, "GPU": 2}], by default this machine's."""
     nodes = nodes or [this_machine()]
     is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
     choices, trials = count_choices(spec), count_trials(spec)
@@ -81,12 +81,12 @@ def _count_confirming(spec: SweepSpec) -> int:
 
 
 def pretraining(config: Mapping[str, Any]) -> str | None:
-    """What trials that share a pretraining have in common; None where there is no pretraining."""
+    """The key that trials with the same pretraining share; None if the method does not pretrain."""
     return stage_key(config, "pretrain", "fp32") if methods.pretrains(config["method"]["name"]) else None
 
 
 def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
-    """The number of different pretrainings, their epochs together, and each evaluation's."""
+    """The number of different pretrainings, their total epochs, and the total epochs of each evaluation."""
     seeds = spec.search.seeds
     pretrain: dict[str, int] = {}
     evaluations: dict[str, int] = {}
@@ -102,7 +102,7 @@ def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
 
 
 def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[str, int]]:
-    """The same of choices that are not known yet: as many different pretrainings as can be, of the most epochs."""
+    """Upper bounds for choices that are not known yet: all pretrainings differ, and each has the most epochs."""
     decide = [values for path, values in spec.search.space.items() if not path.startswith("evaluate.")]
     listed = [num_settings(values) or math.inf for values in decide]
     pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
@@ -113,28 +113,28 @@ def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[
         name: load_evaluation(name).planned_epochs(spec.search.at_highest(f"evaluate.{name}", settings))
         for name, settings in spec.evaluate.items()
     }
-    epochs = {name: each * choices * seeds for name, each in planned.items() if each}
+    epochs = {name: trial_epochs * choices * seeds for name, trial_epochs in planned.items() if trial_epochs}
     return pretrains, pretrain_epochs * pretrains, epochs
 
 
 def _fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:
-    """What a trial lacks here, and how many run at once."""
+    """The resources that a trial lacks on these nodes, and how many trials run at once."""
     workers = resources.workers
-    each = {name: amount for name, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
-    there = {name: sum(node.get(name, 0) for node in nodes) for name in each}
+    per_worker = {name: amount for name, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}
+    there = {name: sum(node.get(name, 0) for node in nodes) for name in per_worker}
     keys = " x resources.workers" if workers > 1 else ""
     problems = tuple(
         f"a trial wants {workers * amount:g} {name} (resources.{name.lower()}s{keys}), there are {there[name]:g}"
-        for name, amount in each.items()
+        for name, amount in per_worker.items()
         if workers * amount > there[name]
     )
-    # a worker is on one node; of ten times 0.1 of a GPU none is to be lost to rounding
-    room = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in each.items()) for node in nodes)
+    # a worker runs on one node; 1e-9: rounding must not cost one of ten workers with 0.1 GPU each
+    room = sum(min(int(node.get(name, 0) / amount + 1e-9) for name, amount in per_worker.items()) for node in nodes)
     if not problems and room < workers:
-        wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
         problems = (
             f"a trial wants {workers} x {wanted} (resources), each on one node, there is room for {room}: nodes have "
-            + ", ".join(_listed(node, each) for node in nodes),
+            + ", ".join(_listed(node, per_worker) for node in nodes),
         )
     limit = resources.max_concurrent
     return problems, min([room // workers, *([limit] if limit else [])])

@@ -1,4 +1,4 @@
-"""The pruners of a spec's `search`, and checks of what they judge by against the rest of the spec."""
+"""The pruners of a spec's `search`, and checks that the spec reports the metric that they judge."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,41 +13,49 @@ from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 NONE = "none"
 BY_EPOCH = ("median", "asha", "hyperband")
-PRUNE_ON = "maximize pretrain/knn_top1_val"  # wants no evaluation, and no labels in training
+PRUNE_ON = "maximize pretrain/knn_top1_val"  # needs no evaluation, and no labels in training
 
 MinEpochs = Annotated[int, Field(ge=1, description="no choice is pruned before this epoch")]
 
 
 class Median(Section):
-    """Prunes what is below the median of the complete choices at the same epoch."""
+    """Prunes a choice that is below the median of the complete choices at the same epoch."""
 
     called: ClassVar[str] = "pruner median"
 
     name: Literal["median"]
     min_epochs: MinEpochs = 1
-    min_choices: Annotated[int, Field(ge=1, description="no choice is pruned before so many are complete")] = 5
+    min_choices: Annotated[int, Field(ge=1, description="no choice is pruned before this many are complete")] = 5
 
 
 class Halving(Section):
-    """Lets one in so many go on at each rung, which are so many times further apart; hyperband varies the first."""
+    """Lets one in `reduction_factor` choices continue at each rung; rungs are that many times further apart.
+
+    Hyperband varies the first rung.
+    """
 
     called: ClassVar[str] = "pruners asha and hyperband"
 
     name: Literal["asha", "hyperband"]
     min_epochs: MinEpochs = 1
     reduction_factor: Annotated[
-        int, Field(ge=2, description="one in so many goes on at a rung, and the next is so many times further")
+        int,
+        Field(
+            ge=2, description="one choice in this many continues at a rung; the next rung is this many times further"
+        ),
     ] = 3
 
 
 class Wilcoxon(Section):
-    """Prunes, between seeds, what is worse than the best choice by a signed-rank test."""
+    """Prunes between seeds: a choice that a signed-rank test finds worse than the best one."""
 
     called: ClassVar[str] = "pruner wilcoxon"
 
     name: Literal["wilcoxon"]
-    p_threshold: Annotated[float, Field(gt=0, lt=1, description="worse than the best choice by this p")] = 0.1
-    min_seeds: Annotated[int, Field(ge=2, description="no choice is pruned before so many seeds are complete")] = 2
+    p_threshold: Annotated[
+        float, Field(gt=0, lt=1, description="prune if the test against the best choice has p below this")
+    ] = 0.1
+    min_seeds: Annotated[int, Field(ge=2, description="no choice is pruned before this many seeds are complete")] = 2
 
 
 Pruner = Median | Halving | Wilcoxon
@@ -55,7 +63,7 @@ PRUNERS: dict[str, type[Pruner]] = {"median": Median, "asha": Halving, "hyperban
 
 
 def read_pruner(value: Any) -> Any:
-    """`asha`, or `{name: asha, min_epochs: 3}`, as its section; `none` as it is. Raises ValidationError."""
+    """Read `asha`, or `{name: asha, min_epochs: 3}`, into its section; `none` stays. Raises ValidationError."""
     if value == NONE or isinstance(value, Section):
         return value
     settings = {"name": value} if isinstance(value, str) else value
@@ -69,9 +77,12 @@ def read_pruner(value: Any) -> Any:
 
 
 def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The metric that an epoch pruner judges by, with its direction: the objective where that is known in time.
+    """The direction and metric that an epoch pruner judges: by default the objective, if it is reported by epoch.
 
-    raw: the `search` section as it is in the file. evaluate: the evaluations with their settings.
+    Args:
+        raw: the `search` section as it is in the file.
+        objective: the search's.
+        evaluate: the evaluations with their settings.
 
     Raises:
         ValidationError: it names no metric that is reported while a trial trains.

@@ -1,4 +1,4 @@
-"""What a search's pruner can do: how many epochs it watches, and why it would never prune anything."""
+"""How many epochs a search's pruner watches, and reasons why it could never prune anything."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from ssl_sweep.spec.search import Search
 
 
 def max_epochs(search: Search, pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
-    """The epochs, at most, of the stage that an epoch pruner watches."""
+    """The maximum number of epochs of the stage that an epoch pruner watches."""
     stage = search.prune_objective.metric.partition("/")[0]
     if stage == "pretrain":
         return int(search.at_highest("pretrain", pretrain)["epochs"])
@@ -24,7 +24,7 @@ def pruning_findings(
     pretrain: Mapping[str, Any],
     evaluate: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Finding]:
-    """Why a pruner would never prune anything."""
+    """Yield the reasons why the pruner could never prune anything."""
     pruner = search.pruner
     if isinstance(pruner, Wilcoxon):
         yield from _too_few_seeds(pruner, len(search.seeds))
@@ -41,7 +41,7 @@ def pruning_findings(
 
 
 def _too_few_seeds(pruner: Wilcoxon, seeds: int) -> Iterator[Finding]:
-    """The smallest p of the one-sided signed-rank test over n pairs is 1 / 2^n, and a seed must be left to save."""
+    """The one-sided signed-rank test over n pairs has p >= 1 / 2^n, and a prune must save at least one seed."""
     least = next(n for n in range(pruner.min_seeds, 1001) if 0.5**n < pruner.p_threshold)
     if seeds <= least:
         message = f"can prune nothing of {seeds} seeds: p is below {pruner.p_threshold:g} from {least} seeds on"

@@ -1,4 +1,4 @@
-"""Every key of a spec as Markdown, from the models and the knobs; `make docs` writes it to experiments/SPEC.md."""
+"""Renders every key of a spec as Markdown, from the models and the knobs; `make docs` writes experiments/SPEC.md."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ _TYPES = {"boolean": "true or false", "string": "text", "null": "null", "object"
 
 
 def reference() -> str:
-    """Markdown tables of every key: its type, its default and what it is."""
+    """Markdown tables of every key with its type, default and description."""
     schema = json_schema()
     definitions = schema["$defs"]
     sections = [
@@ -34,7 +34,7 @@ def reference() -> str:
 
 
 def rewritten(text: str) -> str:
-    """The text with the reference between its two markers.
+    """Replace the reference between the two markers of a text.
 
     Raises:
         ValueError: a marker is missing.
@@ -42,14 +42,14 @@ def rewritten(text: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"there is no {BEGIN} with an {END} after it; put both where the reference is to stand")
+        raise ValueError(f"there is no {BEGIN} with an {END} after it; put both where the reference belongs")
     return f"{before}{BEGIN}\n{reference()}\n{END}{after}"
 
 
 def type_text(schema: Schema) -> str:
     """A schema in words: `number in [0, 0.5)`, `list of text`."""
     if "anyOf" in schema:
-        texts = dict.fromkeys(type_text(each) for each in schema["anyOf"])
+        texts = dict.fromkeys(type_text(option) for option in schema["anyOf"])
         return " or ".join(text for text in texts if text != "whole number" or "number" not in texts)
     if "const" in schema or "enum" in schema:
         values = [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
@@ -59,7 +59,7 @@ def type_text(schema: Schema) -> str:
         return ("whole number" if kind == "integer" else "number") + _interval(schema)
     if kind == "array":
         items = [schema["items"]] if "items" in schema else schema.get("prefixItems", [])
-        return "list of " + ", ".join(type_text(each) for each in items)
+        return "list of " + ", ".join(type_text(item) for item in items)
     return _TYPES.get(str(kind), "mapping")
 
 
@@ -85,7 +85,7 @@ def _pruners() -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for name, section in PRUNERS.items():
         names.setdefault(section.__name__, []).append(f"`{name}`")
-    return {section: ", ".join(each) for section, each in names.items()}
+    return {section: ", ".join(listed) for section, listed in names.items()}
 
 
 def _table(schema: Schema) -> str:

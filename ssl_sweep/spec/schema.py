@@ -1,4 +1,4 @@
-"""The JSON Schema (2020-12) of a spec file, made from the models and the knobs: editors complete and check with it."""
+"""The JSON Schema (2020-12) of a spec file, made from the models and the knobs, for editors to complete and check."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> Schema:
-    """The schema of every spec, with every method, encoder and evaluation there is, and their knobs."""
+    """The schema of a spec, with all methods, encoders and evaluations and their knobs."""
     schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
@@ -44,15 +44,15 @@ def knob_schema(target: Callable[..., Any]) -> Schema:
 
 
 def searched_schemas() -> dict[str, Schema]:
-    """The schema of one value of every knob that can be searched, by path; one of several where methods differ."""
-    found: dict[str, list[Schema]] = {}
+    """The schema of one value of each knob that can be searched, by path; `anyOf` where methods differ."""
+    by_path: dict[str, list[Schema]] = {}
     for section, target in _searched_targets():
         for name, value in knob_schema(target)["properties"].items():
             value = {key: text for key, text in value.items() if key not in ("default", "title")}
-            schemas = found.setdefault(f"{section}.{name}", [])
+            schemas = by_path.setdefault(f"{section}.{name}", [])
             if value not in schemas:
                 schemas.append(value)
-    return {path: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for path, schemas in found.items()}
+    return {path: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for path, schemas in by_path.items()}
 
 
 def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
@@ -67,7 +67,7 @@ def _described(schema: Schema) -> Schema:
 
 
 def _named(kind: knobs.Kind) -> Schema:
-    """A name alone, where no knob is required, or a mapping with the name and the knobs of its owner."""
+    """A name alone, if no knob is required, or a mapping with the name and its knobs."""
     mappings, alone = [], []
     for name in knobs.names(kind):
         schema = knob_schema(knobs.load(kind, name))
@@ -97,7 +97,7 @@ def _complete_search(search: Schema) -> None:
 
 
 def _branches(kind: knobs.Kind) -> Schema:
-    """Names, or mappings with the name and knobs that are fixed or searched."""
+    """A list of names, or of mappings with a name and its knobs, each fixed or searched."""
     choices: list[Schema] = [{"enum": knobs.names(kind)}]
     for name in knobs.names(kind):
         own = knob_schema(knobs.load(kind, name))["properties"]
@@ -115,6 +115,6 @@ def _number_or_list(seeds: Schema) -> None:
 
 def _space(value: Schema) -> Schema:
     choices = {"type": "array", "items": value, "minItems": 1, "uniqueItems": True}
-    types = {each.get("type") for each in (value, *value.get("anyOf", []))}
+    types = {schema.get("type") for schema in (value, *value.get("anyOf", []))}
     ranges = [{"$ref": f"#/$defs/{Range.__name__}"}] if types & {"number", "integer"} else []
     return {"anyOf": [choices, *ranges]}

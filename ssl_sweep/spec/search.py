@@ -13,7 +13,7 @@ from ssl_sweep.spec.section import Section
 
 Sampler = Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
 LEARNING = ("tpe", "gp", "cmaes")
-CONDITIONAL = ("grid", "random", "tpe")  # samplers that take knobs which only some choices have
+CONDITIONAL = ("grid", "random", "tpe")  # samplers that support knobs which only some choices have
 
 MAX_SEEDS = 1000
 CONFIRM_SEEDS = 5
@@ -41,11 +41,11 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Confirm(Section):
-    """The best choices once more, with seeds that have not helped to find them."""
+    """Runs the best choices again with fresh seeds, which the search has not used."""
 
     called: ClassVar[str] = "search.confirm"
 
-    top: Annotated[int, Field(ge=1, description="so many choices, those with the best means of the search")] = 3
+    top: Annotated[int, Field(ge=1, description="how many choices: those with the best means in the search")] = 3
     seeds: Annotated[
         Seeds,
         Field(
@@ -58,7 +58,7 @@ class Confirm(Section):
 
 
 class Search(Section):
-    """Which choices are tried, with which seeds, and what is best."""
+    """Which choices are tried, with which seeds, and which are best."""
 
     model_config = ConfigDict(serialize_by_alias=True)
     called: ClassVar[str] = "search"
@@ -84,17 +84,17 @@ class Search(Section):
     sampler: Annotated[
         Sampler,
         Field(
-            description="who proposes choices: all there are (grid), by chance (random), evenly spread (qmc), or by "
-            "what results taught: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many choices; "
-            "nsga2 any knobs, many choices, for two objectives"
+            description="how choices are proposed: all of them (grid), at random (random), evenly spread (qmc), or "
+            "from earlier results: tpe any knobs; gp the same, up to some 100 choices; cmaes ranges only, many "
+            "choices; nsga2 any knobs, many choices, for two objectives"
         ),
     ] = "grid"
     pruner: Annotated[
         Literal["none"] | Median | Halving | Wilcoxon,
         BeforeValidator(read_pruner),
         Field(
-            description="who stops choices early, a name or {name: ..., settings}: by epoch of the first seed (median, "
-            "asha, hyperband), the others run once it is complete; or between seeds (wilcoxon)"
+            description="stops choices early; a name or {name: ..., settings}: by epoch of the first seed (median, "
+            "asha, hyperband), the other seeds run once it is complete; or between seeds (wilcoxon)"
         ),
     ] = "none"
     prune_on: Annotated[
@@ -121,31 +121,31 @@ class Search(Section):
         Field(
             strict=False,
             alias="from",
-            description="earlier sweeps with the same knobs, in the same ledger, whose choices tpe, gp or cmaes knows "
-            "from the start",
+            description="earlier sweeps with the same knobs, in the same ledger, whose results tpe, gp or cmaes learns "
+            "from",
         ),
     ] = ()
     confirm: Annotated[
         Confirm | None,
         Field(
-            description="after the search, {top, seeds}: its best choices run again with fresh seeds, and these means "
-            "are reported beside the search's; null: none does"
+            description="after the search, {top, seeds}: its best choices run again with fresh seeds, whose means are "
+            "reported beside the search's; null: none does"
         ),
     ] = None
 
     @property
     def prunes_by(self) -> Literal["epoch", "seed"] | None:
-        """What a pruner looks at, if there is one."""
+        """When the pruner decides, if there is one: after each epoch, or between seeds."""
         return None if isinstance(self.pruner, str) else "epoch" if self.pruner.name in BY_EPOCH else "seed"
 
     @property
     def prune_objective(self) -> Objective:
-        """What an epoch pruner judges by; only where there is such a pruner."""
+        """The metric and direction that an epoch pruner judges; valid only with such a pruner."""
         return Objective.parse(self.prune_on)
 
     @property
     def prune_sign(self) -> int:
-        """-1 where that improves in the other direction than the primary objective, else 1."""
+        """-1 if the prune objective and the primary objective have opposite directions, else 1."""
         return self.prune_objective.sign * self.primary.sign
 
     def at_highest(self, section: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,17 +169,17 @@ class Search(Section):
     @property
     def branches(self) -> dict[str, Branches]:
         """The searched sections, `method` or `encoder`, by name."""
-        return {section: each for section, each in self.space.items() if isinstance(each, Branches)}
+        return {section: values for section, values in self.space.items() if isinstance(values, Branches)}
 
     @property
     def branch_knobs(self) -> dict[str, list[Categorical | Range]]:
-        """The knobs that only some choices have, by path, with the values of each branch that has them."""
-        found: dict[str, list[Categorical | Range]] = {}
+        """The knobs that only some choices have, by path, with their values in each branch."""
+        by_path: dict[str, list[Categorical | Range]] = {}
         for section, branches in self.branches.items():
             for branch in branches.choices:
                 for knob, values in branch.space.items():
-                    found.setdefault(f"{section}.{knob}", []).append(values)
-        return found
+                    by_path.setdefault(f"{section}.{knob}", []).append(values)
+        return by_path
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -188,7 +188,7 @@ class Search(Section):
 
     @property
     def primary(self) -> Objective:
-        """The first objective: the one that decides where only one can."""
+        """The first objective, which decides where only one can."""
         return self.objectives[0]
 
     @property
@@ -198,7 +198,7 @@ class Search(Section):
 
     @field_validator("earlier")
     @classmethod
-    def _learns(cls, earlier: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _can_learn(cls, earlier: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         sampler = info.data.get("sampler")
         if earlier and sampler is not None and sampler not in LEARNING:
             message = f"has no effect, as sampler {sampler!r} does not learn"
@@ -213,8 +213,8 @@ class Search(Section):
 
     @field_validator("confirm", mode="before")
     @classmethod
-    def _after_the_searchs(cls, confirm: Any, info: ValidationInfo) -> Any:
-        """A number of seeds as the list that follows the search's own, which may be in error."""
+    def _read_number_of_seeds(cls, confirm: Any, info: ValidationInfo) -> Any:
+        """Turn a number of seeds into the list after the search's own seeds, which may be in error."""
         if not isinstance(confirm, dict):
             return confirm
         errors, given = ErrorCollector(), confirm.get("seeds", CONFIRM_SEEDS)

@@ -1,4 +1,4 @@
-"""The base of a spec's sections, and the sections that are the same whatever is trained."""
+"""The base class of a spec's sections, and the sections that do not depend on what is trained."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,9 +18,9 @@ from ssl_sweep.storage.urls import redacted
 
 
 class Section(BaseModel):
-    """A mapping of the spec file with fixed keys; nothing at all means the defaults.
+    """A mapping of the spec file with fixed keys; an empty one means the defaults.
 
-    Values are not converted: `"1"` is no number, `true` neither.
+    Values are not converted: neither `"1"` nor `true` is a number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 
 class Resources(Section):
-    """What one trial gets, and how many trials run at a time."""
+    """The resources of one trial, and how many trials run at a time."""
 
     called: ClassVar[str] = "resources"
 
@@ -44,13 +44,13 @@ class Resources(Section):
     cpus: Annotated[float, Field(gt=0, description="CPU cores a worker")] = 1
     gpus: Annotated[float, Field(ge=0, description="GPUs a worker; a fraction shares one between trials")] = 0
     max_concurrent: Annotated[
-        int | None, Field(ge=1, description="trials at a time at most; null: as many as the cluster holds")
+        int | None, Field(ge=1, description="maximum number of trials at a time; null: as many as fit the cluster")
     ] = None
     timeout: Annotated[
         float | None,
         Field(
             gt=0,
-            description="seconds without a sign of life (a step, a batch, a report) after which a trial has hung: its "
+            description="seconds without progress (a step, a batch, a report) after which a trial counts as hung: its "
             "process is ended, and it is tried again; null: never",
         ),
     ] = None
@@ -80,13 +80,13 @@ class Tracking(Section):
     ] = None
     models: Annotated[
         Literal["none", "best", "all"],
-        Field(description="whose encoders MLflow gets as models, which give features: no trial's, the best's, all's"),
+        Field(description="which encoders MLflow gets as models that return features: none, the best trial's, or all"),
     ] = "best"
 
     @field_validator("uri")
     @classmethod
     def _without_secrets(cls, uri: str | None) -> str | None:
-        """The spec is stored with the sweep and shown in MLflow, where a password must not be read."""
+        """The spec is stored with the sweep and shown in MLflow: it must not contain a password."""
         if uri is not None and redacted(uri) != uri:
             remedy = "put it into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             raise validation_error(

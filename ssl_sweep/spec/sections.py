@@ -1,4 +1,4 @@
-"""The sections of a spec that have knobs: each checked by itself, and where a searched knob is to be found in them."""
+"""Checks the sections of a spec that have knobs, each by itself, and finds a searched knob's section."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from ssl_sweep.training.optimizers import Recipe
 Settings = dict[str, Any]
 
 FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
-NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections that begin with a name
+NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections with a `name`
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
-CONSTRUCTED = ("views", "pretrain", "encoder")  # what is cheap to build of a trial, see `construct`
+CONSTRUCTED = ("views", "pretrain", "encoder")  # sections whose objects are cheap to build, see `construct`
 CASE = "case"  # the knob whose values are the names of `search.cases`
 
 _REFUSED = {
@@ -29,37 +29,37 @@ _REFUSED = {
 
 
 class Part(NamedTuple):
-    """A section with knobs: whose knobs they are, the file's values, and the owner's name for errors."""
+    """A section with knobs: the callable that declares them, the file's values, and the owner's name for errors."""
 
     target: Callable[..., Any]
     values: Mapping[str, Any]
     owner: str
 
     def typed(self, knob: str, value: Any) -> Any:
-        """The value as the knob's type reads it: 0 is 0.0 where the knob is a float. Raises ValidationError."""
+        """Convert a value to the knob's type: 0 becomes 0.0 for a float. Raises ValidationError."""
         try:
             return knobs.check(self.target, {**self.values, knob: value}, self.owner)[knob]
         except ValidationError as error:
-            findings = [found._replace(loc=found.loc[1:]) for found in findings_of(error) if found.loc[0] == knob]
+            findings = [each._replace(loc=each.loc[1:]) for each in findings_of(error) if each.loc[0] == knob]
             if findings:
                 raise validation_error(*findings) from None
-            return value  # only the section's own values are wrong, which is said of them
+            return value  # only the section's own values are wrong, and those are reported elsewhere
 
 
 class Base(NamedTuple):
-    """What the search varies: the sections by path (`views`, `evaluate.knn`), and the names of those in error."""
+    """The sections that a search can vary, by path (`views`, `evaluate.knn`), and the names of those in error."""
 
     parts: Mapping[str, Part]
     broken: frozenset[str]
 
     def replaced(self, sections: Mapping[str, dict[str, Any] | None]) -> "Base":
-        """With other encoders or methods in place; None stands for one in error."""
+        """Return a copy with another encoder or method; None marks one in error."""
         parts = {name: named_part(NAMED[name], values) for name, values in sections.items() if values is not None}
         broken = {name for name, values in sections.items() if values is None}
         return Base({**self.parts, **parts}, (self.broken - parts.keys()) | broken)
 
     def locate(self, path: str, value: Any) -> tuple[Part, str] | None:
-        """A knob's part and name; None if its section is invalid. Raises ValidationError if there is no such knob."""
+        """Find a knob's part and name; None if its section is invalid. Raises ValidationError without such a knob."""
         section, _, knob = path.rpartition(".")
         head = path.partition(".")[0]
         if head in self.broken:
@@ -78,13 +78,13 @@ class Base(NamedTuple):
         paths = [
             f"{name}.{knob}" for name, part in self.parts.items() for knob in knobs.knobs_of(part.target).model_fields
         ]
-        same_end = [each for each in paths if each.endswith(f".{path}")]
+        same_end = [known for known in paths if known.endswith(f".{path}")]
         otherwise = "write views.X, method.X, encoder.X, pretrain.X, or evaluate.NAME.X with an evaluation of this spec"
         return f"did you mean {same_end[0]!r}?" if same_end else did_you_mean(path, paths, otherwise)
 
 
 def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
-    """`moco`, or `{name: moco, temperature: 0.2}`, as a dict with the name and every knob. Raises ValidationError."""
+    """Read `moco`, or `{name: moco, temperature: 0.2}`, into its name and every knob. Raises ValidationError."""
     if isinstance(value, str):
         value = {"name": value}
         loc: tuple[str, ...] = ()
@@ -105,18 +105,18 @@ def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
 
 
 def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
-    """The part of a checked encoder or method."""
+    """Make the part of a checked encoder or method."""
     settings = {knob: value for knob, value in values.items() if knob != "name"}
     return Part(knobs.load(kind, values["name"]), settings, values["name"])
 
 
 def check_fixed(section: str, value: Any) -> Settings:
-    """Every knob of `data`, `views`, `pretrain` or `health`; None means the defaults. Raises ValidationError."""
+    """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError."""
     return knobs.check(FIXED[section], {} if value is None else value, section)
 
 
 def check_evaluations(value: Any) -> Any:
-    """Every knob of every evaluation; a value of the wrong structure is left for pydantic. Raises ValidationError."""
+    """Fill in every knob of every evaluation; pydantic refuses another structure. Raises ValidationError."""
     if not isinstance(value, dict):
         return value
     errors = ErrorCollector()
@@ -134,7 +134,7 @@ def _check_evaluation(name: str, settings: Any) -> Settings:
 
 
 def metric_remedy(metric: str, options: Sequence[str]) -> str:
-    """What to do about a metric that the spec's evaluations do not have."""
+    """The remedy for a metric that the spec's evaluations do not have."""
     evaluation = metric.partition("/")[0]
     measured = {option.partition("/")[0] for option in options}
     if evaluation in knobs.names("evaluations") and evaluation not in measured:
@@ -143,7 +143,7 @@ def metric_remedy(metric: str, options: Sequence[str]) -> str:
 
 
 def base_of(sections: Mapping[str, Any]) -> Base:
-    """What a search can vary, of the checked sections; one that is missing was in error."""
+    """Collect the sections that a search can vary; a checked section that is missing was in error."""
     parts = {name: Part(target, sections.get(name, {}), name) for name, target in FIXED.items() if name in SEARCHED}
     parts |= {name: named_part(kind, sections[name]) for name, kind in NAMED.items() if name in sections}
     for name, settings in sections.get("evaluate", {}).items():
@@ -152,11 +152,11 @@ def base_of(sections: Mapping[str, Any]) -> Base:
 
 
 def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Sequence[str]) -> None:
-    """Build what is cheap to build of a trial's config, since knobs that are fine one by one may not fit together.
+    """Build the cheap objects of a trial's config: knobs that are valid one by one may not fit together.
 
     Args:
         config: the trial's.
-        choice: what it has of the search.
+        choice: the searched part of it, for the message.
         sections: of `CONSTRUCTED`.
 
     Raises ValidationError at the section's key, with the choice as its value.

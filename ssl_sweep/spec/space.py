@@ -1,4 +1,4 @@
-"""Checks of a spec's `search` against the rest of it: does the knob exist, does its type take the value."""
+"""Checks a spec's `search` against the other sections: each knob exists, and its type accepts the values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -16,22 +16,22 @@ from ssl_sweep.spec.values import read_values
 def read_search(
     raw: Mapping[str, Any], base: Base, metrics: list[str] | None, errors: ErrorCollector
 ) -> dict[str, Any]:
-    """The section with every value as its knob reads it; what is wrong goes to `errors`.
+    """Convert every value of the section to its knob's type; mistakes go to `errors`.
 
-    What has the wrong structure is left as it is, for `Search` to refuse. `metrics` are those of the spec's evaluations
-    in their order, None where these are in error.
+    A value with the wrong structure stays as it is, and `Search` refuses it. `metrics` are those of the spec's
+    evaluations in their order, None if these are in error.
     """
     read = dict(raw)
     space, cases, objective = raw.get("space"), raw.get("cases"), raw.get("objective", "")
-    sound: dict[str, Any] = {}  # what the file says of the knobs that are searched without a mistake
+    valid: dict[str, Any] = {}  # the file's entries of the searched knobs that have no mistake
     if isinstance(space, dict):
         readers = {path: read_branches if path in NAMED else _entry for path in space}
         entries = {path: errors.run(("space", path), readers[path], path, space[path], base) for path in space}
         read["space"] = {path: entry for path, entry in entries.items() if entry is not None}
-        sound = {path: space[path] for path in read["space"]}
+        valid = {path: space[path] for path in read["space"]}
         _check_branches(raw, read["space"], errors)
     if isinstance(cases, dict):
-        read["cases"] = {name: _case(name, settings, sound, base, errors) for name, settings in cases.items()}
+        read["cases"] = {name: _case(name, settings, valid, base, errors) for name, settings in cases.items()}
     if metrics and isinstance(objective, str | list | tuple):
         several = not isinstance(objective, str)
         objectives = errors.run(("objective",), _objectives if several else _objective, objective, metrics)
@@ -44,14 +44,14 @@ def read_search(
 
 
 def _check_branches(raw: Mapping[str, Any], space: Mapping[str, Any], errors: ErrorCollector) -> None:
-    """What does not go with a section of which there are several."""
+    """Refuse knobs, cases and samplers that do not fit a searched section."""
     cases = raw.get("cases")
     for section in (path for path, entry in space.items() if isinstance(entry, Branches)):
-        for path in (each for each in space if each.startswith(f"{section}.")):
+        for path in (knob for knob in space if knob.startswith(f"{section}.")):
             message = f"is a knob of a section that is searched itself, as {section!r} is"
             errors.add(("space", path), None, message, f"move it into the choices of {section!r} that have it")
         for name, case in cases.items() if isinstance(cases, dict) else ():
-            for path in (each for each in case or () if each.partition(".")[0] == section):
+            for path in (knob for knob in case or () if knob.partition(".")[0] == section):
                 message = f"is set by a case, and {section!r} is searched by `search.space` too"
                 errors.add(("cases", name, path), case[path], message, "take it out of one of them")
         if raw.get("sampler", "grid") not in CONDITIONAL and raw.get("sampler") in get_args(Sampler):
@@ -65,7 +65,7 @@ def _entry(path: str, entry: Any, base: Base) -> Categorical | Range | None:
 
 
 def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, errors: ErrorCollector) -> dict[str, Any]:
-    """One case: a replaced encoder or method first, then its knobs, which may be those of the replaced one."""
+    """Read one case: first its encoder or method, then its knobs, which may be those of that encoder or method."""
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -117,7 +117,7 @@ def _objective(text: str, metrics: list[str]) -> str:
         message = "would select on the test split, so that its scores in the table would be too good"
         raise validation_error(Finding((), text, message, f"use {metric.removesuffix('_test')}_val"))
     if metric not in (*metrics, *COSTS) and not metric.startswith("pretrain/"):
-        validated = [each for each in metrics if not each.endswith("_test")]
+        validated = [name for name in metrics if not name.endswith("_test")]
         validated += COSTS if metric.startswith(COST) else []
         raise validation_error(
             Finding((), text, "is no metric of this spec's evaluations", metric_remedy(metric, validated))
@@ -129,12 +129,12 @@ def _check_sampler(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
     sampler, space = raw.get("sampler", "grid"), raw.get("space", {})
     if sampler == "grid":
         for path, entry in space.items() if isinstance(space, dict) else ():
-            for place, each in listed_entries(path, entry):
-                if not isinstance(each, dict) or each.get("step") is not None:
+            for place, values in listed_entries(path, entry):
+                if not isinstance(values, dict) or values.get("step") is not None:
                     continue
                 remedy = "list the values, or use `sampler: random` with `trials: N`"
-                remedy = remedy if each.get("log") else f"add `step:`, {remedy}"
-                errors.add(("space", *place), each, "is a range without a step, which a grid cannot list", remedy)
+                remedy = remedy if values.get("log") else f"add `step:`, {remedy}"
+                errors.add(("space", *place), values, "is a range without a step, which a grid cannot list", remedy)
     elif sampler in get_args(Sampler):
         if raw.get("trials") is None:
             message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once a seed"
@@ -150,7 +150,7 @@ def _check_sampler(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
 
 
 def _check_two_objectives(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
-    """CMA-ES and Optuna's pruners follow one number."""
+    """CMA-ES and Optuna's pruners optimize one number."""
     if raw.get("sampler") == "cmaes":
         errors.add(
             ("sampler",), "cmaes", "follows one objective, not two", "use `sampler: nsga2`, or name one objective"
@@ -162,7 +162,7 @@ def _check_two_objectives(raw: Mapping[str, Any], errors: ErrorCollector) -> Non
 
 
 def _check_ranges(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
-    """CMA-ES moves a normal distribution: it has no use for values without an order."""
+    """CMA-ES moves a normal distribution: it cannot use values without an order."""
     space = raw.get("space")
     for path, entry in space.items() if isinstance(space, dict) else ():
         if isinstance(entry, list):

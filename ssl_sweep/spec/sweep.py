@@ -1,6 +1,6 @@
-"""What a sweep is: the frozen `SweepSpec` of a spec file, and the choices and trial configs that follow from it.
+"""The frozen `SweepSpec` of a spec file, and the choices and trial configs that follow from it.
 
-`spec_file.load_spec` reads one from YAML. Every mistake is found at once: each section is checked by itself, the search
+`file.load_spec` reads one from YAML. Every mistake is reported at once: each section is checked by itself, the search
 and the table against the sections that they name.
 """
 
@@ -60,13 +60,13 @@ def _named(section: str) -> BeforeValidator:
 
 
 class SweepSpec(Section):
-    """One sweep. The sections are plain JSON data with every knob filled in; treat them as frozen too."""
+    """One sweep. Its sections are plain JSON data with every knob filled in; do not change them either."""
 
     name: Annotated[
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-            description="the sweep's study, runs and folder have it: letters, digits, `.`, `_`, `-`, at most 100",
+            description="name of the sweep's study, runs and folder: letters, digits, `.`, `_`, `-`, at most 100",
         ),
     ]
     description: Annotated[str | None, Field(description="shown with the sweep")] = None
@@ -88,9 +88,9 @@ class SweepSpec(Section):
         Field(min_length=1, description="{evaluation: {knobs}}: what is measured after pretraining"),
     ]
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 where the hardware multiplies in it, else fp32")
+        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 if the hardware multiplies in it, else fp32")
     ] = "auto"
-    resources: Annotated[Resources, Field(description="what a trial gets")] = Resources()
+    resources: Annotated[Resources, Field(description="the resources of one trial")] = Resources()
     retries: Annotated[
         int, Field(ge=0, description="how often a crashed trial is tried again, after 1, 2, 4, ... at most 60 s")
     ] = 2
@@ -133,7 +133,7 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _search_fits(self) -> Self:
-        """What a search decides by is measured, and in time: of pretraining, its loss and what health measures."""
+        """Objectives that name pretraining exist: its loss, and what `health` measures. Pruners can prune something."""
         errors = ErrorCollector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
         message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
@@ -151,7 +151,7 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _batches_can_be_shared(self) -> Self:
-        """Workers have equal shares of every batch."""
+        """Every batch divides evenly among the workers."""
         errors, workers = ErrorCollector(), self.resources.workers
         searched = self.search.space.get("pretrain.batch_size")
         loc: tuple[str, ...] = ("pretrain", "batch_size")
@@ -172,7 +172,7 @@ class SweepSpec(Section):
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
-        """Knobs that are fine one by one may not fit together: build what is cheap to build."""
+        """Knobs that are valid one by one may not fit together: build the objects that are cheap to build."""
         size = math.prod(num_settings(values) or 0 for values in self.search.space.values())
         size *= len(self.search.cases) or 1
         if self.search.sampler == "grid" and size > MAX_GRID:
@@ -189,20 +189,20 @@ class SweepSpec(Section):
 
 
 def space(spec: SweepSpec) -> dict[str, Categorical | Range]:
-    """The searched knobs that every choice has, by path, in the file's order; `case` first, where there are cases.
+    """The searched knobs that every choice has, by path, in the file's order; `case` comes first if there are cases.
 
-    A section of which there are several, `method` or `encoder`, is one of them; the rest is in `search.branches`.
+    A searched section, `method` or `encoder`, is one of them; the knobs of its branches are in `search.branches`.
     """
     return searched(spec.search)
 
 
 def grid(spec: SweepSpec) -> list[Settings]:
-    """Every choice of a spec whose knobs can all be listed; the first knob changes slowest."""
+    """Every choice of a grid; the first knob changes slowest."""
     return all_choices(spec.search)
 
 
 def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
-    """The config of one trial, plain JSON data with every knob: what `trial.run` takes.
+    """The config of one trial, as `trial.run` takes it: plain JSON data with every knob.
 
     Args:
         spec: the sweep.
@@ -210,14 +210,14 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
         seed: the trial's.
 
     Raises:
-        ValueError: a searched knob has no value; SpecError, one too: a knob does not exist or does not take its value.
+        ValueError: a searched knob has no value; also SpecError: a knob does not exist, or does not accept its value.
     """
     sections = {section: _branch(spec.search, section, choice[section]) for section in spec.search.branches}
-    wanted = [*space(spec), *(f"{section}.{knob}" for section, each in sections.items() for knob in each.space)]
+    wanted = [*space(spec), *(f"{section}.{knob}" for section, branch in sections.items() for knob in branch.space)]
     if missing := sorted(set(wanted) - choice.keys()):
         raise ValueError(f"a choice of {spec.name} has no value for {', '.join(missing)}; give every knob one")
     settings = {path: value for path, value in choice.items() if path not in sections}
-    settings |= {section: {"name": each.name, **each.fixed} for section, each in sections.items()}
+    settings |= {section: {"name": branch.name, **branch.fixed} for section, branch in sections.items()}
     if spec.search.cases:
         settings = {**spec.search.cases[settings.pop(CASE)], **settings}
     dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
@@ -234,10 +234,10 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
 
 
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
-    """The spec again, from what `model_dump(mode="json")` gave. Keep the order of its keys: it is the grid's.
+    """Restore a spec from its `model_dump(mode="json")`. The order of the dump's keys is the order of the grid.
 
     Raises:
-        SpecError: it is from another version of the package, which knew other knobs.
+        SpecError: the dump is from another version of the package, with other knobs.
     """
     try:
         return SweepSpec.model_validate(dict(dump))
@@ -246,7 +246,7 @@ def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
 
 
 def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
-    """Every key in which two specs differ, with both values: `search.seeds: [0, 1] became [0, 1, 2]`."""
+    """One line for each key in which two specs differ: `search.seeds: [0, 1] became [0, 1, 2]`."""
     before, after = (dict(_leaves((), spec.model_dump(mode="json"))) for spec in (old, new))
     return [
         f"{'.'.join(key)}: {before.get(key, 'nothing')} became {after.get(key, 'nothing')}"

@@ -1,4 +1,4 @@
-"""The `table` section of a spec: what the sweep's ablation table shows."""
+"""The `table` section of a spec: rows, columns and published figures of the sweep's ablation table."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
@@ -22,12 +22,12 @@ _TEXT = {"type": "string"}
 _SCALARS = [{"type": kind} for kind in ("string", "number", "boolean")]
 _ROWS = {"anyOf": [*_SCALARS, {"type": "array", "items": {"anyOf": _SCALARS}}]}
 
-CONFIG = ("data", "views", "encoder", "method", "pretrain", "health", "evaluate")  # the sections that trials record
-OF_ALL = ("precision", "seed", "sweep")  # recorded of every trial
+CONFIG = ("data", "views", "encoder", "method", "pretrain", "health", "evaluate")  # sections recorded with a trial
+OF_ALL = ("precision", "seed", "sweep")  # parameters of every trial
 
 
 class Table(Section):
-    """Rows, columns and published figures of the table; what is missing is derived."""
+    """Rows, columns and published figures of the table; missing keys are derived."""
 
     called: ClassVar[str] = "table"
 
@@ -76,10 +76,10 @@ def read_table(
     sections: Mapping[str, Any],
     errors: ErrorCollector,
 ) -> dict[str, Any]:
-    """The section with what is derived filled in; what is wrong goes to `errors`.
+    """Fill in the section's derived keys; mistakes go to `errors`.
 
-    What has the wrong structure is left as it is, for `Table` to refuse. `searched` and `metrics` are None where the
-    spec's search or evaluations are in error; `sections` are those of the spec that are not.
+    A value with the wrong structure stays as it is, and `Table` refuses it. `searched` and `metrics` are None if the
+    spec's search or evaluations are in error; `sections` are the spec's valid ones.
     """
     read = dict(raw)
     if metrics is not None:
@@ -123,7 +123,7 @@ def _names(
     errors: ErrorCollector,
     remedy: Callable[[str, Sequence[str]], str] = did_you_mean,
 ) -> Any:
-    """The names under `key`, each one of the options; the derived ones where there are none."""
+    """The names under `key`, which must be among the options; without any, the derived ones."""
     given = raw.get(key) or derived
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple):
@@ -135,23 +135,23 @@ def _names(
 
 
 def _other_metrics(metrics: Sequence[str]) -> list[str]:
-    """What trials report beside their evaluations' results."""
+    """The metrics that trials report beside their evaluations' results."""
     stages = dict.fromkeys(["pretrain", *(metric.partition("/")[0] for metric in metrics)])
     return [*(f"pretrain/{name}" for name in ("loss", *HEALTH_METRICS)), *(f"{stage}/seconds" for stage in stages)]
 
 
 def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]:
-    """Every parameter that a trial of these sections may have in its record."""
+    """Every parameter that a trial of these sections may have in MLflow."""
     config = {name: sections[name] for name in CONFIG if name in sections}
     cases = sections["search"].cases.values()
     configs = [config, *({name: case[name] for name in NAMED if name in case} for case in cases)]
     for section, branches in sections["search"].branches.items():
         configs += [{section: {"name": branch.name, **branch.fixed}} for branch in branches.choices]
-    return list(dict.fromkeys([*searched, *(path for each in configs for path in flat(each)), *OF_ALL]))
+    return list(dict.fromkeys([*searched, *(path for settings in configs for path in flat(settings)), *OF_ALL]))
 
 
 def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> dict[Key, str] | None:
-    """Every row's label by value; None where the spec alone does not tell which rows there will be."""
+    """Every row's label by value; None if the spec alone does not determine the rows."""
     if not isinstance(rows, list | tuple) or not all(isinstance(row, str) and row in searched for row in rows):
         return None
     values = [searched[row].listed() for row in rows]
@@ -161,7 +161,7 @@ def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> dict[Key,
 
 
 def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector) -> str:
-    """A row's label as the table writes it."""
+    """Return a row's label as the table writes it; a row that is not in the table is an error."""
     key = row_key(label)
     if labels is not None and key not in labels:
         errors.add(loc, label, "is not a row of the table", did_you_mean(str(label), labels.values()))
@@ -169,7 +169,7 @@ def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, errors: ErrorCo
 
 
 def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, errors: ErrorCollector) -> dict[str, Any]:
-    """The groups with their rows' labels, each row in one of them."""
+    """The groups with their rows' labels; a row in two groups is an error."""
     read: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for name, rows in groups.items():
@@ -189,11 +189,11 @@ def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, errors:
 def _published(
     column: str, figures: Any, columns: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector
 ) -> Any:
-    """A column's figures, under the labels of their rows."""
+    """A column's figures by row label."""
     if column not in columns:
         errors.add(("published", column), None, "is not a column of the table", did_you_mean(column, columns))
     if not isinstance(figures, dict):
         return figures
     named = {row: _row(("published", column, row), row, labels, errors) for row in figures}
-    # a figure that is none is refused under the key that the file has
+    # a value that is not a number keeps the file's key, so that the error names it
     return {named[row] if isinstance(figure, int | float) else row: figure for row, figure in figures.items()}

@@ -1,4 +1,4 @@
-"""The values that a searched knob can take, as the knob's type reads them."""
+"""Reads the values of a searched knob and converts them to the knob's type."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from ssl_sweep.spec.sections import Part
 
 
 def read_values(entry: Any, part: Part, knob: str) -> Categorical | Range:
-    """A list of choices or a range. Raises ValidationError."""
+    """Read a list of choices or a range. Raises ValidationError."""
     if isinstance(entry, list):
         return _choices(entry, part, knob)
     if isinstance(entry, dict):
@@ -41,5 +41,5 @@ def _range(entry: dict[str, Any], part: Part, knob: str) -> Range:
             read[end] = entry[end] if typed is None else typed
     made = errors.run((), Range.model_validate, read)
     errors.raise_if_any()
-    assert made is not None  # noqa: S101 - it is None only where something was found
+    assert made is not None  # noqa: S101 - None only after an error
     return made

@@ -55,7 +55,7 @@ def test_problems_are_in_the_files_order_with_their_lines(path: Path) -> None:
         .replace("knn:\n", "knn: {k: 1e1}\n")
     )
     assert refused(path) == [
-        "toy.yaml:1: name: is required (the sweep's study, runs and folder have it: letters, digits, `.`, `_`, `-`, "
+        "toy.yaml:1: name: is required (name of the sweep's study, runs and folder: letters, digits, `.`, `_`, `-`, "
         "at most 100); add `name: ...`",
         "toy.yaml:5: pretrain.epoch: 3: is not a knob of pretrain; did you mean 'epochs'?",
         "toy.yaml:6: pretrain.momentum: 1: must be less than 1 (momentum of sgd and lars; beta1 of adamw); "
