@@ -38,12 +38,13 @@ SPEC: dict[str, Any] = {
 SERVE = """
 import sys
 from pathlib import Path
+from ssl_sweep.service.listener import Listener
 from ssl_sweep.service.server import serve
 from ssl_sweep.service.settings import Settings
 from ssl_sweep.storage.folder_storage import FolderStorage
-from ssl_sweep.storage.layout import Storage
 folder, ray, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-serve(Settings(FolderStorage(folder), (folder,), tick_s=0.2, back_off_s=1), ray, "127.0.0.1", port)
+settings = Settings(FolderStorage(folder), (folder,), tick_s=0.2, back_off_s=1)
+serve(settings, ray, Listener("127.0.0.1", port))
 """
 
 
