@@ -1,7 +1,7 @@
-"""An encoder as a model of MLflow's, which loads without this package: a traced graph and its weights, no pickle.
+"""An encoder as an MLflow model that loads without this package: a traced graph and its weights, without pickle.
 
-`torch.export` writes the graph as JSON and the weights as plain bytes. What MLflow would pickle otherwise, whole
-modules, is code that runs on whoever loads it from a shared store.
+`torch.export` writes the graph as JSON and the weights as plain bytes. MLflow would pickle whole modules: code that
+runs on every machine that loads the model from a shared store.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ from ssl_sweep.tracking.transcript import KNOB, labels, searched
 from ssl_sweep.trial import export
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # MLflow warns of its own type hints, in colour
+    warnings.simplefilter("ignore")  # MLflow warns about its own type hints
     import mlflow.pyfunc
     import mlflow.pytorch
 from mlflow import MlflowClient
@@ -26,21 +26,21 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-NAME = "encoder"  # of the model, in its run: `runs:/RUN/encoder`
-TRACING = threading.Lock()  # torch.export keeps state of the whole process
-EXAMPLES = 2  # images; a batch of one would be traced as a constant
-OF_THE_FILE = ("format", "load", "metrics")  # what an exported file says of itself; MLflow has the metrics
-NOT_SERVED = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # by an MLflow server before version 3
+NAME = "encoder"  # of the model in its run: `runs:/RUN/encoder`
+TRACING = threading.Lock()  # torch.export has process-wide state
+EXAMPLES = 2  # images; a batch size of one would be traced as a constant
+FILE_METADATA = ("format", "load", "metrics")  # describe an exported file; MLflow has the metrics itself
+UNSUPPORTED_CODES = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # of MLflow servers before version 3
 
 
 def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
-    """Show the encoder of a trial's folder as a model of its run and return the model's URI; may be repeated.
+    """Log the encoder of a trial's folder as a model of its run; returns the model's URI, or None without an encoder.
 
-    None where the trial has pretrained no encoder. The model has the latest value of each of the run's metrics, so that
-    models can be compared as runs are. Each step looks for what an earlier try has left.
+    The model gets the latest value of each metric of the run, so that models can be compared like runs. The call may be
+    repeated: each step first looks for the result of an earlier call.
 
     Raises:
-        MlflowRejectedError: the encoder cannot be read or traced, or the server knows no models.
+        MlflowRejectedError: the encoder cannot be read or traced, or the server does not support models.
     """
     if not export.has_encoder(folder):
         return None
@@ -51,7 +51,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
             model = _upload(client, run, folder, model)
         _link(client, run, model)
     except MlflowException as error:
-        if error.error_code in NOT_SERVED:
+        if error.error_code in UNSUPPORTED_CODES:
             raise MlflowRejectedError(str(error)) from error
         raise
     return f"models:/{model.model_id}"
@@ -63,7 +63,7 @@ def save(trained: export.Trained, folder: Path) -> Model:
     shape = (3, encoder.image_size, encoder.image_size)
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, *shape))])
     outputs = Schema([TensorSpec(np.dtype("float32"), (-1, encoder.feature_dim))])
-    # quarters: every pixel is written out in JSON
+    # quarters: JSON writes out every pixel
     example = np.resize(np.arange(5, dtype="float32") / 4, (EXAMPLES, *shape))
     mlflow.pytorch.save_model(
         encoder,
@@ -72,10 +72,10 @@ def save(trained: export.Trained, folder: Path) -> Model:
         signature=ModelSignature(inputs, outputs),
         input_example=example,
         serialization_format="pt2",
-        pip_requirements=_requirements(),  # to find out itself, MLflow loads the model in a process of its own
-        metadata={key: value for key, value in export.describe(trained, {}).items() if key not in OF_THE_FILE},
+        pip_requirements=_requirements(),  # else MLflow loads the model in another process to infer them
+        metadata={key: value for key, value in export.describe(trained, {}).items() if key not in FILE_METADATA},
     )
-    # traced on the CPU the weights stay there, where pyfunc by itself would ask for a GPU
+    # the weights were traced on the CPU and stay there; pyfunc's default is a GPU
     model.flavors[mlflow.pyfunc.FLAVOR_NAME][mlflow.pyfunc.MODEL_CONFIG] = {"device": "cpu"}
     model.save(str(folder / "MLmodel"))
     return model
@@ -87,22 +87,20 @@ def _requirements() -> list[str]:
 
 def _find(client: MlflowClient, run: Run) -> LoggedModel | None:
     query = f"name = '{NAME}' and source_run_id = '{run.info.run_id}'"
-    found = client.search_logged_models([run.info.experiment_id], query, max_results=1)
-    return found[0] if found else None
+    models = client.search_logged_models([run.info.experiment_id], query, max_results=1)
+    return models[0] if models else None
 
 
 def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel | None) -> LoggedModel:
-    """The model with its files; `started` is what a killed try has left of it."""
+    """Upload the model's files; `started` is the entry of an interrupted call."""
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / NAME
         try:
             trained = export.read_trial(folder)
             with TRACING:
                 model = save(trained, saved)
-        except Exception as error:  # tracing raises a different type for each thing that it cannot do
-            raise MlflowRejectedError(
-                f"its encoder cannot be made a model ({type(error).__name__}: {error})"
-            ) from error
+        except Exception as error:  # tracing raises many types
+            raise MlflowRejectedError(f"it cannot be traced ({type(error).__name__}: {error})") from error
         entry = started or client.create_logged_model(
             run.info.experiment_id, NAME, run.info.run_id, labels(trained.record), searched(trained.record), NAME
         )
@@ -114,7 +112,7 @@ def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel |
 
 
 def _link(client: MlflowClient, run: Run, model: LoggedModel) -> None:
-    """Show the model on its run's page, and the run's results on the model's."""
+    """Link the model to its run, and copy the run's metrics to the model."""
     if not model.metrics:
         names = [name for name in run.data.metrics if not name.startswith(KNOB)][:MAX_POINTS]
         histories = [client.get_metric_history(run.info.run_id, name) for name in names]

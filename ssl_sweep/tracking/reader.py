@@ -1,4 +1,4 @@
-"""A sweep as MLflow has it, in pandas: its trials, the course of their metrics, its spec, its files."""
+"""A sweep read from MLflow: its trials and their metrics as data frames, its spec, its files."""
 
 import json
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ __all__ = ["NotTrackedError", "artifact", "histories", "list_sweeps", "runs", "s
 
 
 def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
-    """One row a trial, by choice and seed.
+    """One row per trial, by choice and seed.
 
-    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of a choice that the
-    search found best), then parameters (`views.overlay_alpha`, as numbers where all are), then the latest value of each
+    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of one of the
+    best choices), then parameters (`views.overlay_alpha`, as numbers if all of them are), then the latest value of each
     metric (`finetune/top1_test`), then start and end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
@@ -37,10 +37,10 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
 
 
 def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a value that a trial of the sweep reported: trial_id, name, step, value, time (UTC).
+    """One row per value that a trial reported: trial_id, name, step, value, time (UTC).
 
-    In the order of the trials (choice, seed), then name, step and time. `names` are metrics (`pretrain/loss`); by
-    default all that there are. Raises NotTrackedError for an unknown sweep.
+    Sorted by trial (choice, seed), name, step and time. `names` are metrics (`pretrain/loss`); None: all.
+    Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     trials = store.trials_of(client, sweep, tracking_uri)
@@ -58,7 +58,7 @@ def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None)
 
 
 def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> bytes | None:
-    """The content of a file of a trial, or of the sweep itself (None), or None where there is no such file.
+    """The content of a file of a trial, or of the sweep (trial_id None); None if there is no such file.
 
     `path` is as MLflow shows it: `pictures.png`, `table.md`. Raises NotTrackedError for an unknown sweep or trial.
     """
@@ -71,7 +71,7 @@ def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> 
 
 
 def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
-    """The spec that a sweep's parent run holds."""
+    """The spec of a sweep, from its parent run."""
     content = artifact(sweep, None, "spec.json", tracking_uri)
     if content is None:
         raise NotTrackedError(

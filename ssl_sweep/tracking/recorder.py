@@ -1,4 +1,4 @@
-"""The thread that carries a sweep's journals to MLflow: nobody waits for it, and its errors stay with it."""
+"""A thread that delivers a sweep's journals to MLflow. The sweep neither waits for it nor fails with it."""
 
 import json
 import logging
@@ -26,11 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes a sweep's journals to MLflow from a thread of its own, about once a second.
+    """Delivers a sweep's journals to MLflow from its own thread, about once a second.
 
-    While MLflow takes nothing the thread waits 1 s, then twice as long up to 30 s, and warns once an outage. What the
-    sweep itself has to say (spec, table, state) goes through a journal as well, so a store that is down at the end
-    gets it from `sync`.
+    While MLflow is unreachable the thread waits 1 s, then twice as long up to 30 s, and warns once per outage. The
+    sweep's own spec, table and state go through a journal too, so that `sync` can deliver them later.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class Recorder:
         spec: Mapping[str, Any],
         exchange: Callable[[], None] = lambda: None,
     ) -> None:
-        """exchange: brings journals that grow elsewhere into the folder, and sends what the recorder writes."""
+        """exchange: fetches journals that other machines write, and sends the recorder's files."""
         self._folder, self._spec, self._exchange = folder, spec, exchange
         self._journal = Journal(folder)
         self._spool = Spool(folder)
-        self._writer = _Writer(sweep, folder, tracking_uri, self._spool, _models(spec))
+        self._delivery = _Delivery(sweep, folder, tracking_uri, self._spool, _models(spec))
         self._uri = redacted(tracking_uri)
         self._closing = threading.Event()
         self._deadline = float("inf")
@@ -54,7 +53,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
     def start(self) -> None:
-        """Notes that a driver has taken up the sweep, and starts the thread."""
+        """Record the start of a driver, and start the thread."""
         self._journal.append(AttemptStarted(host=socket.gethostname(), pid=os.getpid()))
         self._journal.append(TagsSet(tags=_summary(self._spec)))
         texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
@@ -62,7 +61,7 @@ class Recorder:
         self._thread.start()
 
     def log_files(self, files: Mapping[str, str]) -> None:
-        """Shows files (name -> content) on the parent run."""
+        """Log files (name -> content) to the parent run."""
         folder = self._folder / "artifacts"
         for name, content in files.items():
             with replacing(folder / name) as partial:
@@ -70,26 +69,26 @@ class Recorder:
             self._journal.append(ArtifactAdded(path=f"artifacts/{name}"))
 
     def log_table(self, files: Mapping[str, str]) -> None:
-        """Shows files (name -> content) on the parent run; a Markdown file also as its description."""
+        """Log files (name -> content) to the parent run; a Markdown file also becomes its description."""
         self.log_files(files)
         for name, content in files.items():
             if name.endswith(".md"):
                 self._journal.append(DescriptionSet(text=content[:MAX_TAG]))
 
     def log_best(self, trial_id: str) -> None:
-        """Names a trial as the sweep's best, and shows its encoder as a model."""
+        """Record the sweep's best trial, whose encoder becomes a model."""
         self._journal.append(BestTrialChosen(trial=trial_id))
 
     def finish(self, state: str) -> None:
-        """The sweep ended: COMPLETE, FAILED or STOPPED."""
+        """Record the end of the sweep: COMPLETE, FAILED or STOPPED."""
         self._journal.append(Ended(state=state))
 
     def pending(self) -> int:
-        """The number of events that MLflow does not have yet."""
+        """The number of undelivered events."""
         return self._spool.pending()
 
     def close(self, timeout_s: float = 10.0) -> int:
-        """Delivers what is left in at most so many seconds; returns how many events remain: `sync` delivers them."""
+        """Deliver the rest in at most `timeout_s` seconds; returns the number of events that remain for `sync`."""
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
         if self._thread.is_alive():
@@ -98,7 +97,7 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            closing = self._closing.is_set()  # read first: what was appended before close() is then delivered below
+            closing = self._closing.is_set()  # read first: events appended before close() are delivered below
             self._deliver()
             if closing and (self._expired() or not self._outage):
                 return
@@ -108,21 +107,21 @@ class Recorder:
                 self._closing.wait(self._delay_s)
 
     def _deliver(self) -> None:
-        """Delivers what there is, and sets how long to wait until the next time."""
+        """Deliver new events, and set the delay until the next delivery."""
         started = time.monotonic()
         try:
             self._exchange()
-        except Exception as error:  # as below; what is there already can be delivered meanwhile
-            log.warning("what trials write waits where they are (%s)", redacted(f"{error}"))
+        except Exception as error:  # as below; events that are here can be delivered meanwhile
+            log.warning("files of trials could not be fetched; trying again (%s)", redacted(f"{error}"))
         try:
-            delivered = self._writer.deliver(self._expired)
-        except Exception as error:  # the thread's edge: nothing that goes wrong here may reach the sweep
+            delivered = self._delivery.deliver(self._expired)
+        except Exception as error:  # the thread's edge: no error may reach the sweep
             self._begin_outage(error)
             return
         if self._outage:
             log.warning("MLflow at %s is back", self._uri)
         self._outage = False
-        # looking through thousands of journals takes at most a twentieth of the time
+        # polling thousands of journals takes at most a twentieth of the time
         self._delay_s = 1.0 if delivered else max(1.0, 20 * (time.monotonic() - started))
 
     def _begin_outage(self, error: Exception) -> None:
@@ -138,18 +137,18 @@ class Recorder:
 
 
 def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
-    """Delivers all events of a sweep from the first on and returns their number; raises what MLflow raises."""
+    """Deliver all events of a sweep again; returns their number. Raises MLflow's errors."""
     if not folder.is_dir():
-        raise NotTrackedError(f"no folder {folder}: there is nothing of sweep {sweep!r} to deliver")
+        raise NotTrackedError(f"no folder {folder}: sweep {sweep!r} has no events to deliver")
     spool = Spool(folder)
     spool.forget()
-    stored = folder / "spec.yaml"
-    spec = yaml.safe_load(stored.read_text()) if stored.exists() else {}
-    return _Writer(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
+    spec_file = folder / "spec.yaml"
+    spec = yaml.safe_load(spec_file.read_text()) if spec_file.exists() else {}
+    return _Delivery(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
 
 
-class _Writer:
-    """Delivers a spool into MLflow. `models` says whose encoders become models: none's, the best's or all trials'."""
+class _Delivery:
+    """Delivers a spool to MLflow. `models`: whose encoders become models: none, best or all."""
 
     def __init__(self, sweep: str, folder: Path, tracking_uri: str, spool: Spool, models: str) -> None:
         self._connect: Callable[[], SweepRuns] = lambda: SweepRuns(sweep, folder, tracking_uri)
@@ -160,7 +159,7 @@ class _Writer:
         self._failures: dict[str, int] = {}
 
     def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
-        """Delivers the journals that have grown, those that failed before last; returns the number of events."""
+        """Deliver the journals that have grown, those that failed before last; returns the number of events."""
         names = [name for name in self._spool.grown() if name not in self._refused]
         if not names:
             return 0
@@ -169,13 +168,13 @@ class _Writer:
             self._spool.deliver_to(self._runs.parent)
             return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
         except Exception:
-            self._runs = None  # the runs may be others, or gone, when MLflow is back
+            self._runs = None  # after an outage the runs may differ, or be gone
             raise
         finally:
             self._spool.save()
 
     def _by_failures(self, names: list[str]) -> list[str]:
-        # the sweep's own last: what it says of a trial comes after what the trial says
+        # the sweep's own journal last: it refers to events of trials
         return sorted(names, key=lambda name: (self._failures.get(name, 0), name == SWEEP))
 
     def _drain(self, runs: SweepRuns, name: str, expired: Callable[[], bool]) -> int:
@@ -185,12 +184,11 @@ class _Writer:
                 delivered += count
         except (JournalError, MlflowRejectedError) as error:
             self._refused.add(name)
-            log.warning(
-                "MLflow shows no more of %s: %s", f"trial {name}" if name else "the sweep", redacted(str(error))
-            )
+            whose = f"trial {name}" if name else "the sweep"
+            log.warning("no further events of %s are delivered to MLflow: %s", whose, redacted(str(error)))
         except Exception:
             self._failures[name] = self._failures.get(name, 0) + 1
-            self._transcripts.pop(name, None)  # it has seen events that MLflow has not
+            self._transcripts.pop(name, None)  # it contains events that MLflow lacks
             raise
         return delivered
 
@@ -198,8 +196,8 @@ class _Writer:
         events, offset = self._spool.read(name)
         if not events:
             return 0
-        run_id, anew = self._run_of(runs, name)
-        if anew:
+        run_id, restarts = self._run_of(runs, name)
+        if restarts:
             return self._deliver_chunk(runs, name)
         if name not in self._transcripts:
             self._transcripts[name] = Transcript(self._spool.delivered(name))
@@ -213,15 +211,15 @@ class _Writer:
         return len(events)
 
     def _run_of(self, runs: SweepRuns, name: str) -> tuple[str, bool]:
-        """A run's id, and whether its journal starts anew because it was delivered to a run that is gone."""
+        """A run's id, and whether delivery restarts from the first event because the earlier run is gone."""
         run_id, created = runs.run(name)
-        anew = created and self._spool.rewind(name)
-        if anew:
+        restarts = created and self._spool.rewind(name)
+        if restarts:
             self._transcripts.pop(name, None)
-        return run_id, anew
+        return run_id, restarts
 
     def _log_models(self, runs: SweepRuns, name: str, update: Update) -> None:
-        """Shows the encoders that these events make due: of a trial that ended well, of the sweep's best."""
+        """Log the encoders that these events concern: a completed trial's, the best trial's."""
         if self._models == "all" and name != SWEEP and update.status == "FINISHED":
             self._log_model(runs, name)
         if self._models != "none" and update.best is not None and (model := self._log_model(runs, update.best)):
@@ -232,7 +230,7 @@ class _Writer:
         try:
             model = runs.log_model(trial, run_id)
         except MlflowRejectedError as error:
-            log.warning("MLflow shows no model of trial %s: %s", trial, redacted(str(error)))
+            log.warning("the encoder of trial %s is not logged as a model: %s", trial, redacted(str(error)))
             return None
         if model is not None:
             runs.write(trial, run_id, Update(tags={f"{PREFIX}model": model}))
@@ -240,11 +238,11 @@ class _Writer:
 
 
 def _summary(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What one wants to see of a sweep in a list of runs."""
+    """The tags of a sweep for lists of runs."""
     search = spec.get("search") or {}
     return {**summary(spec), "objective": search.get("objective"), "sampler": search.get("sampler")}
 
 
 def _models(spec: Mapping[str, Any]) -> str:
-    """Whose encoders become models: of no trial, the best, or all."""
+    """Whose encoders become models: none, best or all."""
     return str((spec.get("tracking") or {}).get("models", "best"))

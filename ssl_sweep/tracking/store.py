@@ -1,6 +1,6 @@
-"""MLflow's store as the record reads it: a sweep's parent run, its trials' runs, their metrics' histories, their files.
+"""Queries to MLflow: a sweep's parent run, its trials' runs, the histories of their metrics, their files.
 
-A database is read by SQL, a server through MLflow's client; both give the same.
+A database is read by SQL, a server through MLflow's client, with the same results.
 """
 
 import difflib
@@ -21,24 +21,24 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
-EXPERIMENT = "ssl_sweep/"  # before a sweep's name: a shared server has experiments of other people
+EXPERIMENT = "ssl_sweep/"  # prefix of a sweep's name: a shared server has other people's experiments
 PARENT = "mlflow.parentRunId"
-LARGEST_FLOAT = 1.7976931348623157e308  # what MLflow's SQL stores make of infinity
-PAGE = 500  # runs; a server must answer within the timeout
-REQUESTS = 8  # at a time, where each metric of each run is one
-MAX_POINTS = 900  # metrics in one batch, where MLflow takes 1,000 things in all
+LARGEST_FLOAT = 1.7976931348623157e308  # MLflow's SQL stores replace infinity by it
+PAGE = 500  # runs in one request: a server must answer within the timeout
+REQUESTS = 8  # at a time; each metric of each run is one request
+MAX_POINTS = 900  # metrics in one batch; MLflow's limit is 1,000 entries in all
 
 
 class MlflowRejectedError(Exception):
-    """MLflow will never take this: to try again is of no use."""
+    """MLflow has rejected data and would reject them again: do not retry."""
 
 
 class NotTrackedError(UserError, LookupError):
-    """MLflow holds no such sweep, or no such trial of it."""
+    """MLflow has no such sweep, or no such trial of it."""
 
 
 class StoredRun(NamedTuple):
-    """A trial's run as it is stored; `metrics` are the latest values."""
+    """A trial's run in MLflow; `metrics` has the latest values."""
 
     run_id: str
     status: str
@@ -60,7 +60,7 @@ class StoredPoint(NamedTuple):
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of a store that exists. Raises NotTrackedError."""
+    """A client of an existing store. Raises NotTrackedError."""
     if not has_store(tracking_uri):
         raise NotTrackedError(
             f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name another store by tracking.uri"
@@ -69,56 +69,56 @@ def connect(tracking_uri: str) -> MlflowClient:
 
 
 def has_store(tracking_uri: str) -> bool:
-    """Whether it can be looked into: MLflow would create a missing SQLite file and take seconds over it."""
+    """Whether the store exists: MLflow would take seconds to create a missing SQLite file."""
     file = tracking_uri.removeprefix("sqlite:///")
     return file == tracking_uri or Path(file).exists()
 
 
 def is_database(tracking_uri: str) -> bool:
-    """Whether the store is a database that is read directly, without a server."""
+    """Whether the store is a database, which is read without a server."""
     return re.match(r"(sqlite|postgresql|mysql|mssql)\b", tracking_uri) is not None
 
 
 def tag(name: str) -> str:
-    """One of our tags in a filter of MLflow's."""
+    """A tag of this package, in MLflow's filter language."""
     return f"tags.`{PREFIX}{name}`"
 
 
 def names(client: MlflowClient) -> list[str]:
     """The names of the sweeps, the newest first."""
-    found, token = [], None
+    experiments, token = [], None
     while True:
         page = client.search_experiments(
             filter_string=f"name LIKE '{EXPERIMENT}%'", order_by=["creation_time DESC"], page_token=token
         )
-        found += [experiment.name for experiment in page]
+        experiments += [experiment.name for experiment in page]
         token = page.token
         if not token:
-            return [name.removeprefix(EXPERIMENT) for name in found if name.startswith(EXPERIMENT)]
+            return [name.removeprefix(EXPERIMENT) for name in experiments if name.startswith(EXPERIMENT)]
 
 
 def parent_of(client: MlflowClient, sweep: str, tracking_uri: str) -> Run:
-    """The newest parent run: an older one is of a sweep of this name whose storage folder was another.
+    """The newest parent run. An older one belongs to a sweep of this name in another storage folder.
 
     Raises NotTrackedError.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT + sweep)
     ids = [] if experiment is None else [experiment.experiment_id]
-    found = ids and client.search_runs(ids, f"{tag('role')} = 'parent'", order_by=["start_time DESC"], max_results=1)
-    if not found:
+    runs = ids and client.search_runs(ids, f"{tag('role')} = 'parent'", order_by=["start_time DESC"], max_results=1)
+    if not runs:
         raise NotTrackedError(
             f"no sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(sweep, names(client))}"
         )
-    return found[0]
+    return runs[0]
 
 
 def trial_run(client: MlflowClient, sweep: str, trial_id: str, tracking_uri: str) -> str:
     """The id of a trial's run. Raises NotTrackedError."""
     parent = parent_of(client, sweep, tracking_uri).info
-    if re.fullmatch(r"[\w-]+", trial_id):  # anything else is no id, and might not be quoted in a filter
+    if re.fullmatch(r"[\w-]+", trial_id):  # anything else is no id, and cannot be quoted in a filter
         query = f"tags.`{PARENT}` = '{parent.run_id}' and {tag('trial_id')} = '{trial_id}'"
-        if found := client.search_runs([parent.experiment_id], query, max_results=1):
-            return str(found[0].info.run_id)
+        if runs := client.search_runs([parent.experiment_id], query, max_results=1):
+            return str(runs[0].info.run_id)
     ids = [trial.tags.get(PREFIX + "trial_id", "") for trial in trials_of(client, sweep, tracking_uri)]
     raise NotTrackedError(
         f"no trial {trial_id!r} of sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(trial_id, ids)}"
@@ -130,21 +130,21 @@ def trials_of(client: MlflowClient, sweep: str, tracking_uri: str) -> list[Store
     parent = parent_of(client, sweep, tracking_uri).info
     if is_database(tracking_uri):
         with _connection(tracking_uri) as connection:
-            found = _trials_by_sql(connection, parent.run_id)
+            trials = _trials_by_sql(connection, parent.run_id)
     else:
-        found = _trials_by_api(client, parent.experiment_id, parent.run_id)
-    return sorted(found, key=lambda trial: [int(trial.tags.get(PREFIX + key, -1)) for key in ("choice", "seed")])
+        trials = _trials_by_api(client, parent.experiment_id, parent.run_id)
+    return sorted(trials, key=lambda trial: [int(trial.tags.get(PREFIX + key, -1)) for key in ("choice", "seed")])
 
 
 def points_of(
     client: MlflowClient, trials: Sequence[StoredRun], tracking_uri: str, wanted: Sequence[str] | None
 ) -> list[StoredPoint]:
-    """All values of the `wanted` metrics, or of all, that these runs have, in no order."""
+    """All values of the `wanted` metrics (None: of all metrics) of these runs, in no order."""
     if is_database(tracking_uri):
         parent = trials[0].tags[PARENT] if trials else ""
         with _connection(tracking_uri) as connection:
             return _points_by_sql(connection, parent, wanted)
-    pairs = [(each.run_id, name) for each in trials for name in each.metrics if wanted is None or name in wanted]
+    pairs = [(trial.run_id, name) for trial in trials for name in trial.metrics if wanted is None or name in wanted]
     with ThreadPoolExecutor(REQUESTS) as pool:
         histories = pool.map(lambda pair: client.get_metric_history(*pair), pairs)
         return [
@@ -155,17 +155,17 @@ def points_of(
 
 
 def read_file(client: MlflowClient, run_id: str, path: str) -> bytes | None:
-    """An artifact's content, or None where the run has none of that path."""
+    """An artifact's content; None if the run has none at this path."""
     parent = str(PurePosixPath(path).parent)
-    shown = {file.path for file in client.list_artifacts(run_id, None if parent == "." else parent)}
-    if path not in shown:
+    paths = {file.path for file in client.list_artifacts(run_id, None if parent == "." else parent)}
+    if path not in paths:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
 
 
 def unclipped(value: float) -> float:
-    """Infinity again, where the store has the largest number instead."""
+    """The value that was logged: infinity, where the store has the largest float."""
     return value if abs(value) < LARGEST_FLOAT else float("inf") * value
 
 
@@ -175,14 +175,14 @@ def _remedy(wanted: str, known: Sequence[str]) -> str:
 
 
 def _trials_by_api(client: MlflowClient, experiment_id: str, parent: str) -> list[StoredRun]:
-    found: list[Run] = []
+    runs: list[Run] = []
     token = None
     while True:
         page = client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}'", max_results=PAGE, page_token=token)
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return [_stored(run) for run in found]
+            return [_stored(run) for run in runs]
 
 
 def _stored(run: Run) -> StoredRun:
@@ -200,18 +200,18 @@ def _connection(tracking_uri: str) -> Iterator[Connection]:
 
 
 def _trials_by_sql(connection: Connection, parent: str) -> list[StoredRun]:
-    """The same from MLflow's tables: seven times as fast as its search, which makes an object of every value."""
+    """The trials from MLflow's tables: seven times as fast as its search, which creates an object per value."""
     active = _active(parent)
-    runs: Any = select(SqlRun.run_uuid, SqlRun.status, SqlRun.start_time, SqlRun.end_time).where(active)
-    found = {row[0]: StoredRun(row[0], row[1], row[2], row[3], {}, {}, {}) for row in connection.execute(runs)}
+    query: Any = select(SqlRun.run_uuid, SqlRun.status, SqlRun.start_time, SqlRun.end_time).where(active)
+    trials = {row[0]: StoredRun(row[0], row[1], row[2], row[3], {}, {}, {}) for row in connection.execute(query)}
     for run_id, key, value in connection.execute(_columns(SqlParam).join(SqlRun).where(active)):
-        found[run_id].params[key] = value
+        trials[run_id].params[key] = value
     for run_id, key, value in connection.execute(_columns(SqlTag).join(SqlRun).where(active)):
-        found[run_id].tags[key] = value
+        trials[run_id].tags[key] = value
     latest = _columns(SqlLatestMetric).add_columns(SqlLatestMetric.is_nan).join(SqlRun).where(active)
     for run_id, key, value, is_nan in connection.execute(latest.where(_measured(SqlLatestMetric))):
-        found[run_id].metrics[key] = float("nan") if is_nan else unclipped(value)
-    return list(found.values())
+        trials[run_id].metrics[key] = float("nan") if is_nan else unclipped(value)
+    return list(trials.values())
 
 
 def _points_by_sql(connection: Connection, parent: str, wanted: Sequence[str] | None) -> list[StoredPoint]:
@@ -231,7 +231,7 @@ def _active(parent: str) -> Any:
 
 
 def _measured(table: Any) -> Any:
-    """A knob that is shown as a metric was set, not measured."""
+    """Excludes knobs that are logged as metrics: they are settings, not measurements."""
     return table.key.not_like(f"{KNOB}%")
 
 

@@ -1,4 +1,4 @@
-"""Journal events as what a tracking store holds: metrics, tags, files, a status. Pure functions; knows no store."""
+"""Translates journal events into metrics, tags, files and a status. Pure functions that know no store."""
 
 import json
 import sys
@@ -20,9 +20,9 @@ from ssl_sweep.trialdir.events import (
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
-PREFIX = "ssl_sweep."  # of every tag that is ours
-KNOB = "knob/"  # of a searched knob shown as a metric
-# of a run in MLflow, by how its trial's last attempt ended
+PREFIX = "ssl_sweep."  # of this package's tags
+KNOB = "knob/"  # prefix of searched knobs that are logged as metrics
+# status of a run in MLflow, by the end of its trial's last attempt
 STATUS = {
     TrialState.COMPLETE: "FINISHED",
     TrialState.FAILED: "FAILED",
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
 @dataclass
 class Update:
-    """What a list of events changes in a run."""
+    """The change of a run by a list of events."""
 
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -52,22 +52,22 @@ class Update:
     texts: dict[str, str] = field(default_factory=dict)  # file name -> content
     status: str | None = None  # RUNNING, FINISHED, FAILED or KILLED
     end_ms: int | None = None
-    best: str | None = None  # the trial that the sweep names as its best
+    best: str | None = None  # the sweep's best trial
 
 
 class Transcript:
-    """Turns the events of one journal, in order and in as many lists as they come, into updates.
+    """Turns the events of one journal, given in order in any number of lists, into updates.
 
-    A stage's results become metrics unless the stage reported them itself: an evaluation's last epoch is not shown
-    twice. Events that a store has no place for are passed over.
+    Results of a stage become metrics unless the stage has reported them: an evaluation's last epoch is not logged
+    twice. Events without a counterpart in MLflow are skipped.
     """
 
     def __init__(self, earlier: Iterable[Event] = ()) -> None:
-        self._named: set[str] = set()
+        self._reported_names: set[str] = set()
         self.update(earlier)
 
     def update(self, events: Iterable[Event]) -> Update:
-        """The change that these events make, the last word of each thing said twice."""
+        """The change by these events; later values replace earlier ones."""
         update = Update()
         for event in events:
             self._apply(event, update)
@@ -96,10 +96,10 @@ class Transcript:
     def _finish_stage(self, event: StageFinished, update: Update) -> None:
         measured = {**event.results, "seconds": event.seconds}
         named = {f"{event.stage}/{name}": value for name, value in measured.items()}
-        self._log({name: value for name, value in named.items() if name not in self._named}, 0, event, update)
+        self._log({name: value for name, value in named.items() if name not in self._reported_names}, 0, event, update)
 
     def _log(self, metrics: Mapping[str, float], step: int, event: Event, update: Update) -> None:
-        self._named.update(map(sys.intern, metrics))
+        self._reported_names.update(map(sys.intern, metrics))
         update.points += [Point(name, value, _ms(event), step) for name, value in metrics.items()]
 
 
@@ -119,20 +119,20 @@ def _end(event: Ended, update: Update) -> None:
 
 
 def parameters(record: TrialRecord) -> dict[str, str]:
-    """A trial's knobs, config and seed as flat texts: `views.overlay_alpha` -> `0.3`."""
+    """A trial's knobs, config and seed as flat strings: `views.overlay_alpha` -> `0.3`."""
     seed = {} if record.seed is None else {"seed": text(record.seed)}
     return {**searched(record), **flat(record.config), **seed}
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """The values of nested sections as texts: `{"views": {"alpha": 0.3}}` -> `{"views.alpha": "0.3"}`."""
+    """The values of nested sections as strings: `{"views": {"alpha": 0.3}}` -> `{"views.alpha": "0.3"}`."""
     return {path: text(value) for path, value in _flatten(config).items()}
 
 
 def labels(record: TrialRecord) -> dict[str, str]:
-    """What people pick trials by, as tags: method, encoder, data, and `knob.views.overlay_alpha` for searched ones.
+    """Tags by which people select trials: method, encoder, data, and searched knobs as `knob.views.overlay_alpha`.
 
-    A trial with a fresh seed, which confirms what the search has found, is tagged so.
+    A trial that confirms one of the best choices with a fresh seed has the tag `confirms`.
     """
     knobs = {f"knob.{path}": value for path, value in searched(record).items()}
     confirms = {"confirms": True} if record.confirms else {}
@@ -140,7 +140,7 @@ def labels(record: TrialRecord) -> dict[str, str]:
 
 
 def searched(record: TrialRecord) -> dict[str, str]:
-    """The searched knobs of a trial as texts."""
+    """The searched knobs of a trial as strings."""
     return {path: text(value) for path, value in record.knobs.items()}
 
 
@@ -152,9 +152,9 @@ def summary(config: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def knob_numbers(record: TrialRecord) -> dict[str, float]:
-    """The searched knobs that are numbers, and the seed, as `knob/views.overlay_alpha`.
+    """The numeric searched knobs and the seed, as metrics `knob/views.overlay_alpha`.
 
-    MLflow orders and compares parameters and tags as texts, so that 10 comes before 9; metrics are numbers.
+    MLflow sorts parameters and tags as strings, 10 before 9, but metrics as numbers.
     """
     values = {**record.knobs, "seed": record.seed}
     numbers = {path: value for path, value in values.items() if isinstance(value, (int, float))}
@@ -162,7 +162,7 @@ def knob_numbers(record: TrialRecord) -> dict[str, float]:
 
 
 def run_name(knobs: Mapping[str, Any], seed: int | None) -> str:
-    """`overlay_alpha=0.3 seed=0`: what tells the trial from its neighbours."""
+    """The name of a trial's run: `overlay_alpha=0.3 seed=0`."""
     knobs = {path: value for path, value in knobs.items() if path != "seed"}
     short = [path.rpartition(".")[2] for path in knobs]
     parts = [
@@ -182,7 +182,7 @@ def text(value: Any) -> str:
 
 
 def value_of(written: str) -> bool | int | float | None:
-    """The number, bool or None that `text` wrote; raises ValueError on any other text."""
+    """The number, bool or None that `text` has written. Raises ValueError for any other string."""
     constants = {"true": True, "false": False, "null": None}
     if written in constants:
         return constants[written]

@@ -1,8 +1,7 @@
-"""A sweep's way into MLflow: an experiment `ssl_sweep/NAME` with a parent run and a child run a trial.
+"""Writes a sweep to MLflow: an experiment `ssl_sweep/NAME` with a parent run, and a child run per trial.
 
-Everything may be written again: runs are found by their tags before they are made, parameters repeat their values, and
-MLflow's stores take a metric with the same key, value, step and time as the same row. So MLflow may be slow, down, or
-rebuilt from nothing.
+Every write may be repeated: runs are searched by their tags before they are created, parameters keep their values, and
+MLflow stores a metric with the same key, value, step and time as one row. So MLflow may be slow, down, or rebuilt.
 """
 
 import logging
@@ -25,19 +24,19 @@ from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, 
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
 
-MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters that MLflow takes
+MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters; MLflow's limits
 MAX_PARAMS = 100  # in one batch
 LOCK_TIMEOUT_S = 60.0
 log = logging.getLogger(__name__)
 
 
 class SweepRuns:
-    """The runs of one sweep, found or created, and written to; `name` is a trial's id, or `SWEEP` for the parent."""
+    """The runs of one sweep: finds or creates them, and writes to them. `name`: a trial's id, or `SWEEP`."""
 
     def __init__(self, sweep: str, folder: Path, tracking_uri: str) -> None:
         self._sweep, self._folder = sweep, folder
         self._lock = FileLock(folder.parent / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
-        with self._lock:  # two sweeps that start at once must not both create the store's tables
+        with self._lock:  # two sweeps must not create the store's tables at once
             self._client = MlflowClient(tracking_uri)
             self._experiment_id = self._experiment(tracking_uri)
             self._sweep_id = identity(folder / "sweep_id")
@@ -48,13 +47,13 @@ class SweepRuns:
         """The id of a run, and whether it had to be created."""
         if name in self._known:
             return self._known[name], False
-        with self._lock, _refusals():
-            found = self._find(name)
-            self._known[name] = found or self._create(name)
-        return self._known[name], found is None
+        with self._lock, _rejections():
+            existing = self._find(name)
+            self._known[name] = existing or self._create(name)
+        return self._known[name], existing is None
 
     def describe(self, name: str, run_id: str) -> None:
-        """Logs what a trial is: every resolved value as a parameter, the file they stand in, and what is sorted by."""
+        """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics."""
         if name == SWEEP:
             return
         record, run = self._record(name), self._client.get_run(run_id)
@@ -64,20 +63,20 @@ class SweepRuns:
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
         params = [Param(key, value) for key, value in values.items() if key not in known]
         tags = [RunTag(key, _clean(value)) for key, value in labels(record).items()]
-        tags.append(RunTag(PARENT, self.parent))  # of a parent that was deleted and is made anew
-        # the time of the run's start, so that a repetition is the same row
+        tags.append(RunTag(PARENT, self.parent))  # for a parent that was deleted and created again
+        # at the time of the run's start, so that a repetition is the same row
         numbers = [Metric(_key(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()]
-        with _refusals():
+        with _rejections():
             self._client.log_batch(run_id, metrics=numbers, tags=tags)
             for start in range(0, len(params), MAX_PARAMS):
                 self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
         self._upload(name, run_id, RECORD)
 
     def write(self, name: str, run_id: str, update: Update) -> None:
-        """Logs what an update says; may be repeated."""
+        """Write an update; may be repeated."""
         points = [Metric(_key(point.name), point.value, point.time_ms, point.step) for point in update.points]
         tags = [RunTag(key, _clean(value)) for key, value in update.tags.items()]
-        with _refusals():
+        with _rejections():
             self._client.log_batch(run_id, metrics=points[:MAX_POINTS], tags=tags)
             for start in range(MAX_POINTS, len(points), MAX_POINTS):
                 self._client.log_batch(run_id, metrics=points[start : start + MAX_POINTS])
@@ -91,29 +90,29 @@ class SweepRuns:
             self._client.set_terminated(run_id, update.status, update.end_ms)
 
     def log_model(self, name: str, run_id: str) -> str | None:
-        """Shows a trial's encoder as a model of its run and returns the model's URI; None where it has no encoder."""
-        from ssl_sweep.tracking.model import log_model  # torch, which a sweep without models does not need here
+        """Log a trial's encoder as a model of its run; returns the model's URI, or None without an encoder."""
+        from ssl_sweep.tracking.model import log_model  # imports torch, which a sweep without models does not need here
 
         return log_model(self._client, run_id, folder_of(self._folder, name))
 
     def _experiment(self, tracking_uri: str) -> str:
         name = EXPERIMENT + self._sweep
-        found: Experiment | None = self._client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
-        beside = (self._folder.parent / "mlartifacts").resolve().as_uri()
-        location = beside if is_database(tracking_uri) else None  # a server knows where artifacts belong
-        # the kind has MLflow's pages show training runs rather than traces
+        experiment: Experiment | None = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage == "deleted":
+                self._client.restore_experiment(experiment.experiment_id)
+            return str(experiment.experiment_id)
+        local = (self._folder.parent / "mlartifacts").resolve().as_uri()
+        location = local if is_database(tracking_uri) else None  # a server has its own location
+        # with this kind MLflow's pages show training runs, not traces
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
     def _find(self, name: str) -> str | None:
         role = f"{tag('role')} = 'parent'" if name == SWEEP else f"{tag('trial_id')} = '{name}'"
         query = f"{role} and {tag('sweep_id')} = '{self._sweep_id}'"
-        found = self._client.search_runs([self._experiment_id], query, max_results=1)
-        return str(found[0].info.run_id) if found else None
+        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return str(runs[0].info.run_id) if runs else None
 
     def _create(self, name: str) -> str:
         tags: dict[str, Any] = {"sweep": self._sweep, "sweep_id": self._sweep_id, "role": "parent"}
@@ -124,14 +123,14 @@ class SweepRuns:
             title, parent = run_name(record.knobs, record.seed), {PARENT: self.parent}
         first, _ = read(folder_of(self._folder, name), 0, MAX_LINE_BYTES)
         started = first[0].time if first else time.time()
-        ours = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
-        run = self._client.create_run(self._experiment_id, int(started * 1000), ours | parent, title)
+        prefixed = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
+        run = self._client.create_run(self._experiment_id, int(started * 1000), prefixed | parent, title)
         return str(run.info.run_id)
 
     def _record(self, name: str) -> TrialRecord:
         try:
             return TrialRecord.read(folder_of(self._folder, name))
-        except FileNotFoundError:  # the trial died before it wrote it
+        except FileNotFoundError:  # the trial died before it wrote its record
             return TrialRecord(name)
         except RecordError as error:
             raise MlflowRejectedError(f"{error}; restore it, then run `ssl-sweep sync {self._sweep}`") from error
@@ -142,14 +141,14 @@ class SweepRuns:
         if not path.is_relative_to(folder):
             raise MlflowRejectedError(f"artifact {relative!r} lies outside {folder}")
         if not path.is_file():
-            log.warning("%s is gone and cannot be shown in MLflow", path)
+            log.warning("%s is gone and cannot be logged to MLflow", path)
             return
-        shown_in = path.parent.relative_to(folder).as_posix().removeprefix("artifacts").strip("/.")
-        self._client.log_artifact(run_id, str(path), shown_in or None)
+        directory = path.parent.relative_to(folder).as_posix().removeprefix("artifacts").strip("/.")
+        self._client.log_artifact(run_id, str(path), directory or None)
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _rejections() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
@@ -159,16 +158,16 @@ def _refusals() -> Iterator[None]:
 
 
 def identity(path: Path) -> str:
-    """An id for life of a sweep's folder: a new sweep of an old name must not go into the old one's runs."""
+    """The permanent id of a sweep's folder: a new sweep of an old name must not write to the old runs."""
     if not path.exists() or not path.read_text():
         path.write_text(uuid.uuid4().hex)
     return path.read_text()
 
 
 def _key(name: str) -> str:
-    """The name as MLflow takes it."""
+    """The name with only characters that MLflow accepts."""
     return re.sub(r"/{2,}", "/", re.sub(r"[^/\w.\- :]", "_", name)).strip("/.")
 
 
 def _clean(value: str) -> str:
-    return value.replace("\0", "")[:MAX_TAG]  # PostgreSQL takes no NUL
+    return value.replace("\0", "")[:MAX_TAG]  # PostgreSQL rejects NUL

@@ -184,7 +184,7 @@ def test_an_encoder_that_cannot_be_read_holds_up_nothing(
     Journal(folder).append(DescriptionSet(text="after it"))
     sync("demo", folder, uri)
     assert models_of(uri) == []
-    assert "MLflow shows no model of trial uuid-0: its encoder cannot be made a model (CheckpointError" in caplog.text
+    assert "the encoder of trial uuid-0 is not logged as a model: it cannot be traced (CheckpointError" in caplog.text
     assert MlflowClient(uri).get_run(parent_id(uri)).data.tags["mlflow.note.content"] == "after it"
 
 

@@ -483,7 +483,7 @@ def test_what_mlflow_refuses_holds_up_nobody(folder: Path, uri: str, caplog: pyt
     recorder.start()
     assert recorder.close(20) == 3
     assert reader.runs(["demo"], uri)["late"].tolist()[3] == 2.0
-    refused = sorted(re.findall(r"shows no more of trial (\S+): (.*)", caplog.text))
+    refused = sorted(re.findall(r"no further events of trial (\S+) are delivered to MLflow: (.*)", caplog.text))
     assert [name for name, _ in refused] == ["uuid-0-0", "uuid-0-1"]
     assert "lies outside" in refused[0][1]
     assert "not a line of JSON" in refused[1][1]
@@ -503,7 +503,7 @@ def test_a_parameter_keeps_its_first_value(folder: Path, uri: str, caplog: pytes
 def test_a_lost_artifact_is_said(folder: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     begin_trial(folder, 0, 0).append(ArtifactAdded(path="artifacts/gone.png"))
     sync("demo", folder, uri)
-    assert "gone.png is gone and cannot be shown" in caplog.text
+    assert "gone.png is gone and cannot be logged" in caplog.text
     assert files_of(uri, runs_of(uri)["overlay_alpha=0.0 seed=0"]) == {"config.yaml"}
 
 
