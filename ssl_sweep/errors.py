@@ -3,7 +3,7 @@
 Each message names the place, the value and a remedy. Each class stands in the package that raises it:
 
 UserError
-├── BucketError             storage   a bucket cannot be reached, refuses a request, or has been away for too long
+├── BucketError             storage   a bucket cannot be reached, or refuses a request
 ├── ClusterError            cluster   the Ray cluster cannot be used
 │   └── InfeasibleError     cluster   no node has the resources for a trial
 ├── DamagedRequestError     trialdir  a trial cannot read the request to end it

@@ -96,13 +96,13 @@ class TrialSync:
                 self._send(name, *changed[name])
 
     def fetch_stop_request(self) -> None:
-        """Download the driver's stop request; if the bucket is away, the next report tries again."""
+        """Download the driver's stop request; if the bucket is unreachable, the next report tries again."""
         with suppress(BucketError):  # the sender thread reports it
             self.bucket.download(f"{self.key}/{REQUEST_FILE}", self.folder / REQUEST_FILE, waits=False)
 
     def _download(self, under: str, folder: Path) -> dict[str, ObjectInfo]:
         objects = self.bucket.list_objects(under)
-        self.bucket.each(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), objects)
+        self.bucket.map(lambda key: self.bucket.download(key, folder / key.removeprefix(under)), objects)
         return objects
 
     def _has(self, pretraining: str) -> bool:

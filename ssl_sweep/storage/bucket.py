@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 
 
 class BucketError(UserError, ValueError):
-    """A bucket cannot be reached, refuses, or has been away for too long."""
+    """A bucket cannot be reached, refuses a request, or was unreachable for too long."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Bucket:
         return self._with_retries(whole)
 
     def download(self, key: str, path: Path, *, waits: bool = True) -> bool:
-        """Write an object to a file atomically; returns whether it exists. `waits`: retry while the bucket is away."""
+        """Write an object to a file atomically; returns whether it exists. `waits`: retry while it is unreachable."""
 
         def into_file() -> bool:
             with replacing(path) as partial:
@@ -140,7 +140,7 @@ class Bucket:
             for error in (answer or {}).get("Errors", ()):
                 raise BucketError(f"{self.url}: {error.get('Key')} cannot be removed ({error.get('Message')})")
 
-    def each(self, work: Callable[[str], Answer], keys: Iterable[str]) -> list[Answer]:
+    def map(self, work: Callable[[str], Answer], keys: Iterable[str]) -> list[Answer]:
         """Call `work` with each key, in several threads; returns the results in order."""
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             return list(pool.map(work, keys))
@@ -153,12 +153,12 @@ class Bucket:
         def call_again(failures: int) -> Answer:
             answer = call()
             if failures:
-                log.warning("the storage %s is back", self.url)
+                log.warning("the storage %s can be reached again", self.url)
             return answer
 
         def warn_once(error: Exception, failures: int) -> None:
             if not failures:
-                log.warning("the storage %s is away (%s); trying on", self.url, _reason(error))
+                log.warning("the storage %s cannot be reached (%s); retrying", self.url, _reason(error))
 
         try:
             return retry(
@@ -172,15 +172,17 @@ class Bucket:
         except (BotoCoreError, ClientError, Boto3Error) as error:
             if _code(error) in NOT_FOUND_CODES:
                 return None
-            raise BucketError(self._given_up(error) if _is_transient(error) else _refusal(self.url, error)) from error
+            raise BucketError(
+                self._unreachable(error) if _is_transient(error) else _refusal(self.url, error)
+            ) from error
 
-    def _given_up(self, error: Exception) -> str:
+    def _unreachable(self, error: Exception) -> str:
         if not self.patience_s:
             remedy = "check AWS_ENDPOINT_URL, and that the store is up"
             return f"the storage {self.url} cannot be reached ({_reason(error)}); {remedy}"
         return (
-            f"the storage {self.url} has been away for {self.patience_s:g} s ({_reason(error)}); when it is back, "
-            "`ssl-sweep resume` goes on with the sweep"
+            f"the storage {self.url} could not be reached for {self.patience_s:g} s ({_reason(error)}); when it can, "
+            "`ssl-sweep resume` continues the sweep"
         )
 
 

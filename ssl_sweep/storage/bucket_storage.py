@@ -126,7 +126,7 @@ class BucketStorage(Storage):
                 with path.open("wb") as file:
                     file.truncate(info.size)  # a sparse file: it takes no room
             small = [key for key in objects if Path(key).name in READ_BY_HOUSEKEEPING]
-            self.bucket.each(lambda key: self.bucket.download(key, copy.root / key), small)
+            self.bucket.map(lambda key: self.bucket.download(key, copy.root / key), small)
             yield copy
             self.bucket.delete(key for key in objects if not (copy.root / key).exists())
 
@@ -173,7 +173,7 @@ class BucketStorage(Storage):
 
             journals = {key for key in stale if key.endswith(f"/{JOURNAL}")}
             for keys in ([key for key in stale if key not in journals], sorted(journals)):
-                self.bucket.each(download, keys)
+                self.bucket.map(download, keys)
                 index.update({key: [objects[key].etag, *_stamp(self.root / key)] for key in keys})
 
     @contextmanager

@@ -119,7 +119,7 @@ class Recorder:
             self._begin_outage(error)
             return
         if self._outage:
-            log.warning("MLflow at %s is back", self._uri)
+            log.warning("MLflow at %s can be reached again", self._uri)
         self._outage = False
         # polling thousands of journals takes at most a twentieth of the time
         self._delay_s = 1.0 if delivered else max(1.0, 20 * (time.monotonic() - started))
@@ -130,7 +130,9 @@ class Recorder:
             return
         self._outage, self._delay_s = True, 1.0
         reason = redacted(f"{type(error).__name__}: {error}")
-        log.warning("MLflow at %s takes nothing; the sweep goes on, its events wait on disk (%s)", self._uri, reason)
+        log.warning(
+            "MLflow at %s cannot be reached; the sweep continues, its events wait on disk (%s)", self._uri, reason
+        )
 
     def _expired(self) -> bool:
         return time.monotonic() > self._deadline

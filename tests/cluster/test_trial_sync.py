@@ -247,7 +247,7 @@ def test_it_hears_what_it_is_asked(node: Callable[[str], TrialSync]) -> None:
 
 
 def test_a_bucket_that_stayed_away_is_told_as_such(tmp_path: Path) -> None:
-    away = "the storage s3://lab has been away for 300 s"
+    away = "the storage s3://lab could not be reached for 300 s"
     raised = f"ray.exceptions.RayTaskError(BucketError): {away}"
     said = f"Traceback ...\n{raised}\n{BucketError.__module__}.BucketError: {away}\n"
     outcome = attempt.dead_process_outcome(tmp_path, "its process died", said, record().config)

@@ -144,7 +144,7 @@ def test_whatever_dies_the_bucket_has_it(
     finally:
         first.kill()
         said, _ = first.communicate(timeout=60)
-    assert f"the storage {place} is away" in said.decode()
+    assert f"the storage {place} cannot be reached" in said.decode()
     last = start_driver(place, STEPS, SSL_SWEEP_CACHE=str(tmp_path / "other-desk"))
     try:
         said, _ = last.communicate(timeout=300)

@@ -513,7 +513,7 @@ def test_without_mlflow_the_sweep_goes_on(folder: Path, uri: str, caplog: pytest
     recorder = Recorder("demo", folder, away, SPEC)
     recorder.start()
     recorder.finish("COMPLETE")
-    assert eventually(lambda: "takes nothing" in caplog.text)
+    assert eventually(lambda: "cannot be reached; the sweep" in caplog.text)
     started = time.monotonic()
     assert recorder.close(1.5) == 6 * 9 + 5
     assert time.monotonic() - started < 10  # where MLflow itself would retry for minutes
@@ -596,9 +596,9 @@ def test_a_server_killed_and_started_again_has_everything_once(
             training.start()
             assert eventually(lambda: len(rows(store, "metrics")) > 100)
         at_kill = steps
-        assert eventually(lambda: "takes nothing" in caplog.text and steps > at_kill + 50)
+        assert eventually(lambda: "cannot be reached; the sweep" in caplog.text and steps > at_kill + 50)
         with server:
-            assert eventually(lambda: "is back" in caplog.text)
+            assert eventually(lambda: "can be reached again" in caplog.text)
             stop.set()
             training.join()
             for journal in journals:
@@ -620,7 +620,7 @@ def test_a_server_killed_and_started_again_has_everything_once(
     finally:
         stop.set()
     assert slowest < 5.0  # seconds; no report waited for MLflow, whose timeout is 20
-    assert sum("takes nothing" in entry.message for entry in caplog.records) == 1
+    assert sum("cannot be reached; the sweep" in entry.message for entry in caplog.records) == 1
     runs = runs_of(uri)
     assert len(runs) == 4
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
