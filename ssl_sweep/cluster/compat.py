@@ -155,7 +155,7 @@ def torch_trainer(
             super().after_controller_start(train_run_context)
 
         async def before_controller_shutdown(self) -> None:
-            await super().before_controller_shutdown()
+            await super().before_controller_shutdown()  # type: ignore[no-untyped-call]
             workers_stopped()
 
         def _stop_cleaner(self) -> None:
