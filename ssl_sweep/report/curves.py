@@ -136,12 +136,12 @@ def _by_rank(best_first: Sequence[int]) -> dict[int, Style]:
 
 def _points(sweep: str, trial_ids: set[str], names: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     client = store.connect(tracking_uri)
-    trials = store.trials_of(client, sweep, tracking_uri)
+    trials = store.trial_runs(client, sweep, tracking_uri)
     ids = {trial.run_id: trial.tags.get(f"{PREFIX}trial_id", "") for trial in trials}
     wanted = [trial for trial in trials if ids[trial.run_id] in trial_ids]
     points = [
         (ids[point.run_id], point.name, point.step, point.value)
-        for point in store.points_of(client, wanted, tracking_uri, names)
+        for point in store.metric_points(client, wanted, tracking_uri, names)
         if ids[point.run_id] in trial_ids
     ]
     return pd.DataFrame(sorted(points), columns=["trial_id", "name", "step", "value"])

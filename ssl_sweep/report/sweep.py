@@ -156,8 +156,8 @@ class Sweep:
 def read_sweep(name: str, tracking_uri: str) -> Sweep:
     """Read a sweep's spec and trials from MLflow. Raises NotTrackedError."""
     client = store.connect(tracking_uri)
-    parent = store.parent_of(client, name, tracking_uri)
-    tags = [trial.tags for trial in store.trials_of(client, name, tracking_uri)]
+    parent = store.parent_run(client, name, tracking_uri)
+    tags = [trial.tags for trial in store.trial_runs(client, name, tracking_uri)]
     commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
     collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
     spec, runs = reader.spec_of(name, tracking_uri), reader.runs([name], tracking_uri)

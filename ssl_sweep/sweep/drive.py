@@ -27,7 +27,7 @@ from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
-from ssl_sweep.tracking.writer import identity
+from ssl_sweep.tracking.writer import sweep_id
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
 from ssl_sweep.trialdir.states import TrialState
@@ -111,7 +111,7 @@ def drive(
         say = partial(console.print, markup=False, soft_wrap=True)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
-        identity(folder / "sweep_id")
+        sweep_id(folder / "sweep_id")
         storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume) if resume is not None else None
         summary = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))

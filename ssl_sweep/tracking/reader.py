@@ -24,7 +24,7 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
-    rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trials_of(client, sweep, tracking_uri)]
+    rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trial_runs(client, sweep, tracking_uri)]
     first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message"]
     params = sorted({name for row in rows for name in row["params"]} - set(first))
     metrics = sorted({name for row in rows for name in row["metrics"]})
@@ -43,9 +43,9 @@ def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None)
     Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
-    trials = store.trials_of(client, sweep, tracking_uri)
+    trials = store.trial_runs(client, sweep, tracking_uri)
     order = {trial.run_id: (rank, trial.tags.get(PREFIX + "trial_id")) for rank, trial in enumerate(trials)}
-    points = store.points_of(client, trials, tracking_uri, names)
+    points = store.metric_points(client, trials, tracking_uri, names)
     points.sort(key=lambda point: (order[point.run_id][0], point.name, point.step, point.time_ms))
     columns: dict[str, Any] = {
         "trial_id": [order[point.run_id][1] for point in points],
@@ -64,7 +64,7 @@ def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> 
     """
     client = store.connect(tracking_uri)
     if trial_id is None:
-        run_id = str(store.parent_of(client, sweep, tracking_uri).info.run_id)
+        run_id = str(store.parent_run(client, sweep, tracking_uri).info.run_id)
     else:
         run_id = store.trial_run(client, sweep, trial_id, tracking_uri)
     return store.read_file(client, run_id, path)
@@ -84,7 +84,7 @@ def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
 
 def list_sweeps(tracking_uri: str) -> list[str]:
     """The names of the sweeps in MLflow, the newest first."""
-    return store.names(store.connect(tracking_uri)) if store.has_store(tracking_uri) else []
+    return store.sweep_names(store.connect(tracking_uri)) if store.has_store(tracking_uri) else []
 
 
 def _row(sweep: str, trial: StoredRun) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
     if not folder.is_dir():
         raise NotTrackedError(f"no folder {folder}: sweep {sweep!r} has no events to deliver")
     spool = Spool(folder)
-    spool.forget()
+    spool.reset()
     spec_file = folder / "spec.yaml"
     spec = yaml.safe_load(spec_file.read_text()) if spec_file.exists() else {}
     return _Delivery(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
@@ -162,12 +162,12 @@ class _Delivery:
 
     def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
         """Deliver the journals that have grown, those that failed before last; returns the number of events."""
-        names = [name for name in self._spool.grown() if name not in self._refused]
+        names = [name for name in self._spool.undelivered_journals() if name not in self._refused]
         if not names:
             return 0
         try:
             self._runs = self._runs or self._connect()
-            self._spool.deliver_to(self._runs.parent)
+            self._spool.set_destination(self._runs.parent)
             return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
         except Exception:
             self._runs = None  # after an outage the runs may differ, or be gone
@@ -203,11 +203,11 @@ class _Delivery:
             return self._deliver_chunk(runs, name)
         if name not in self._transcripts:
             self._transcripts[name] = Transcript(self._spool.delivered(name))
-            runs.describe(name, run_id)
+            runs.log_record(name, run_id)
         update = self._transcripts[name].update(events)
         runs.write(name, run_id, update)
         self._log_models(runs, name, update)
-        self._spool.accept(name, offset)
+        self._spool.mark_delivered(name, offset)
         if isinstance(events[-1], Ended):
             del self._transcripts[name]
         return len(events)

@@ -29,16 +29,16 @@ class Spool:
         self._saved: dict[str, int] = {}
         self._load()
 
-    def deliver_to(self, destination: str) -> None:
+    def set_destination(self, destination: str) -> None:
         """Set the parent run; for another run than before, delivery starts from the first event."""
         if destination != self._destination:
             with self._lock:
                 self._destination, self._offsets = destination, {}
 
-    def grown(self) -> list[str]:
+    def undelivered_journals(self) -> list[str]:
         """Names of the journals with undelivered events, the sweep's own first."""
         with self._lock:
-            return [name for name in self._names() if self._has_grown(name)]
+            return [name for name in self._names() if self._has_undelivered(name)]
 
     def read(self, name: str) -> tuple[list[Event], int]:
         """The next events of a journal, about 1 MB at most, and the offset to accept once they are delivered."""
@@ -49,7 +49,7 @@ class Spool:
         """The delivered events of a journal."""
         return journal.read(folder_of(self.folder, name), 0, self._offsets.get(name, 0))[0]
 
-    def accept(self, name: str, offset: int) -> None:
+    def mark_delivered(self, name: str, offset: int) -> None:
         """Record that the events before `offset` are delivered."""
         with self._lock:
             self._offsets[name] = offset
@@ -59,7 +59,7 @@ class Spool:
         with self._lock:
             return bool(self._offsets.pop(name, 0))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Restart all journals from their first events."""
         with self._lock:
             self._offsets = {}
@@ -68,7 +68,9 @@ class Spool:
         """The number of undelivered events."""
         with self._lock:
             offsets = dict(self._offsets)
-        return sum(_lines(folder_of(self.folder, name) / JOURNAL, offsets.get(name, 0)) for name in self.grown())
+        return sum(
+            _lines(folder_of(self.folder, name) / JOURNAL, offsets.get(name, 0)) for name in self.undelivered_journals()
+        )
 
     def save(self) -> None:
         """Write the offsets if they have changed."""
@@ -101,7 +103,7 @@ class Spool:
         except FileNotFoundError:
             return [SWEEP]
 
-    def _has_grown(self, name: str) -> bool:
+    def _has_undelivered(self, name: str) -> bool:
         try:
             size = os.stat(f"{self._trials}/{name}/{JOURNAL}" if name else f"{self.folder}/{JOURNAL}").st_size
         except (FileNotFoundError, NotADirectoryError):

@@ -79,12 +79,12 @@ def is_database(tracking_uri: str) -> bool:
     return re.match(r"(sqlite|postgresql|mysql|mssql)\b", tracking_uri) is not None
 
 
-def tag(name: str) -> str:
+def tag_filter(name: str) -> str:
     """A tag of this package, in MLflow's filter language."""
     return f"tags.`{PREFIX}{name}`"
 
 
-def names(client: MlflowClient) -> list[str]:
+def sweep_names(client: MlflowClient) -> list[str]:
     """The names of the sweeps, the newest first."""
     experiments, token = [], None
     while True:
@@ -97,37 +97,39 @@ def names(client: MlflowClient) -> list[str]:
             return [name.removeprefix(EXPERIMENT) for name in experiments if name.startswith(EXPERIMENT)]
 
 
-def parent_of(client: MlflowClient, sweep: str, tracking_uri: str) -> Run:
+def parent_run(client: MlflowClient, sweep: str, tracking_uri: str) -> Run:
     """The newest parent run. An older one belongs to a sweep of this name in another storage folder.
 
     Raises NotTrackedError.
     """
     experiment = client.get_experiment_by_name(EXPERIMENT + sweep)
     ids = [] if experiment is None else [experiment.experiment_id]
-    runs = ids and client.search_runs(ids, f"{tag('role')} = 'parent'", order_by=["start_time DESC"], max_results=1)
+    runs = ids and client.search_runs(
+        ids, f"{tag_filter('role')} = 'parent'", order_by=["start_time DESC"], max_results=1
+    )
     if not runs:
         raise NotTrackedError(
-            f"no sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(sweep, names(client))}"
+            f"no sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(sweep, sweep_names(client))}"
         )
     return runs[0]
 
 
 def trial_run(client: MlflowClient, sweep: str, trial_id: str, tracking_uri: str) -> str:
     """The id of a trial's run. Raises NotTrackedError."""
-    parent = parent_of(client, sweep, tracking_uri).info
+    parent = parent_run(client, sweep, tracking_uri).info
     if re.fullmatch(r"[\w-]+", trial_id):  # anything else is no id, and cannot be quoted in a filter
-        query = f"tags.`{PARENT}` = '{parent.run_id}' and {tag('trial_id')} = '{trial_id}'"
+        query = f"tags.`{PARENT}` = '{parent.run_id}' and {tag_filter('trial_id')} = '{trial_id}'"
         if runs := client.search_runs([parent.experiment_id], query, max_results=1):
             return str(runs[0].info.run_id)
-    ids = [trial.tags.get(PREFIX + "trial_id", "") for trial in trials_of(client, sweep, tracking_uri)]
+    ids = [trial.tags.get(PREFIX + "trial_id", "") for trial in trial_runs(client, sweep, tracking_uri)]
     raise NotTrackedError(
         f"no trial {trial_id!r} of sweep {sweep!r} in MLflow at {redacted(tracking_uri)}; {_remedy(trial_id, ids)}"
     )
 
 
-def trials_of(client: MlflowClient, sweep: str, tracking_uri: str) -> list[StoredRun]:
+def trial_runs(client: MlflowClient, sweep: str, tracking_uri: str) -> list[StoredRun]:
     """The runs of a sweep's trials, by choice and seed. Raises NotTrackedError."""
-    parent = parent_of(client, sweep, tracking_uri).info
+    parent = parent_run(client, sweep, tracking_uri).info
     if is_database(tracking_uri):
         with _connection(tracking_uri) as connection:
             trials = _trials_by_sql(connection, parent.run_id)
@@ -136,7 +138,7 @@ def trials_of(client: MlflowClient, sweep: str, tracking_uri: str) -> list[Store
     return sorted(trials, key=lambda trial: [int(trial.tags.get(PREFIX + key, -1)) for key in ("choice", "seed")])
 
 
-def points_of(
+def metric_points(
     client: MlflowClient, trials: Sequence[StoredRun], tracking_uri: str, wanted: Sequence[str] | None
 ) -> list[StoredPoint]:
     """All values of the `wanted` metrics (None: of all metrics) of these runs, in no order."""

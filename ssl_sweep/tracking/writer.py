@@ -19,7 +19,7 @@ from mlflow.entities import Experiment, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep.tracking.spool import SWEEP, folder_of
-from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag
+from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag_filter
 from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
@@ -39,7 +39,7 @@ class SweepRuns:
         with self._lock:  # two sweeps must not create the store's tables at once
             self._client = MlflowClient(tracking_uri)
             self._experiment_id = self._experiment(tracking_uri)
-            self._sweep_id = identity(folder / "sweep_id")
+            self._sweep_id = sweep_id(folder / "sweep_id")
         self._known: dict[str, str] = {}
         self.parent, _ = self.run(SWEEP)
 
@@ -52,20 +52,22 @@ class SweepRuns:
             self._known[name] = existing or self._create(name)
         return self._known[name], existing is None
 
-    def describe(self, name: str, run_id: str) -> None:
+    def log_record(self, name: str, run_id: str) -> None:
         """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics."""
         if name == SWEEP:
             return
         record, run = self._record(name), self._client.get_run(run_id)
-        values = {_key(key): value[:MAX_PARAM] for key, value in parameters(record).items()}
+        values = {_valid_name(key): value[:MAX_PARAM] for key, value in parameters(record).items()}
         known = run.data.params
         for key in sorted(key for key, value in known.items() if values.get(key, value) != value):
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
         params = [Param(key, value) for key, value in values.items() if key not in known]
-        tags = [RunTag(key, _clean(value)) for key, value in labels(record).items()]
+        tags = [RunTag(key, _valid_value(value)) for key, value in labels(record).items()]
         tags.append(RunTag(PARENT, self.parent))  # for a parent that was deleted and created again
         # at the time of the run's start, so that a repetition is the same row
-        numbers = [Metric(_key(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()]
+        numbers = [
+            Metric(_valid_name(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()
+        ]
         with _rejections():
             self._client.log_batch(run_id, metrics=numbers, tags=tags)
             for start in range(0, len(params), MAX_PARAMS):
@@ -74,8 +76,8 @@ class SweepRuns:
 
     def write(self, name: str, run_id: str, update: Update) -> None:
         """Write an update; may be repeated."""
-        points = [Metric(_key(point.name), point.value, point.time_ms, point.step) for point in update.points]
-        tags = [RunTag(key, _clean(value)) for key, value in update.tags.items()]
+        points = [Metric(_valid_name(point.name), point.value, point.time_ms, point.step) for point in update.points]
+        tags = [RunTag(key, _valid_value(value)) for key, value in update.tags.items()]
         with _rejections():
             self._client.log_batch(run_id, metrics=points[:MAX_POINTS], tags=tags)
             for start in range(MAX_POINTS, len(points), MAX_POINTS):
@@ -109,8 +111,8 @@ class SweepRuns:
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
     def _find(self, name: str) -> str | None:
-        role = f"{tag('role')} = 'parent'" if name == SWEEP else f"{tag('trial_id')} = '{name}'"
-        query = f"{role} and {tag('sweep_id')} = '{self._sweep_id}'"
+        role = f"{tag_filter('role')} = 'parent'" if name == SWEEP else f"{tag_filter('trial_id')} = '{name}'"
+        query = f"{role} and {tag_filter('sweep_id')} = '{self._sweep_id}'"
         runs = self._client.search_runs([self._experiment_id], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
@@ -157,17 +159,17 @@ def _rejections() -> Iterator[None]:
         raise
 
 
-def identity(path: Path) -> str:
+def sweep_id(path: Path) -> str:
     """The permanent id of a sweep's folder: a new sweep of an old name must not write to the old runs."""
     if not path.exists() or not path.read_text():
         path.write_text(uuid.uuid4().hex)
     return path.read_text()
 
 
-def _key(name: str) -> str:
+def _valid_name(name: str) -> str:
     """The name with only characters that MLflow accepts."""
     return re.sub(r"/{2,}", "/", re.sub(r"[^/\w.\- :]", "_", name)).strip("/.")
 
 
-def _clean(value: str) -> str:
+def _valid_value(value: str) -> str:
     return value.replace("\0", "")[:MAX_TAG]  # PostgreSQL rejects NUL

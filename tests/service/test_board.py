@@ -393,11 +393,11 @@ def test_curves_are_of_the_best_trials_until_others_are_chosen(filled: Filled, a
 
 
 def test_links_lead_to_the_right_experiment_run_and_job(filled: Filled, as_user: Any) -> None:
-    from ssl_sweep.tracking.store import connect, parent_of, trial_run
+    from ssl_sweep.tracking.store import connect, parent_run, trial_run
 
     vic, uri = as_user("vic", "viewer"), filled.storage.tracking_uri
     client = connect(uri)
-    experiment = parent_of(client, "alphas", uri).info.experiment_id
+    experiment = parent_run(client, "alphas", uri).info.experiment_id
     led = vic.get("/sweeps/alphas/mlflow", follow_redirects=False)
     assert (led.status_code, led.headers["location"]) == (303, f"http://mlflow.lab:5000/#/experiments/{experiment}")
     trial = load_ledger(filled.storage.ledger_url, "alphas").trials[3].trial_id

@@ -114,8 +114,8 @@ def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket)
     write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
     a.exchange("demo")
     spool = Spool(a.sweep("demo"))
-    for name in spool.grown():
-        spool.accept(name, spool.read(name)[1])
+    for name in spool.undelivered_journals():
+        spool.mark_delivered(name, spool.read(name)[1])
     spool.save()
     a.push("demo")
     with machine("b").snapshot("demo") as there:

@@ -16,9 +16,9 @@ def write(folder: Path, name: str, count: int) -> None:
 
 def deliver(spool: Spool) -> int:
     delivered = 0
-    for name in spool.grown():
+    for name in spool.undelivered_journals():
         events, offset = spool.read(name)
-        spool.accept(name, offset)
+        spool.mark_delivered(name, offset)
         delivered += len(events)
     spool.save()
     return delivered
@@ -26,26 +26,26 @@ def deliver(spool: Spool) -> int:
 
 def test_only_what_is_new_is_delivered(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    assert (spool.grown(), spool.pending()) == ([], 0)
+    assert (spool.undelivered_journals(), spool.pending()) == ([], 0)
     write(tmp_path, SWEEP, 1)
     write(tmp_path, "b", 2)
     write(tmp_path, "a", 3)
-    assert spool.grown() == [SWEEP, "a", "b"]
-    assert (spool.pending(), deliver(spool), spool.pending(), spool.grown()) == (6, 6, 0, [])
+    assert spool.undelivered_journals() == [SWEEP, "a", "b"]
+    assert (spool.pending(), deliver(spool), spool.pending(), spool.undelivered_journals()) == (6, 6, 0, [])
     write(tmp_path, "b", 1)
-    assert (spool.grown(), spool.pending()) == (["b"], 1)
+    assert (spool.undelivered_journals(), spool.pending()) == (["b"], 1)
     assert len(spool.delivered("b")) == 2
 
 
 def test_offsets_outlive_the_process_for_the_same_destination(tmp_path: Path) -> None:
     first = Spool(tmp_path)
-    first.deliver_to("run1")
+    first.set_destination("run1")
     write(tmp_path, "a", 3)
     deliver(first)
     again = Spool(tmp_path)
-    again.deliver_to("run1")
+    again.set_destination("run1")
     assert again.pending() == 0
-    again.deliver_to("run2")
+    again.set_destination("run2")
     assert again.pending() == 3
 
 
@@ -62,7 +62,7 @@ def test_a_journal_begun_anew_is_delivered_from_its_first_event(tmp_path: Path) 
     write(tmp_path, "a", 3)
     deliver(spool)
     (tmp_path / "trials" / "a" / "journal.jsonl").unlink()
-    assert spool.grown() == []
+    assert spool.undelivered_journals() == []
     write(tmp_path, "a", 1)
     assert deliver(spool) == 1
 
@@ -74,7 +74,7 @@ def test_rewind_and_forget(tmp_path: Path) -> None:
     deliver(spool)
     assert spool.rewind("a")
     assert deliver(spool) == 3
-    spool.forget()
+    spool.reset()
     assert deliver(spool) == 3
 
 

@@ -124,7 +124,7 @@ async def mlflow(
 
         uri = service.settings.storage.tracking_uri
         client = store.connect(uri)
-        experiment = store.parent_of(client, get_submission(service, name).name, uri).info.experiment_id
+        experiment = store.parent_run(client, get_submission(service, name).name, uri).info.experiment_id
         run = f"/runs/{store.trial_run(client, name, trial, uri)}" if trial else ""
         return f"{base.rstrip('/')}/#/experiments/{experiment}{run}"
 
