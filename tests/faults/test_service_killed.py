@@ -24,7 +24,7 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 
 KILLS = int(os.environ.get("SSL_SWEEP_FAULTS", "0"))
 TRIALS = 4
-pytestmark = pytest.mark.skipif(not KILLS, reason="make test-faults kills the service; test_loop.py at each write")
+pytestmark = pytest.mark.skipif(not KILLS, reason="make test-faults kills the service; see test_dispatcher.py")
 
 
 @pytest.fixture
