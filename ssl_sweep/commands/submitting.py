@@ -16,6 +16,7 @@ from ssl_sweep.commands.shared import (
     remote_client,
     user_errors,
 )
+from ssl_sweep.service.states import SweepState
 from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _follow(client: "Client", name: str) -> int:
         message = f"{name} continues in the background: {next_command(f'status {name}')}"
         out.print(message, markup=False, soft_wrap=True)
         return ExitCode.INTERRUPTED
-    codes = {"COMPLETE": ExitCode.COMPLETE, "FAILED": ExitCode.INCOMPLETE}
+    codes = {SweepState.COMPLETE: ExitCode.COMPLETE, SweepState.FAILED: ExitCode.INCOMPLETE}
     return codes.get(client.show(name)["state"], ExitCode.INTERRUPTED)
 
 

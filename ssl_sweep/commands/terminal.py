@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_sweep.knobs.objective import parse_objectives
+from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
 from ssl_sweep.tables.labels import duration
+from ssl_sweep.trialdir.states import TrialState
 
 if TYPE_CHECKING:
     from ssl_sweep.spec.sweep import SweepSpec
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from ssl_sweep.tables.table import Table as Ablation
 
 STYLES = {
-    "COMPLETE": "green", "RUNNING": "cyan", "FAILED": "red", "CREATED": "dim", "STOPPED": "yellow", "PAUSED": "yellow",
-    "QUEUED": "dim", "LAUNCHING": "cyan",
+    TrialState.COMPLETE: "green", TrialState.RUNNING: "cyan", TrialState.FAILED: "red", TrialState.CREATED: "dim",
+    TrialState.STOPPED: "yellow", TrialState.PAUSED: "yellow", SweepState.QUEUED: "dim", SweepState.LAUNCHING: "cyan",
 }  # fmt: skip
 
 
@@ -105,12 +107,13 @@ def status_table(status: Mapping[str, Any]) -> Group:
     counts = "  ".join(f"{state} {status[state]}" for state in (*states, "waiting"))
     phase = "  confirming" if status["phase"] == "confirming" else ""
     headline = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
-    failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == "FAILED")
+    failures = Counter(trial["message"] for trial in status["trials"] if trial["state"] == TrialState.FAILED)
     messages = [Text(f"{count} failed with: {message}", "red") for message, count in failures.items()]
     retried = Counter(
         f"after {trial['reason']}: {trial['message']}"
         for trial in status["trials"]
-        if trial["state"] in ("CREATED", "RUNNING") and trial["reason"]  # paused and stopped ones have no reason
+        # paused and stopped trials have no reason
+        if trial["state"] in (TrialState.CREATED, TrialState.RUNNING) and trial["reason"]
     )
     messages += [Text(f"{count} tried again {message}", "yellow") for message, count in retried.items()]
     return Group(headline, *_driver_lines(status), table, *messages)
@@ -181,7 +184,7 @@ def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
     done = f"{len(result.complete)} of {result.total} trials complete"
     done += f", {len(result.pruned)} pruned" if result.pruned else ""
     if fresh := result.confirming:
-        complete = sum(trial.state == "COMPLETE" for trial in fresh)
+        complete = sum(trial.state == TrialState.COMPLETE for trial in fresh)
         words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
         choices = len({trial.choice for trial in fresh})
         done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"

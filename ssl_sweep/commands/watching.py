@@ -27,11 +27,11 @@ from ssl_sweep.commands.shared import (
     storage_at,
     user_errors,
 )
+from ssl_sweep.service.states import ACTIVE, WAITING
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
 
-ACTIVE = ("QUEUED", "LAUNCHING", "RUNNING")  # states of a service's sweep that has trials to run
 WAIT_S = 2.0
 
 
@@ -72,7 +72,7 @@ def logs(
 def _await_trial(client: "Client", name: str) -> None:
     """Print the state of a sweep until one of its trials runs or it has ended."""
     printed = ""
-    while (sweep := client.show(name))["state"] in ACTIVE and not sweep["counts"].get("running"):
+    while (sweep := client.show(name))["state"] in (*WAITING, *ACTIVE) and not sweep["counts"].get("running"):
         now = ": ".join(part for part in (sweep["state"], sweep["reason"]) if part)
         if now != printed:
             err.print(f"no trial of {name} runs yet, waiting for one; it is {now}", markup=False, soft_wrap=True)

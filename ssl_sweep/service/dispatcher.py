@@ -12,7 +12,8 @@ from ssl_sweep.service.drivers import MAX_REASON, Drivers
 from ssl_sweep.service.jobs import RayJobs, RayUnavailableError
 from ssl_sweep.service.queue import Capacity, Running, Waiting, decide, ordered
 from ssl_sweep.service.settings import Settings
-from ssl_sweep.service.store import ACTIVE, WAITING, Store, Submission
+from ssl_sweep.service.states import ACTIVE, WAITING, SweepState
+from ssl_sweep.service.store import Store, Submission
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Dispatcher:
             queued = waiting[name]
             attempt, now = queued.attempt + 1, time.time()
             launched = self.store.change(
-                queued, state="LAUNCHING", reason="", granted=slots, attempt=attempt, launched=now, ended=None
+                queued, state=SweepState.LAUNCHING, reason="", granted=slots, attempt=attempt, launched=now, ended=None
             )
             if launched:
                 self._follow(self.store.get(name) or queued)

@@ -21,6 +21,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service.jobs import GOING_ON, Job, RayJobs
 from ssl_sweep.service.queue import Capacity
 from ssl_sweep.service.settings import Settings
+from ssl_sweep.service.states import SweepState
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.plan import AUTOSCALE_MAX
 from ssl_sweep.sweep.exit_codes import ExitCode
@@ -40,7 +41,7 @@ ID_CHARS = 13  # of a trial's id: a shell takes a command of 128 kB at most
 NOTHING_LEFT = "all resumed trials have ended"
 DONE = ("complete", "pruned", "failed")
 SHOWN = (*DONE, "running", "stopped", "paused")
-ENDS = {"stop": "STOPPED", "pause": "PAUSED"}
+ENDS = {"stop": SweepState.STOPPED, "pause": SweepState.PAUSED}
 log = logging.getLogger(__name__)
 
 
@@ -80,13 +81,13 @@ class Drivers:
     def follow(self, submission: Submission) -> None:
         """Bring a launched sweep up to date with its job and its ledger."""
         job = self._ray.find(job_name(submission))
-        if job is None and submission.state == "LAUNCHING":
+        if job is None and submission.state == SweepState.LAUNCHING:
             self._submit(submission)
         elif job is None:
             self._relaunch(submission, "Ray does not know its job any more: the cluster's head was restarted")
         elif job.status in GOING_ON:
-            if submission.state == "LAUNCHING" or submission.reason:
-                self._store.change(submission, state="RUNNING", reason="")
+            if submission.state == SweepState.LAUNCHING or submission.reason:
+                self._store.change(submission, state=SweepState.RUNNING, reason="")
             self._read_ledger(self._reread(submission))
         else:
             self._read_ledger(submission, now=True)
@@ -141,16 +142,16 @@ class Drivers:
             end = self._requested_end(submission)
         output = job.last_lines()[-MAX_REASON:]
         if job.status == "SUCCEEDED":
-            self._end(submission, "COMPLETE", "")
+            self._end(submission, SweepState.COMPLETE, "")
         elif end is not None:
             self._end_as_requested(submission, end)
         elif job.status == "STOPPED":
-            self._end(submission, "STOPPED", "its job was stopped in Ray")
+            self._end(submission, SweepState.STOPPED, "its job was stopped in Ray")
         elif code == ExitCode.USER_ERROR:
             self._give_up(submission, output)
         elif code == ExitCode.INCOMPLETE and submission.counts.get("failed") and not submission.counts.get("running"):
             failed = f"{submission.counts['failed']} of {submission.counts['total']} trials failed"
-            self._end(submission, "FAILED", f"{failed}; ssl-sweep logs {submission.name}")
+            self._end(submission, SweepState.FAILED, f"{failed}; ssl-sweep logs {submission.name}")
         else:
             why = "its driver was interrupted" if code == ExitCode.INTERRUPTED else f"its driver ended: {output}"
             self._relaunch(submission, why)
@@ -169,11 +170,12 @@ class Drivers:
         wait = min(self._settings.back_off_s * 2 ** (deaths - 1), MAX_WAIT_S)
         command = self._relaunch_command(submission)
         if command is None:
-            self._end(submission, "FAILED" if submission.counts.get("failed") else "STOPPED", f"{NOTHING_LEFT}; {why}")
+            state = SweepState.FAILED if submission.counts.get("failed") else SweepState.STOPPED
+            self._end(submission, state, f"{NOTHING_LEFT}; {why}")
             return
         relaunch = {"deaths": deaths, "done_before": done, "not_before": time.time() + wait, "command": command}
         reason = f"{why[:MAX_REASON]}; relaunches after {wait:.0f} s"
-        self._store.change(submission, state="QUEUED", reason=reason, granted=0, **relaunch)
+        self._store.change(submission, state=SweepState.QUEUED, reason=reason, granted=0, **relaunch)
         self._views.pop(submission.id, None)
 
     def _relaunch_command(self, submission: Submission) -> tuple[str, ...] | None:
@@ -224,10 +226,12 @@ class Drivers:
         counts = {state: count for state, count in by_state.items() if count}
         uri = self._settings.storage.tracking_uri
         payload = webhook_payload(submission.name, "failed", reason, counts, None, uri)
-        self._end(submission, "FAILED", reason, None if self._outbox is None else payload)
+        self._end(submission, SweepState.FAILED, reason, None if self._outbox is None else payload)
         self.deliver_webhooks()
 
-    def _end(self, submission: Submission, state: str, reason: str, webhook: Mapping[str, Any] | None = None) -> None:
+    def _end(
+        self, submission: Submission, state: SweepState, reason: str, webhook: Mapping[str, Any] | None = None
+    ) -> None:
         ending: dict[str, Any] = {"state": state, "reason": reason[:MAX_REASON], "ended": time.time()}
         self._store.change(submission, webhook=webhook, **ending, asked=None, deaths=0, granted=0)
         self._views.pop(submission.id, None)

@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from ssl_sweep.service.store import ENDED, Store, Submission
+from ssl_sweep.service.states import ENDED
+from ssl_sweep.service.store import Store, Submission
 
 POLL_S, BEAT_S = 1.0, 15.0
 PAGE = 500
@@ -116,9 +117,8 @@ class Channel:
 
     def _next_batch(self) -> EventBatch:
         since = self._store.last_event(self._submission.id) if self._batch is None else self._batch.last
-        state = self._store.state_of(
-            self._submission.id
-        )  # read before the events, so that the last ones are not missed
+        # the state is read before the events, so that the last ones are not missed
+        state = self._store.state_of(self._submission.id)
         events = self._store.events(self._submission.id, since)
         sent = [(each["number"], _sent(each["kind"], each, each["number"])) for each in events]
         ended = "DELETED" if state is None else state if state in ENDED else None

@@ -3,7 +3,7 @@
 import time
 
 from ssl_sweep.service.dispatcher import Dispatcher
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
+from ssl_sweep.service.states import ACTIVE, ENDED, WAITING
 
 HELP = {
     "sweeps": "Submitted sweeps by state.",

@@ -1,12 +1,13 @@
 """Bodies of requests and responses, from which the OpenAPI document is generated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.service import examples
 from ssl_sweep.service.spec_check import MAX_CHARS, MAX_OVERRIDE_CHARS, MAX_OVERRIDES
+from ssl_sweep.service.states import SweepState
 from ssl_sweep.service.store import Submission
 from ssl_sweep.spec.plan import Plan
 
@@ -86,7 +87,7 @@ class Sweep(BaseModel):
     name: str
     owner: str
     description: str | None = None
-    state: Literal["QUEUED", "LAUNCHING", "RUNNING", "COMPLETE", "FAILED", "STOPPED", "PAUSED"]
+    state: SweepState
     reason: Annotated[str, Field(description="why it waits, or why it ended", examples=["waits for resources"])]
     asked: Annotated[str | None, Field(description="stop or pause, until its driver has followed")] = None
     priority: int

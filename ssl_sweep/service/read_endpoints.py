@@ -19,7 +19,7 @@ from ssl_sweep.service.feed import BEAT_S, Feed
 from ssl_sweep.service.middleware import ApiError
 from ssl_sweep.service.models import LogPart, Sweep, Sweeps, TrialPage, error_responses, sweep_body
 from ssl_sweep.service.response_cache import CachedResponse
-from ssl_sweep.service.store import WAITING
+from ssl_sweep.service.states import WAITING
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, read_log, sweep_logs, trial_log
 from ssl_sweep.sweep.status import trial_status

@@ -19,11 +19,9 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.service import tables
 from ssl_sweep.service.access import Access
+from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import POSTGRESQL
 
-ACTIVE = ("LAUNCHING", "RUNNING")
-WAITING = ("QUEUED",)
-ENDED = ("COMPLETE", "FAILED", "STOPPED", "PAUSED")
 BUSY_S = 30.0  # that one writer waits for another
 
 
@@ -48,7 +46,7 @@ class Submission:
     priority: int = 0
     granted: int = 0
     command: tuple[str, ...] = ("run",)
-    state: str = "QUEUED"
+    state: SweepState = SweepState.QUEUED
     reason: str = ""
     asked: str | None = None
     attempt: int = 0
@@ -247,4 +245,4 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _submission(row: Row[Any]) -> Submission:
-    return Submission(**{**row._mapping, "command": tuple(row.command)})
+    return Submission(**{**row._mapping, "command": tuple(row.command), "state": SweepState(row.state)})

@@ -29,7 +29,8 @@ from ssl_sweep.service.models import (
     sweep_body,
 )
 from ssl_sweep.service.spec_check import check_submitted, parse_submitted
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
+from ssl_sweep.service.states import ACTIVE, ENDED, WAITING, SweepState
+from ssl_sweep.service.store import Submission
 from ssl_sweep.spec.plan import Plan, make_plan
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.sweep.extension import extend_spec
@@ -116,7 +117,7 @@ def resume(name: Name, body: Resume, user: Submitter, service: Service) -> Sweep
     old = get_own_submission(service, name, user)
     if old.state not in ENDED:
         raise ApiError(409, f"{name} is {old.state}" + (f" and asked to {old.asked}" if old.asked else ""))
-    if old.state == "COMPLETE":
+    if old.state == SweepState.COMPLETE:
         raise ApiError(409, f"{name} is complete: there is nothing to resume of it")
     words = (*(["--failed"] if body.failed else []), *(f"--trial={each}" for each in body.trials))
     begun = _has_begun(service, name)
@@ -242,8 +243,8 @@ def _end(service: Dispatcher, name: str, user: User, what: Literal["stop", "paus
         old = get_own_submission(service, name, user)
         if old.state in ACTIVE:
             done = service.store.change(old, asked=what)
-        elif old.state in WAITING or (old.state, what) == ("PAUSED", "stop"):
-            state = "STOPPED" if what == "stop" else "PAUSED"
+        elif old.state in WAITING or (old.state, what) == (SweepState.PAUSED, "stop"):
+            state = SweepState.STOPPED if what == "stop" else SweepState.PAUSED
             done = service.store.change(old, state=state, reason="as requested", ended=time.time())
         else:
             raise ApiError(409, f"{name} is {old.state}: there is nothing to {what}")
@@ -265,7 +266,7 @@ def _keeps_changing(name: str) -> ApiError:
 
 
 def _requeue(service: Dispatcher, old: Submission, **values: Any) -> Sweep:
-    values |= {"state": "QUEUED", "reason": "", "asked": None, "not_before": 0.0, "ended": None, "deaths": 0}
+    values |= {"state": SweepState.QUEUED, "reason": "", "asked": None, "not_before": 0.0, "ended": None, "deaths": 0}
     if not service.store.change(old, queued=time.time(), **values):
         raise ApiError(409, f"{old.name} has just changed; look at it and try again")
     return sweep_body(get_submission(service, old.name))

@@ -25,7 +25,7 @@ from ssl_sweep.service.board.progress import history
 from ssl_sweep.service.board.snapshot import Snapshots
 from ssl_sweep.service.board.trials import failure_kinds, trial_table
 from ssl_sweep.service.middleware import COOKIE, RateLimiter
-from ssl_sweep.service.store import ENDED
+from ssl_sweep.service.states import ENDED
 
 NASTY = '<script>alert("1")</script> & <b>bold</b> {{ 7 * 7 }} \'"><img src=x onerror=alert(1)>'
 PARTS = ["/list", "/sweeps/alphas/head", "/sweeps/alphas/trials", "/sweeps/alphas/failures", "/sweeps/alphas/plots"]

@@ -24,7 +24,7 @@ from services import API, Service, body
 from starlette.testclient import TestClient
 
 from ssl_sweep.service import middleware
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING
+from ssl_sweep.service.states import ACTIVE, ENDED, WAITING
 from ssl_sweep.spec.file import parse_spec
 
 ALL = list(HealthCheck)

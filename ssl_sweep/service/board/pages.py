@@ -15,7 +15,8 @@ from ssl_sweep.service.board.live import Compared, MetricNamed, run_read, snapsh
 from ssl_sweep.service.board.trials import failure_kinds, trial_table
 from ssl_sweep.service.dependencies import Name, Service, Viewer, get_submission
 from ssl_sweep.service.drivers import job_name
-from ssl_sweep.service.store import ACTIVE, ENDED, WAITING, Submission
+from ssl_sweep.service.states import ACTIVE, ENDED, WAITING, SweepState
+from ssl_sweep.service.store import Submission
 from ssl_sweep.service.write_endpoints import cluster, may_change
 from ssl_sweep.sweep.status import last_sign
 from ssl_sweep.tracking.transcript import flat
@@ -169,9 +170,9 @@ def actions(user: User, submission: Submission) -> list[Action]:
     kept = "Trials save a checkpoint at their next report; nothing is lost."
     if state in (*ACTIVE, *WAITING):
         offered.append(Action("Pause", f"Pause {name}? {kept} Resume continues it.", f"{base}/pause", "{}"))
-    if state in (*ACTIVE, *WAITING, "PAUSED"):
+    if state in (*ACTIVE, *WAITING, SweepState.PAUSED):
         offered.append(Action("Stop", f"Stop {name}? {kept} Resume would continue it.", f"{base}/stop", "{}"))
-    if state in ENDED and state != "COMPLETE":
+    if state in ENDED and state != SweepState.COMPLETE:
         question = f"Resume {name}? It is queued, and continues every trial that was stopped or failed."
         offered.append(Action("Resume", question, f"{base}/resume", "{}"))
         if failed := submission.counts.get("failed"):
