@@ -200,17 +200,18 @@ def _drive(
     resume: "ResumeSelection | None" = None,
     extends: bool = False,
 ) -> None:
-    from ssl_sweep.cluster.run import InfeasibleError
+    from ssl_sweep.cluster.run import ClusterError, InfeasibleError
     from ssl_sweep.commands.terminal import summary
     from ssl_sweep.ledger.lease import SweepLockedError
     from ssl_sweep.sweep.drive import drive
 
     try:
         result: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
-    except (SweepLockedError, InfeasibleError) as error:
-        is_extended = extends and isinstance(error, InfeasibleError)
+    except (SweepLockedError, ClusterError) as error:
+        is_extended = extends and isinstance(error, ClusterError)
         hint = f"; {spec.name} is extended already, continue it: ssl-sweep resume {spec.name}" if is_extended else ""
         err.print(f"{error}{hint}", style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(ExitCode.TRY_AGAIN) from None
+        may_pass = isinstance(error, SweepLockedError | InfeasibleError)
+        raise typer.Exit(ExitCode.TRY_AGAIN if may_pass else ExitCode.USER_ERROR) from None
     out.print(summary(spec, storage, result))
     raise typer.Exit(result.exit_code)

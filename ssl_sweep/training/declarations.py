@@ -79,6 +79,6 @@ Declarations = TypeVar("Declarations", bound=TrainingDeclarations)
 
 
 def declared(kind: type[Declarations], owner: nn.Module | type) -> Declarations:
-    """What `owner`, a module or its class, declares of `kind`; defaults stand for what it does not have."""
-    names = (field.name for field in fields(kind))
-    return kind(**{name: getattr(owner, name) for name in names if hasattr(owner, name)})
+    """What `owner`, a module or its class, declares of `kind`; defaults stand for what it lacks or has as None."""
+    values = {field.name: getattr(owner, field.name, None) for field in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if value is not None})

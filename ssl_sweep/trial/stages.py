@@ -175,7 +175,7 @@ class SharedPretraining:
         time.sleep(POLL_SECONDS)
 
     def _stalled_message(self) -> str:
-        maker, host, pid = (getattr(self._state, name, "?") for name in ("trial", "host", "pid"))
+        maker, host, pid = (getattr(self._state, name, None) or "?" for name in ("trial", "host", "pid"))
         return (
             f"{self.folder}: trial {maker} makes this pretraining (host {host}, process {pid}) and has given no sign "
             f"for {SILENCE_SECONDS / 60:.0f} min; end that process, or where the host is gone remove "

@@ -115,12 +115,12 @@ class FailedAlike(Event):
 
 
 class PretrainingStarted(Event):
-    """A trial started or continued a shared pretraining."""
+    """A trial started or continued a shared pretraining. The first journals name neither its host nor its process."""
 
     name = "attempt"
     trial: str
-    host: str
-    pid: int
+    host: str | None = None
+    pid: int | None = None
 
 
 class PretrainingFinished(Event):

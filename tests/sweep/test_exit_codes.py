@@ -65,14 +65,17 @@ def test_what_may_pass_by_itself_is_told_from_a_users_mistake(
 
 
 @pytest.mark.parametrize("option", ["--choices", "--trials"])  # the second is the older name
-def test_an_extension_without_room_says_that_it_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+@pytest.mark.parametrize(
+    ("error", "code"), [(InfeasibleError, ExitCode.TRY_AGAIN), (ClusterError, ExitCode.USER_ERROR)]
+)
+def test_an_extension_that_cannot_run_says_that_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, error: type[ClusterError], code: ExitCode
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise InfeasibleError("demo cannot run here")
+        raise error("demo cannot run here")
 
     monkeypatch.setattr(drive, "drive", refuse)
     open_ledger(FolderStorage(tmp_path).ledger_url, from_dump(SPEC))
     ran = CliRunner().invoke(app, ["extend", "demo", option, "+1", "--storage", str(tmp_path)])
     said = "demo cannot run here; demo is extended already, continue it: ssl-sweep resume demo\n"
-    assert (ran.exit_code, ran.output) == (ExitCode.TRY_AGAIN, said)
+    assert (ran.exit_code, ran.output) == (code, said)

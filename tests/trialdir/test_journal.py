@@ -79,6 +79,11 @@ def test_every_line_of_a_journal_is_read_as_its_event_and_written_again_alike(
     assert json.loads((tmp_path / "copy" / JOURNAL).read_text()) == json.loads(LINES[event_class])
 
 
+def test_a_shared_pretraining_of_the_first_version_names_no_process(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text('{"time": 2.0, "event": "attempt", "trial": "one"}\n')
+    assert events_of(tmp_path) == [PretrainingStarted(time=2.0, trial="one")]
+
+
 def test_an_event_of_a_later_version_is_no_error(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text('{"time": 2.0, "event": "heartbeat", "more": 1}\n')
     assert [(type(event), event.time) for event in events_of(tmp_path)] == [(Event, 2.0)]
