@@ -153,8 +153,10 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
     differing = [line for line in differences(from_dump(stored), spec) if not line.startswith(FREE)]
     if differing:
         listed = "\n  ".join(differing)
+        more = f"; for more choices of the same: ssl-sweep extend {spec.name} --choices +N"
+        if spec.search.sampler == "grid":  # which has all choices already
+            more = ""
         raise LedgerError(
             f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
-            "give the new one another name, or undo the change to continue the old one; "
-            f"for more choices of the same: ssl-sweep extend {spec.name} --choices +N"
+            f"give the new one another name, or undo the change to continue the old one{more}"
         )
