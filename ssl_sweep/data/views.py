@@ -73,7 +73,9 @@ class Augment:
     blur_sigma_min: Annotated[float, Field(gt=0, description="weakest blur, pixels")] = 0.1
     blur_sigma_max: Annotated[float, Field(gt=0, description="strongest blur, pixels")] = 2.0
     solarize: Annotated[Probability, Field(description="probability of inverting bright values")] = 0.0
-    solarize_second: Annotated[Probability | None, Field(description="of second views; null: as for first")] = None
+    solarize_second: Annotated[
+        Probability | None, Field(description="solarize for the second view of an image; null: as for the first")
+    ] = None
     solarize_threshold: Annotated[float, Field(ge=0, le=1, description="brightness from which values invert")] = 0.5
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class Confirm(Section):
         Field(
             strict=False,
             min_length=1,
-            description="each runs once a seed; a number n is the n seeds after the last of search.seeds",
+            description="each runs once for each seed; a number n is the n seeds after the last of search.seeds",
         ),
         AfterValidator(_each_once),
     ] = tuple(range(1, 1 + CONFIRM_SEEDS))
@@ -78,7 +78,7 @@ class Search(Section):
     )
     seeds: Annotated[
         Seeds,
-        Field(strict=False, min_length=1, description="every choice runs once a seed; a number n is 0 to n - 1"),
+        Field(strict=False, min_length=1, description="every choice runs once for each seed; a number n is 0 to n - 1"),
         BeforeValidator(_seed_list),
     ] = (0,)
     sampler: Annotated[
@@ -113,7 +113,8 @@ class Search(Section):
         ),
     ] = ""
     trials: Annotated[
-        int | None, Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once a seed")
+        int | None,
+        Field(ge=1, description="how many choices a sampler proposes (not a grid); each runs once for each seed"),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**31, description="the sampler's own seed")] = 0
     earlier: Annotated[

@@ -137,7 +137,7 @@ def _check_sampler(raw: Mapping[str, Any], errors: ErrorCollector) -> None:
                 errors.add(("space", *place), values, "is a range without a step, which a grid cannot list", remedy)
     elif sampler in get_args(Sampler):
         if raw.get("trials") is None:
-            message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once a seed"
+            message = f"is required by sampler {sampler!r}: it counts choices, each of which runs once for each seed"
             errors.add(("trials",), None, message, "add `trials: 20`, say")
         if not space and not raw.get("cases"):
             errors.add(

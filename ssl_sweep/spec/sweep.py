@@ -88,7 +88,8 @@ class SweepSpec(Section):
         Field(min_length=1, description="{evaluation: {knobs}}: what is measured after pretraining"),
     ]
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 if the hardware multiplies in it, else fp32")
+        Literal["auto", "bf16", "fp32"],
+        Field(description="auto: bf16 if the hardware multiplies matrices in it, else fp32"),
     ] = "auto"
     resources: Annotated[Resources, Field(description="the resources of one trial")] = Resources()
     retries: Annotated[

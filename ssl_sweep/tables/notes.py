@@ -56,7 +56,7 @@ def _on_spread(table: "Table") -> Iterator[str]:
     if seeds:
         yield f"{SPREADS[table.interval]} (number of seeds)"
     elif any(cell.n for row in table.body for cell in row.cells):
-        yield "one seed each, without a spread (number of seeds)"
+        yield "one seed each, so no deviation (number of seeds)"
     if seeds and table.interval == "bootstrap" and min(seeds) < FEW:
         yield f"the bootstrap's interval is too narrow for fewer than some {FEW} seeds; Student's t is not"
 
@@ -76,7 +76,7 @@ def _on_confirmed(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
         which = "choice" if len(choices) == 1 else f"{len(choices)} choices"
         yield (
             f"confirmed: over {len(seeds)} fresh seeds ({', '.join(map(str, seeds))}) of the {which} that the search "
-            "found best; change: that minus the search's own mean, which the choice of the best biases"
+            "found best; change: confirmed mean minus the search's mean, which is biased for the best"
         )
 
 

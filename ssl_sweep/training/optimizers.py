@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_sweep.training.declarations import TrainingDeclarations, declared
 
 # knobs that pretraining shares with the evaluations that train something
-BatchSize = Annotated[int, Field(ge=2, description="images per step, over all workers")]
+BatchSize = Annotated[int, Field(ge=2, description="images per step; in pretraining those of all workers")]
 Optimizer = Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars; beta1 of adamw")]
 WeightDecay = Annotated[float, Field(ge=0, description="weight decay")]

@@ -74,7 +74,7 @@ def test_one_seed_has_no_spread() -> None:
 
 def test_single_seeds_are_said_once() -> None:
     runs = make_runs({0.0: [40.0], 0.1: [41.0]})
-    assert make_table(runs).notes == ("one seed each, without a spread (number of seeds)",)
+    assert make_table(runs).notes == ("one seed each, so no deviation (number of seeds)",)
     pruned = runs.assign(state=["COMPLETE", "PRUNED"])
     assert make_table(pruned).notes[1:] == ("not in the means: 1 PRUNED of 2 trials",)  # nor that it has fewer seeds
 
