@@ -1,6 +1,5 @@
 """`parquet:DIR`: image sets as the Hugging Face hub ships them, with several shards per split."""
 
-import json
 import re
 import threading
 from bisect import bisect_right
@@ -11,17 +10,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_sweep.data.class_numbers import class_numbers, names_of
+from ssl_sweep.data.columns import class_features, find_image_column, find_label_column
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, digest, hold_out_test, stat_file
 
 TRAIN_NAMES = ("train",)
 TEST_NAMES = ("test", "validation", "valid", "val")
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "category")
 LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
 
 
@@ -90,7 +87,7 @@ class Shards:
         self._lock = threading.Lock()
 
     def images(self, classes: tuple[str, ...]) -> ImageList:
-        return ImageList(self.numbers(classes), self.name, self.image)
+        return ImageList(class_numbers(self.labels, classes, self.name), self.name, self.image)
 
     def name(self, row: int) -> str:
         group, offset = self.locate(row)
@@ -132,21 +129,7 @@ class Shards:
 
     def class_names(self) -> tuple[str, ...]:
         """The class names of the hub's metadata; without them, the labels in order."""
-        if names := class_features(self.schema).get(self.label_column):
-            return names
-        if isinstance(self.labels[0], str):
-            return tuple(sorted(set(self.labels)))
-        return tuple(str(label) for label in range(max(self.labels) + 1))
-
-    def numbers(self, classes: tuple[str, ...]) -> NDArray[np.int64]:
-        """(N,) class numbers. Raises DataError for a label that is not one of the classes."""
-        known: dict[Any, int] = {label: label for label in range(len(classes))}
-        known |= {name: label for label, name in enumerate(classes)}
-        for row, label in enumerate(self.labels):
-            if label not in known:
-                remedy = "train and test must have the same classes, and an unlabelled split (-1) cannot be used"
-                raise DataError(f"{self.name(row)}: label {label!r} is none of the {len(classes)} classes; {remedy}")
-        return np.array([known[label] for label in self.labels], dtype=np.int64)
+        return class_features(self.schema).get(self.label_column) or names_of(self.labels)
 
 
 def open_file(path: Path) -> Any:
@@ -165,43 +148,3 @@ def list_groups(paths: list[Path], files: list[Any]) -> Iterator[Group]:
             end += rows
             yield Group(path, number, first, end)
             first += rows
-
-
-def class_features(schema: Any) -> dict[str, tuple[str, ...]]:
-    """Class names by column, as the hub's `datasets` library writes them into the schema."""
-    written = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(written).get("info", {}).get("features", {}) if written else {}
-    return {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
-
-
-def find_image_column(schema: Any, place: Path) -> str:
-    binary = [field.name for field in schema if holds_bytes(field.type)]
-    named = [name for name in IMAGE_COLUMNS if name in binary]
-    return choose("image column (binary, or a struct with binary 'bytes')", named, binary, schema, place)
-
-
-def holds_bytes(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    if types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def find_label_column(schema: Any, place: Path) -> str:
-    named = [name for name in LABEL_COLUMNS if name in schema.names]
-    return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, list(class_features(schema)), schema, place)
-
-
-def choose(what: str, named: list[str], typed: list[str], schema: Any, place: Path) -> str:
-    """The column with a usual name; without one, the only column of its type."""
-    if named:
-        return named[0]
-    if len(typed) == 1:
-        return typed[0]
-    count = f"{len(typed)} columns could be the" if typed else "no"
-    raise DataError(f"{place}: {count} {what}; its columns are {', '.join(schema.names)}: rename the one to use")
