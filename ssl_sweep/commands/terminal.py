@@ -61,7 +61,24 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
     problems = [Text(f"does not fit: {problem}; lower it, {remedy}", "red") for problem in plan["problems"]]
+    data = plan.get("data", {})  # a service does not look at it
+    if "problem" in data:
+        problems.append(Text(f"images not counted: {data['problem']}", "yellow"))
+    elif data:
+        rows.add_row("images", _images(data))
+        problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
     return Group(Text(name, "bold"), rows, *problems)
+
+
+def _images(data: Mapping[str, Any]) -> str:
+    """`1,294 to train on, 144 for validation, 359 for testing, of 10 classes`"""
+    words = [
+        f"{data['train_images']:,} to train on",
+        f"{data['val_images']:,} for validation",
+        f"{data['test_images']:,} for testing",
+        f"of {data['classes']:,} {'class' if data['classes'] == 1 else 'classes'}",
+    ]
+    return ", ".join(words) + (f", {data['unlabelled']:,} without a label" if data["unlabelled"] else "")
 
 
 def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:

@@ -31,6 +31,7 @@ from ssl_sweep.service.states import ACTIVE, WAITING
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
+    from ssl_sweep.spec.sweep import SweepSpec
 
 WAIT_S = 2.0
 
@@ -115,7 +116,21 @@ def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> 
         from ssl_sweep.cluster.run import cluster_nodes
 
         nodes = cluster_nodes(address)
-    return {"name": spec.name, **asdict(make_plan(spec, nodes))}
+    return {"name": spec.name, **asdict(make_plan(spec, nodes)), "data": _data_summary(spec)}
+
+
+def _data_summary(spec: "SweepSpec") -> dict[str, Any]:
+    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not."""
+    from dataclasses import asdict
+
+    from ssl_sweep.data.images import DataError
+    from ssl_sweep.data.splits import data_of
+    from ssl_sweep.data.summary import summarize
+
+    try:
+        return asdict(summarize(data_of(spec.data), root=spec.root))
+    except (DataError, OSError) as error:
+        return {"problem": str(error)}
 
 
 @app.command("list")

@@ -98,16 +98,20 @@ class Pack:
 
     def only(self, classes: Sequence[str]) -> "Pack":
         """A view of the images of these classes, on the same memory; labels are positions in `classes`."""
-        if unknown := [name for name in classes if name not in self.classes]:
-            there_are = ", ".join(map(repr, self.classes[:MAX_NAMED])) + (
-                ", ..." if len(self.classes) > MAX_NAMED else ""
-            )
-            raise DataError(f"data.classes: {unknown[0]!r} is not a class of these images; there are {there_are}")
-        wanted = torch.tensor([self.classes.index(name) for name in classes])  # (C,)
-        view = self.subset(torch.isin(self.labels, wanted).nonzero().flatten())
-        view.labels = (view.labels.unsqueeze(1) == wanted).long().argmax(dim=1)
-        view.classes = tuple(classes)
+        rows, labels = choose_classes(self.labels, self.classes, classes)
+        view = self.subset(rows)
+        view.labels, view.classes = labels, tuple(classes)
         return view
+
+
+def choose_classes(labels: Tensor, known: Sequence[str], wanted: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The rows of labels (N,) whose class is wanted, and their labels as positions in `wanted`; `known` names all."""
+    if unknown := [name for name in wanted if name not in known]:
+        there_are = ", ".join(map(repr, known[:MAX_NAMED])) + (", ..." if len(known) > MAX_NAMED else "")
+        raise DataError(f"data.classes: {unknown[0]!r} is not a class of these images; there are {there_are}")
+    numbers = torch.tensor([known.index(name) for name in wanted])  # (C,)
+    rows = torch.isin(labels, numbers).nonzero().flatten()
+    return rows, (labels[rows].unsqueeze(1) == numbers).long().argmax(dim=1)
 
 
 def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: int | None) -> tuple[Pack, Pack]:

@@ -1,10 +1,10 @@
 """The spec's `data:` section, and the three splits that a trial sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -95,15 +95,30 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
-    kept, held = stratified_split(train.labels, data.val_fraction, data.split_seed)
-    if not len(held):
-        place = f"data.val_fraction: {data.val_fraction} of {len(train)} training images"
-        raise DataError(f"{place} leaves no validation image; raise it")
-    if data.train_images is not None:
-        kept = _sample(train.labels, kept, data.train_images, data.split_seed)
+    kept, held = divide(train.labels, data)
     opened = partial(_load_other, data, root, cache)
     origin = Origin(data, root, cache)
     return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened, origin)
+
+
+def data_of(section: Mapping[str, Any]) -> Data:
+    """The `data` section of a spec or a trial's config; JSON has no tuples, and a config has the root besides."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
+    return Data(**{name: value for name, value in fields.items() if name != "root"})
+
+
+def divide(labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+    """The rows of labels (N,) of a training split that are trained on, and those that are held out for the search.
+
+    Raises DataError when none is left to hold out.
+    """
+    kept, held = stratified_split(labels, data.val_fraction, data.split_seed)
+    if not len(held):
+        place = f"data.val_fraction: {data.val_fraction} of {len(labels)} training images"
+        raise DataError(f"{place} leaves no validation image; raise it")
+    if data.train_images is not None:
+        kept = _sample(labels, kept, data.train_images, data.split_seed)
+    return kept, held
 
 
 def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:

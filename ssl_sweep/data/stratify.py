@@ -7,9 +7,11 @@ from torch import Tensor
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Row numbers (kept, held), both ascending; `held` is `fraction` of the rows, and nearly so of each class.
 
-    labels: (N,) int64. Every class keeps at least one row, so `held` is smaller than requested for tiny classes.
-    The same labels, fraction and seed give the same split on every machine.
+    labels: (N,) int64; images without one (-1) are split as a class of their own. Every class keeps at least one row,
+    so `held` is smaller than requested for tiny classes. The same labels, fraction and seed give the same split on
+    every machine.
     """
+    labels = _from_zero(labels)
     rng = torch.Generator().manual_seed(seed)
     quota = held_per_class(torch.bincount(labels), fraction, rng)  # (C,)
     order = torch.randperm(len(labels), generator=rng)
@@ -23,6 +25,7 @@ def nested_subset(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
     For the same labels and seed, a smaller fraction's rows are a subset of a larger one's, on every machine.
     """
+    labels = _from_zero(labels)
     rng = torch.Generator().manual_seed(seed)
     counts = torch.bincount(labels)  # (C,)
     order = torch.randperm(len(labels), generator=rng)
@@ -58,3 +61,8 @@ def rank_in_class(grouped: Tensor) -> Tensor:
     counts = torch.bincount(grouped)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(grouped)) - starts[grouped]
+
+
+def _from_zero(labels: Tensor) -> Tensor:
+    """Group numbers (N,) that `bincount` accepts; labels without -1 stay as they are, and so does their split."""
+    return labels + 1 if bool((labels < 0).any()) else labels

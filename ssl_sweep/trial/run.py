@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torchvision.utils import make_grid, save_image
 
-from ssl_sweep.data.splits import Data, Splits, load_splits
+from ssl_sweep.data.splits import Data, Splits, data_of, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
@@ -132,11 +132,8 @@ class _Trial:
 
     @property
     def splits(self) -> Splits:
-        # a config is JSON, which has no tuples; `_open_splits` hashes the knobs of data
-        fields: dict[str, Any] = dict(self.config["data"])
-        root = Path(fields.pop("root"))
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return _open_splits(Data(**fields), root, self.cache)
+        data = self.config["data"]
+        return _open_splits(data_of(data), Path(data["root"]), self.cache)
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run a stage unless it is finished; returns its results with the stage's name as prefix."""

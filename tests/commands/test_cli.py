@@ -234,6 +234,18 @@ def test_plan_counts_what_will_run(tmp_path: Path) -> None:
     assert "does not fit: a trial wants 4096 CPU" in ssl_sweep("plan", spec, "--set", "resources.cpus=4096")
 
 
+def test_plan_counts_the_images_where_they_are(tmp_path: Path) -> None:
+    spec = written(tmp_path)
+    counts = {"train_images": 1294, "val_images": 144, "test_images": 359, "classes": 10, "unlabelled": 0}
+    assert json.loads(ssl_sweep("plan", spec, "--json"))["data"] == {**counts, "warnings": []}
+    assert "1,294 to train on, 144 for validation, 359 for testing, of 10 classes\n" in ssl_sweep("plan", spec)
+    printed = ssl_sweep("plan", spec, "--set", "data.source=imagefolder:nowhere")
+    assert "6  (" not in printed
+    assert "4  (2 choices x 2 seeds)" in printed
+    assert "images not counted: data.source: 'imagefolder:nowhere': " in printed
+    assert len([line for line in printed.splitlines() if "nowhere" in line]) == 1
+
+
 @pytest.mark.parametrize("spec", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_passes_plan_without_its_data(spec: Path) -> None:
     planned = ssl_sweep("plan", spec, "--json")

@@ -52,6 +52,14 @@ def test_equal_remainders_are_drawn_by_seed() -> None:
     assert classes[0] == classes[1] != classes[2]
 
 
+def test_images_without_a_label_are_split_as_a_class_of_their_own() -> None:
+    labels = torch.tensor([-1] * 100 + [0] * 40 + [1] * 20)
+    kept, held = stratified_split(labels, 0.1, 0)
+    assert Counter(labels[held].tolist()) == {-1: 10, 0: 4, 1: 2}
+    assert Counter(labels[kept].tolist()) == {-1: 90, 0: 36, 1: 18}
+    assert len(stratified_split(torch.full((50,), -1), 0.2, 0)[1]) == 10
+
+
 def test_splits_of_digits(tmp_path: Path) -> None:
     data = Data(source="digits", image_size=8, val_fraction=0.25)
     splits = load_splits(data, root=tmp_path, cache=tmp_path)
