@@ -1,6 +1,5 @@
 """What an evaluation's file may declare beside `evaluate`, and the default of each declaration."""
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +69,6 @@ def load_evaluation(name: str) -> Evaluation:
 
     Raises:
         UnknownNameError: there is none; the error proposes the nearest.
+        PluginError: it is a plugin's and cannot be used.
     """
-    knobs.load("evaluations", name)
-    return Evaluation(name, importlib.import_module(f"ssl_sweep.evaluations.{name}"))
+    return Evaluation(name, knobs.load_module("evaluations", name))

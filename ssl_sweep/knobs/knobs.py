@@ -6,13 +6,16 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
-from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.models.encoders import ENCODERS, encoder_class
+from ssl_sweep.plugins import catalog
 
 Kind = Literal["methods", "evaluations", "encoders"]
 
@@ -29,26 +32,54 @@ class UnknownNameError(UserError, ValueError):
 
 
 def names(kind: Kind) -> list[str]:
-    """All names of a kind, sorted: the files of its folder, or the encoders of the table."""
+    """All names of a kind, sorted: the package's own, then those of plugins."""
+    own = own_names(kind)
+    return [*own, *(name for name in catalog.names(kind) if name not in own)]
+
+
+def own_names(kind: Kind) -> list[str]:
+    """The names of the package's own, sorted: the files of the kind's folder, or the encoders of the table."""
     if kind == "encoders":
         return sorted(ENCODERS)
     folder = importlib.import_module(f"ssl_sweep.{kind}").__path__
     return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_"))
 
 
-@cache
 def load(kind: Kind, name: str) -> Callable[..., Any]:
     """The `Method` class, the `evaluate` function or the encoder's class of that name.
 
     Raises:
         UnknownNameError: there is none; the error proposes the most similar name.
+        PluginError: it is a plugin's and cannot be used.
     """
-    if name not in names(kind):
-        raise UnknownNameError(kind, name)
     if kind == "encoders":
-        return ENCODERS[name]
-    target: Callable[..., Any] = getattr(importlib.import_module(f"ssl_sweep.{kind}.{name}"), _ATTRIBUTE[kind])
+        _check_known(kind, name)
+        return encoder_class(name)
+    target: Callable[..., Any] = getattr(load_module(kind, name), _ATTRIBUTE[kind])
     return target
+
+
+def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleType:
+    """The file of a method or an evaluation, as a module. Raises as `load`."""
+    _check_known(kind, name)
+    if _is_own(kind, name):
+        catalog.check_free(kind, name, (name,))
+        return importlib.import_module(f"ssl_sweep.{kind}.{name}")
+    catalog.check_free(kind, name, ())
+    catalog.attribute(kind, name, _ATTRIBUTE[kind])
+    return catalog.load(kind, name)
+
+
+def _check_known(kind: Kind, name: str) -> None:
+    if not _is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
+        raise UnknownNameError(kind, name)
+
+
+def _is_own(kind: Kind, name: str) -> bool:
+    """Whether the package has it. Quick for what has been imported: a large sweep asks thousands of times."""
+    if kind == "encoders":
+        return name in ENCODERS
+    return name.isidentifier() and not name.startswith("_") and find_spec(f"ssl_sweep.{kind}.{name}") is not None
 
 
 class Knobs(BaseModel):

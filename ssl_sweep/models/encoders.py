@@ -8,8 +8,9 @@ from ssl_sweep.models.pixels import Pixels
 from ssl_sweep.models.resnet import ResNet18, ResNet34, ResNet50
 from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
 from ssl_sweep.models.vit import ViTBase, ViTSmall, ViTTiny
+from ssl_sweep.plugins import catalog
 
-__all__ = ["ENCODERS", "Encoder", "build_encoder"]
+__all__ = ["ENCODERS", "Encoder", "build_encoder", "encoder_class"]
 
 ENCODERS: dict[str, type[Encoder]] = {
     "resnet18": ResNet18,
@@ -24,8 +25,21 @@ ENCODERS: dict[str, type[Encoder]] = {
 }
 
 
+def encoder_class(name: str) -> type[Encoder]:
+    """The class of an encoder of the table, or of a plugin, whose module has it as `Backbone`.
+
+    Raises:
+        PluginError: there is no encoder of this name, or its plugin cannot be used.
+    """
+    catalog.check_free("encoders", name, ENCODERS)
+    if name in ENCODERS:
+        return ENCODERS[name]
+    backbone: type[Encoder] = catalog.attribute("encoders", name, "Backbone")
+    return backbone
+
+
 def build_encoder(settings: Mapping[str, Any], image_size: int) -> Encoder:
     """The encoder of a spec's `encoder` section, which has its `name` and its knobs."""
     knobs = dict(settings)
-    constructor: Callable[..., Encoder] = ENCODERS[knobs.pop("name")]
+    constructor: Callable[..., Encoder] = encoder_class(knobs.pop("name"))
     return constructor(image_size, **knobs)

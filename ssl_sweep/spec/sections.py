@@ -9,6 +9,7 @@ from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, did_you_mean, findings_of, validation_error
+from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.training.health import Health
 from ssl_sweep.training.optimizers import Recipe
 
@@ -101,6 +102,8 @@ def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
         target = knobs.load(kind, name)
     except knobs.UnknownNameError as error:
         raise validation_error(Finding(loc, name, error.message, error.remedy)) from None
+    except PluginError as error:
+        raise validation_error(Finding(loc, name, str(error), "")) from None
     return {"name": name, **knobs.check(target, settings, name)}
 
 
@@ -130,6 +133,8 @@ def _check_evaluation(name: str, settings: Any) -> Settings:
         target = knobs.load("evaluations", name)
     except knobs.UnknownNameError as error:
         raise validation_error(Finding((), settings, error.message, error.remedy)) from None
+    except PluginError as error:
+        raise validation_error(Finding((), settings, str(error), "")) from None
     return knobs.check(target, {} if settings is None else settings, name)
 
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from ssl_sweep import evaluations, methods
-from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.spec.file import load_spec
@@ -51,7 +50,6 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     (tmp_path / "plain.py").write_text(block(PACKAGE, "Add an encoder", "python"))
     monkeypatch.setitem(ENCODERS, "plain", runpy.run_path(str(tmp_path / "plain.py"))["Plain"])
-    knobs.load.cache_clear()
     return tmp_path
 
 

@@ -1,0 +1,63 @@
+"""The files that a local plugin is made of, and their hash."""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PACKAGE = "ssl_sweep_local"  # the name under which a plugin folder is imported: its files may import each other
+
+
+def reached_files(folder: Path, file: Path) -> list[Path]:
+    """The file, and the files below `folder` that it imports, directly or by way of others; sorted.
+
+    A plugin that is a folder is made of all its Python files.
+
+    Raises:
+        SyntaxError: a file is not Python.
+    """
+    reached: set[Path] = set()
+    waiting = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    while waiting:
+        current = waiting.pop()
+        if current not in reached:
+            reached.add(current)
+            waiting += _imported(folder, current)
+    return sorted(reached)
+
+
+def digest(folder: Path, files: Iterable[Path]) -> str:
+    """A hash of names below `folder` and contents."""
+    total = hashlib.sha256()
+    for file in files:
+        content = file.read_bytes()
+        total.update(f"{file.relative_to(folder).as_posix()}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+def _imported(folder: Path, file: Path) -> Iterator[Path]:
+    """The files below `folder` that a file's import statements name."""
+    here = [PACKAGE, *file.relative_to(folder).with_suffix("").parts]
+    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = [".".join(here[: -node.level])] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            wanted = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in wanted:
+            yield from _files_of(folder, name)
+
+
+def _files_of(folder: Path, module: str) -> Iterator[Path]:
+    """The file of a module of the folder, and the `__init__.py` of each package around it."""
+    package, *parts = module.split(".")
+    if package != PACKAGE:
+        return
+    for depth in range(len(parts) + 1):
+        path = folder.joinpath(*parts[:depth])
+        yield from (file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file() and depth)
+    if (folder / "__init__.py").is_file():
+        yield folder / "__init__.py"

@@ -1,0 +1,147 @@
+"""Plugins by name: what is imported, what each is made of, and what a user reads when one is wrong."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ssl_sweep.knobs import knobs
+from ssl_sweep.plugins import catalog
+from ssl_sweep.plugins.catalog import PluginError
+
+METHOD = "class Method:\n    def __init__(self, encoder, *, size: int = {size}): ...\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A plugin folder in use, with one method."""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "mine.py").write_text(METHOD.format(size=1))
+    catalog.use(tmp_path)
+    yield tmp_path
+    catalog.use(None)
+
+
+def install(site: Path, name: str, version: str, points: str, *, editable: bool = False) -> None:
+    """As much of an installed distribution as its metadata."""
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(points)
+    if editable:
+        (info / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed distributions."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("lab_")]:
+        del sys.modules[name]
+    monkeypatch.undo()
+    catalog.use(None)
+
+
+def test_a_local_plugin_is_listed_and_loaded(folder: Path) -> None:
+    assert catalog.names("methods") == ["local/mine"]
+    assert "local/mine" in knobs.names("methods")
+    assert knobs.check(knobs.load("methods", "local/mine"), {}, "mine") == {"size": 1}
+    assert not (folder / "methods" / "__pycache__").exists()
+
+
+def test_an_edited_plugin_is_imported_anew_with_another_identity(folder: Path) -> None:
+    knobs.load("methods", "local/mine")
+    before = catalog.identity("methods", "local/mine")
+    (folder / "methods" / "mine.py").write_text(METHOD.format(size=2))
+    catalog.use(folder)
+    assert knobs.check(knobs.load("methods", "local/mine"), {}, "mine") == {"size": 2}
+    assert catalog.identity("methods", "local/mine") != before
+
+
+def test_the_identity_covers_the_files_that_it_imports_and_no_others(folder: Path) -> None:
+    (folder / "methods" / "mine.py").write_text("from ..nets.heads import head\n" + METHOD.format(size=1))
+    (folder / "nets").mkdir()
+    (folder / "nets" / "heads.py").write_text("from ssl_sweep_local import common\nhead = common.one\n")
+    (folder / "common.py").write_text("one = 1\n")
+    (folder / "methods" / "other.py").write_text("")
+
+    def identity_after(path: str, text: str) -> str:
+        (folder / path).write_text(text)
+        catalog.use(folder)
+        knobs.load("methods", "local/mine")
+        return catalog.identity("methods", "local/mine")
+
+    first = identity_after("methods/other.py", "two = 2\n")
+    assert identity_after("methods/other.py", "three = 3\n") == first
+    assert identity_after("common.py", "one = 11\n") != first
+
+
+def test_a_package_can_be_a_plugin(folder: Path) -> None:
+    (folder / "methods" / "big").mkdir()
+    (folder / "methods" / "big" / "__init__.py").write_text("from .part import Method\n")
+    (folder / "methods" / "big" / "part.py").write_text(METHOD.format(size=3))
+    catalog.use(folder)
+    assert knobs.check(knobs.load("methods", "local/big"), {}, "big") == {"size": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nowhere\n", r"methods/mine.py:1: ModuleNotFoundError: No module named 'nowhere'"),
+        ("def x(:\n", r"methods/mine.py:1: invalid syntax"),
+        ("x = 1\n", r"methods/mine.py has no `Method`; define it there"),
+    ],
+)
+def test_a_broken_plugin_is_one_message(folder: Path, text: str, message: str) -> None:
+    (folder / "methods" / "mine.py").write_text(text)
+    catalog.use(folder)
+    assert knobs.names("methods")
+    with pytest.raises(PluginError, match=message):
+        knobs.load("methods", "local/mine")
+
+
+def test_an_unknown_local_plugin_names_those_that_are_there(folder: Path) -> None:
+    with pytest.raises(PluginError, match=r"there is no method 'local/nine'; .*/methods has local/mine"):
+        knobs.load("methods", "local/nine")
+
+
+def test_without_a_folder_the_remedy_is_the_option() -> None:
+    with pytest.raises(PluginError, match="name its folder with --plugins DIR or SSL_SWEEP_PLUGINS"):
+        knobs.load("methods", "local/mine")
+
+
+def test_a_folder_without_plugins_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"has no plugins; put them into .*/methods/NAME.py"):
+        catalog.use(tmp_path)
+
+
+def test_an_installed_plugin_has_its_version_as_identity(site: Path) -> None:
+    (site / "lab_noise.py").write_text(METHOD.format(size=4))
+    install(site, "lab-methods", "1.2", "[ssl_sweep.methods]\nnoise = lab_noise\n")
+    catalog.use(None)
+    assert "noise" in knobs.names("methods")
+    assert "lab_noise" not in sys.modules
+    assert knobs.check(knobs.load("methods", "noise"), {}, "noise") == {"size": 4}
+    assert catalog.identity("methods", "noise") == "lab-methods 1.2"
+
+
+def test_an_editable_installation_is_hashed_too(site: Path) -> None:
+    (site / "lab_noise.py").write_text(METHOD.format(size=4))
+    install(site, "lab-methods", "1.2", "[ssl_sweep.methods]\nnoise = lab_noise\n", editable=True)
+    catalog.use(None)
+    before = catalog.identity("methods", "noise")
+    assert before.startswith("lab-methods 1.2 sha256:")
+    (site / "lab_noise.py").write_text(METHOD.format(size=5))
+    catalog.use(None)
+    assert catalog.identity("methods", "noise") != before
+
+
+def test_a_name_that_the_package_has_is_an_error_that_names_both(site: Path) -> None:
+    (site / "lab_moco.py").write_text(METHOD.format(size=4))
+    install(site, "lab-methods", "1.2", "[ssl_sweep.methods]\nmoco = lab_moco\n")
+    catalog.use(None)
+    with pytest.raises(PluginError, match=r"method 'moco' is provided by ssl_sweep itself and by lab-methods 1.2"):
+        knobs.load("methods", "moco")
+    assert knobs.load("methods", "simclr")
