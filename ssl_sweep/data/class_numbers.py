@@ -1,6 +1,7 @@
 """Class names and class numbers of labels as they stand in a file: whole numbers, or names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,51 @@ from numpy.typing import NDArray
 
 from ssl_sweep.data.images import DataError
 
-
-def names_of(labels: Sequence[Any]) -> tuple[str, ...]:
-    """The names of classes that only their labels name, in order."""
-    if isinstance(labels[0], str):
-        return tuple(sorted(set(labels)))
-    return tuple(str(label) for label in range(max(labels) + 1))
+UNLABELLED = -1
 
 
-def class_numbers(labels: Sequence[Any], classes: Sequence[str], place: Callable[[int], str]) -> NDArray[np.int64]:
-    """(N,) positions in `classes`; `place` names a row. Raises DataError for a label that is not one of the classes."""
-    known: dict[Any, int] = {label: label for label in range(len(classes))}
-    known |= {name: label for label, name in enumerate(classes)}
+def names_of(labels: Iterable[Any]) -> tuple[str, ...]:
+    """The names of classes that only their labels name, in order; none where no image has a label."""
+    present = {label for label in labels if isinstance(label, str) or (label is not None and label >= 0)}
+    return tuple(str(label) for label in sorted(present, key=lambda label: (isinstance(label, str), label)))
+
+
+def class_numbers(
+    labels: Sequence[Any], classes: Sequence[str], names: Sequence[str] | None, place: Callable[[int], str]
+) -> NDArray[np.int64]:
+    """(N,) positions in `classes`; -1 for an image without a label.
+
+    Args:
+        labels: whole numbers, names, or None and -1 where there is no label.
+        classes: the set's.
+        names: what the file's whole numbers stand for, by position (`number_names`); None: each is a name itself.
+        place: names a row, for errors.
+
+    Raises:
+        DataError: a label is not one of the classes.
+    """
+    known: dict[Any, int] = {name: label for label, name in enumerate(classes)}
+    if names is None:
+        known |= {int(name): label for label, name in enumerate(classes) if name.isdecimal()}
+    else:
+        known |= {position: known[name] for position, name in enumerate(names) if name in known}
+    known |= {None: UNLABELLED, UNLABELLED: UNLABELLED}
     for row, label in enumerate(labels):
         if label not in known:
-            remedy = "train and test must have the same classes, and an unlabelled split (-1) cannot be used"
+            remedy = "train and test must have the same classes; -1 or null is an image without a label"
             raise DataError(f"{place(row)}: label {label!r} is none of the {len(classes)} classes; {remedy}")
     return np.array([known[label] for label in labels], dtype=np.int64)
+
+
+def number_names(
+    own: tuple[str, ...] | None, file: Path, first: tuple[str, ...] | None, first_file: Path
+) -> tuple[str, ...] | None:
+    """What whole numbers of `file` stand for, by its `own` class names and those of the set's `first` file.
+
+    Two files may have the same names in another order. Raises DataError when they have different names.
+    """
+    if own and first and set(own) != set(first):
+        apart = min(set(own) ^ set(first))
+        has, lacks = (file, first_file) if apart in own else (first_file, file)
+        raise DataError(f"{has}: has a class {apart!r} that {lacks} lacks; the splits of a set have the same classes")
+    return own or first if first else None

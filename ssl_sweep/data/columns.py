@@ -1,6 +1,7 @@
 """The columns of images and labels in an Arrow schema, and the class names in its metadata."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,40 @@ def holds_bytes(kind: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def find_label_column(schema: Any, place: Path) -> str:
+def find_label_column(schema: Any, place: Path) -> str | None:
+    """The column with the labels; None if the images have none."""
     named = [name for name in LABEL_COLUMNS if name in schema.names]
+    if not named and not class_features(schema):
+        return None
     return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, list(class_features(schema)), schema, place)
+
+
+def label_values(column: Any, name: str, place: Callable[[int], str]) -> list[int | str | None]:
+    """The labels of a column: whole numbers, names, or None where there is none.
+
+    Raises DataError for a column of another type, and for a number that is not whole.
+    """
+    import pyarrow.types as types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if not (types.is_null(kind) or is_number(kind) or types.is_string(kind) or types.is_large_string(kind)):
+        raise DataError(f"{place(0)}: column {name!r} is of type {kind}; a label is a whole number or a class name")
+    values = column.to_pylist()
+    if types.is_boolean(kind):
+        return [None if value is None else int(value) for value in values]
+    if not types.is_floating(kind):
+        return list(values)
+    values = [None if value is None or value != value else value for value in values]  # pandas writes NaN for none
+    for row, value in enumerate(values):
+        if value is not None and not value.is_integer():
+            raise DataError(f"{place(row)}: column {name!r} of type {kind} has {value}; a label is a whole number")
+    return [None if value is None else int(value) for value in values]
+
+
+def is_number(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
 def choose(what: str, named: list[str], typed: list[str], schema: Any, place: Path) -> str:

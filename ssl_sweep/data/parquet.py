@@ -5,20 +5,23 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import class_numbers, names_of
-from ssl_sweep.data.columns import class_features, find_image_column, find_label_column
+from ssl_sweep.data.class_numbers import UNLABELLED, class_numbers, names_of, number_names
+from ssl_sweep.data.columns import class_features, find_image_column, find_label_column, label_values
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, digest, hold_out_test, stat_file
 
 TRAIN_NAMES = ("train",)
 TEST_NAMES = ("test", "validation", "valid", "val")
+LABELS = 2  # raise it when the same files give other class numbers
 LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
 
 
@@ -28,7 +31,7 @@ def parquet_folder(name: str, folder: Path, split_seed: int) -> Source:
     if not train:
         raise DataError(f"{folder}: no Parquet file of a train split; {LAYOUT}")
     files = digest((stat_file(path) for path in train + test), folder)
-    fingerprint: dict[str, str | int] = {"kind": "parquet", "folder": str(folder), "files": files}
+    fingerprint: dict[str, str | int] = {"kind": "parquet", "folder": str(folder), "files": files, "labels": LABELS}
     if not test:
         fingerprint["split_seed"] = split_seed
     return Source(name, fingerprint, lambda: read(train, test, split_seed))
@@ -58,10 +61,10 @@ def check_shards(folder: Path, shards: list[Path]) -> None:
 def read(train: list[Path], test: list[Path], split_seed: int) -> Contents:
     shards = Shards(train)
     classes = shards.class_names()
-    images = shards.images(classes)
+    images = shards.images(classes, shards)
     if not test:
         return Contents(*hold_out_test(images, split_seed), classes)
-    return Contents(images, Shards(test).images(classes), classes)
+    return Contents(images, Shards(test).images(classes, shards), classes)
 
 
 class Group(NamedTuple):
@@ -82,16 +85,26 @@ class Shards:
         self.schema = files[0].schema_arrow
         self.image_column = find_image_column(self.schema, paths[0])
         self.label_column = find_label_column(self.schema, paths[0])
+        self.names = [class_features(file.schema_arrow).get(self.label_column or "") for file in files]
         self.groups = list(list_groups(paths, files))
         self._recent: OrderedDict[Group, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def images(self, classes: tuple[str, ...]) -> ImageList:
-        return ImageList(class_numbers(self.labels, classes, self.name), self.name, self.image)
+    def images(self, classes: tuple[str, ...], train: "Shards") -> ImageList:
+        """All images, labelled by `classes`, which `train` has named."""
+        numbers, start = [], 0
+        for path, labels, own in zip(self.paths, self.labels, self.names, strict=True):
+            names = number_names(own, path, train.names[0], train.paths[0])
+            numbers.append(class_numbers(labels, classes, names, partial(self._name_from, start)))
+            start += len(labels)
+        return ImageList(np.concatenate(numbers), self.name, self.image)
 
     def name(self, row: int) -> str:
         group, offset = self.locate(row)
         return f"{group.path} row {group.first + offset}"
+
+    def _name_from(self, start: int, row: int) -> str:
+        return self.name(start + row)
 
     def image(self, row: int) -> Image.Image:
         group, offset = self.locate(row)
@@ -116,20 +129,24 @@ class Shards:
             return self._recent[group]
 
     @cached_property
-    def labels(self) -> list[Any]:
-        columns = [open_file(path).read([self.label_column]).column(0) for path in self.paths]
-        labels = [label for column in columns for label in column.to_pylist()]
-        if not labels:
+    def labels(self) -> list[list[Any]]:
+        """The labels of each file's rows."""
+        if not self.groups or not self.groups[-1].end:
             raise DataError(f"{self.paths[0]}: no rows; the download may have been cut short")
-        if None in labels:
-            raise DataError(
-                f"{self.name(labels.index(None))}: column {self.label_column!r} is null; drop unlabelled rows"
+        column, start, labels = self.label_column, 0, []
+        for path in self.paths:
+            file = open_file(path)
+            rows = file.metadata.num_rows
+            place = partial(self._name_from, start)
+            labels.append(
+                [UNLABELLED] * rows if column is None else label_values(file.read([column]).column(0), column, place)
             )
+            start += rows
         return labels
 
     def class_names(self) -> tuple[str, ...]:
         """The class names of the hub's metadata; without them, the labels in order."""
-        return class_features(self.schema).get(self.label_column) or names_of(self.labels)
+        return self.names[0] or names_of(chain.from_iterable(self.labels))
 
 
 def open_file(path: Path) -> Any:

@@ -214,9 +214,17 @@ def parquet_labels(tmp_path: Path, train: list[object], test: list[object]) -> N
         (lambda folder: None, "no Parquet file of a train split"),
         (lambda folder: parquet_labels(folder, [], []), r"train.parquet: no rows"),
         (lambda folder: parquet_without(folder, "image"), "2 columns could be the image column.*a, b, label"),
-        (lambda folder: parquet_without(folder, "label"), r"no label column.*a, b, image"),
-        (lambda folder: parquet_labels(folder, [0, 1], [0, -1]), r"test.parquet row 1: label -1 is none of the 2"),
-        (lambda folder: parquet_labels(folder, [0, None], [0, 1]), r"train.parquet row 1: column 'label' is null"),
+        (lambda folder: parquet_labels(folder, [0, 1], [0, -2]), r"test.parquet row 1: label -2 is none of the 2"),
+        (lambda folder: parquet_labels(folder, [0, -2], [0]), r"train.parquet row 1: label -2 is none of the 1"),
+        (lambda folder: parquet_labels(folder, [0, 1], [0, 2]), r"test.parquet row 1: label 2 is none of the 2"),
+        (
+            lambda folder: parquet_labels(folder, [0.0, 0.5], [0.0]),
+            r"train.parquet row 1: column 'label' of type double has 0.5",
+        ),
+        (
+            lambda folder: parquet_labels(folder, [[0], [1]], [[0]]),
+            r"column 'label' is of type list<element: int64>; a label is a whole number or a class name",
+        ),
         (lambda folder: parquet_labels(folder, ["a", "b"], ["a", "c"]), "label 'c' is none of the 2"),
         (lambda folder: write_shard(folder / "train-00001-of-00003.parquet", plain([1]), [0]), "1 shards .* of 3"),
     ],
@@ -225,6 +233,59 @@ def test_parquet_says_what_is_wrong_and_where(tmp_path: Path, prepare: Callable[
     prepare(tmp_path)
     with pytest.raises(DataError, match=message):
         _ = open_source("parquet:.", root=tmp_path).contents
+
+
+@pytest.mark.parametrize("labels", [[2, 1, 3, 1], [2.0, 1.0, 3.0, 1.0], ["2", "1", "3", "1"], [20, 10, 30, 10]])
+def test_parquet_labels_without_names_are_numbered_in_order(tmp_path: Path, labels: list[object]) -> None:
+    parquet_labels(tmp_path, labels, labels[:3])
+    source = open_source("parquet:.", root=tmp_path)
+    assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([1, 0, 2, 0], [1, 0, 2])
+    assert source.classes == tuple(str(label).removesuffix(".0") for label in sorted(set(labels), key=str))
+
+
+def test_parquet_files_with_the_same_names_in_another_order(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train-0.parquet", plain([1, 2, 3]), [0, 1, 1], ["cat", "dog"])
+    write_shard(tmp_path / "train-1.parquet", plain([4, 5]), [0, 1], ["dog", "cat"])
+    write_shard(tmp_path / "test.parquet", plain([6, 7, 8, 9]), [0, 0, 0, 1], ["dog", "cat"])
+    source = open_source("parquet:.", root=tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.train.labels.tolist() == [0, 1, 1, 1, 0]
+    assert source.test.labels.tolist() == [1, 1, 1, 0]
+
+
+def test_parquet_files_with_other_names_are_refused_by_both_files(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.parquet", plain([1, 2]), [0, 1], ["cat", "dog"])
+    write_shard(tmp_path / "test.parquet", plain([3, 4]), [0, 1], ["cat", "cow"])
+    with pytest.raises(DataError, match=r"test.parquet: has a class 'cow' that .*train.parquet lacks"):
+        _ = open_source("parquet:.", root=tmp_path).contents
+
+
+@pytest.mark.parametrize("names", [None, ["cat", "dog"]])
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [([0, -1, 1], [0, -1, 1]), ([0, None, 1], [0, -1, 1]), ([0.0, float("nan"), 1.0], [0, -1, 1])],
+)
+def test_parquet_images_may_lack_a_label(
+    tmp_path: Path, labels: list[object], numbers: list[int], names: list[str] | None
+) -> None:
+    write_shard(tmp_path / "train.parquet", plain([1, 2, 3]), labels, names)
+    write_shard(tmp_path / "test.parquet", plain([4]), [1], names)
+    source = open_source("parquet:.", root=tmp_path)
+    assert source.classes == tuple(names or ("0", "1"))
+    assert (source.train.labels.tolist(), source.test.labels.tolist()) == (numbers, [1])
+
+
+def test_parquet_without_a_label_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": plain(list(range(10)))}), tmp_path / "train.parquet")
+    source = open_source("parquet:.", root=tmp_path)
+    assert source.classes == ()
+    assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([-1] * 8, [-1] * 2)
+
+
+def test_parquet_with_only_null_or_unknown_labels(tmp_path: Path) -> None:
+    parquet_labels(tmp_path, [None, None], [-1, -1])
+    source = open_source("parquet:.", root=tmp_path)
+    assert (source.classes, source.train.labels.tolist(), source.test.labels.tolist()) == ((), [-1, -1], [-1, -1])
 
 
 def test_parquet_of_several_sets_asks_for_one(tmp_path: Path) -> None:
