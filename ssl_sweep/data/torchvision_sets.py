@@ -1,4 +1,7 @@
-"""`torchvision:NAME`: torchvision's classification sets, opened by the parameters that each constructor has."""
+"""`torchvision:NAME`: torchvision's classification sets, opened by the parameters that each constructor has.
+
+`torchvision:NAME/SPLIT` trains on another of the set's splits, which may have no labels: `STL10/unlabeled`.
+"""
 
 import hashlib
 import inspect
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets
 
+from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files, stat_file
 
@@ -49,12 +53,15 @@ Build = Callable[..., Any]
 
 
 def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
-    """The set NAME under `root`, in torchvision's layout; nothing is downloaded.
+    """The set NAME or NAME/SPLIT under `root`, in torchvision's layout; nothing is downloaded.
 
-    If the set has no test split, a fifth of every class is held out by seed.
+    If the set has no test split, or SPLIT is it, a fifth of every class is held out by seed.
     """
+    full_name, (name, _, split) = name, name.partition("/")
     constructor = find_constructor(name)
     parameters = inspect.signature(constructor).parameters
+    if split and "split" not in parameters:
+        raise DataError(f"data.source: torchvision's {name} has no splits to name; write torchvision:{name}")
 
     def build(**split: Any) -> Any:
         unasked = {"download": False} if "download" in parameters else {}
@@ -65,10 +72,13 @@ def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
                 f"torchvision:{name}: not usable under {root} ({error}); {how_to_get(name, root)}"
             ) from error
 
-    fingerprint: dict[str, str | int] = {"kind": "torchvision", "name": name, "folder": str(root)}
-    if not {"train", "split"} & set(parameters):
+    fingerprint: dict[str, str | int] = {"kind": "torchvision", "name": full_name, "folder": str(root)}
+    if split in TEST_SPLITS or not {"train", "split"} & set(parameters):
         fingerprint["split_seed"] = split_seed
-    source = Source(f"torchvision:{name}", fingerprint, lambda: read(name, build, parameters, split_seed))
+    if split:
+        source = Source(f"torchvision:{full_name}", fingerprint, lambda: read_split(name, build, split, split_seed))
+    else:
+        source = Source(f"torchvision:{name}", fingerprint, lambda: read(name, build, parameters, split_seed))
     fingerprint["files"] = digest(find_files(name, root), root) if name in PLACES else digest_lists(source.contents)
     return source
 
@@ -138,6 +148,19 @@ def read(name: str, build: Build, parameters: Mapping[str, inspect.Parameter], s
     return Contents(images, list_images(name, "test", test)[0], classes)
 
 
+def read_split(name: str, build: Build, split: str, split_seed: int) -> Contents:
+    """Train on `split`, with labels or without; the test split is the set's own."""
+    try:
+        chosen = build(split=split)
+    except ValueError as error:
+        raise DataError(f"torchvision:{name}/{split}: {error}") from error
+    images, classes = list_images(name, split, chosen, may_lack_labels=True)
+    if split in TEST_SPLITS:
+        return Contents(*hold_out_test(images, split_seed), classes)
+    test, test_classes = list_images(name, "test", first_labelled(name, build, TEST_SPLITS))
+    return Contents(images, test, max(classes, test_classes, key=len))
+
+
 def first_labelled(name: str, build: Build, splits: tuple[str, ...]) -> Any:
     """The first of `splits` that exists and has labels. torchvision raises ValueError for an unknown split."""
     refusals = []
@@ -155,8 +178,10 @@ def first_labelled(name: str, build: Build, splits: tuple[str, ...]) -> Any:
     raise DataError(f"torchvision:{name}: no split to use ({'; '.join(refusals)}); use an imagefolder:DIR instead")
 
 
-def list_images(name: str, split: str, dataset: Any) -> tuple[ImageList, tuple[str, ...]]:
-    labels = find_labels(dataset)
+def list_images(
+    name: str, split: str, dataset: Any, *, may_lack_labels: bool = False
+) -> tuple[ImageList, tuple[str, ...]]:
+    labels = find_labels(dataset, may_lack_labels=may_lack_labels)
     if labels is None:
         raise DataError(f"torchvision:{name}: {split} has no class labels; it is not a classification set")
     files = file_names(dataset)
@@ -183,14 +208,19 @@ def leave_out(name: str, images: ImageList, classes: tuple[str, ...]) -> tuple[I
     return ImageList(numbers, rest.name, rest.image), classes[:gone] + classes[gone + 1 :]
 
 
-def find_labels(dataset: Any) -> NDArray[np.int64] | None:
-    """(N,) class numbers, read without decoding an image; None for a set of another task or an unlabelled split."""
+def find_labels(dataset: Any, *, may_lack_labels: bool = False) -> NDArray[np.int64] | None:
+    """(N,) class numbers, read without decoding an image; None for a set of another task or an unlabelled split.
+
+    may_lack_labels: give -1 for images without a label instead.
+    """
     values = next((getattr(dataset, attribute) for attribute in LABEL_ATTRIBUTES if hasattr(dataset, attribute)), None)
     if values is None:
         samples = getattr(dataset, "_samples", None) or getattr(dataset, "samples", [])
         values = [sample[1] for sample in samples]
     labels = np.asarray(values)
     usable = labels.shape == (len(dataset),) and len(labels) and np.issubdtype(labels.dtype, np.integer)
+    if may_lack_labels:
+        return np.maximum(labels.astype(np.int64), UNLABELLED) if usable else np.full(len(dataset), UNLABELLED)
     return labels.astype(np.int64) if usable and labels.min() >= 0 else None
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+import torchvision
 from PIL import Image
 
 from ssl_sweep.data.images import DataError
@@ -374,6 +375,57 @@ def test_stanford_cars_from_matlab_lists(tmp_path: Path) -> None:
     assert source.classes == ("Audi", "BMW")
     assert source.train.labels.tolist() == [1, 0]
     assert [shade(source.train, 1), shade(source.test, 0)] == [16, 24]
+
+
+def write_stl10(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STL-10's binary files, with five images of two classes, four for testing, and twelve without a label."""
+    home.mkdir(parents=True)
+    shades = {"train": range(5), "test": range(5, 9), "unlabeled": range(9, 21)}
+    for split, values in shades.items():
+        pixels = np.array(values, dtype=np.uint8).repeat(3 * 96 * 96)
+        pixels.tofile(home / f"{split}_X.bin")
+    np.array([1, 2, 1, 2, 1], dtype=np.uint8).tofile(home / "train_y.bin")
+    np.array([2, 1, 2, 1], dtype=np.uint8).tofile(home / "test_y.bin")
+    (home / "class_names.txt").write_text("airplane\nbird\n")
+    for files in ("train_list", "test_list"):  # torchvision would compare the hashes of the real files
+        unhashed = [[name, None] for name, _ in getattr(torchvision.datasets.STL10, files)]
+        monkeypatch.setattr(torchvision.datasets.STL10, files, unhashed)
+
+
+def test_stl10_and_its_split_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stl10(tmp_path / "stl10_binary", monkeypatch)
+    labelled, unlabelled, both = (
+        open_source(f"torchvision:STL10{split}", root=tmp_path) for split in ("", "/unlabeled", "/train+unlabeled")
+    )
+    assert labelled.train.labels.tolist() == [0, 1, 0, 1, 0]
+    assert unlabelled.train.labels.tolist() == [-1] * 12
+    assert both.train.labels.tolist() == [0, 1, 0, 1, 0] + [-1] * 12
+    assert [shade(unlabelled.train, 0), shade(both.train, 16), shade(unlabelled.test, 0)] == [9, 20, 5]
+    for source in (labelled, unlabelled, both):
+        assert (source.classes, source.test.labels.tolist()) == (("airplane", "bird"), [1, 0, 1, 0])
+    assert len({source.fingerprint["name"] for source in (labelled, unlabelled, both)}) == 3
+
+
+def test_a_named_test_split_is_not_tested_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_stl10(tmp_path / "stl10_binary", monkeypatch)
+    source = open_source("torchvision:STL10/test", root=tmp_path)
+    assert sorted(shade(images, row) for images in (source.train, source.test) for row in range(len(images))) == [
+        5,
+        6,
+        7,
+        8,
+    ]
+    assert "split_seed" in source.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("STL10/unlabelled", "unlabelled.*unlabeled"), ("CIFAR10/extra", "no splits to name; write torchvision:CIFAR10")],
+)
+def test_a_split_that_a_set_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+    write_stl10(tmp_path / "stl10_binary", monkeypatch)
+    with pytest.raises(DataError, match=message):
+        _ = open_source(f"torchvision:{name}", root=tmp_path).contents
 
 
 def test_torchvision_set_that_is_not_in_our_table(tmp_path: Path) -> None:
