@@ -9,37 +9,41 @@ from PIL import Image
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
+from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-TEST_FOLDERS = ("test", "val", "valid", "validation")
 LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg"
 
 Folders = dict[str, list[File]]  # class name -> its images
 
 
-def image_folder(name: str, folder: Path, split_seed: int) -> Source:
+def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | None = None) -> Source:
     """DIR/train and DIR/test (else val, valid); without a test folder, a fifth of every class is held out by seed."""
-    test_folder = find_test_folder(folder)
-    has_train = (folder / "train").is_dir()
-    if test_folder and not has_train:
-        raise DataError(f"{folder}: there is a {test_folder.name}/ but no train/; {LAYOUT}")
-    train = list_classes(folder / "train" if has_train else folder)
-    test = list_classes(test_folder) if test_folder else None
+    there = list_folders(folder)
+    train_name, test_name = find_splits(there, splits, folder)
+    if train_name and not test_name and not splits and len(there) > 1 and not list_folders(folder / train_name):
+        train_name = None  # a class of vehicles
+    if test_name and not train_name:
+        remedy = f"{LAYOUT}, or name it by data.splits.train"
+        raise DataError(f"{folder}: {test_name}/ is the test split, and there is no train/; {remedy}")
+    train = list_classes(folder / train_name if train_name else folder)
+    test = list_classes(folder / test_name) if test_name else None
     files = [file for split in (train, test or {}) for class_files in split.values() for file in class_files]
     fingerprint: dict[str, str | int] = {"kind": "imagefolder", "folder": str(folder), "files": digest(files, folder)}
+    fingerprint |= fingerprint_of(train_name, test_name)
     if test is None:
         fingerprint["split_seed"] = split_seed
-    return Source(name, fingerprint, lambda: read(train, test, split_seed))
+    notes = split_notes(there, train_name, test_name, splits)
+    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
 
 
-def find_test_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
+def list_folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def list_classes(folder: Path) -> Folders:
     """The images of each class folder, at any depth below it."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
+    if not (names := list_folders(folder)):
         raise DataError(f"{folder}: no class folders here; {LAYOUT}")
     classes = {name: [file for file in list_files(folder / name) if is_image(file.path)] for name in names}
     if empty := [name for name, files in classes.items() if not files]:

@@ -45,12 +45,16 @@ class Contents(NamedTuple):
 class Source:
     """An image set by name. Its lists are read at first use: a set that is already packed costs only its fingerprint.
 
-    `fingerprint` changes whenever the images, their labels or their split may have changed.
+    `fingerprint` changes whenever the images, their labels or their split may have changed. `notes` say what a user may
+    not expect of what is read.
     """
 
-    def __init__(self, name: str, fingerprint: dict[str, str | int], read: Callable[[], Contents]) -> None:
+    def __init__(
+        self, name: str, fingerprint: dict[str, str | int], read: Callable[[], Contents], notes: Iterable[str] = ()
+    ) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.notes = tuple(notes)
         self._read = read
 
     @cached_property

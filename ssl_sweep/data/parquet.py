@@ -1,6 +1,5 @@
 """`parquet:DIR`: image sets as the Hugging Face hub ships them, with several shards per split."""
 
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,45 +16,23 @@ from PIL import Image
 from ssl_sweep.data.class_numbers import UNLABELLED, class_numbers, names_of, number_names
 from ssl_sweep.data.columns import class_features, find_image_column, find_label_column, label_values
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, Source, digest, hold_out_test, stat_file
+from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
+from ssl_sweep.data.shards import find_shards
+from ssl_sweep.data.split_names import SplitNames
 
-TRAIN_NAMES = ("train",)
-TEST_NAMES = ("test", "validation", "valid", "val")
 LABELS = 2  # raise it when the same files give other class numbers
 LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
 
 
-def parquet_folder(name: str, folder: Path, split_seed: int) -> Source:
+def parquet_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | None = None) -> Source:
     """Shards of train and test (else validation) in DIR or below it; without a test split, one is held out by seed."""
-    train, test = find_shards(folder, TRAIN_NAMES), find_shards(folder, TEST_NAMES)
+    train, test, fingerprint, notes = find_shards("parquet", folder, ".parquet", splits)
     if not train:
-        raise DataError(f"{folder}: no Parquet file of a train split; {LAYOUT}")
-    files = digest((stat_file(path) for path in train + test), folder)
-    fingerprint: dict[str, str | int] = {"kind": "parquet", "folder": str(folder), "files": files, "labels": LABELS}
+        raise DataError(f"{folder}: no Parquet file of a train split; {LAYOUT}, or name it by data.splits.train")
+    fingerprint = {"kind": "parquet", "labels": LABELS, **fingerprint}
     if not test:
         fingerprint["split_seed"] = split_seed
-    return Source(name, fingerprint, lambda: read(train, test, split_seed))
-
-
-def find_shards(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The shards of the first of the splits `names` that exists: `train-0.parquet`, `train/0.parquet`."""
-    paths = sorted(folder.rglob("*.parquet"))
-    for split in names:
-        pattern = re.compile(rf"{split}(?![a-z])")
-        shards = [path for path in paths if pattern.match(path.stem) or path.parent.name == split]
-        if shards:
-            check_shards(folder, shards)
-            return shards
-    return []
-
-
-def check_shards(folder: Path, shards: list[Path]) -> None:
-    if len(homes := sorted({path.parent for path in shards})) > 1:
-        listed = ", ".join(str(home.relative_to(folder)) for home in homes)
-        raise DataError(f"{folder}: holds several sets ({listed}); name one of them, as parquet:{homes[0]}")
-    totals = {int(match[1]) for path in shards if (match := re.search(r"-\d+-of-(\d+)", path.stem))}
-    if totals and totals != {len(shards)}:
-        raise DataError(f"{shards[0]}: {len(shards)} shards are here of {max(totals)}; download the missing ones")
+    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
 
 
 def read(train: list[Path], test: list[Path], split_seed: int) -> Contents:

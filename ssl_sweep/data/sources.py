@@ -10,6 +10,7 @@ from ssl_sweep.data.image_folder import image_folder
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
+from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
 
 __all__ = ["Source", "open_source"]
@@ -18,11 +19,12 @@ FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder}
 USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchvision:NAME", "digits": "digits"}
 
 
-def open_source(source: str, *, root: Path, split_seed: int = 0) -> Source:
+def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNames | None = None) -> Source:
     """The image set that `data.source` names; relative folders are below `root`, as are torchvision's sets.
 
-    split_seed: for the test split of sets without one. Raises DataError if there is no such set; defects inside the
-    set (a shard without labels, a set that is not downloaded) are raised when its lists are read.
+    split_seed: for the test split of sets without one. splits: names of its folders or files, as in `data.splits`.
+    Raises DataError if there is no such set; defects inside the set (a shard without labels, a set that is not
+    downloaded) are raised when its lists are read.
     """
     kind, colon, argument = source.partition(":")
     if kind not in USAGE:
@@ -31,11 +33,13 @@ def open_source(source: str, *, root: Path, split_seed: int = 0) -> Source:
         )
     if bool(argument) == (kind == "digits") or (colon and not argument):
         raise DataError(f"data.source: {source!r} should be written {USAGE[kind]}")
+    if splits and kind not in FOLDER_KINDS:
+        raise DataError(f"data.splits: {source!r} has no folders or files to name; remove it")
     if kind == "digits":
         return digits(split_seed)
     if kind == "torchvision":
         return torchvision_set(argument, existing(root, source), split_seed)
-    return FOLDER_KINDS[kind](source, existing(root / Path(argument).expanduser(), source), split_seed)
+    return FOLDER_KINDS[kind](source, existing(root / Path(argument).expanduser(), source), split_seed, splits)
 
 
 def suggest(source: str) -> str:

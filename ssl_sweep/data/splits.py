@@ -1,7 +1,7 @@
 """The spec's `data:` section, and the three splits that a trial sees."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.pack import Pack, open_packs
-from ssl_sweep.data.sources import open_source
+from ssl_sweep.data.sources import Source, open_source
 from ssl_sweep.data.stratify import stratified_split
 
 
@@ -29,6 +29,14 @@ class Data:
     val_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of every training class that is held out for the search")
     ] = 0.1
+    splits: Annotated[
+        dict[Literal["train", "test"], Annotated[str, Field(min_length=1)]] | None,
+        Field(
+            min_length=1,
+            description="{train: NAME, test: NAME}: the folders or files of each, where their names are unusual; "
+            "null: train, and test or else val",
+        ),
+    ] = field(default=None, hash=False)
     classes: Annotated[
         tuple[str, ...] | None, Field(min_length=1, description="keep only these classes, by name; null: all")
     ] = None
@@ -91,8 +99,7 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     if data.short_side is not None and data.short_side < data.image_size:
         remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
         raise DataError(f"data.short_side: {data.short_side} is below data.image_size, {data.image_size}: {remedy}")
-    source = open_source(data.source, root=root, split_seed=data.split_seed)
-    train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    train, test = open_packs(open_data(data, root=root), cache, on_error=data.on_error, short_side=data.short_side)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
     kept, held = divide(train.labels, data)
@@ -101,9 +108,16 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened, origin)
 
 
+def open_data(data: Data, *, root: Path) -> Source:
+    """The image set of `data`, listed but not decoded. Raises DataError when it is missing or damaged."""
+    return open_source(data.source, root=root, split_seed=data.split_seed, splits=data.splits)
+
+
 def data_of(section: Mapping[str, Any]) -> Data:
     """The `data` section of a spec or a trial's config; JSON has no tuples, and a config has the root besides."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in section.items()
+    }
     return Data(**{name: value for name, value in fields.items() if name != "root"})
 
 
@@ -122,7 +136,9 @@ def divide(labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
 
 
 def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:
-    return load_splits(replace(data, source=source, classes=None, train_images=None), root=root, cache=cache)
+    return load_splits(
+        replace(data, source=source, splits=None, classes=None, train_images=None), root=root, cache=cache
+    )
 
 
 def _sample(labels: Tensor, rows: Tensor, wanted: int, seed: int) -> Tensor:

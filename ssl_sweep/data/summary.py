@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from ssl_sweep.data.pack import choose_classes
-from ssl_sweep.data.sources import open_source
-from ssl_sweep.data.splits import Data, divide
+from ssl_sweep.data.splits import Data, divide, open_data
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Summary:
 
 def summarize(data: Data, *, root: Path) -> Summary:
     """The splits that `load_splits` would make. Raises DataError when the source is missing or damaged."""
-    contents = open_source(data.source, root=root, split_seed=data.split_seed).contents
+    source = open_data(data, root=root)
+    contents = source.contents
     train, test, classes = (
         torch.from_numpy(contents.train.labels),
         torch.from_numpy(contents.test.labels),
@@ -35,4 +35,4 @@ def summarize(data: Data, *, root: Path) -> Summary:
         classes = data.classes
     kept, held = divide(train, data)
     unlabelled = int((torch.cat([train, test]) < 0).sum())
-    return Summary(len(kept), len(held), len(test), len(classes), unlabelled, ())
+    return Summary(len(kept), len(held), len(test), len(classes), unlabelled, source.notes)

@@ -13,6 +13,7 @@ from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.data.splits import data_of, open_data
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
@@ -123,7 +124,7 @@ def drive(
 def _open_data(spec: SweepSpec) -> None:
     """Open all data sources once, so that missing data is refused before pretraining."""
     root, seed = spec.root, spec.data["split_seed"]
-    open_source(spec.data["source"], root=root, split_seed=seed)
+    open_data(data_of(spec.data), root=root)
     for name, settings in spec.evaluate.items():
         evaluation = load_evaluation(name)
         evaluation.check_data(settings, root)

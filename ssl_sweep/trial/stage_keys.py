@@ -11,6 +11,7 @@ from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
 
 STAGE_VERSION = 2  # raise it when the same config gives another result: finished stages then run again
+LATER_DATA = ("splits",)  # keys of `data` that older keys of stages lack: they count where they are set
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
@@ -30,7 +31,8 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
     # `sync_batchnorm` matters only with several workers, see below
     used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
-    used["data"] = {name: value for name, value in config["data"].items() if name != "root"}
+    unset = {name for name in LATER_DATA if config["data"].get(name) is None}
+    used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root"}}
     if health_of(config).on_collapse == "stop":  # otherwise it only measures
         used["health"] = config["health"]
     if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
