@@ -1,9 +1,9 @@
 """Reads a spec file with `--set` overrides, and reports every problem at its line."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_
 from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
 
-__all__ = ["SpecError", "load_spec", "parse_spec"]
+__all__ = ["SpecError", "check_spec", "load_spec", "parse_spec"]
 
 DATA_VARIABLE = "SSL_SWEEP_DATA"
 
@@ -39,6 +39,29 @@ def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> Sw
         SpecError: as `load_spec`.
     """
     return _checked(read_yaml(text, file), file, overrides, lambda: root)
+
+
+def check_spec(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> SweepSpec:
+    """Check a spec given as data: what a file would hold, with NumPy's numbers and arrays, tuples and paths as well.
+
+    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the current folder.
+
+    Raises:
+        SpecError: with every problem of the data and the overrides, each with its key.
+    """
+    document = Document(_plain(data), {(): Place("the spec", None)})
+    return _checked(document, "the spec", overrides, lambda: _data_folder(Path.cwd()))
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML would give it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # an array or number of NumPy, pandas or torch
 
 
 def _checked(document: Document, file: str, overrides: Sequence[str], root: Callable[[], Path]) -> SweepSpec:
@@ -91,10 +114,13 @@ def _take_root(document: Document) -> list[Problem]:
 
 
 def _root(path: Path, document: Document) -> Path:
-    if os.environ.get(DATA_VARIABLE):
-        return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
     typed_here = document.place(("data", "source")).line is None
-    return Path.cwd() if typed_here else path.resolve().parent
+    return _data_folder(Path.cwd() if typed_here else path.resolve().parent)
+
+
+def _data_folder(default: Path) -> Path:
+    folder = os.environ.get(DATA_VARIABLE)
+    return Path(folder).expanduser().resolve() if folder else default
 
 
 def _apply(document: Document, override: str) -> list[Problem]:
