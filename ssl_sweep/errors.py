@@ -35,3 +35,7 @@ Any other exception is a fault of this package, or of the machine, and keeps its
 
 class UserError(Exception):
     """A user's mistake, or a condition that a user can change; its message names the remedy."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: notebooks show the message alone, as the command line does."""
+        return [f"{type(self).__name__}: {self}"]
