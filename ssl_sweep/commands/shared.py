@@ -111,16 +111,6 @@ def storage_at(place: str | None) -> "Storage":
     return find_storage(place)
 
 
-def tracking_uri_of(storage: "Storage", name: str) -> str:
-    """The MLflow store that the sweep's spec names, else the storage's."""
-    import yaml
-
-    stored = storage.sweep(name) / "spec.yaml"
-    storage.fetch(stored)
-    own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
-    return own or storage.tracking_uri
-
-
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON does not know becomes text."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")

@@ -37,10 +37,13 @@ STYLES = {
 
 def summary(spec: "SweepSpec", storage: Storage, result: "Summary") -> Group:
     """The result of a driver: table, failures, and commands to try next."""
+    from ssl_sweep.sweep.outcome import outcome
+
     parts: list[RenderableType] = []
     if result.table is not None and result.complete:
         parts += [_ablation(spec, result.table), Text()]
-    parts.append(_outcome(spec, result))
+    is_bad = result.failed or result.ending.halted is not None
+    parts.append(Text(outcome(spec.name, result), "red" if is_bad else ""))
     if result.unrecorded:
         parts.append(Text(f"MLflow lacks {result.unrecorded} events; send them: ssl-sweep sync {spec.name}", "yellow"))
     parts += [Text(), _next_commands(spec, storage, result)]
@@ -193,33 +196,6 @@ def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
         styles = ("bold" if (line, column) in cells_grid.best else "" for column in range(len(cells)))
         table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
     return Group(table, *(Text(note, "dim") for note in ablation.notes))
-
-
-def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
-    from ssl_sweep.ledger.budgets import HALTS
-
-    done = f"{len(result.complete)} of {result.total} trials complete"
-    done += f", {len(result.pruned)} pruned" if result.pruned else ""
-    if fresh := result.confirming:
-        complete = sum(trial.state == TrialState.COMPLETE for trial in fresh)
-        words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
-        choices = len({trial.choice for trial in fresh})
-        done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"
-    if result.ending.halted is not None:
-        is_full = any(trial.reason in HALTS and not trial.ended for trial in result.trials)
-        why = "" if is_full else ", since the first trials all failed alike"
-        return Text(f"{done}; stopped{why}:\n{result.ending.halted}", "red")
-    failures = Counter(f"{trial.reason}: {trial.message}" for trial in result.failed)
-    lines = [f"{count} failed, {message}" for message, count in failures.items()]
-    request = result.ending.stop_request
-    if request is not None:
-        words = "stopped" if request.ask == "stop" else "paused"
-        lines.append(
-            f"{words} ({request.why}); trials left checkpoints: ssl-sweep resume {spec.name} continues from them"
-        )
-    elif result.ending.interrupted:
-        lines.append("interrupted; a resume continues from the last checkpoints")
-    return Text("\n".join([done, *lines]), "red" if failures else "")
 
 
 def _next_commands(spec: "SweepSpec", storage: Storage, result: "Summary") -> Table:

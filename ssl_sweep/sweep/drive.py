@@ -26,6 +26,7 @@ from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
+from ssl_sweep.sweep.tracking_uri import tracking_uri
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.tracking.writer import sweep_id
@@ -133,11 +134,6 @@ def _open_data(spec: SweepSpec) -> None:
                 open_source(source, root=root, split_seed=seed)
             except DataError as error:
                 raise DataError(f"evaluate.{name}: {error}") from None
-
-
-def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
-    """The MLflow store of a sweep: the spec's, else the storage's."""
-    return spec.tracking.uri or storage.tracking_uri
 
 
 def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:
