@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
 from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
+from ssl_sweep.data.unreadable import open_image, readable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg"
@@ -38,7 +38,8 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
 
 
 def list_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with readable(folder, "folder"):
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def list_classes(folder: Path) -> Folders:
@@ -73,4 +74,4 @@ def label_files(folders: Folders, classes: Sequence[str]) -> ImageList:
     index = {name: label for label, name in enumerate(classes)}
     paths = [file.path for files in folders.values() for file in files]
     labels = np.repeat([index[name] for name in folders], [len(files) for files in folders.values()])
-    return ImageList(labels.astype(np.int64), lambda row: paths[row], lambda row: Image.open(paths[row]))
+    return ImageList(labels.astype(np.int64), lambda row: paths[row], lambda row: open_image(paths[row]))

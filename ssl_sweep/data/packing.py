@@ -49,6 +49,7 @@ def write_split(images: ImageList, folder: Path, on_error: OnError, short_side: 
     sizes: list[tuple[int, ...]] = []
     kept: list[int] = []
     skipped: list[str] = []
+    first: DataError | None = None
     with (folder / "pixels.u8").open("wb") as file:
         for row, decoded in enumerate(report_progress(decode_all(images, short_side), folder.name, len(images))):
             if not isinstance(decoded, DataError):
@@ -59,10 +60,11 @@ def write_split(images: ImageList, folder: Path, on_error: OnError, short_side: 
                 raise DataError(f"{decoded}; replace or remove it, or set data.on_error: skip")
             else:
                 log.warning("left out %s", decoded)
+                first = first or decoded
                 skipped.append(images.name(row))
         sync(file)
     if not kept:
-        raise DataError(f"no image of the {folder.name} split can be decoded; the first: {(skipped or ['none'])[0]}")
+        raise DataError(f"no image of the {folder.name} split can be decoded; the first: {first or 'there is none'}")
     write_array(folder / "sizes.npy", np.array(sizes, dtype=np.int64))
     write_array(folder / "labels.npy", images.labels[kept])
     sync_folder(folder)

@@ -5,7 +5,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.shards import find_shards
 from ssl_sweep.data.split_names import SplitNames
+from ssl_sweep.data.unreadable import open_image, readable
 
 LABELS = 2  # raise it when the same files give other class numbers
 LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
@@ -89,7 +89,7 @@ class Shards:
         data = value["bytes"] if isinstance(value, dict) else value
         if data is None:
             raise ValueError("the row holds no image bytes")
-        return Image.open(BytesIO(data))
+        return open_image(data)
 
     def locate(self, row: int) -> tuple[Group, int]:
         """The group of a row, and its place there."""
@@ -127,10 +127,12 @@ class Shards:
 
 
 def open_file(path: Path) -> Any:
-    from pyarrow.parquet import ParquetFile  # only this source needs pyarrow
+    from pyarrow.lib import ArrowException  # only these sources need pyarrow
+    from pyarrow.parquet import ParquetFile
 
     opened: Callable[[Path], Any] = ParquetFile
-    return opened(path)
+    with readable(path, "Parquet file", ArrowException):
+        return opened(path)
 
 
 def list_groups(paths: list[Path], files: list[Any]) -> Iterator[Group]:
