@@ -19,6 +19,7 @@ UserError
 ├── LedgerUnreachableError  ledger    the ledger's database cannot be reached
 ├── NoSuchTrial             sweep     no trial, or more than one, fits the request
 ├── NotTrackedError         tracking  MLflow holds no such sweep or trial
+├── PinError                knobs     a plugin or a file is not the one that the sweep began with
 ├── PluginError             plugins   a plugin cannot be found or imported, or its name is taken
 ├── RecordError             trialdir  a trial's `config.yaml` cannot be read
 ├── ServiceError            client    the service refused a request, or did not answer

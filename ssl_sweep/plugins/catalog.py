@@ -72,6 +72,11 @@ def names(kind: Kind) -> list[str]:
     return sorted([*_installed(kind), *(f"{LOCAL}{name}" for name in _local_files(kind))])
 
 
+def is_plugin(kind: Kind, name: str) -> bool:
+    """Whether the name is that of an installed plugin, or a local one's, which need not be there."""
+    return name.startswith(LOCAL) or name in _installed(kind)
+
+
 def check_free(kind: Kind, name: str, own: Collection[str]) -> None:
     """Check that a name means one thing only.
 
@@ -93,8 +98,6 @@ def load(kind: Kind, name: str) -> ModuleType:
         PluginError: there is no such plugin, or importing it fails; the message has the error's place.
     """
     what = f"{kind.removesuffix('s')} {name!r}"
-    if name not in names(kind):
-        raise PluginError(f"there is no {what}; {_remedy(kind, name)}")
     identity(kind, name)  # before the import: a file that changes in between must not pass for the older one
     try:
         if name.startswith(LOCAL):
@@ -121,7 +124,12 @@ def attribute(kind: Kind, name: str, attribute: str) -> Any:
 
 
 def origin(kind: Kind, name: str) -> str:
-    """Where a plugin comes from, for people: its file, or its distribution and version."""
+    """Where a plugin comes from, for people: its file, or its distribution and version.
+
+    Raises:
+        PluginError: there is no such plugin.
+    """
+    _check_known(kind, name)
     if name.startswith(LOCAL):
         return str(_local_files(kind)[name.removeprefix(LOCAL)])
     return _distribution(_installed(kind)[name][0])
@@ -135,8 +143,9 @@ def identity(kind: Kind, name: str) -> str:
     as well: its version stays when it is edited.
 
     Raises:
-        PluginError: a file cannot be read, or is not Python.
+        PluginError: there is no such plugin, or a file cannot be read, or is not Python.
     """
+    _check_known(kind, name)
     try:
         if name.startswith(LOCAL):
             folder = local_folder()
@@ -176,6 +185,11 @@ def _local_files(kind: Kind) -> dict[str, Path]:
     entries = sorted(path for path in (folder / kind).iterdir() if not path.name.startswith(("_", ".")))
     packages = {path.name: path / "__init__.py" for path in entries if (path / "__init__.py").is_file()}
     return {**packages, **{path.stem: path for path in entries if path.suffix == ".py"}}
+
+
+def _check_known(kind: Kind, name: str) -> None:
+    if name not in names(kind):
+        raise PluginError(f"there is no {kind.removesuffix('s')} {name!r}; {_remedy(kind, name)}")
 
 
 def _remedy(kind: Kind, name: str) -> str:

@@ -24,6 +24,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import Notifier
+from ssl_sweep.sweep.pins import take_pins
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
 from ssl_sweep.sweep.tracking_uri import tracking_uri
@@ -95,6 +96,7 @@ def drive(
 
     Raises:
         LedgerError: another driver works on this sweep, it was stopped, or its spec has changed.
+        PinError, PluginError: the code of a plugin has changed since the sweep began, or is not at hand.
         NoSuchTrial: `resume` names a trial that does not exist.
         DataError: the data cannot be opened.
         BucketError: the storage's bucket refuses access or cannot be reached.
@@ -111,6 +113,7 @@ def drive(
             check_not_stopped(notes, spec.name)
         storage.take_over(spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
+        take_pins(spec, storage, notes, extends=extends)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         sweep_id(folder / "sweep_id")
@@ -142,7 +145,8 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
     uri = tracking_uri(spec, storage)
     notifier = Notifier(ledger, uri)
     exchange = partial(storage.exchange, spec.name, encoders=spec.tracking.models == "all")
-    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"), exchange)
+    dump = spec.model_dump(mode="json")
+    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, dump, exchange, pins=ledger.pins)
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
     lease_lost, mlflow_wait_s = False, finish.MLFLOW_WAIT_S

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
-from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.spec.sweep import grid
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import ranked_trials
 from ssl_sweep.tables.pareto import on_front
@@ -129,20 +129,26 @@ def _front(ledger: LedgerReader) -> set[int]:
 
 def _needed(ledger: LedgerReader) -> set[str]:
     """The keys of the pretrainings that open trials need, for every precision that their hardware may choose."""
+    workers = ledger.spec.resources.workers
+    return {
+        stage_key(config, "pretrain", precision, workers) for config in open_configs(ledger) for precision in PRECISIONS
+    }
+
+
+def open_configs(ledger: LedgerReader) -> list[dict[str, Any]]:
+    """The configs of the trials that can still run: those that have not ended for good, and all the rest of a grid."""
     spec = ledger.spec
     open_: list[tuple[Mapping[str, object], int]] = [
         (ledger.choice(trial.choice).knobs, trial.seed) for trial in ledger.trials if trial.state not in FINAL
     ]
     if spec.search.sampler == "grid":
         open_ += product(grid(spec)[len(ledger.choices) :], spec.search.seeds)
-    configs = [config for knobs, seed in open_ if (config := _config(spec, knobs, seed)) is not None]
-    workers = spec.resources.workers
-    return {stage_key(config, "pretrain", precision, workers) for config in configs for precision in PRECISIONS}
+    return [config for knobs, seed in open_ if (config := _config(ledger, knobs, seed)) is not None]
 
 
-def _config(spec: SweepSpec, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
+def _config(ledger: LedgerReader, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
     try:
-        return resolve(spec, knobs, seed)
+        return ledger.config(knobs, seed)
     except (KeyError, ValueError):  # its driver died before it wrote all knobs: no files exist for it
         return None
 

@@ -22,6 +22,7 @@ from ssl_sweep.data.splits import Data, Splits, data_of, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.training.declarations import Method
@@ -91,9 +92,10 @@ class _Trial:
 
     def run(self) -> dict[str, float]:
         self.journal = Journal(self.workdir)
-        pretrained = methods.pretrains(self.config["method"]["name"])
         results: dict[str, float] = {}
         try:
+            check_pins(self.config)
+            pretrained = methods.pretrains(self.config["method"]["name"])
             if pretrained:
                 self._check_encoder()
                 results |= self._stage("pretrain", self._pretrain)
@@ -105,6 +107,7 @@ class _Trial:
         return results
 
     def run_worker(self, timeout: float | None) -> None:
+        check_pins(self.config)
         splits = self._open_data(timeout)  # before rank 0 needs it: while rank 0 waits, it gives no heartbeat
         if number := int(gather_no_grad(torch.zeros(1))[0]):
             self.precision = PRECISIONS[number - 1]  # rank 0's: nodes differ

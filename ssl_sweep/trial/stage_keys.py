@@ -37,10 +37,18 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
         used["health"] = config["health"]
     if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
         used["workers"] = workers
+    if pins := _pins_of(config.get("pins", {}), stage):
+        used["pins"] = pins
     if stage != "pretrain":
         used["evaluate"] = {stage: config["evaluate"][stage]}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pins_of(pins: Mapping[str, str], stage: str) -> dict[str, str]:
+    """The pins without those of other evaluations."""
+    others, own = "evaluation ", f"evaluation {stage} "
+    return {pin: identity for pin, identity in pins.items() if f"{pin} ".startswith(own) or not pin.startswith(others)}
 
 
 def _has_bf16(device: torch.device) -> bool:
