@@ -20,7 +20,7 @@ from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
-from ssl_sweep.tables.labels import duration
+from ssl_sweep.tables.labels import duration, views_text
 from ssl_sweep.trialdir.states import TrialState
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
     for evaluation, epochs in plan["evaluation_epochs"].items():
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
+    for names, knobs in plan["views"].items():
+        rows.add_row("views", Text(f"{names}: {views_text(knobs)}"))
     at_once = "unknown: the service's cluster does not answer" if plan["concurrent"] is None else plan["concurrent"]
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"

@@ -14,6 +14,11 @@ def pretrains(name: str) -> bool:
     return _declared(name).pretrains
 
 
+def view_recipe(name: str) -> str:
+    """The recipe of `views` that the method declares for `views.recipe: auto`."""
+    return _declared(name).view_recipe
+
+
 def batch_groups(name: str, settings: Mapping[str, Any]) -> dict[str, int]:
     """Knob to value, of the knobs that divide each batch into groups, which workers must share evenly."""
     return _declared(name).batch_groups(settings)

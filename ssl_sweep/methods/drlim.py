@@ -36,6 +36,7 @@ class Method(nn.Module):
     algorithm 1, section 3.3 (MNIST's 4s and 9s; encoder `drlim` at 32 pixels).
     """
 
+    view_recipe = "drlim"
     num_pictures = 500  # in the map
 
     def __init__(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ssl_sweep.data.recipes import AUTO, RECIPES, Views, complete_views
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
@@ -15,7 +16,7 @@ from ssl_sweep.training.optimizers import Recipe
 
 Settings = dict[str, Any]
 
-FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
+FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Views, "pretrain": Recipe, "health": Health}
 NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections with a `name`
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
 CONSTRUCTED = ("views", "pretrain", "encoder")  # sections whose objects are cheap to build, see `construct`
@@ -104,6 +105,9 @@ def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
         raise validation_error(Finding(loc, name, error.message, error.remedy)) from None
     except PluginError as error:
         raise validation_error(Finding(loc, name, str(error), "")) from None
+    if kind == "methods" and (recipe := methods.view_recipe(name)) not in RECIPES:
+        message = f"declares view_recipe {recipe!r}, which does not exist"
+        raise validation_error(Finding(loc, name, message, did_you_mean(recipe, RECIPES)))
     return {"name": name, **knobs.check(target, settings, name)}
 
 
@@ -114,8 +118,21 @@ def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
 
 
 def check_fixed(section: str, value: Any) -> Settings:
-    """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError."""
-    return knobs.check(FIXED[section], {} if value is None else value, section)
+    """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError.
+
+    Of `views`, only the recipe and the knobs that are written stay: the recipe of each trial's method decides the rest.
+    """
+    given = {} if value is None else value
+    checked = knobs.check(FIXED[section], given, section)
+    return {knob: set_to for knob, set_to in checked.items() if section != "views" or knob in ("recipe", *given)}
+
+
+def views_of(config: Mapping[str, Any]) -> Settings:
+    """The views of a trial: every knob of `Augment`, by the recipe in its config's `views`."""
+    written = dict(config["views"])
+    recipe = written.pop("recipe")
+    recipe = methods.view_recipe(config["method"]["name"]) if recipe == AUTO else recipe
+    return complete_views(recipe, config["data"]["image_size"], written)
 
 
 def check_evaluations(value: Any) -> Any:

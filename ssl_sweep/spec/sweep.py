@@ -6,7 +6,7 @@ and the table against the sections that they name.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from ssl_sweep.data.recipes import NONE
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
@@ -39,13 +40,14 @@ from ssl_sweep.spec.sections import (
     check_fixed,
     check_named,
     construct,
+    views_of,
 )
 from ssl_sweep.spec.space import read_search
 from ssl_sweep.spec.table import Table, read_table
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 __all__ = [
-    "Categorical", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
+    "Categorical", "Range", "SpecError", "SweepSpec", "from_dump", "grid", "resolve", "space",
 ]  # fmt: skip
 
 MAX_GRID = 10_000
@@ -230,6 +232,7 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
             _section(config, path)[knob] = errors.run((path,), part.typed, knob, value)
     if errors.findings:
         raise spec_error(validation_error(*errors.findings), lambda _: (f"a choice of {spec.name}", None))
+    config["views"] = views_of(config)
     data = {**spec.data, "root": str(spec.root)}
     return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
 
@@ -237,23 +240,18 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
     """Restore a spec from its `model_dump(mode="json")`. The order of the dump's keys is the order of the grid.
 
+    A dump from before there were recipes names none, and has every knob of `views`.
+
     Raises:
         SpecError: the dump is from another version of the package, with other knobs.
     """
+    views = dump.get("views")
+    if isinstance(views, dict) and views:
+        dump = {**dump, "views": {"recipe": NONE, **views}}
     try:
         return SweepSpec.model_validate(dict(dump))
     except ValidationError as error:
         raise spec_error(error, lambda _: ("the stored spec", None)) from None
-
-
-def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
-    """One line for each key in which two specs differ: `search.seeds: [0, 1] became [0, 1, 2]`."""
-    before, after = (dict(_leaves((), spec.model_dump(mode="json"))) for spec in (old, new))
-    return [
-        f"{'.'.join(key)}: {before.get(key, 'nothing')} became {after.get(key, 'nothing')}"
-        for key in before | after
-        if before.get(key) != after.get(key) or (key in before) != (key in after)
-    ]
 
 
 def _branch(search: Search, section: str, name: Any) -> Branch:
@@ -272,11 +270,3 @@ def _section(config: Settings, path: str) -> Settings:
     for key in path.split(".")[:-1]:
         section = section[key]
     return section
-
-
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict):
-        for key, below in value.items():
-            yield from _leaves((*path, key), below)
-    else:
-        yield path, value

@@ -54,10 +54,13 @@ class TrainingDeclarations:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodDeclarations(TrainingDeclarations):
-    """Optional attributes of a method; `pretrains` and `batch_groups` are read from its class, before it is built."""
+    """Optional attributes of a method; `pretrains` to `batch_groups` are read from its class, before it is built."""
 
     pretrains: bool = True
     """False: there is no pretraining, and evaluations start from the untrained encoder."""
+
+    view_recipe: str = "none"
+    """The views of the method's paper, a name in `data.recipes.RECIPES`: the defaults of a spec's `views`."""
 
     batch_groups: Callable[[Mapping[str, Any]], dict[str, int]] = _no_groups
     """Knob to value, of the knobs that divide a batch into groups; the workers must be able to share the groups."""
