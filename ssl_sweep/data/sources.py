@@ -12,10 +12,11 @@ from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
+from ssl_sweep.data.webdataset import webdataset_folder
 
 __all__ = ["Source", "open_source"]
 
-FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder}
+FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder, "webdataset": webdataset_folder}
 USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchvision:NAME", "digits": "digits"}
 
 
@@ -39,7 +40,10 @@ def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNa
         return digits(split_seed)
     if kind == "torchvision":
         return torchvision_set(argument, existing(root, source), split_seed)
-    return FOLDER_KINDS[kind](source, existing(root / Path(argument).expanduser(), source), split_seed, splits)
+    path = root / Path(argument).expanduser()
+    if kind == "webdataset" and path.suffix == ".tar":  # train-{000..146}.tar
+        path, splits = path.parent, {"train": path.name, **(splits or {})}
+    return FOLDER_KINDS[kind](source, existing(path, source), split_seed, splits)
 
 
 def suggest(source: str) -> str:
