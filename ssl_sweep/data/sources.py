@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ssl_sweep.data.arrow import arrow_folder
 from ssl_sweep.data.image_folder import image_folder
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
@@ -16,7 +17,12 @@ from ssl_sweep.data.webdataset import webdataset_folder
 
 __all__ = ["Source", "open_source"]
 
-FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder, "webdataset": webdataset_folder}
+FOLDER_KINDS = {
+    "imagefolder": image_folder,
+    "parquet": parquet_folder,
+    "arrow": arrow_folder,
+    "webdataset": webdataset_folder,
+}
 USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchvision:NAME", "digits": "digits"}
 
 

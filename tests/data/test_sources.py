@@ -454,7 +454,10 @@ def test_torchvision_set_that_is_not_there_is_not_downloaded(tmp_path: Path, nam
     [
         ("imagefoldr:x", "did you mean 'imagefolder:x'"),
         ("cifar10", "did you mean 'torchvision:CIFAR10'"),
-        ("qwertz", "no known kind; known: imagefolder:DIR, parquet:DIR, webdataset:DIR, torchvision:NAME, digits"),
+        (
+            "qwertz",
+            "no known kind; known: imagefolder:DIR, parquet:DIR, arrow:DIR, webdataset:DIR, torchvision:NAME, digits",
+        ),
         ("digits:8", "should be written digits"),
         ("parquet", "should be written parquet:DIR"),
         ("imagefolder:", "should be written imagefolder:DIR"),
