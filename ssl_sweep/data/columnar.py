@@ -1,6 +1,5 @@
 """A split's rows in files that have columns, Parquet's or Arrow's: an image column and a label column."""
 
-import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,6 +16,7 @@ from ssl_sweep.data.class_numbers import UNLABELLED, class_numbers, names_of, nu
 from ssl_sweep.data.columns import class_features, find_image_column, find_label_column, label_values
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, hold_out_test
+from ssl_sweep.data.paths import below
 from ssl_sweep.data.unreadable import open_image
 
 
@@ -95,7 +95,7 @@ class Rows:
             return open_image(data)
         if path is None:
             raise ValueError("the row holds no image bytes")
-        return open_image(below(self.folder, path))
+        return open_image(below(path, self.folder))
 
     def locate(self, row: int) -> tuple[Group, int]:
         """The group of a row, and its place there."""
@@ -138,11 +138,3 @@ def list_groups(paths: Sequence[Path], files: Sequence[File]) -> Iterator[Group]
             end += rows
             yield Group(path, number, first, end)
             first += rows
-
-
-def below(folder: Path, path: str) -> str:
-    """The file of a relative or absolute path; raises ValueError where it leads out of the set's folder."""
-    file = os.path.normpath(folder / path)
-    if not Path(file).is_relative_to(folder):
-        raise ValueError(f"its path {path!r} leads out of {folder}; save the set with the images themselves")
-    return file

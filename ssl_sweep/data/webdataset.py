@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import class_numbers, names_of
+from ssl_sweep.data.class_numbers import class_numbers, label_of_text, names_of
 from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
@@ -144,9 +144,7 @@ def read_label(shard: Path, name: str, members: dict[str, Place]) -> int | str |
         if isinstance(error, DataError):
             raise
         raise DataError(f"{place}: not a readable label ({error}); write a number or a name") from error
-    if isinstance(label, str):
-        return int(label) if re.fullmatch(r"-?\d+", label) else label or None
-    return label
+    return label_of_text(label) if isinstance(label, str) else label
 
 
 def label_of(written: Any, place: str) -> int | str | None:
