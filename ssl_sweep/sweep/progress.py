@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -88,7 +89,8 @@ class Progress:
         rows = Table.grid(padding=(0, 2))
         for trial, where in list(self._running.values())[:MAX_ROWS]:
             rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
-        return Group(self._header(), ProgressBar(self._total(), len(self._ended), width=60), rows)
+        bar = Padding(ProgressBar(self._total(), len(self._ended), width=60), 0)  # gives the bar a line of its own
+        return Group(self._header(), bar, rows)
 
     def _header(self) -> Text:
         states = Counter(trial.state for trial in self._ended.values())
