@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -109,6 +110,19 @@ def run_sweep(
     return Ending(interrupted=interrupted, halted=scheduler.halted, stop_request=scheduler.stop_request)
 
 
+def check_thread() -> None:
+    """Check that a sweep can be run here: a stop, Ctrl-C and the loss of the lease are handled as signals.
+
+    Raises:
+        ClusterError: this is not the main thread, which alone receives signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ClusterError(
+            f"a sweep runs in the main thread, not in {threading.current_thread().name!r}: call ssl_sweep.run there, "
+            "or start a process of its own: ssl-sweep run SPEC.YAML"
+        )
+
+
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:
     """What each node of a Ray cluster has: {"CPU": 64, "GPU": 8, ...}."""
     with _ray_cluster(address):
@@ -172,6 +186,7 @@ def _tuner(function: Any, search: LedgerSearch, max_concurrent: int | None, scra
             name=search.scheduler.ledger.spec.name,
             storage_path=str(scratch),
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # of verbosity 0; a notebook's would clear the cell's output
             callbacks=[_DriverCallback(search)],
             failure_config=tune.FailureConfig(max_failures=0),
         ),

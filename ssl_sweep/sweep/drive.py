@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from ssl_sweep.cluster.observers import Observers
-from ssl_sweep.cluster.run import Ending, run_sweep
+from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import data_of, open_data
@@ -98,10 +98,12 @@ def drive(
         LedgerError: another driver works on this sweep, it was stopped, or its spec has changed.
         PinError, PluginError: the code of a plugin has changed since the sweep began, or is not at hand.
         NoSuchTrial: `resume` names a trial that does not exist.
+        ClusterError: it is not called in the main thread; see also `run_sweep`.
         DataError: the data cannot be opened.
         BucketError: the storage's bucket refuses access or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
+    check_thread()
     _open_data(spec)
     storage.check(tracking_uri(spec, storage))
     folder = storage.sweep(spec.name)
