@@ -203,7 +203,10 @@ class Sweep:
                 shown = str(self.table()._repr_html_())
             except Exception as error:  # the rest is to be shown while MLflow cannot be read
                 shown = f"<p>no table: {escape(str(error))}</p>"
-        return sweep_html(self.state, now, shown)
+        return sweep_html(self.state, now, shown, self._next_step())
+
+    def _next_step(self) -> str:
+        return next_step(self.name, self.state, None if self.storage == find_storage() else self.storage.place)
 
     def _ledger(self) -> LedgerReader:
         return load_ledger(self.storage.ledger_url, self.name)
@@ -220,7 +223,7 @@ class Sweep:
         console = self._console or Console(stderr=True, highlight=False)
         self.summary = drive.drive(spec, self.storage, console, address=self.address, **how)
         if self._console is None:
-            words = f"{outcome(self.name, self.summary)}\n{next_step(self.name, self.state)}"
+            words = f"{outcome(self.name, self.summary)}\n{self._next_step()}"
             console.print(words, markup=False, soft_wrap=True)
         return self
 

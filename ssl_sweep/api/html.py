@@ -18,20 +18,25 @@ NEXT: dict[State, tuple[str, str]] = {
 }
 
 
-def next_step(name: str, state: State) -> str:
-    """What to do next, in Python: `next: ssl_sweep.open('alphas').resume()  # continue from the last checkpoints`."""
+def next_step(name: str, state: State, place: str | None) -> str:
+    """What to do next, in Python: `next: ssl_sweep.open('alphas').resume()  # continue from the last checkpoints`.
+
+    place: what `storage=` takes; None: the default.
+    """
     call, why = NEXT[state]
-    return f"next: ssl_sweep.open({name!r}){call}  # {why}"
+    where = "" if place is None else f", storage={place!r}"
+    return f"next: ssl_sweep.open({name!r}{where}){call}  # {why}"
 
 
-def sweep_html(state: State, counts: Mapping[str, Any], table: str) -> str:
+def sweep_html(state: State, counts: Mapping[str, Any], table: str, step: str) -> str:
     """State, progress, table and next step of a sweep; `counts` as of `sweep.status.counts`, `table` is HTML."""
-    name, total = escape(counts["name"]), counts["total"]
+    total = counts["total"]
     ended = counts["complete"] + counts["failed"] + counts["pruned"] + counts["stopped"]
     words = [f"{counts['complete']} of {total} trials complete"]
-    words += [f"{counts[trial_state]} {trial_state}" for trial_state in COUNTS if counts[trial_state]]
+    running = "running" if state == "RUNNING" else "interrupted"
+    words += [f"{counts[name]} {running if name == 'running' else name}" for name in COUNTS if counts[name]]
     if counts["best"] is not None:
         words += [f"best {counts['objective'].partition(',')[0].partition(' ')[2]} {counts['best']:.4g}"]
     bar = f'<progress value="{ended}" max="{total}"></progress>'
-    head = f"<p><strong>{name}</strong> {state} {bar} {escape(', '.join(words))}</p>"
-    return "\n".join((head, table, f"<pre>{escape(next_step(counts['name'], state))}</pre>"))
+    head = f"<p><strong>{escape(counts['name'])}</strong> {state} {bar} {escape(', '.join(words))}</p>"
+    return "\n".join((head, table, f"<pre>{escape(step)}</pre>"))

@@ -10,6 +10,7 @@ from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.logs import trial_log
+from ssl_sweep.sweep.status import state_now
 from ssl_sweep.trial.export import Trained, check_target, read_trial, write
 from ssl_sweep.trialdir.record import RECORD
 from ssl_sweep.trialdir.states import TrialState
@@ -43,7 +44,7 @@ class TrialHandle:
             sweep=ledger.spec.name,
             choice=trial.choice,
             seed=trial.seed,
-            state=trial.state,
+            state=state_now(trial, ledger),
             knobs=dict(ledger.choice(trial.choice).knobs),
             metrics=dict(trial.results or {}),
             reason=trial.reason,

@@ -8,7 +8,7 @@ from io import StringIO
 from rich.console import Console, RenderableType
 
 REFRESH_S = 1.0
-WIDTH = 110  # columns
+WIDTH = 130  # columns
 PRE = '<pre style="white-space:pre;line-height:normal">{code}</pre>'
 
 

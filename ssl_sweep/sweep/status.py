@@ -70,6 +70,12 @@ def state_of(ledger: LedgerReader) -> State:
     return "STOPPED" if request.ask == "stop" else "PAUSED"
 
 
+def state_now(trial: Trial, ledger: LedgerReader) -> TrialState:
+    """A trial's state, INTERRUPTED where it was running and no driver runs it any more."""
+    is_interrupted = trial.state == TrialState.RUNNING and not is_driven(ledger.notes)
+    return TrialState.INTERRUPTED if is_interrupted else trial.state
+
+
 def _phase(ledger: LedgerReader) -> str:
     """`searching`, `confirming` (of the best choices with fresh seeds) or `over`."""
     if not ledger.searched:
