@@ -38,7 +38,11 @@ class Data:
         ),
     ] = field(default=None, hash=False)
     classes: Annotated[
-        tuple[str, ...] | None, Field(min_length=1, description="keep only these classes, by name; null: all")
+        tuple[str, ...] | None,
+        Field(
+            min_length=1,
+            description="keep only these classes, by name, or those of a text file, one a line; null: all",
+        ),
     ] = None
     train_images: Annotated[
         int | None, Field(ge=2, description="keep only this many training images, stratified by class; null: all")

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text, spec_error
+from ssl_sweep.knobs.problems import Loc, Problem, SpecError, findings_of, key_text, spec_error, validation_error
+from ssl_sweep.spec.class_list import read_classes
 from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_yaml
 from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
@@ -32,13 +33,17 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     return _checked(document, str(path), overrides, lambda: _root(path, document))
 
 
-def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> SweepSpec:
+def parse_spec(
+    text: str, file: str, overrides: Sequence[str], root: Path, *, within: Sequence[Path] | None = None
+) -> SweepSpec:
     """Read a text in place of a file: `file` is its name in messages, `root` the folder of its data.
+
+    within: the folders of the files that may be read for it; None: any.
 
     Raises:
         SpecError: as `load_spec`.
     """
-    return _checked(read_yaml(text, file), file, overrides, lambda: root)
+    return _checked(read_yaml(text, file), file, overrides, lambda: root, within)
 
 
 def check_spec(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> SweepSpec:
@@ -64,12 +69,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value  # an array or number of NumPy, pandas or torch
 
 
-def _checked(document: Document, file: str, overrides: Sequence[str], root: Callable[[], Path]) -> SweepSpec:
+def _checked(
+    document: Document,
+    file: str,
+    overrides: Sequence[str],
+    root: Callable[[], Path],
+    within: Sequence[Path] | None = None,
+) -> SweepSpec:
     problems = document.problems or _empty_problems(document, file)
     if isinstance(document.data, dict):
         for override in overrides:
             problems += _apply(document, override)
         problems += _take_root(document)
+        problems += _read_classes(document, root(), within)
         try:
             spec = SweepSpec.model_validate({**document.data, "root": str(root())})
         except ValidationError as error:
@@ -111,6 +123,20 @@ def _take_root(document: Document) -> list[Problem]:
         return []
     remedy = f"set {DATA_VARIABLE} to the folder that data sources start from"
     return [Problem(*document.place(("root",)), "root", None, "is not a key of the spec", remedy)]
+
+
+def _read_classes(document: Document, root: Path, within: Sequence[Path] | None) -> list[Problem]:
+    """Put the names of a class list in the place of its file."""
+    data = document.data.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), str):
+        return []
+    try:
+        data["classes"] = read_classes(data["classes"], root, within)
+    except ValidationError as error:
+        del data["classes"]
+        found = [finding.nested_in("data", "classes") for finding in findings_of(error)]
+        return list(spec_error(validation_error(*found), document.place).problems)
+    return []
 
 
 def _root(path: Path, document: Document) -> Path:

@@ -25,6 +25,7 @@ def json_schema() -> Schema:
         del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])
+    sections["data"]["properties"]["classes"]["anyOf"].insert(0, {"type": "string"})  # a file, read with the spec
     for section, kind in NAMED.items():
         sections[section] = _named(kind) | _described(sections[section])
     sections["evaluate"] = _evaluations() | _described(sections["evaluate"])
