@@ -71,19 +71,23 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         problems.append(Text(f"images not counted: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
+        if data["labelled"]:
+            rows.add_row("evaluated on", _images(data["labelled"]))
         problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
     return Group(Text(name, "bold"), rows, *problems)
 
 
 def _images(data: Mapping[str, Any]) -> str:
     """`1,294 to train on, 144 for validation, 359 for testing, of 10 classes`"""
-    words = [
-        f"{data['train_images']:,} to train on",
-        f"{data['val_images']:,} for validation",
-        f"{data['test_images']:,} for testing",
-        f"of {data['classes']:,} {'class' if data['classes'] == 1 else 'classes'}",
-    ]
-    return ", ".join(words) + (f", {data['unlabelled']:,} without a label" if data["unlabelled"] else "")
+    counts = {"to train on": "train_images", "for validation": "val_images", "for testing": "test_images"}
+    words = [f"{data[key]:,} {purpose}" for purpose, key in counts.items() if data[key]]
+    if data["classes"]:
+        words.append(f"of {data['classes']:,} {'class' if data['classes'] == 1 else 'classes'}")
+    if data["unlabelled"] == sum(data[key] for key in counts.values()):
+        words.append("without labels")
+    elif data["unlabelled"]:
+        words.append(f"{data['unlabelled']:,} without a label")
+    return ", ".join(words)
 
 
 def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:

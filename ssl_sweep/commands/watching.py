@@ -126,11 +126,15 @@ def _data_summary(spec: "SweepSpec") -> dict[str, Any]:
     from ssl_sweep.data.images import DataError
     from ssl_sweep.data.splits import data_of
     from ssl_sweep.data.summary import summarize
+    from ssl_sweep.spec.labels import check_labels, unmeasured
 
     try:
-        return asdict(summarize(data_of(spec.data), root=spec.root))
+        summary = summarize(data_of(spec.data), root=spec.root)
     except (DataError, OSError) as error:
         return {"problem": str(error)}
+    check_labels(spec, summary)
+    note = unmeasured(spec, summary)
+    return {**asdict(summary), "warnings": [*summary.warnings, *([note] if note else [])]}
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ TEST_FRACTION = 0.2  # for a set without a test split
 class ImageList:
     """Labelled images that are decoded one by one, on access."""
 
-    labels: NDArray[np.int64]  # (N,)
+    labels: NDArray[np.int64]  # (N,), -1 for an image without a label
     name: Callable[[int], str]  # an image's name in errors: its file, or its shard and row
     image: Callable[[int], Image.Image]  # called from several threads at once
 
@@ -79,6 +79,23 @@ def hold_out_test(images: ImageList, split_seed: int) -> tuple[ImageList, ImageL
     """Split a set that comes as one list into train and test: a fifth of every class, drawn by seed, is for testing."""
     kept, held = stratified_split(torch.from_numpy(images.labels), TEST_FRACTION, split_seed)
     return images.select(kept.numpy()), images.select(held.numpy())
+
+
+def is_held_out(source: Source) -> bool:
+    """Whether the test split of `source` was drawn by seed from images that came as one list."""
+    return "split_seed" in source.fingerprint
+
+
+def put_together(contents: Contents) -> Contents:
+    """All images as one list, in which those of the training split come first; none are left to test on."""
+    train, test, classes = contents
+    labels, count = np.concatenate([train.labels, test.labels]), len(train)
+    images = ImageList(
+        labels,
+        lambda row: train.name(row) if row < count else test.name(row - count),
+        lambda row: train.image(row) if row < count else test.image(row - count),
+    )
+    return Contents(images, images.select(np.arange(0)), classes)
 
 
 class File(NamedTuple):

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Literal
@@ -28,13 +28,14 @@ Decoded = NDArray[np.uint8] | DataError  # (3, H, W), or the file's defect
 OnError = Literal["raise", "skip"]
 
 
-def write_packs(source: Source, folder: Path, on_error: OnError, short_side: int | None) -> None:
-    """Decode both splits of `source` into the new `folder`; on return it is complete and on disk.
+def write_packs(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
+    """Decode these splits, "train" and "test", of `source` into the new `folder`; on return it is complete and on disk.
 
     Raises DataError for a corrupt image, unless on_error is "skip", and when no image of a split can be decoded.
     """
     skipped = {}
-    for split, images in {"train": source.train, "test": source.test}.items():
+    for split in splits:
+        images = source.train if split == "train" else source.test
         (folder / split).mkdir(parents=True)
         skipped[split] = write_split(images, folder / split, on_error, short_side)
     meta = {"source": source.name, "fingerprint": source.fingerprint, "classes": source.classes, "skipped": skipped}

@@ -24,6 +24,11 @@ def batch_groups(name: str, settings: Mapping[str, Any]) -> dict[str, int]:
     return _declared(name).batch_groups(settings)
 
 
+def needs_labels(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the method cannot pretrain on images without labels."""
+    return _declared(name).needs_labels(settings)
+
+
 def usable_encoders(name: str) -> list[str]:
     """Encoders that fit the method's annotation of `encoder`, and can be trained where the method pretrains."""
     annotation = inspect.signature(load("methods", name)).parameters["encoder"].annotation

@@ -13,12 +13,14 @@ from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
-from ssl_sweep.data.splits import data_of, open_data
+from ssl_sweep.data.splits import data_of
+from ssl_sweep.data.summary import summarize
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes
 from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.labels import check_labels
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
@@ -128,9 +130,9 @@ def drive(
 
 
 def _open_data(spec: SweepSpec) -> None:
-    """Open all data sources once, so that missing data is refused before pretraining."""
+    """Open all data sources once, so that missing data and labels are refused before pretraining."""
     root, seed = spec.root, spec.data["split_seed"]
-    open_data(data_of(spec.data), root=root)
+    check_labels(spec, summarize(data_of(spec.data), root=root))
     for name, settings in spec.evaluate.items():
         evaluation = load_evaluation(name)
         evaluation.check_data(settings, root)
