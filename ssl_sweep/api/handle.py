@@ -14,6 +14,7 @@ from ssl_sweep.api.table import AblationFrame, Names, make_table
 from ssl_sweep.api.trial import TrialHandle
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import LedgerReader
+from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
@@ -42,17 +43,25 @@ class Sweep:
     summary: "Summary"  # what the last run through this handle ended with; not set before
 
     def __init__(
-        self, name: str, storage: Storage, *, address: str | None = None, console: Console | None = None
+        self,
+        name: str,
+        storage: Storage,
+        *,
+        address: str | None = None,
+        plugins: Place = None,
+        console: Console | None = None,
     ) -> None:
         """
         Args:
             name: the sweep's.
             storage: where it lies.
             address: the Ray cluster that runs its trials; None: RAY_ADDRESS, else this machine.
+            plugins: folder of your own methods, encoders, evaluations and sources, whose code is run; None:
+                SSL_SWEEP_PLUGINS.
             console: where progress is shown; the caller then shows the result. None: the notebook's output or stderr,
                 where the result follows.
         """
-        self.name, self.storage, self.address = name, storage, address
+        self.name, self.storage, self.address, self.plugins = name, storage, address, plugins
         self._console = console
 
     @property
@@ -160,6 +169,7 @@ class Sweep:
             retries: new limit of retries of a crashed trial.
             max_concurrent: new limit of trials at a time.
         """
+        catalog.use(self.plugins)  # files may have been edited
         spec = self.spec
         if retries is not None:
             spec = spec.model_copy(update={"retries": retries})
@@ -177,6 +187,7 @@ class Sweep:
         """
         from ssl_sweep.cluster.run import ClusterError
 
+        catalog.use(self.plugins)
         spec = extend_spec(self.spec, str(choices), _listed(overrides))
         try:
             return self._drive(spec, extends=True)
@@ -212,6 +223,7 @@ class Sweep:
         return load_ledger(self.storage.ledger_url, self.name)
 
     def _trial(self, prefix: str | None) -> TrialHandle:
+        catalog.use(self.plugins)
         ledger = self._ledger()
         trial, why = select_trial(ledger, self.storage, prefix)
         return TrialHandle.of(trial, ledger, self.storage, why)
@@ -234,6 +246,7 @@ def run(
     *,
     storage: Place = None,
     address: str | None = None,
+    plugins: Place = None,
     console: Console | None = None,
 ) -> Sweep:
     """Run a sweep, or continue it. Finished trials are not run again.
@@ -243,22 +256,31 @@ def run(
         overrides: keys to set, `pretrain.epochs=2`, as `--set` on the command line.
         storage: folder or `s3://BUCKET/PREFIX`; None: SSL_SWEEP_STORAGE, or `./runs`.
         address: Ray cluster; None: RAY_ADDRESS, else this machine.
+        plugins: folder of your own methods, encoders, evaluations and sources, as `local/NAME` in the spec; its code is
+            run. None: SSL_SWEEP_PLUGINS.
         console: see `Sweep`.
 
     Raises:
         SpecError: the spec is invalid; the message has every problem.
         UserError: of another class: the sweep cannot be run now, and the message says why.
     """
+    catalog.use(plugins)
     overrides = _listed(overrides)
     checked = check_spec(spec, overrides) if isinstance(spec, Mapping) else load_spec(spec, overrides)
-    return Sweep(checked.name, find_storage(storage), address=address, console=console)._drive(checked)
+    sweep = Sweep(checked.name, find_storage(storage), address=address, plugins=plugins, console=console)
+    return sweep._drive(checked)
 
 
 def open(  # noqa: A001 - users read `ssl_sweep.open`
-    name: str, *, storage: Place = None, address: str | None = None, console: Console | None = None
+    name: str,
+    *,
+    storage: Place = None,
+    address: str | None = None,
+    plugins: Place = None,
+    console: Console | None = None,
 ) -> Sweep:
     """An existing sweep by its name; the arguments are those of `run`. Raises LedgerError: there is none."""
-    sweep = Sweep(name, find_storage(storage), address=address, console=console)
+    sweep = Sweep(name, find_storage(storage), address=address, plugins=plugins, console=console)
     sweep._ledger()
     return sweep
 

@@ -7,6 +7,7 @@ import typer
 from ssl_sweep.commands.shared import (
     Address,
     Name,
+    Plugins,
     Set,
     SpecFile,
     StorageFolder,
@@ -28,12 +29,19 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
+def run(
+    spec_file: SpecFile,
+    overrides: Set = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+    plugins: Plugins = None,
+) -> None:
     """Run a sweep, or continue it. Finished trials are not run again."""
     with user_errors():
         from ssl_sweep.api import handle
 
-        _show(lambda: handle.run(spec_file, overrides or (), storage=storage, address=address, console=err))
+        at: dict[str, Any] = {"storage": storage, "address": address, "plugins": plugins, "console": err}
+        _show(lambda: handle.run(spec_file, overrides or (), **at))
 
 
 @app.command()
@@ -49,10 +57,11 @@ def resume(
     ] = None,
     storage: StorageFolder = None,
     address: Address = None,
+    plugins: Plugins = None,
 ) -> None:
     """Continue a sweep by its name, and run its failed and stopped trials again."""
     with user_errors():
-        if client := remote_client(storage=storage, address=address):
+        if client := remote_client(storage=storage, address=address, plugins=plugins):
             if retries is not None or max_concurrent is not None:
                 words = "the service resumes with the submitted spec, and its queue limits trials at a time"
                 err.print(f"{words}: leave out --retries and --max-concurrent", style="red", markup=False)
@@ -61,7 +70,7 @@ def resume(
             return
         from ssl_sweep.api import handle
 
-        sweep = handle.open(name, storage=storage, address=address, console=err)
+        sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
         limits = {"retries": retries, "max_concurrent": max_concurrent}
         _show(lambda: sweep.resume(failed=failed, trials=trials or (), **limits))
 
@@ -112,18 +121,19 @@ def extend(
     overrides: Set = None,
     storage: StorageFolder = None,
     address: Address = None,
+    plugins: Plugins = None,
 ) -> None:
     """Run more choices of a sweep in the same study.
 
     `--set search.space.KNOB=...` may widen numeric ranges.
     """
     with user_errors():
-        if client := remote_client(storage=storage, address=address):
+        if client := remote_client(storage=storage, address=address, plugins=plugins):
             _print_queued(client.extend(name, choices, overrides or ()))
             return
         from ssl_sweep.api import handle
 
-        sweep = handle.open(name, storage=storage, address=address, console=err)
+        sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
         _show(lambda: sweep.extend(choices, overrides or ()))
 
 

@@ -10,6 +10,7 @@ import typer
 from ssl_sweep.commands.shared import (
     Format,
     Name,
+    Plugins,
     StorageFolder,
     app,
     out,
@@ -70,12 +71,13 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: StorageFolder = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write the encoder of a trial to a file, with torchvision's names of weights."""
     with user_errors():
         from ssl_sweep.api import handle
 
-        sweep = handle.open(name, storage=storage)
+        sweep = handle.open(name, storage=storage, plugins=plugins)
         chosen = sweep.best if trial is None else sweep.trial(trial)
         written = chosen.export(output, force=force)
         lines = [f"{output}: {written['encoder']} of trial {chosen.id} ({chosen.description})"]

@@ -51,6 +51,15 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="Ray cluster.", show_default="$RAY_ADDRESS, else this machine"),
 ]
+Plugins = Annotated[
+    str | None,
+    typer.Option(
+        "--plugins",
+        metavar="DIR",
+        help="Folder of your own methods, encoders, evaluations and sources. Its code is run.",
+        show_default="$SSL_SWEEP_PLUGINS",
+    ),
+]
 Trials = Annotated[
     list[str] | None,
     typer.Option("--trial", metavar="ID", help="Only this trial, by its id or the start of it. Repeatable."),
@@ -109,6 +118,13 @@ def storage_at(place: str | None) -> "Storage":
     from ssl_sweep.storage.open import find_storage
 
     return find_storage(place)
+
+
+def use_plugins(folder: str | None) -> None:
+    """Take local plugins from the folder that `--plugins` names, else from that of the environment."""
+    from ssl_sweep.plugins import catalog
+
+    catalog.use(folder)
 
 
 def print_json(value: Any) -> None:

@@ -42,7 +42,8 @@ class Evaluation:
         by_epoch = self._full_names(self._declared("epoch_metrics", lambda _: default)(settings))
         return tuple(metric for metric in self.metrics(settings) if metric in by_epoch)
 
-    def epochs(self, settings: Settings) -> int:
+    @staticmethod
+    def epochs(settings: Settings) -> int:
         """The epochs after each of which `epoch_metrics` are reported: the knob `epochs`, else 0."""
         return int(settings.get("epochs") or 0)
 

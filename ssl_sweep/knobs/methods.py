@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_sweep.knobs.knobs import load
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.knobs.knobs import arguments, load, own_names
+from ssl_sweep.models.encoder import Encoder
 from ssl_sweep.training.declarations import MethodDeclarations, declared
 
 
@@ -29,12 +29,18 @@ def needs_labels(name: str, settings: Mapping[str, Any]) -> bool:
     return _declared(name).needs_labels(settings)
 
 
-def usable_encoders(name: str) -> list[str]:
-    """Encoders that fit the method's annotation of `encoder`, and can be trained where the method pretrains."""
-    annotation = inspect.signature(load("methods", name)).parameters["encoder"].annotation
+def can_use(name: str, encoder: str) -> bool:
+    """Whether an encoder fits the method's annotation of `encoder`, and can be trained if the method pretrains."""
+    annotation = arguments(load("methods", name))["encoder"].annotation
     kind = Encoder if annotation is inspect.Parameter.empty else annotation
-    fitting = {encoder: cls for encoder, cls in sorted(ENCODERS.items()) if issubclass(cls, kind)}
-    return [encoder for encoder, cls in fitting.items() if cls.trainable or not pretrains(name)]
+    encoder_class = load("encoders", encoder)
+    assert isinstance(encoder_class, type)  # noqa: S101 - every encoder is a class
+    return issubclass(encoder_class, kind) and (encoder_class.trainable or not pretrains(name))
+
+
+def usable_encoders(name: str) -> list[str]:
+    """The names of the package's encoders that the method can use."""
+    return [encoder for encoder in own_names("encoders") if can_use(name, encoder)]
 
 
 def _declared(name: str) -> MethodDeclarations:

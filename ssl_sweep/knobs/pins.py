@@ -5,7 +5,7 @@ trial has those that it uses in its config, under `pins`, and in the keys of its
 begins with `evaluation NAME`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ssl_sweep.errors import UserError
@@ -37,8 +37,8 @@ def used_by(config: Mapping[str, Any], pins: Mapping[str, str]) -> dict[str, str
     return {pin: identity for pin, identity in pins.items() if own.get(pin.split()[0], pin) == pin}
 
 
-def check_pins(config: Mapping[str, Any]) -> None:
-    """Check, where a trial runs, that its plugins are the pinned ones.
+def check_pins(config: Mapping[str, Any], uses: Collection[str] = KINDS) -> None:
+    """Check that the plugins of these uses are those that the trial of this config has pinned.
 
     Raises:
         PinError: one differs.
@@ -46,10 +46,10 @@ def check_pins(config: Mapping[str, Any]) -> None:
     """
     for pin, pinned in config.get("pins", {}).items():
         use, name = pin.split()[-2:]
-        if use not in KINDS:
+        if use not in uses:
             continue
         found = catalog.identity(KINDS[use], name)
         if found != pinned:
             where = catalog.origin(KINDS[use], name)
-            remedy = "give every node the same version, and every driver of this sweep the same files"
+            remedy = "put the old one back; every node and driver of a sweep needs the same"
             raise PinError(f"{use} {name!r} of {where} is {found} here, and the sweep began with {pinned}; {remedy}")

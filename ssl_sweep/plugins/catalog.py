@@ -8,6 +8,7 @@ Names are read from metadata and file names; a module is imported when it is use
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from ssl_sweep.errors import UserError
-from ssl_sweep.plugins.files import PACKAGE, digest, reached_files
+from ssl_sweep.plugins.files import PACKAGE, digest, reached_files, shipped_files
 
 Kind = Literal["methods", "evaluations", "encoders", "sources"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCAL = "local/"  # the start of the names of a folder's plugins
 FOLDER_VARIABLE = "SSL_SWEEP_PLUGINS"
+MAX_FILES, MAX_BYTES = 1_000, 20_000_000  # that are copied to the workers
 
 
 class PluginError(UserError, ValueError):
@@ -155,6 +157,31 @@ def identity(kind: Kind, name: str) -> str:
         return _distribution(point) + (f" sha256:{_editable_digest(point)}" if _is_editable(point) else "")
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         raise PluginError(f"{kind.removesuffix('s')} {name!r} cannot be read: {_place_of(error)}") from error
+
+
+def copy_local(target: Path) -> Path:
+    """Copy what local plugins are made of to `target/PACKAGE`, for workers that do not see their folder.
+
+    Raises:
+        PluginError: there is no folder of plugins, or it is far too large.
+    """
+    folder, copy = local_folder(), target / PACKAGE
+    if folder is None:
+        raise PluginError(f"there are no local plugins; {_remedy('methods', LOCAL)}")
+    copy.mkdir(parents=True)
+    total = 0
+    for number, file in enumerate(shipped_files(folder, KINDS), 1):
+        total += file.stat().st_size
+        if number > MAX_FILES or total > MAX_BYTES:
+            most = f"{MAX_FILES:,} files or {MAX_BYTES // 1_000_000} MB"
+            raise PluginError(
+                f"{folder}: has more than {most} of plugins, too much to copy to every worker; "
+                "give the plugins a folder of their own, and keep images and weights elsewhere"
+            )
+        to = copy / file.relative_to(folder)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, to)
+    return copy
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.pins import plugin_pin
 from ssl_sweep.spec.domains import Categorical
-from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
 
 
@@ -20,14 +19,9 @@ def plugin_pins(spec: SweepSpec) -> dict[str, str]:
 
 
 def _names(spec: SweepSpec) -> Iterator[tuple[str, str]]:
-    for section in NAMED:
-        yield section, getattr(spec, section)["name"]
-        yield from ((section, case[section]["name"]) for case in spec.search.cases.values() if section in case)
-    for section, branches in spec.search.branches.items():
-        yield from ((section, name) for name in branches.names)
+    yield from ((kind.removesuffix("s"), name) for kind, name in spec.names)
     yield from (("source", _kind(spec.data[key])) for key in ("source", "labelled") if spec.data.get(key))
     for name in spec.evaluate:
-        yield "evaluation", name
         for settings in _settings(spec, name):
             for source in load_evaluation(name).data_sources(settings):
                 yield f"evaluation {name} source", _kind(source)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.listing import usable
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.spec.pruners import NONE, PRUNERS
 from ssl_sweep.spec.search import CONFIRM_SEEDS, Confirm
@@ -16,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> Schema:
-    """The schema of a spec, with all methods, encoders and evaluations and their knobs."""
+    """The schema of a spec, with all methods, encoders and evaluations and their knobs; broken plugins are left out."""
     schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
@@ -58,8 +59,8 @@ def searched_schemas() -> dict[str, Schema]:
 
 def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
     fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED]
-    named = [(section, knobs.load(kind, name)) for section, kind in NAMED.items() for name in knobs.names(kind)]
-    evaluations = [(f"evaluate.{name}", knobs.load("evaluations", name)) for name in knobs.names("evaluations")]
+    named = [(section, target) for section, kind in NAMED.items() for target in usable(kind).values()]
+    evaluations = [(f"evaluate.{name}", target) for name, target in usable("evaluations").items()]
     return [*fixed, *named, *evaluations]
 
 
@@ -70,8 +71,8 @@ def _described(schema: Schema) -> Schema:
 def _named(kind: knobs.Kind) -> Schema:
     """A name alone, if no knob is required, or a mapping with the name and its knobs."""
     mappings, alone = [], []
-    for name in knobs.names(kind):
-        schema = knob_schema(knobs.load(kind, name))
+    for name, target in usable(kind).items():
+        schema = knob_schema(target)
         if not schema.get("required"):
             alone.append(name)
         properties = {"name": {"const": name}, **schema["properties"]}
@@ -80,7 +81,7 @@ def _named(kind: knobs.Kind) -> Schema:
 
 
 def _evaluations() -> Schema:
-    schemas = {name: knob_schema(knobs.load("evaluations", name)) for name in knobs.names("evaluations")}
+    schemas = {name: knob_schema(target) for name, target in usable("evaluations").items()}
     properties = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in schemas.items()}
     return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": properties}
 
@@ -99,9 +100,10 @@ def _complete_search(search: Schema) -> None:
 
 def _branches(kind: knobs.Kind) -> Schema:
     """A list of names, or of mappings with a name and its knobs, each fixed or searched."""
-    choices: list[Schema] = [{"enum": knobs.names(kind)}]
-    for name in knobs.names(kind):
-        own = knob_schema(knobs.load(kind, name))["properties"]
+    targets = usable(kind)
+    choices: list[Schema] = [{"enum": list(targets)}]
+    for name, target in targets.items():
+        own = knob_schema(target)["properties"]
         properties = {knob: {"anyOf": [value, _space(value)]} for knob, value in own.items()}
         named = {"name": {"const": name}, **properties}
         choices.append({"type": "object", "additionalProperties": False, "properties": named, "required": ["name"]})

@@ -137,7 +137,7 @@ def _names(
 
 def _other_metrics(metrics: Sequence[str]) -> list[str]:
     """The metrics that trials report beside their evaluations' results."""
-    stages = dict.fromkeys(["pretrain", *(metric.partition("/")[0] for metric in metrics)])
+    stages = dict.fromkeys(["pretrain", *(metric.rpartition("/")[0] for metric in metrics)])
     return [*(f"pretrain/{name}" for name in ("loss", *HEALTH_METRICS)), *(f"{stage}/seconds" for stage in stages)]
 
 

@@ -285,5 +285,5 @@ def _drop_stale_checkpoint(folder: Path, key: str) -> None:
     mark = folder / "key"
     if not mark.exists() or mark.read_text() != key:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # the name of a local evaluation has a slash
         mark.write_text(key)

@@ -129,7 +129,7 @@ def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
             return Outcome("FAILED", reason=reason, message=f"broken by {reason}")
         return quadratic(record, *rest)
 
-    reasons = dict(zip([0.1, 0.2, 0.3, 0.4, 0.45, 0.5], TRIES, strict=True))
+    reasons = dict(zip([0.1, 0.2, 0.3, 0.35, 0.4, 0.45], TRIES, strict=True))
     ledger, storage = make(tmp_path, search={"space": {"views.overlay_alpha": [0.0, *reasons]}, "seeds": 1})
     run_sweep(ledger, storage, Log(), work=fails_or_not)
     assert states(ledger) == {"COMPLETE": 1, "FAILED": 6}

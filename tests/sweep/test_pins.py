@@ -16,7 +16,7 @@ from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.plugins import catalog
 from ssl_sweep.plugins.catalog import PluginError
-from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import drive
@@ -56,7 +56,7 @@ def edit(folder: Path, size: int, name: str = "mine") -> None:
 def spec(**search: Any) -> SweepSpec:
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     search = {"space": {"method": {"choices": ["local/mine", "autoencoder"]}}, **search}
-    return from_dump({"name": "demo", **base, "evaluate": {"knn": {}}, "search": search})
+    return SweepSpec.model_validate({"name": "demo", **base, "evaluate": {"knn": {}}, "search": search})
 
 
 def run(
