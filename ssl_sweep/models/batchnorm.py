@@ -31,16 +31,14 @@ class SplitBatchNorm(_BatchNorm):
         if not norm.track_running_stats:
             raise ValueError(f"SplitBatchNorm: {norm} has no running statistics; set track_running_stats=True")
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
-        self.weight, self.bias = norm.weight, norm.bias
-        for name, statistics in norm.named_buffers():
-            setattr(self, name, statistics)
+        take_over(norm, self)
         self.num_splits = num_splits
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
         splits = min(self.num_splits, len(x) // 2)
         if not self.training or splits < 2:
-            return super().forward(x)
+            return layers_after(self, super().forward(x))
         means, variances = (s.repeat(splits, 1) for s in (self.running_mean, self.running_var))  # (splits, C)
         # One call per group keeps channels-last, which folding the groups into the channels would lose. `tensor_split`
         # gives the same groups, but its backward pass fills a whole batch with zeros for each of them.
@@ -52,10 +50,26 @@ class SplitBatchNorm(_BatchNorm):
         self.running_mean.copy_(means.mean(dim=0))
         self.running_var.copy_(variances.mean(dim=0))
         self.num_batches_tracked.add_(1)
-        return torch.cat(outputs)
+        return layers_after(self, torch.cat(outputs))
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         """Accept vectors and maps."""
+
+
+def take_over(norm: _BatchNorm, into: _BatchNorm) -> None:
+    """Give a batch normalisation the weights, the statistics and the layers of another."""
+    into.weight, into.bias = norm.weight, norm.bias
+    for name, statistics in norm.named_buffers(recurse=False):
+        setattr(into, name, statistics)
+    for name, layer in norm.named_children():
+        into.add_module(name, layer)
+
+
+def layers_after(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply the layers that a batch normalisation has of its own: timm's contain dropout and activation, in order."""
+    for layer in norm.children():
+        x = layer(x)
+    return x
 
 
 def _group_sizes(batch_size: int, splits: int) -> list[int]:

@@ -3,13 +3,11 @@
 Statistics of each rank's share make results depend on the number of ranks; those of the global batch do not.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_sweep.models.batchnorm import SplitBatchNorm
+from ssl_sweep.models.batchnorm import SplitBatchNorm, layers_after, take_over
 from ssl_sweep.models.distributed import gather, gather_no_grad, world_size
 from ssl_sweep.models.precision import at_least_fp32
 
@@ -28,15 +26,13 @@ class GlobalBatchNorm(_BatchNorm):
     def __init__(self, norm: _BatchNorm) -> None:
         """Take the weights and statistics of `norm`."""
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
-        self.weight, self.bias = norm.weight, norm.bias
-        for name, statistics in norm.named_buffers():
-            setattr(self, name, statistics)
+        take_over(norm, self)
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape."""
         if not self.training:
-            return super().forward(x)
+            return layers_after(self, super().forward(x))
         others = [0, *range(2, x.ndim)]  # all dimensions but the channels'
         with torch.autocast(x.device.type, enabled=False):
             full = at_least_fp32(x)
@@ -48,7 +44,7 @@ class GlobalBatchNorm(_BatchNorm):
             normal = (full - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
             if self.affine:
                 normal = normal * self.weight.view(shape) + self.bias.view(shape)
-        return normal.to(x.dtype)
+        return layers_after(self, normal.to(x.dtype))
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -59,6 +55,20 @@ class GlobalBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         """Accept vectors and maps."""
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, followed by the layers that the replaced normalisation has of its own."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        """Take the weights, statistics and layers of `norm`."""
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        take_over(norm, self)
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ...) -> the same shape."""
+        return layers_after(self, super().forward(x))
 
 
 GLOBAL_NORMS = (GlobalBatchNorm, nn.SyncBatchNorm)  # with statistics of the global batch on every rank
@@ -75,8 +85,7 @@ def global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     if isinstance(module, _BatchNorm):
         if isinstance(module, SplitBatchNorm):
             return module
-        convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-        return convert(module) if device.type == "cuda" else GlobalBatchNorm(module)
+        return SyncBatchNorm(module) if device.type == "cuda" else GlobalBatchNorm(module)
     for name, child in module.named_children():
         setattr(module, name, global_batchnorm(child, device))
     return module
