@@ -86,15 +86,16 @@ def _mirrored_stem(encoder: ResNetEncoder) -> list[nn.Module]:
 
 
 def _pyramid(encoder: Encoder) -> nn.Module:
-    channels, side, _ = encoder.map_shape
+    channels, height, width = encoder.map_shape
+    image_shape = (encoder.image_size, encoder.image_size)
     layers: list[nn.Module] = []
-    while 2 * side <= encoder.image_size:
+    while 2 * max(height, width) <= encoder.image_size:
         out_channels = max(channels // 2, 16)
         # the kernel is a multiple of the stride: no checkerboard
         layers += _normed(nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1, bias=False))
-        channels, side = out_channels, 2 * side
-    if side != encoder.image_size:
-        layers.append(nn.Upsample(size=(encoder.image_size, encoder.image_size)))
+        channels, height, width = out_channels, 2 * height, 2 * width
+    if (height, width) != image_shape:
+        layers.append(nn.Upsample(size=image_shape))
     return nn.Sequential(*layers, nn.Conv2d(channels, 3, 3, padding=1), Pixels())
 
 
