@@ -10,11 +10,12 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
 from ssl_sweep.models.encoders import ENCODERS, encoder_class
+from ssl_sweep.models.library import LibraryError, is_library_name, library_names
 from ssl_sweep.plugins import catalog
 
 Kind = Literal["methods", "evaluations", "encoders"]
@@ -25,14 +26,13 @@ _ATTRIBUTE = {"methods": "Method", "evaluations": "evaluate"}
 class UnknownNameError(UserError, ValueError):
     """There is no method, evaluation or encoder of this name."""
 
-    def __init__(self, kind: Kind, name: str) -> None:
-        self.message = f"there is no {kind.removesuffix('s')} {name!r}"
-        self.remedy = did_you_mean(name, names(kind))
-        super().__init__(f"{self.message}; {self.remedy}")
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message}; {remedy}")
+        self.message, self.remedy = message, remedy
 
 
 def names(kind: Kind) -> list[str]:
-    """All names of a kind, sorted: the package's own, then those of plugins."""
+    """All names of a kind, sorted: the package's own, then those of plugins; not those of libraries."""
     own = own_names(kind)
     return [*own, *(name for name in catalog.names(kind) if name not in own)]
 
@@ -53,8 +53,12 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
         PluginError: it is a plugin's and cannot be used.
     """
     if kind == "encoders":
-        _check_known(kind, name)
-        return encoder_class(name)
+        if not is_library_name(name):
+            _check_known(kind, name)
+        try:
+            return encoder_class(name)
+        except LibraryError as error:
+            raise UnknownNameError(error.message, error.remedy) from None
     target: Callable[..., Any] = getattr(load_module(kind, name), _ATTRIBUTE[kind])
     return target
 
@@ -62,7 +66,7 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
 def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleType:
     """The file of a method or an evaluation, as a module. Raises as `load`."""
     _check_known(kind, name)
-    if is_own(kind, name):
+    if _is_own(kind, name):
         catalog.check_free(kind, name, (name,))
         return importlib.import_module(f"ssl_sweep.{kind}.{name}")
     catalog.check_free(kind, name, ())
@@ -71,12 +75,14 @@ def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleTyp
 
 
 def _check_known(kind: Kind, name: str) -> None:
-    if not is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
-        raise UnknownNameError(kind, name)
+    if not _is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
+        same = library_names(name) if kind == "encoders" else []
+        remedy = f"did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, names(kind))
+        raise UnknownNameError(f"there is no {kind.removesuffix('s')} {name!r}", remedy)
 
 
-def is_own(kind: Kind, name: str) -> bool:
-    """Whether the package has it itself. Quick for what has been imported: a large sweep asks thousands of times."""
+def _is_own(kind: Kind, name: str) -> bool:
+    """Whether the package has it. Quick for what has been imported: a large sweep asks thousands of times."""
     if kind == "encoders":
         return name in ENCODERS
     return name.isidentifier() and not name.startswith("_") and find_spec(f"ssl_sweep.{kind}.{name}") is not None
@@ -90,38 +96,15 @@ class Knobs(BaseModel):
     )
 
 
-def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a class or function by name, their annotations evaluated.
-
-    Raises:
-        PluginError: a plugin annotates with a name that its file does not import when it runs.
-    """
-    try:
-        return inspect.signature(target, eval_str=True).parameters
-    except NameError as error:
-        what = f"{inspect.getsourcefile(target)}: an annotation of {target.__name__} cannot be read: {error}"
-        raise catalog.PluginError(f"{what}; import it outside `if TYPE_CHECKING`") from error
-
-
 @cache
 def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
-    """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults.
-
-    Raises:
-        PluginError: a plugin's argument has no type that a spec can hold.
-    """
+    """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults."""
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in arguments(target).items()
+        for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    try:
-        return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
-    except PydanticUserError as error:
-        what = f"{inspect.getsourcefile(target)}: a keyword-only argument of {target.__name__} is no knob"
-        raise catalog.PluginError(
-            f"{what} ({error.message.splitlines()[0]}); make it a number, a text, a list or a choice"
-        ) from error
+    return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
 
 
 def check(target: Callable[..., Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -45,7 +45,6 @@ class Method(nn.Module):
     algorithm 1.
     """
 
-    view_recipe = "dino"
     center: Tensor
     progress: Tensor
 

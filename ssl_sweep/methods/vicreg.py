@@ -32,8 +32,6 @@ class Method(nn.Module):
     Learning", equations 1 to 6.
     """
 
-    view_recipe = "byol"
-
     def __init__(
         self,
         encoder: Encoder,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssl_sweep.models.encoder import Encoder
+from ssl_sweep.models.library import is_library_name, library_encoder
 from ssl_sweep.models.pixels import Pixels
 from ssl_sweep.models.resnet import ResNet18, ResNet34, ResNet50
 from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
@@ -26,11 +27,14 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 
 def encoder_class(name: str) -> type[Encoder]:
-    """The class of an encoder of the table, or of a plugin, whose module has it as `Backbone`.
+    """The class of an encoder of the table, of a library's model, or of a plugin, whose module has it as `Backbone`.
 
     Raises:
         PluginError: there is no encoder of this name, or its plugin cannot be used.
+        LibraryError: the library is not installed, or has no such model.
     """
+    if is_library_name(name):
+        return library_encoder(name)
     catalog.check_free("encoders", name, ENCODERS)
     if name in ENCODERS:
         return ENCODERS[name]

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from ssl_sweep import __version__
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
@@ -62,7 +62,7 @@ def render_page(sweep: Sweep, curves: Curves, gallery: Gallery | None, failures:
     plots = _Plots()
     context = {
         "sweep": sweep,
-        "version": version("ssl-sweep"),
+        "version": __version__,
         **_head(sweep),
         **_results(sweep, plots),
         **_by_epoch(sweep, curves, plots),

@@ -79,7 +79,6 @@ PLANNED = {
     "pretrain_epochs": 400,
     "evaluation_epochs": {"knn": 0},
     "concurrent": 4,
-    "views": {"autoencoder": {"crop_scale_min": 0.08}},
     "problems": [],
     "at_most": False,
 }

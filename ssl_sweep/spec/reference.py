@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ssl_sweep.knobs import knobs
+from ssl_sweep.models.library import LIBRARIES, library_class
 from ssl_sweep.spec.pruners import PRUNERS
 from ssl_sweep.spec.schema import Schema, json_schema, knob_schema
 
@@ -22,6 +23,7 @@ def reference() -> str:
         ("The file", schema),
         *((f"`{name}`", schema["properties"][name]) for name in ("data", "views", "pretrain", "health")),
         *_owned("encoder", "encoders"),
+        *((f"`encoder`: `{library}/NAME`", knob_schema(library_class(library))) for library in LIBRARIES),
         *_owned("method", "methods"),
         *_owned("evaluate", "evaluations"),
         ("`search`", definitions["Search"]),
@@ -54,6 +56,8 @@ def type_text(schema: Schema) -> str:
     if "const" in schema or "enum" in schema:
         values = [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
         return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
+    if "examples" in schema:
+        return " or ".join(f"`{example}`" for example in schema["examples"])
     kind = schema.get("type")
     if kind in ("integer", "number"):
         return ("whole number" if kind == "integer" else "number") + _interval(schema)
@@ -74,7 +78,7 @@ def _interval(schema: Schema) -> str:
 def _owned(section: str, kind: knobs.Kind) -> Iterable[tuple[str, Schema]]:
     """One table for all names of a kind that have the same knobs."""
     tables: dict[str, tuple[list[str], Schema]] = {}
-    for name in knobs.own_names(kind):
+    for name in knobs.names(kind):
         schema = knob_schema(knobs.load(kind, name))
         tables.setdefault(_table(schema), ([], schema))[0].append(name)
     return [(f"`{section}`: {', '.join(f'`{name}`' for name in names)}", schema) for names, schema in tables.values()]

@@ -1,10 +1,10 @@
 """The JSON Schema (2020-12) of a spec file, made from the models and the knobs, for editors to complete and check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.listing import usable
+from ssl_sweep.models.library import LIBRARIES, library_class
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.spec.pruners import NONE, PRUNERS
 from ssl_sweep.spec.search import CONFIRM_SEEDS, Confirm
@@ -17,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> Schema:
-    """The schema of a spec, with all methods, encoders and evaluations and their knobs; broken plugins are left out."""
+    """The schema of a spec, with all methods, encoders and evaluations and their knobs."""
     schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
@@ -26,7 +26,6 @@ def json_schema() -> Schema:
         del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])
-    sections["data"]["properties"]["classes"]["anyOf"].insert(0, {"type": "string"})  # a file, read with the spec
     for section, kind in NAMED.items():
         sections[section] = _named(kind) | _described(sections[section])
     sections["evaluate"] = _evaluations() | _described(sections["evaluate"])
@@ -59,9 +58,20 @@ def searched_schemas() -> dict[str, Schema]:
 
 def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
     fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED]
-    named = [(section, target) for section, kind in NAMED.items() for target in usable(kind).values()]
-    evaluations = [(f"evaluate.{name}", target) for name, target in usable("evaluations").items()]
+    named = [(section, target) for section, kind in NAMED.items() for _, target in _targets(kind)]
+    evaluations = [(f"evaluate.{name}", knobs.load("evaluations", name)) for name in knobs.names("evaluations")]
     return [*fixed, *named, *evaluations]
+
+
+def _targets(kind: knobs.Kind) -> list[tuple[Schema, Callable[..., Any]]]:
+    """The schema of a name, or of a library's names, and what declares the knobs."""
+    targets: list[tuple[Schema, Callable[..., Any]]]
+    targets = [({"const": name}, knobs.load(kind, name)) for name in knobs.names(kind)]
+    if kind == "encoders":
+        for library in LIBRARIES:
+            named = {"type": "string", "pattern": f"^{library}/.", "examples": [f"{library}/NAME"]}
+            targets.append((named, library_class(library)))
+    return targets
 
 
 def _described(schema: Schema) -> Schema:
@@ -71,17 +81,23 @@ def _described(schema: Schema) -> Schema:
 def _named(kind: knobs.Kind) -> Schema:
     """A name alone, if no knob is required, or a mapping with the name and its knobs."""
     mappings, alone = [], []
-    for name, target in usable(kind).items():
+    for name, target in _targets(kind):
         schema = knob_schema(target)
         if not schema.get("required"):
             alone.append(name)
-        properties = {"name": {"const": name}, **schema["properties"]}
+        properties = {"name": name, **schema["properties"]}
         mappings.append({**schema, "properties": properties, "required": ["name", *schema.get("required", [])]})
-    return {"anyOf": [{"enum": alone}, *mappings]}
+    return {"anyOf": [*_listed(alone), *mappings]}
+
+
+def _listed(names: Sequence[Schema]) -> list[Schema]:
+    """One enumeration in place of many constants, then the patterns."""
+    constants = [name["const"] for name in names if "const" in name]
+    return [{"enum": constants}, *(name for name in names if "const" not in name)]
 
 
 def _evaluations() -> Schema:
-    schemas = {name: knob_schema(target) for name, target in usable("evaluations").items()}
+    schemas = {name: knob_schema(knobs.load("evaluations", name)) for name in knobs.names("evaluations")}
     properties = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in schemas.items()}
     return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": properties}
 
@@ -100,12 +116,11 @@ def _complete_search(search: Schema) -> None:
 
 def _branches(kind: knobs.Kind) -> Schema:
     """A list of names, or of mappings with a name and its knobs, each fixed or searched."""
-    targets = usable(kind)
-    choices: list[Schema] = [{"enum": list(targets)}]
-    for name, target in targets.items():
+    choices = _listed([name for name, _ in _targets(kind)])
+    for name, target in _targets(kind):
         own = knob_schema(target)["properties"]
         properties = {knob: {"anyOf": [value, _space(value)]} for knob, value in own.items()}
-        named = {"name": {"const": name}, **properties}
+        named = {"name": name, **properties}
         choices.append({"type": "object", "additionalProperties": False, "properties": named, "required": ["name"]})
     listed = {"type": "array", "items": {"anyOf": choices}, "minItems": 1}
     return {"type": "object", "additionalProperties": False, "properties": {"choices": listed}, "required": ["choices"]}

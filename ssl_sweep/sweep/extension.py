@@ -5,9 +5,8 @@ from typing import Any
 
 from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.ledger.open import FREE
-from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.file import changed
-from ssl_sweep.spec.sweep import Range, SweepSpec
+from ssl_sweep.spec.sweep import Range, SweepSpec, differences
 
 
 def extend_spec(spec: SweepSpec, choices: str, overrides: Sequence[str]) -> SweepSpec:

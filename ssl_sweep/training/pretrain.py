@@ -38,7 +38,7 @@ def pretrain(
     if world_size() > 1:
         if recipe.sync_batchnorm:
             global_batchnorm(method, stage.device)
-        step = DistributedDataParallel(step)
+        step = DistributedDataParallel(step, find_unused_parameters=method.encoder.finds_unused)
         # `fit` averages statistics: rank 0's would be wrong, and sending a queue at every step is waste. (The argument
         # of this name is deprecated, and older versions of torch lack its successor.)
         step.broadcast_buffers = False

@@ -12,12 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.errors import UserError
-from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.encoder import STATISTICS
 from ssl_sweep.models.encoders import Encoder, build_encoder
+from ssl_sweep.models.library import LibraryEncoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
-from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir import checkpoint
@@ -58,7 +57,6 @@ def read_trial(folder: Path) -> Trained:
     Raises:
         ExportError: the trial has none (yet), or another version of the package wrote it.
         CheckpointError: its file is damaged.
-        PinError, PluginError: its encoder is a plugin's that has changed since, or is not at hand.
     """
     try:
         record = TrialRecord.read(folder)
@@ -73,7 +71,6 @@ def read_trial(folder: Path) -> Trained:
     if state is None:
         method = record.config["method"]["name"]
         raise ExportError(f"{folder}: no encoder; the trial has not pretrained yet, or {method} does not pretrain")
-    check_pins(record.config, ("encoder",))
     encoder = _build(record.config["encoder"], record.config["data"]["image_size"], str(folder))
     return Trained(_filled(encoder, state["encoder"], str(folder)), record)
 
@@ -158,6 +155,8 @@ def how_to_load(trained: Trained) -> str:
     """Python code that loads the file FILE, into torchvision's model if there is one."""
     name, encoder = trained.settings["name"], trained.encoder
     load = "model.load_state_dict(safetensors.torch.load_file(FILE), strict=False)  # misses only the head"
+    if isinstance(encoder, LibraryEncoder):
+        return f"model = {encoder.construction(encoder.image_size)}; {load}"
     if isinstance(encoder, ViTEncoder):
         return f"model = torchvision.models.{_torchvision_vit(name, encoder)}; {load}"
     if not isinstance(encoder, ResNetEncoder) or encoder.width != TORCHVISION_WIDTH:
@@ -189,8 +188,6 @@ def _torchvision_vit(name: str, encoder: ViTEncoder) -> str:
 def _build(settings: Mapping[str, Any], image_size: int, place: str) -> Encoder:
     try:
         return build_encoder(settings, image_size)
-    except PluginError:
-        raise
     except (KeyError, TypeError, ValueError) as error:
         reason = f"this version of ssl_sweep cannot build {dict(settings)} ({error})"
         raise ExportError(f"{place}: {reason}") from error

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
 from ssl_sweep.tracking import reader, writer
 from ssl_sweep.tracking.model import mlflow, save
 from ssl_sweep.tracking.recorder import Recorder, sync
@@ -95,14 +95,14 @@ def features(encoder: Encoder, images: np.ndarray) -> np.ndarray:
         {"name": "resnet18", "width": 8, "stem": "imagenet", "normalize": "imagenet"},
         {"name": "vit_tiny", "pool": "mean"},
         {"name": "exemplar"},
+        {"name": "timm/test_resnet", "normalize": "imagenet"},
     ],
 )
 def test_both_flavours_give_our_features_for_any_batch(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "cuda")  # as MLflow decides where there is a GPU
-    knobs = {key: value for key, value in settings.items() if key != "name"}
-    encoder = ENCODERS[settings["name"]](16, **knobs).eval()
+    encoder = build_encoder(settings, 16).eval()
     save(Trained(encoder, TrialRecord("one", config=config_of(**settings))), tmp_path / "model")
     shown = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     module = mlflow.pytorch.load_model(str(tmp_path / "model"))

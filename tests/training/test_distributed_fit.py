@@ -18,7 +18,7 @@ from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.models.distributed import Dismissed, rank
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.training import loop
@@ -45,6 +45,8 @@ OTHER_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "views, others in the mask": ("simclr", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | OTHER_SETTINGS
+# of a library: its normalisations have activations of their own, and the map leaves weights unused
+CASES |= {f"{name}, of timm": (name, {}) for name in ("autoencoder", "moco", "simclr")}
 
 
 def photographs(count: int = 20) -> Pack:
@@ -63,7 +65,9 @@ def build(case: str) -> nn.Module:
     torch.manual_seed(0)
     wanted = parameters["encoder"].annotation
     encoder: Encoder
-    if wanted is not inspect.Parameter.empty and issubclass(wanted, ViTEncoder):
+    if case.endswith("of timm"):
+        encoder = build_encoder({"name": "timm/mobilenetv3_small_050"}, SIZE)
+    elif wanted is not inspect.Parameter.empty and issubclass(wanted, ViTEncoder):
         encoder = ENCODERS["vit_tiny"](SIZE, patch_size=4)
     else:
         assert issubclass(ResNetEncoder, wanted)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 import yaml
@@ -19,7 +20,7 @@ from ssl_sweep.cli import app
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
 from ssl_sweep.models.vit import ViTBase
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.folder_storage import FolderStorage
@@ -35,7 +36,7 @@ def pretrained(folder: Path, image_size: int = 32, seed: int = 0, method: str = 
     """An encoder in a trial's folder, with batch statistics that are not those of a new net."""
     torch.manual_seed(seed)
     named = {"name": "resnet18", **settings}
-    encoder = ENCODERS[named["name"]](image_size, **{key: named[key] for key in settings if key != "name"})
+    encoder = build_encoder(named, image_size)
     encoder.train()(torch.rand(4, 3, image_size, image_size))
     checkpoint.save(folder / "encoder.pt", {"encoder": encoder.state_dict()})
     config = {"encoder": named, "method": {"name": method}, "data": {"source": "digits", "image_size": image_size}}
@@ -53,7 +54,7 @@ def exported(folder: Path, **settings: Any) -> tuple[Path, Encoder, dict[str, st
 def loaded_as_told(path: Path, described: dict[str, str]) -> tuple[nn.Module, Any]:
     """What the file says of how to load it, done to the letter: the model, and torch's account of the keys."""
     *before, last = described["load"].partition("#")[0].strip().split("; ")
-    names: dict[str, Any] = {"torchvision": torchvision, "torch": torch, "ssl_sweep": ssl_sweep}
+    names: dict[str, Any] = {"timm": timm, "torchvision": torchvision, "torch": torch, "ssl_sweep": ssl_sweep}
     names |= {"safetensors": safetensors, "FILE": str(path)}
     for line in before:
         exec(line, names)
@@ -88,6 +89,27 @@ def test_torchvisions_vit_misses_only_its_head(tmp_path: Path) -> None:
     model.heads = nn.Identity()
     images = torch.rand(3, 3, 32, 32)
     torch.testing.assert_close(model(images), encoder(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("timm/test_vit", []),
+        ("timm/convnext_atto", []),
+        ("torchvision/efficientnet_b0", ["classifier.1.weight", "classifier.1.bias"]),
+        ("torchvision/vit_b_32", VIT_HEAD),
+    ],
+)
+@torch.no_grad()
+def test_a_librarys_model_has_its_own_key_names(tmp_path: Path, name: str, head: list[str]) -> None:
+    path, encoder, described = exported(tmp_path, image_size=64, name=name)
+    model, account = loaded_as_told(path, described)
+    assert (account.missing_keys, account.unexpected_keys) == (head, [])
+    if head:
+        model.set_submodule(head[0].removesuffix(".weight"), nn.Identity())
+    images = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(model(images), encoder(images), atol=1e-5, rtol=0)
+    assert torch.equal(read(path)(images), encoder(images))
 
 
 @pytest.mark.parametrize("patch_size", [16, 32])
