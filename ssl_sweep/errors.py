@@ -20,6 +20,7 @@ UserError
 ├── LibraryError            models    a library of encoders is not installed, or has no such model
 ├── NoSuchTrial             sweep     no trial, or more than one, fits the request
 ├── NotTrackedError         tracking  MLflow holds no such sweep or trial
+├── PinError                knobs     a plugin or a file is not the one that the sweep began with
 ├── PluginError             plugins   a plugin cannot be found or imported, or its name is taken
 ├── RecordError             trialdir  a trial's `config.yaml` cannot be read
 ├── ServiceError            client    the service refused a request, or did not answer
@@ -36,3 +37,7 @@ Any other exception is a fault of this package, or of the machine, and keeps its
 
 class UserError(Exception):
     """A user's mistake, or a condition that a user can change; its message names the remedy."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: notebooks show the message alone, as the command line does."""
+        return [f"{type(self).__name__}: {self}"]

@@ -5,11 +5,13 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -17,7 +19,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from ssl_sweep.cluster import compat
+from ssl_sweep.cluster import compat, plugins
 from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
@@ -27,6 +29,7 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.plugins.catalog import FOLDER_VARIABLE
 from ssl_sweep.spec.plan import AUTOSCALE_MAX, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
@@ -87,7 +90,7 @@ def run_sweep(
     stages = storage.shared_stages(spec.name)
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
-        _ray_cluster(address),
+        _ray_cluster(address, ledger.pins),
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
         _sigterm_as_interrupt(),
@@ -107,6 +110,19 @@ def run_sweep(
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
     interrupted = scheduler.open or scheduler.stop_request is not None
     return Ending(interrupted=interrupted, halted=scheduler.halted, stop_request=scheduler.stop_request)
+
+
+def check_thread() -> None:
+    """Check that a sweep can be run here: a stop, Ctrl-C and the loss of the lease are handled as signals.
+
+    Raises:
+        ClusterError: this is not the main thread, which alone receives signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ClusterError(
+            f"a sweep runs in the main thread, not in {threading.current_thread().name!r}: call ssl_sweep.run there, "
+            "or start a process of its own: ssl-sweep run SPEC.YAML"
+        )
 
 
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:
@@ -172,6 +188,7 @@ def _tuner(function: Any, search: LedgerSearch, max_concurrent: int | None, scra
             name=search.scheduler.ledger.spec.name,
             storage_path=str(scratch),
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # of verbosity 0; a notebook's would clear the cell's output
             callbacks=[_DriverCallback(search)],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
@@ -185,13 +202,25 @@ def _nodes() -> list[dict[str, float]]:
 
 
 @contextmanager
-def _ray_cluster(address: str | None) -> Iterator[None]:
+def _ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     if ray.is_initialized():  # the caller shuts it down
+        if not plugins.seen_by_all(pins):
+            raise ClusterError(
+                "Ray runs already in this process, and its workers do not have your plugins: call ray.shutdown() "
+                f"first, or set {FOLDER_VARIABLE} before ray.init()"
+            )
         yield
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        with plugins.runtime_env(pins) as environment:
+            ray.init(
+                address=target,
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
     except ConnectionError as error:
         remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
         raise ClusterError(f"no Ray cluster can be used at {target} ({error}); {remedy}") from error

@@ -15,7 +15,6 @@ from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import pretraining
-from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import REQUESTED_STATES, Outcome, dead_process_outcome
 from ssl_sweep.trialdir.events import Ended, MetricsReported
@@ -271,7 +270,7 @@ class LedgerScheduler:
             seed=trial.seed,
             confirms=trial.confirms,
             knobs=knobs,
-            config=resolve(self.ledger.spec, knobs, trial.seed),
+            config=self.ledger.config(knobs, trial.seed),
         )
 
     def _folder(self, trial: Trial) -> Path:

@@ -3,9 +3,12 @@
 import platform
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from ssl_sweep.knobs.listing import Plugin, plugins
+from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.storage.layout import Storage, cache_folder
 from ssl_sweep.storage.urls import redacted
 
@@ -22,6 +25,7 @@ def run_checks(storage: Storage) -> list[dict[str, Any]]:
         "data cache": lambda: str(cache_folder()),
         "ledger": lambda: _ledger(storage),
         "mlflow store": lambda: _mlflow(storage),
+        **{f"{plugin.kind.removesuffix('s')} {plugin.name}": partial(_usable, plugin) for plugin in plugins()},
     }
     return [_run_check(what, check) for what, check in checks.items()]
 
@@ -31,6 +35,12 @@ def _run_check(what: str, check: Callable[[], str]) -> dict[str, Any]:
         return {"check": what, "ok": True, "found": check()}
     except Exception as error:  # any error of an installation is a result here
         return {"check": what, "ok": False, "found": redacted(f"{type(error).__name__}: {error}")}
+
+
+def _usable(plugin: Plugin) -> str:
+    if plugin.error is not None:
+        raise PluginError(plugin.error)
+    return plugin.origin
 
 
 def _devices() -> str:

@@ -7,6 +7,7 @@ import typer
 from ssl_sweep.commands.shared import (
     Address,
     Name,
+    Plugins,
     Set,
     SpecFile,
     StorageFolder,
@@ -22,21 +23,25 @@ from ssl_sweep.commands.shared import (
 from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from ssl_sweep.spec.sweep import SweepSpec
-    from ssl_sweep.storage.layout import Storage
-    from ssl_sweep.sweep.drive import Summary
-    from ssl_sweep.sweep.steering import ResumeSelection
+    from ssl_sweep.api.handle import Sweep
 
 
 @app.command()
-def run(spec_file: SpecFile, overrides: Set = None, storage: StorageFolder = None, address: Address = None) -> None:
+def run(
+    spec_file: SpecFile,
+    overrides: Set = None,
+    storage: StorageFolder = None,
+    address: Address = None,
+    plugins: Plugins = None,
+) -> None:
     """Run a sweep, or continue it. Finished trials are not run again."""
     with user_errors():
-        from ssl_sweep.spec.file import load_spec
+        from ssl_sweep.api import handle
 
-        _drive(load_spec(spec_file, overrides or []), storage_at(storage), address)
+        at: dict[str, Any] = {"storage": storage, "address": address, "plugins": plugins, "console": err}
+        _show(lambda: handle.run(spec_file, overrides or (), **at))
 
 
 @app.command()
@@ -52,27 +57,22 @@ def resume(
     ] = None,
     storage: StorageFolder = None,
     address: Address = None,
+    plugins: Plugins = None,
 ) -> None:
     """Continue a sweep by its name, and run its failed and stopped trials again."""
     with user_errors():
-        if client := remote_client(storage=storage, address=address):
+        if client := remote_client(storage=storage, address=address, plugins=plugins):
             if retries is not None or max_concurrent is not None:
                 words = "the service resumes with the submitted spec, and its queue limits trials at a time"
                 err.print(f"{words}: leave out --retries and --max-concurrent", style="red", markup=False)
                 raise typer.Exit(ExitCode.USER_ERROR)
             _print_queued(client.resume(name, failed=failed, trials=trials or ()))
             return
-        from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.steering import ResumeSelection
+        from ssl_sweep.api import handle
 
-        place = storage_at(storage)
-        spec = load_ledger(place.ledger_url, name).spec
-        if retries is not None:
-            spec = spec.model_copy(update={"retries": retries})
-        if max_concurrent is not None:
-            resources = spec.resources.model_copy(update={"max_concurrent": max_concurrent})
-            spec = spec.model_copy(update={"resources": resources})
-        _drive(spec, place, address, resume=ResumeSelection(failed, tuple(trials or ())))
+        sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
+        limits = {"retries": retries, "max_concurrent": max_concurrent}
+        _show(lambda: sweep.resume(failed=failed, trials=trials or (), **limits))
 
 
 @app.command()
@@ -121,21 +121,20 @@ def extend(
     overrides: Set = None,
     storage: StorageFolder = None,
     address: Address = None,
+    plugins: Plugins = None,
 ) -> None:
     """Run more choices of a sweep in the same study.
 
     `--set search.space.KNOB=...` may widen numeric ranges.
     """
     with user_errors():
-        if client := remote_client(storage=storage, address=address):
+        if client := remote_client(storage=storage, address=address, plugins=plugins):
             _print_queued(client.extend(name, choices, overrides or ()))
             return
-        from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.extension import extend_spec
+        from ssl_sweep.api import handle
 
-        place = storage_at(storage)
-        spec = extend_spec(load_ledger(place.ledger_url, name).spec, choices, overrides or [])
-        _drive(spec, place, address, extends=True)
+        sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
+        _show(lambda: sweep.extend(choices, overrides or ()))
 
 
 @app.command()
@@ -192,26 +191,17 @@ def _print_queued(sweep: "Mapping[str, Any]") -> None:
     out.print(f"{name} is in the queue: {next_command(f'status {name}')}", markup=False, soft_wrap=True)
 
 
-def _drive(
-    spec: "SweepSpec",
-    storage: "Storage",
-    address: str | None,
-    *,
-    resume: "ResumeSelection | None" = None,
-    extends: bool = False,
-) -> None:
+def _show(drive: "Callable[[], Sweep]") -> None:
+    """Drive a sweep, print its result and exit with its code."""
     from ssl_sweep.cluster.run import ClusterError, InfeasibleError
     from ssl_sweep.commands.terminal import summary
     from ssl_sweep.ledger.lease import SweepLockedError
-    from ssl_sweep.sweep.drive import drive
 
     try:
-        result: Summary = drive(spec, storage, err, address=address, resume=resume, extends=extends)
+        sweep = drive()
     except (SweepLockedError, ClusterError) as error:
-        is_extended = extends and isinstance(error, ClusterError)
-        hint = f"; {spec.name} is extended already, continue it: ssl-sweep resume {spec.name}" if is_extended else ""
-        err.print(f"{error}{hint}", style="red", markup=False, soft_wrap=True)
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
         may_pass = isinstance(error, SweepLockedError | InfeasibleError)
         raise typer.Exit(ExitCode.TRY_AGAIN if may_pass else ExitCode.USER_ERROR) from None
-    out.print(summary(spec, storage, result))
-    raise typer.Exit(result.exit_code)
+    out.print(summary(sweep.spec, sweep.storage, sweep.summary))
+    raise typer.Exit(sweep.summary.exit_code)

@@ -3,19 +3,19 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ssl_sweep.commands.shared import (
     Format,
     Name,
+    Plugins,
     StorageFolder,
     app,
     out,
     remote_client,
     storage_at,
-    tracking_uri_of,
     user_errors,
 )
 
@@ -50,15 +50,15 @@ def table(
         chosen = {
             key: None if text is None else [part.strip() for part in text.split(",")] for key, text in lists.items()
         }
+        options: dict[str, Any] = {**chosen, "interval": interval, "baseline": baseline, "test": test}
         if client := remote_client(storage=storage):
-            sys.stdout.write(client.table(names, form, **chosen, interval=interval, baseline=baseline, test=test))
+            sys.stdout.write(client.table(names, form, **options))
             return
-        from ssl_sweep.tables.options import table_of
+        from ssl_sweep.api.table import make_table
         from ssl_sweep.tables.render import render
 
-        stores = {name: tracking_uri or tracking_uri_of(storage_at(storage), name) for name in names}
-        ablation = table_of(stores, **chosen, interval=interval, baseline=baseline, test=test)
-        sys.stdout.write(render(ablation, form, caption=", ".join(stores)).rstrip("\n") + "\n")
+        ablation = make_table(names, storage_at(storage), tracking_uri=tracking_uri, **options)
+        sys.stdout.write(render(ablation, form, caption=", ".join(names)).rstrip("\n") + "\n")
 
 
 @app.command()
@@ -71,23 +71,16 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     storage: StorageFolder = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write the encoder of a trial to a file, with torchvision's names of weights."""
     with user_errors():
-        from ssl_sweep.ledger.open import load_ledger
-        from ssl_sweep.sweep.best import select_trial
-        from ssl_sweep.trial.export import check_target, read_trial, write
-        from ssl_sweep.trialdir.record import RECORD
+        from ssl_sweep.api import handle
 
-        check_target(output, force=force)
-        place = storage_at(storage)
-        ledger = load_ledger(place.ledger_url, name)
-        chosen, why = select_trial(ledger, place, trial)
-        folder = place.trial(name, chosen.trial_id)
-        place.fetch(*(folder / file for file in (RECORD, "stages.json", "encoder.pt")))
-        trained = read_trial(folder)
-        written = write(trained, output, chosen.results or {}, force=force)
-        lines = [f"{output}: {written['encoder']} of trial {chosen.trial_id} ({why})"]
+        sweep = handle.open(name, storage=storage, plugins=plugins)
+        chosen = sweep.best if trial is None else sweep.trial(trial)
+        written = chosen.export(output, force=force)
+        lines = [f"{output}: {written['encoder']} of trial {chosen.id} ({chosen.description})"]
         lines += [f"load: {written['load'].replace('FILE', repr(str(output)))}", f"input: {written['input']}"]
         out.print("\n".join(lines), markup=False, soft_wrap=True)
 
@@ -112,8 +105,9 @@ def report(
             page = client.report(name)
         else:
             from ssl_sweep.report.page import make_page
+            from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
 
-            page = make_page(name, tracking_uri or tracking_uri_of(storage_at(storage), name))
+            page = make_page(name, tracking_uri or stored_tracking_uri(storage_at(storage), name))
         target = output or Path(f"{name}.html")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page, encoding="utf-8")
@@ -124,11 +118,12 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send all events of a sweep to MLflow. Those that it already has are not changed."""
     with user_errors():
+        from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
         from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
         with place.snapshot(name) as copy:
-            events = deliver(name, copy.sweep(name), tracking_uri_of(place, name))
+            events = deliver(name, copy.sweep(name), stored_tracking_uri(place, name))
         out.print(f"{events} events of {name} are in MLflow")
 
 

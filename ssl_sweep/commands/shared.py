@@ -51,6 +51,15 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="Ray cluster.", show_default="$RAY_ADDRESS, else this machine"),
 ]
+Plugins = Annotated[
+    str | None,
+    typer.Option(
+        "--plugins",
+        metavar="DIR",
+        help="Folder of your own methods, encoders, evaluations and sources. Its code is run.",
+        show_default="$SSL_SWEEP_PLUGINS",
+    ),
+]
 Trials = Annotated[
     list[str] | None,
     typer.Option("--trial", metavar="ID", help="Only this trial, by its id or the start of it. Repeatable."),
@@ -111,14 +120,11 @@ def storage_at(place: str | None) -> "Storage":
     return find_storage(place)
 
 
-def tracking_uri_of(storage: "Storage", name: str) -> str:
-    """The MLflow store that the sweep's spec names, else the storage's."""
-    import yaml
+def use_plugins(folder: str | None) -> None:
+    """Take local plugins from the folder that `--plugins` names, else from that of the environment."""
+    from ssl_sweep.plugins import catalog
 
-    stored = storage.sweep(name) / "spec.yaml"
-    storage.fetch(stored)
-    own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
-    return own or storage.tracking_uri
+    catalog.use(folder)
 
 
 def print_json(value: Any) -> None:

@@ -20,7 +20,7 @@ from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
-from ssl_sweep.tables.labels import duration
+from ssl_sweep.tables.labels import duration, views_text
 from ssl_sweep.trialdir.states import TrialState
 
 if TYPE_CHECKING:
@@ -37,10 +37,13 @@ STYLES = {
 
 def summary(spec: "SweepSpec", storage: Storage, result: "Summary") -> Group:
     """The result of a driver: table, failures, and commands to try next."""
+    from ssl_sweep.sweep.outcome import outcome
+
     parts: list[RenderableType] = []
     if result.table is not None and result.complete:
         parts += [_ablation(spec, result.table), Text()]
-    parts.append(_outcome(spec, result))
+    is_bad = result.failed or result.ending.halted is not None
+    parts.append(Text(outcome(spec.name, result), "red" if is_bad else ""))
     if result.unrecorded:
         parts.append(Text(f"MLflow lacks {result.unrecorded} events; send them: ssl-sweep sync {spec.name}", "yellow"))
     parts += [Text(), _next_commands(spec, storage, result)]
@@ -57,6 +60,8 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
     for evaluation, epochs in plan["evaluation_epochs"].items():
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
+    for names, knobs in plan["views"].items():
+        rows.add_row("views", Text(f"{names}: {views_text(knobs)}"))
     at_once = "unknown: the service's cluster does not answer" if plan["concurrent"] is None else plan["concurrent"]
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
@@ -66,19 +71,23 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         problems.append(Text(f"images not counted: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
+        if data["labelled"]:
+            rows.add_row("evaluated on", _images(data["labelled"]))
         problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
     return Group(Text(name, "bold"), rows, *problems)
 
 
 def _images(data: Mapping[str, Any]) -> str:
     """`1,294 to train on, 144 for validation, 359 for testing, of 10 classes`"""
-    words = [
-        f"{data['train_images']:,} to train on",
-        f"{data['val_images']:,} for validation",
-        f"{data['test_images']:,} for testing",
-        f"of {data['classes']:,} {'class' if data['classes'] == 1 else 'classes'}",
-    ]
-    return ", ".join(words) + (f", {data['unlabelled']:,} without a label" if data["unlabelled"] else "")
+    counts = {"to train on": "train_images", "for validation": "val_images", "for testing": "test_images"}
+    words = [f"{data[key]:,} {purpose}" for purpose, key in counts.items() if data[key]]
+    if data["classes"]:
+        words.append(f"of {data['classes']:,} {'class' if data['classes'] == 1 else 'classes'}")
+    if data["unlabelled"] == sum(data[key] for key in counts.values()):
+        words.append("without labels")
+    elif data["unlabelled"]:
+        words.append(f"{data['unlabelled']:,} without a label")
+    return ", ".join(words)
 
 
 def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
@@ -193,33 +202,6 @@ def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
         styles = ("bold" if (line, column) in cells_grid.best else "" for column in range(len(cells)))
         table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
     return Group(table, *(Text(note, "dim") for note in ablation.notes))
-
-
-def _outcome(spec: "SweepSpec", result: "Summary") -> Text:
-    from ssl_sweep.ledger.budgets import HALTS
-
-    done = f"{len(result.complete)} of {result.total} trials complete"
-    done += f", {len(result.pruned)} pruned" if result.pruned else ""
-    if fresh := result.confirming:
-        complete = sum(trial.state == TrialState.COMPLETE for trial in fresh)
-        words = "confirmed" if all(trial.ended for trial in fresh) else "confirming"
-        choices = len({trial.choice for trial in fresh})
-        done += f"; {words} the best {choices} choices: {complete} of {len(fresh)} fresh seeds complete"
-    if result.ending.halted is not None:
-        is_full = any(trial.reason in HALTS and not trial.ended for trial in result.trials)
-        why = "" if is_full else ", since the first trials all failed alike"
-        return Text(f"{done}; stopped{why}:\n{result.ending.halted}", "red")
-    failures = Counter(f"{trial.reason}: {trial.message}" for trial in result.failed)
-    lines = [f"{count} failed, {message}" for message, count in failures.items()]
-    request = result.ending.stop_request
-    if request is not None:
-        words = "stopped" if request.ask == "stop" else "paused"
-        lines.append(
-            f"{words} ({request.why}); trials left checkpoints: ssl-sweep resume {spec.name} continues from them"
-        )
-    elif result.ending.interrupted:
-        lines.append("interrupted; a resume continues from the last checkpoints")
-    return Text("\n".join([done, *lines]), "red" if failures else "")
 
 
 def _next_commands(spec: "SweepSpec", storage: Storage, result: "Summary") -> Table:

@@ -15,6 +15,7 @@ from ssl_sweep.commands.shared import (
     Address,
     AsJson,
     Name,
+    Plugins,
     Set,
     SpecFile,
     StorageFolder,
@@ -25,6 +26,7 @@ from ssl_sweep.commands.shared import (
     print_json,
     remote_client,
     storage_at,
+    use_plugins,
     user_errors,
 )
 from ssl_sweep.service.states import ACTIVE, WAITING
@@ -88,15 +90,22 @@ def _write(texts: Iterable[str]) -> None:
 
 
 @app.command()
-def plan(spec_file: SpecFile, overrides: Set = None, address: Address = None, as_json: AsJson = False) -> None:
+def plan(
+    spec_file: SpecFile,
+    overrides: Set = None,
+    address: Address = None,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a sweep would cost and whether its trials fit here. Runs nothing."""
     with user_errors():
         from ssl_sweep.commands.terminal import plan_table
         from ssl_sweep.spec.document import file_text
 
-        if client := remote_client(address=address):
+        if client := remote_client(address=address, plugins=plugins):
             planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
         else:
+            use_plugins(plugins)
             planned = _planned(spec_file, overrides or (), address)
         if as_json:
             print_json(planned)
@@ -126,11 +135,15 @@ def _data_summary(spec: "SweepSpec") -> dict[str, Any]:
     from ssl_sweep.data.images import DataError
     from ssl_sweep.data.splits import data_of
     from ssl_sweep.data.summary import summarize
+    from ssl_sweep.spec.labels import check_labels, unmeasured
 
     try:
-        return asdict(summarize(data_of(spec.data), root=spec.root))
+        summary = summarize(data_of(spec.data), root=spec.root)
     except (DataError, OSError) as error:
         return {"problem": str(error)}
+    check_labels(spec, summary)
+    note = unmeasured(spec, summary)
+    return {**asdict(summary), "warnings": [*summary.warnings, *([note] if note else [])]}
 
 
 @app.command("list")
@@ -182,11 +195,16 @@ def status(
 @app.command()
 def schema(
     output: Annotated[Path | None, typer.Argument(help="File to write.", show_default="print")] = None,
+    plugins: Plugins = None,
 ) -> None:
     """Write the JSON schema of spec files, which editors use to complete and check them."""
     with user_errors():
+        from ssl_sweep.knobs import listing
         from ssl_sweep.spec.schema import json_schema
 
+        use_plugins(plugins)
+        for broken in (plugin for plugin in listing.plugins() if plugin.error):
+            err.print(f"left out: {broken.error}", style="yellow", markup=False, soft_wrap=True)
         text = json.dumps(json_schema(), indent=2) + "\n"
         if output is None:
             sys.stdout.write(text)
@@ -196,12 +214,13 @@ def schema(
 
 
 @app.command()
-def doctor(storage: StorageFolder = None, as_json: AsJson = False) -> None:
-    """Check versions, devices and access to the stores."""
+def doctor(storage: StorageFolder = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
+    """Check versions, devices, plugins and access to the stores."""
     with user_errors():
         from ssl_sweep.commands.doctor import run_checks
         from ssl_sweep.commands.terminal import checks_table
 
+        use_plugins(plugins)
         checks = run_checks(storage_at(storage))
         if as_json:
             print_json(checks)

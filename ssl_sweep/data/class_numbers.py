@@ -1,5 +1,6 @@
 """Class names and class numbers of labels as they stand in a file: whole numbers, or names."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ from numpy.typing import NDArray
 from ssl_sweep.data.images import DataError
 
 UNLABELLED = -1
+WHOLE = re.compile(r"-?\d{1,15}(\.0*)?")  # 3.0: a column of numbers in which some are missing
+
+
+def label_of_text(text: str) -> int | str | None:
+    """A label as it is written: a whole number, a name, or None for an empty text."""
+    return int(float(text)) if WHOLE.fullmatch(text) else text or None
 
 
 def names_of(labels: Iterable[Any]) -> tuple[str, ...]:

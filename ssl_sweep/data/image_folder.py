@@ -1,19 +1,21 @@
-"""`imagefolder:DIR`: one folder of images per class."""
+"""`imagefolder:DIR`: one folder of images per class, or images without labels in one folder."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
 from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
+from ssl_sweep.data.unreadable import open_image, readable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg"
+LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, DIR/CLASS/*.jpg, or without labels DIR/*.jpg"
 
+NO_CLASS = ""  # the name under which images without a label are listed
 Folders = dict[str, list[File]]  # class name -> its images
 
 
@@ -38,12 +40,15 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
 
 
 def list_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with readable(folder, "folder"):
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def list_classes(folder: Path) -> Folders:
-    """The images of each class folder, at any depth below it."""
+    """The images of each class folder, at any depth below it; without such folders, those in `folder` itself."""
     if not (names := list_folders(folder)):
+        if loose := [file for file in list_files(folder) if is_image(file.path)]:
+            return {NO_CLASS: loose}
         raise DataError(f"{folder}: no class folders here; {LAYOUT}")
     classes = {name: [file for file in list_files(folder / name) if is_image(file.path)] for name in names}
     if empty := [name for name, files in classes.items() if not files]:
@@ -58,10 +63,11 @@ def is_image(path: str) -> bool:
 
 
 def read(train: Folders, test: Folders | None, split_seed: int) -> Contents:
-    classes = tuple(train)
+    classes = tuple(train if test is None or NO_CLASS not in train else test)
+    classes = tuple(name for name in classes if name != NO_CLASS)
     if test is None:
         return Contents(*hold_out_test(label_files(train, classes), split_seed), classes)
-    if unknown := sorted(set(test) - set(train)):
+    if unknown := sorted(set(test) - {*classes, NO_CLASS}):
         place = os.path.dirname(test[unknown[0]][0].path)
         raise DataError(
             f"{place}: class {unknown[0]!r} of the test split is not in train/; the classes must be the same"
@@ -70,7 +76,7 @@ def read(train: Folders, test: Folders | None, split_seed: int) -> Contents:
 
 
 def label_files(folders: Folders, classes: Sequence[str]) -> ImageList:
-    index = {name: label for label, name in enumerate(classes)}
+    index = {name: label for label, name in enumerate(classes)} | {NO_CLASS: UNLABELLED}
     paths = [file.path for files in folders.values() for file in files]
     labels = np.repeat([index[name] for name in folders], [len(files) for files in folders.values()])
-    return ImageList(labels.astype(np.int64), lambda row: paths[row], lambda row: Image.open(paths[row]))
+    return ImageList(labels.astype(np.int64), lambda row: paths[row], lambda row: open_image(paths[row]))

@@ -22,7 +22,9 @@ class Images(NamedTuple):
     pixels: Tensor  # (B, 3, H, W) uint8, zeros below and to the right of the smaller images
     sizes: Tensor  # (B, 2) int64, each image's height and width in pixels
     indices: Tensor | None = None  # (B,) int64, each image's number in its pack
-    labels: Tensor | None = None  # (B,) int64, for visualizations and metrics by class, or for pairs by label
+    labels: Tensor | None = (
+        None  # (B,) int64, -1 for none; for visualizations and metrics by class, or for pairs by label
+    )
     shard: "Shard | None" = None  # this share's place in the global batch; None: this is the global batch
 
     @property

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_sweep.data.images import DataError
 from ssl_sweep.data.stratify import stratified_split
 
 TEST_FRACTION = 0.2  # for a set without a test split
@@ -22,7 +23,7 @@ TEST_FRACTION = 0.2  # for a set without a test split
 class ImageList:
     """Labelled images that are decoded one by one, on access."""
 
-    labels: NDArray[np.int64]  # (N,)
+    labels: NDArray[np.int64]  # (N,), -1 for an image without a label
     name: Callable[[int], str]  # an image's name in errors: its file, or its shard and row
     image: Callable[[int], Image.Image]  # called from several threads at once
 
@@ -80,27 +81,63 @@ def hold_out_test(images: ImageList, split_seed: int) -> tuple[ImageList, ImageL
     return images.select(kept.numpy()), images.select(held.numpy())
 
 
+def is_held_out(source: Source) -> bool:
+    """Whether the test split of `source` was drawn by seed from images that came as one list."""
+    return "split_seed" in source.fingerprint
+
+
+def put_together(contents: Contents) -> Contents:
+    """All images as one list, in which those of the training split come first; none are left to test on."""
+    train, test, classes = contents
+    labels, count = np.concatenate([train.labels, test.labels]), len(train)
+    images = ImageList(
+        labels,
+        lambda row: train.name(row) if row < count else test.name(row - count),
+        lambda row: train.image(row) if row < count else test.image(row - count),
+    )
+    return Contents(images, images.select(np.arange(0)), classes)
+
+
 class File(NamedTuple):
     path: str  # not a Path, which costs more than the rest of the listing; every trial lists its set
     size: int  # bytes
     mtime_ns: int
 
 
-def list_files(folder: str | Path) -> Iterator[File]:
-    """Every file below `folder`, links followed, in an order that does not depend on the file system."""
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
+def list_files(folder: str | Path, around: tuple[str, ...] = ()) -> Iterator[File]:
+    """Every file below `folder`, links followed, in an order that does not depend on the file system.
+
+    around: the folders that lead to it, without links. Raises DataError for a link back to one of them, and for a
+    folder that cannot be listed.
+    """
+    real = os.path.realpath(folder)
+    if real in around:
+        raise DataError(f"{folder}: links to {real}, which it is in, so that its files have no end; remove the link")
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be listed ({error.strerror}); let its files be read, or remove it"
+        ) from error
     for entry in entries:
-        if not entry.is_dir():
+        if not os.path.isdir(entry.path):
             yield stat_file(entry.path)
         elif not entry.name.startswith("."):
-            yield from list_files(entry.path)
+            yield from list_files(entry.path, (*around, real))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def stat_file(path: str | Path) -> File:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except OSError:
         # A broken link stays in the list: decoding reports it, under the policy for corrupt images.
         status = os.lstat(path)
     return File(str(path), status.st_size, status.st_mtime_ns)

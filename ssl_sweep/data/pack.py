@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_sweep.data.images import DataError, Images
-from ssl_sweep.data.items import Source
+from ssl_sweep.data.items import Source, is_held_out, put_together
 from ssl_sweep.data.packing import OnError, write_packs
 from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 
+BOTH = ("train", "test")
 FORMAT = 1  # part of the key: raise it when the same images would give other files or other pixels
 MAX_NAMED = 20  # classes in a message
 LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the memory of the largest, so a few of these fill it
@@ -43,7 +44,7 @@ class Damaged(DataError):  # noqa: N818 - the name says what is wrong
 class Pack:
     """One split's images, read-only. `skipped` names the corrupt images that were left out of the whole split."""
 
-    labels: Tensor  # (N,) int64
+    labels: Tensor  # (N,) int64, -1 for an image without a label
     classes: tuple[str, ...]
     skipped: tuple[str, ...]
 
@@ -80,7 +81,8 @@ class Pack:
         rows = self._rows[indices.numpy()]
         sizes = self._sizes[rows]  # (B, 2)
         pixels = self._padded(rows, sizes) if self._grid is None else self._grid[rows]  # (B, 3, H, W)
-        return Images(torch.from_numpy(pixels), torch.from_numpy(sizes), indices, self.labels[indices])
+        labels = self.labels[indices] if self.classes else None
+        return Images(torch.from_numpy(pixels), torch.from_numpy(sizes), indices, labels)
 
     def _padded(self, rows: Array, sizes: Array) -> NDArray[np.uint8]:
         pixels = np.zeros((len(rows), 3, *sizes.max(axis=0)), dtype=np.uint8)
@@ -104,8 +106,16 @@ class Pack:
         return view
 
 
+def labelled(pack: Pack) -> Pack:
+    """The images with a label; the pack itself, if all have one."""
+    known = pack.labels >= 0
+    return pack if bool(known.all()) else pack.subset(known.nonzero().flatten())
+
+
 def choose_classes(labels: Tensor, known: Sequence[str], wanted: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The rows of labels (N,) whose class is wanted, and their labels as positions in `wanted`; `known` names all."""
+    if not known:
+        raise DataError("data.classes: these images have no labels; leave it out")
     if unknown := [name for name in wanted if name not in known]:
         there_are = ", ".join(map(repr, known[:MAX_NAMED])) + (", ..." if len(known) > MAX_NAMED else "")
         raise DataError(f"data.classes: {unknown[0]!r} is not a class of these images; there are {there_are}")
@@ -120,16 +130,31 @@ def open_packs(source: Source, cache: Path, *, on_error: OnError, short_side: in
     on_error: a corrupt image raises DataError, or is left out and named in `skipped`. short_side: in pixels; larger
     images are shrunk to it, with their aspect ratio.
     """
+    train, test = _open(source, cache, BOTH, on_error, short_side)
+    return train, test
+
+
+def open_whole_pack(source: Source, cache: Path, *, on_error: OnError, short_side: int | None) -> Pack:
+    """The training images of `source`, and those that were held out of them by seed; else as `open_packs`."""
+    if not is_held_out(source):
+        return open_packs(source, cache, on_error=on_error, short_side=short_side)[0]
+    whole = Source(source.name, {**source.fingerprint, "held_out": 0}, lambda: put_together(source.contents))
+    return _open(whole, cache, ("train",), on_error, short_side)[0]
+
+
+def _open(
+    source: Source, cache: Path, splits: Sequence[str], on_error: OnError, short_side: int | None
+) -> tuple[Pack, ...]:
     folder = cache / pack_name(source, on_error, short_side)
     if not folder.exists():
-        write_once(source, folder, on_error, short_side)
+        write_once(source, folder, splits, on_error, short_side)
     try:
-        return read_pack(folder, "train"), read_pack(folder, "test")
+        return tuple(read_pack(folder, split) for split in splits)
     except Damaged as error:  # a truncated copy or a power loss: the images themselves are elsewhere
         log.warning("%s; packing it again", error)
-    set_aside(folder)
-    write_once(source, folder, on_error, short_side)
-    return read_pack(folder, "train"), read_pack(folder, "test")
+    set_aside(folder, splits)
+    write_once(source, folder, splits, on_error, short_side)
+    return tuple(read_pack(folder, split) for split in splits)
 
 
 def pack_name(source: Source, on_error: OnError, short_side: int | None) -> str:
@@ -139,7 +164,7 @@ def pack_name(source: Source, on_error: OnError, short_side: int | None) -> str:
     return f"{words}-{hashlib.sha256(settled.encode()).hexdigest()[:16]}"
 
 
-def write_once(source: Source, folder: Path, on_error: OnError, short_side: int | None) -> None:
+def write_once(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
     """Decode into `folder`, unless another process does so while this one waits for the lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -151,7 +176,7 @@ def write_once(source: Source, folder: Path, on_error: OnError, short_side: int 
         with room_in(folder.parent):
             partial.mkdir()
             try:
-                write_packs(source, partial, on_error, short_side)
+                write_packs(source, partial, splits, on_error, short_side)
             except BaseException:
                 shutil.rmtree(partial)  # half a set can be many gigabytes, and the disk may be full
                 raise
@@ -179,11 +204,11 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder: Path, splits: Sequence[str]) -> None:
     """Remove a damaged pack, once; trials that have mapped it keep their mapping."""
     with locked(folder.with_name(f"{folder.name}.lock")):
         with suppress(Damaged):
-            for split in ("train", "test"):
+            for split in splits:
                 read_pack(folder, split)
             return  # another process has packed it again
         damaged = folder.with_name(f"{folder.name}.damaged")

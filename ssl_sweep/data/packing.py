@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Literal
@@ -28,13 +28,14 @@ Decoded = NDArray[np.uint8] | DataError  # (3, H, W), or the file's defect
 OnError = Literal["raise", "skip"]
 
 
-def write_packs(source: Source, folder: Path, on_error: OnError, short_side: int | None) -> None:
-    """Decode both splits of `source` into the new `folder`; on return it is complete and on disk.
+def write_packs(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
+    """Decode these splits, "train" and "test", of `source` into the new `folder`; on return it is complete and on disk.
 
     Raises DataError for a corrupt image, unless on_error is "skip", and when no image of a split can be decoded.
     """
     skipped = {}
-    for split, images in {"train": source.train, "test": source.test}.items():
+    for split in splits:
+        images = source.train if split == "train" else source.test
         (folder / split).mkdir(parents=True)
         skipped[split] = write_split(images, folder / split, on_error, short_side)
     meta = {"source": source.name, "fingerprint": source.fingerprint, "classes": source.classes, "skipped": skipped}
@@ -49,6 +50,7 @@ def write_split(images: ImageList, folder: Path, on_error: OnError, short_side: 
     sizes: list[tuple[int, ...]] = []
     kept: list[int] = []
     skipped: list[str] = []
+    first: DataError | None = None
     with (folder / "pixels.u8").open("wb") as file:
         for row, decoded in enumerate(report_progress(decode_all(images, short_side), folder.name, len(images))):
             if not isinstance(decoded, DataError):
@@ -59,10 +61,11 @@ def write_split(images: ImageList, folder: Path, on_error: OnError, short_side: 
                 raise DataError(f"{decoded}; replace or remove it, or set data.on_error: skip")
             else:
                 log.warning("left out %s", decoded)
+                first = first or decoded
                 skipped.append(images.name(row))
         sync(file)
     if not kept:
-        raise DataError(f"no image of the {folder.name} split can be decoded; the first: {(skipped or ['none'])[0]}")
+        raise DataError(f"no image of the {folder.name} split can be decoded; the first: {first or 'there is none'}")
     write_array(folder / "sizes.npy", np.array(sizes, dtype=np.int64))
     write_array(folder / "labels.npy", images.labels[kept])
     sync_folder(folder)

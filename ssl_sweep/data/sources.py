@@ -6,17 +6,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ssl_sweep.data.arrow import arrow_folder
 from ssl_sweep.data.image_folder import image_folder
+from ssl_sweep.data.image_table import SUFFIXES, image_table
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
+from ssl_sweep.data.webdataset import webdataset_folder
 
 __all__ = ["Source", "open_source"]
 
-FOLDER_KINDS = {"imagefolder": image_folder, "parquet": parquet_folder}
-USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {"torchvision": "torchvision:NAME", "digits": "digits"}
+FOLDER_KINDS = {
+    "imagefolder": image_folder,
+    "parquet": parquet_folder,
+    "arrow": arrow_folder,
+    "webdataset": webdataset_folder,
+}
+USAGE = {kind: f"{kind}:DIR" for kind in FOLDER_KINDS} | {
+    "table": "table:FILE",
+    "torchvision": "torchvision:NAME",
+    "digits": "digits",
+}
 
 
 def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNames | None = None) -> Source:
@@ -33,13 +45,18 @@ def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNa
         )
     if bool(argument) == (kind == "digits") or (colon and not argument):
         raise DataError(f"data.source: {source!r} should be written {USAGE[kind]}")
+    path = root / Path(argument).expanduser()
+    if kind == "table":
+        return image_table(source, existing_table(path, source), root.resolve(), split_seed, splits)
     if splits and kind not in FOLDER_KINDS:
         raise DataError(f"data.splits: {source!r} has no folders or files to name; remove it")
     if kind == "digits":
         return digits(split_seed)
     if kind == "torchvision":
         return torchvision_set(argument, existing(root, source), split_seed)
-    return FOLDER_KINDS[kind](source, existing(root / Path(argument).expanduser(), source), split_seed, splits)
+    if kind == "webdataset" and path.suffix == ".tar":  # train-{000..146}.tar
+        path, splits = path.parent, {"train": path.name, **(splits or {})}
+    return FOLDER_KINDS[kind](source, existing(path, source), split_seed, splits)
 
 
 def suggest(source: str) -> str:
@@ -56,6 +73,14 @@ def existing(folder: Path, source: str) -> Path:
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
         raise DataError(f"data.source: {source!r}: {folder.absolute()} is not a folder; {hint}")
     return folder.resolve()
+
+
+def existing_table(path: Path, source: str) -> Path:
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        what = "is no file" if not path.is_file() else "is no table"
+        hint = f"name a {', '.join(SUFFIXES)} file, absolute or relative to the spec file or SSL_SWEEP_DATA"
+        raise DataError(f"data.source: {source!r}: {path.absolute()} {what}; {hint}")
+    return path.resolve()
 
 
 def digits(split_seed: int) -> Source:

@@ -1,18 +1,23 @@
 """The spec's `data:` section, and the three splits that a trial sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.pack import Pack, open_packs
+from ssl_sweep.data.pack import Pack, labelled, open_packs, open_whole_pack
 from ssl_sweep.data.sources import Source, open_source
 from ssl_sweep.data.stratify import stratified_split
+
+LABELS_REMEDY = "name images with labels, as data.labelled: imagefolder:DIR"
+NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,15 @@ class Data:
             min_length=1, description="digits, imagefolder:DIR, parquet:DIR or torchvision:NAME; DIR may be relative"
         ),
     ]
+    labelled: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="the images that evaluations and health see, written as source, with splits of their own; "
+            "the method then sees all training images of source; classes are of these, splits and train_images of "
+            "source; null: those of source",
+        ),
+    ] = None
     image_size: Annotated[int, Field(ge=8, description="side of the square that the encoder sees, in pixels")]
     val_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of every training class that is held out for the search")
@@ -38,7 +52,11 @@ class Data:
         ),
     ] = field(default=None, hash=False)
     classes: Annotated[
-        tuple[str, ...] | None, Field(min_length=1, description="keep only these classes, by name; null: all")
+        tuple[str, ...] | None,
+        Field(
+            min_length=1,
+            description="keep only these classes, by name, or those of a text file, one a line; null: all",
+        ),
     ] = None
     train_images: Annotated[
         int | None, Field(ge=2, description="keep only this many training images, stratified by class; null: all")
@@ -75,6 +93,12 @@ class Splits:
     image_size: int
     open_other: Callable[[str], "Splits"] | None = None  # opens another source with its classes, split and sized alike
     origin: Origin | None = None
+    unsplit: Pack | None = None  # with `data.labelled`, all images of `data.source`
+
+    @property
+    def seen(self) -> Pack:
+        """The images that a method is pretrained on."""
+        return self.train if self.unsplit is None else self.unsplit
 
     @property
     def num_classes(self) -> int:
@@ -90,6 +114,14 @@ class Splits:
             raise DataError(f"{source!r}: these splits were not opened from a source, so that no other is known")
         return self.open_other(source)
 
+    def labelled(self) -> "Splits":
+        """The images with a label, for what cannot do without. Raises DataError if a split has none."""
+        train, val, test = (labelled(pack) for pack in (self.train, self.val, self.test))
+        for name, pack in zip(NAMES.values(), (train, val, test), strict=True):
+            if not len(pack):
+                raise DataError(f"no {name} image has a label")
+        return replace(self, train=train, val=val, test=test)
+
 
 def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     """The images of `data`, decoded into `cache` if they are not yet; relative sources are below `root`.
@@ -99,7 +131,13 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     if data.short_side is not None and data.short_side < data.image_size:
         remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
         raise DataError(f"data.short_side: {data.short_side} is below data.image_size, {data.image_size}: {remedy}")
-    train, test = open_packs(open_data(data, root=root), cache, on_error=data.on_error, short_side=data.short_side)
+    source = open_data(data, root=root)
+    if data.labelled is not None:
+        seen = open_whole_pack(source, cache, on_error=data.on_error, short_side=data.short_side)
+        with named_labelled():
+            splits = load_splits(labelled_data(data), root=root, cache=cache)
+        return replace(splits, unsplit=seen.subset(sample(seen.labels, torch.arange(len(seen)), data)))
+    train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
     kept, held = divide(train.labels, data)
@@ -109,8 +147,22 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
 
 
 def open_data(data: Data, *, root: Path) -> Source:
-    """The image set of `data`, listed but not decoded. Raises DataError when it is missing or damaged."""
+    """The image set of `data.source`, listed but not decoded. Raises DataError when it is missing or damaged."""
     return open_source(data.source, root=root, split_seed=data.split_seed, splits=data.splits)
+
+
+def labelled_data(data: Data) -> Data:
+    """How the images of `data.labelled` are opened; the names of splits and the sample are those of `data.source`."""
+    return replace(data, source=data.labelled or data.source, labelled=None, splits=None, train_images=None)
+
+
+@contextmanager
+def named_labelled() -> Iterator[None]:
+    """Errors about a source name the key `data.labelled`."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"data.labelled: {str(error).removeprefix('data.source: ')}") from None
 
 
 def data_of(section: Mapping[str, Any]) -> Data:
@@ -130,19 +182,16 @@ def divide(labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
     if not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(labels)} training images"
         raise DataError(f"{place} leaves no validation image; raise it")
-    if data.train_images is not None:
-        kept = _sample(labels, kept, data.train_images, data.split_seed)
-    return kept, held
+    return sample(labels, kept, data), held
 
 
 def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:
-    return load_splits(
-        replace(data, source=source, splits=None, classes=None, train_images=None), root=root, cache=cache
-    )
+    other = replace(data, source=source, labelled=None, splits=None, classes=None, train_images=None)
+    return load_splits(other, root=root, cache=cache)
 
 
-def _sample(labels: Tensor, rows: Tensor, wanted: int, seed: int) -> Tensor:
-    """`wanted` of `rows` with each class's share, or all rows if there are not more."""
-    if wanted >= len(rows):
+def sample(labels: Tensor, rows: Tensor, data: Data) -> Tensor:
+    """`data.train_images` of `rows` with each class's share, or all rows if there are not more."""
+    if data.train_images is None or data.train_images >= len(rows):
         return rows
-    return rows[stratified_split(labels[rows], wanted / len(rows), seed)[1]]
+    return rows[stratified_split(labels[rows], data.train_images / len(rows), data.split_seed)[1]]

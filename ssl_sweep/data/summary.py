@@ -1,12 +1,14 @@
 """What `ssl-sweep plan` says of a sweep's images, from their lists: nothing is decoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.pack import choose_classes
-from ssl_sweep.data.splits import Data, divide, open_data
+from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, open_data, sample
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,31 @@ class Summary:
     test_images: int
     classes: int
     unlabelled: int  # images of all splits without a label
+    lacking: tuple[str, ...]  # splits in which no image has a label: train, val, test
     warnings: tuple[str, ...]  # where the set looks wrong
+    labelled: "Summary | None" = None  # of `data.labelled`: what evaluations see in place of these
 
 
 def summarize(data: Data, *, root: Path) -> Summary:
-    """The splits that `load_splits` would make. Raises DataError when the source is missing or damaged."""
+    """The splits that `load_splits` would make. Raises DataError when a source is missing or damaged."""
     source = open_data(data, root=root)
-    contents = source.contents
-    train, test, classes = (
-        torch.from_numpy(contents.train.labels),
-        torch.from_numpy(contents.test.labels),
-        contents.classes,
-    )
+    classes = source.classes
+    train, test = (torch.from_numpy(images.labels) for images in (source.train, source.test))
+    if data.labelled is not None:
+        train = torch.cat([train, test]) if is_held_out(source) else train
+        seen = train[sample(train, torch.arange(len(train)), data)]
+        with named_labelled():
+            labelled = summarize(labelled_data(data), root=root)
+        return replace(_summary((seen, seen[:0], seen[:0]), classes, source), labelled=labelled)
     if data.classes is not None:
         (_, train), (_, test) = (choose_classes(labels, classes, data.classes) for labels in (train, test))
         classes = data.classes
     kept, held = divide(train, data)
-    unlabelled = int((torch.cat([train, test]) < 0).sum())
-    return Summary(len(kept), len(held), len(test), len(classes), unlabelled, source.notes)
+    return _summary((train[kept], train[held], test), classes, source)
+
+
+def _summary(splits: tuple[Tensor, Tensor, Tensor], classes: tuple[str, ...], source: Source) -> Summary:
+    lacking = tuple(name for name, labels in zip(NAMES, splits, strict=True) if not bool((labels >= 0).any()))
+    unlabelled = int((torch.cat(splits) < 0).sum())
+    train, val, test = map(len, splits)
+    return Summary(train, val, test, len(classes), unlabelled, lacking, source.notes)

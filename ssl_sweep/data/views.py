@@ -35,12 +35,8 @@ class Augment:
     """Random views of size `image_size`; the knobs are the `views` section of a spec. Disabled steps cost nothing.
 
     The steps, in this order: overlay with another image, crop, flip, colour jitter in a random order, greyscale, blur,
-    solarisation, AutoAugment, mask. By default a view is only cropped and flipped.
-
-    Recipes, as brightness / contrast / saturation / hue: MoCo-v2 (Chen et al. 2020, arXiv:2003.04297) and LeOCLR
-    0.4 / 0.4 / 0.4 / 0.1 with gray 0.2 and blur 0.5 (none at 32 pixels); SimCLR (Chen et al. 2020, arXiv:2002.05709)
-    0.8 / 0.8 / 0.8 / 0.2 with the same; BYOL (Grill et al. 2020, arXiv:2006.07733) 0.4 / 0.4 / 0.2 / 0.1 with gray 0.2,
-    blur 1, blur_second 0.1 and solarize_second 0.2, crops from 0.08 for both.
+    solarisation, AutoAugment, mask. By default a view is only cropped and flipped; `recipes.py` has the values of
+    published methods.
 
     A worker makes the views of its share of a batch only. Random parameters are drawn for the whole batch, so that
     every image has the view that it would have on one worker.

@@ -15,7 +15,8 @@ from ssl_sweep.data.decode import UNREADABLE
 from ssl_sweep.data.images import DataError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-EXIF_ORIENTATION = 0x0112  # values from 5 on: the stored image is rotated by 90 degrees
+EXIF_ORIENTATION = 0x0112
+ROTATED = range(5, 9)  # its values for a stored image that is rotated by 90 degrees; others above 8 mean nothing
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def _image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            is_rotated = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            is_rotated = image.getexif().get(EXIF_ORIENTATION) in ROTATED
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable image ({error}); replace it or take it off the list") from error
     return (width, height) if is_rotated else (height, width)

@@ -12,13 +12,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, digest, stat_file
 from ssl_sweep.data.pack import Pack, open_packs
 from ssl_sweep.data.splits import Origin
+from ssl_sweep.data.unreadable import open_image
 from ssl_sweep.data.voc import Annotation, OnError, read_annotation
 
 LAYOUT = "expected DIR/Annotations, DIR/JPEGImages and DIR/ImageSets/Main, or DIR/VOCdevkit/VOC2007/ with these"
@@ -187,7 +187,7 @@ def _read_list(folder: Path, name: str) -> list[Item]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable list ({error}); write one image name a line") from error
 
@@ -218,7 +218,7 @@ def _images(annotations: Sequence[Annotation]) -> ImageList:
     return ImageList(
         np.arange(len(annotations)),
         lambda row: str(annotations[row].image),
-        lambda row: Image.open(annotations[row].image),
+        lambda row: open_image(annotations[row].image),
     )
 
 

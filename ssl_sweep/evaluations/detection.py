@@ -17,6 +17,7 @@ from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 
 METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test")
+NEEDS_LABELS = False  # it has boxes of its own
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
 WARMUP = 0.05  # of the run: the heads start from noise
 IGNORED_AREA = 2e10  # square pixels; COCO's tool ignores objects of 1e10 and more, and detections that match them

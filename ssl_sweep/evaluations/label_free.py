@@ -15,6 +15,7 @@ from ssl_sweep.training.view_features import view_features
 
 NAMES = ("rankme", "alpha", "alpha_r2", "uniformity", "lidar", "alignment")
 METRICS = tuple(f"{name}_{split}" for split in ("val", "test") for name in NAMES)
+NEEDS_LABELS = False
 
 
 def evaluate(

@@ -22,6 +22,7 @@ from ssl_sweep.training.parts import run_parts
 from ssl_sweep.training.probe import probe
 
 SPLITS = ("val", "test")
+NEEDS_LABELS = False  # its sources have their own
 NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the knn protocol, as the k-NN evaluation's defaults
 DEFAULT_LR = {"linear": (0.01, 0.1, 1.0, 10.0), "finetune": (0.01,)}
 
@@ -163,9 +164,13 @@ def slugs(sources: Iterable[str]) -> dict[str, str]:
 
 def _open(splits: Splits, source: str) -> Splits:
     try:
-        return splits.other(source)
+        opened = splits.other(source)
     except DataError as error:
         raise DataError(f"evaluate.transfer.sources: {error}") from None
+    try:
+        return opened.labelled()
+    except DataError as error:
+        raise DataError(f"evaluate.transfer.sources: {source!r}: {error}; name a set with labels") from None
 
 
 def _named(metrics: Mapping[str, float], slug: str) -> dict[str, float]:

@@ -14,7 +14,8 @@ Settings = Mapping[str, Any]
 class Evaluation:
     """One file of `evaluations/`; each method but `epochs` is a declaration, with its default.
 
-    The file declares by a function with the name and the arguments of the method. `settings` has every knob of the
+    The file declares by a function with the name and the arguments of the method, and by the constants `METRICS` and
+    `NEEDS_LABELS`. `settings` has every knob of the
     evaluation, checked.
     """
 
@@ -22,6 +23,11 @@ class Evaluation:
         self.name = name
         self.evaluate: Callable[..., dict[str, float]] = module.evaluate
         self._module = module
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it reads labels of the sweep's images: `NEEDS_LABELS`, by default true."""
+        return bool(getattr(self._module, "NEEDS_LABELS", True))
 
     def metrics(self, settings: Settings) -> tuple[str, ...]:
         """Every metric that `evaluate` returns, as a table or an objective names it: `knn/top1_val`.
@@ -36,7 +42,8 @@ class Evaluation:
         by_epoch = self._full_names(self._declared("epoch_metrics", lambda _: default)(settings))
         return tuple(metric for metric in self.metrics(settings) if metric in by_epoch)
 
-    def epochs(self, settings: Settings) -> int:
+    @staticmethod
+    def epochs(settings: Settings) -> int:
         """The epochs after each of which `epoch_metrics` are reported: the knob `epochs`, else 0."""
         return int(settings.get("epochs") or 0)
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
@@ -66,7 +66,7 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
 def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleType:
     """The file of a method or an evaluation, as a module. Raises as `load`."""
     _check_known(kind, name)
-    if _is_own(kind, name):
+    if is_own(kind, name):
         catalog.check_free(kind, name, (name,))
         return importlib.import_module(f"ssl_sweep.{kind}.{name}")
     catalog.check_free(kind, name, ())
@@ -75,14 +75,14 @@ def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleTyp
 
 
 def _check_known(kind: Kind, name: str) -> None:
-    if not _is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
+    if not is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
         same = library_names(name) if kind == "encoders" else []
         remedy = f"did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, names(kind))
         raise UnknownNameError(f"there is no {kind.removesuffix('s')} {name!r}", remedy)
 
 
-def _is_own(kind: Kind, name: str) -> bool:
-    """Whether the package has it. Quick for what has been imported: a large sweep asks thousands of times."""
+def is_own(kind: Kind, name: str) -> bool:
+    """Whether the package has it itself. Quick for what has been imported: a large sweep asks thousands of times."""
     if kind == "encoders":
         return name in ENCODERS
     return name.isidentifier() and not name.startswith("_") and find_spec(f"ssl_sweep.{kind}.{name}") is not None
@@ -96,15 +96,38 @@ class Knobs(BaseModel):
     )
 
 
+def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a class or function by name, their annotations evaluated.
+
+    Raises:
+        PluginError: a plugin annotates with a name that its file does not import when it runs.
+    """
+    try:
+        return inspect.signature(target, eval_str=True).parameters
+    except NameError as error:
+        what = f"{inspect.getsourcefile(target)}: an annotation of {target.__name__} cannot be read: {error}"
+        raise catalog.PluginError(f"{what}; import it outside `if TYPE_CHECKING`") from error
+
+
 @cache
 def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
-    """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults."""
+    """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults.
+
+    Raises:
+        PluginError: a plugin's argument has no type that a spec can hold.
+    """
     fields: dict[str, Any] = {
         name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(target).parameters.items()
+        for name, parameter in arguments(target).items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
+    try:
+        return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
+    except PydanticUserError as error:
+        what = f"{inspect.getsourcefile(target)}: a keyword-only argument of {target.__name__} is no knob"
+        raise catalog.PluginError(
+            f"{what} ({error.message.splitlines()[0]}); make it a number, a text, a list or a choice"
+        ) from error
 
 
 def check(target: Callable[..., Any], values: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_sweep.knobs.knobs import load, own_names
+from ssl_sweep.knobs.knobs import arguments, load, own_names
 from ssl_sweep.models.encoder import Encoder
 from ssl_sweep.training.declarations import MethodDeclarations, declared
 
@@ -14,14 +14,24 @@ def pretrains(name: str) -> bool:
     return _declared(name).pretrains
 
 
+def view_recipe(name: str) -> str:
+    """The recipe of `views` that the method declares for `views.recipe: auto`."""
+    return _declared(name).view_recipe
+
+
 def batch_groups(name: str, settings: Mapping[str, Any]) -> dict[str, int]:
     """Knob to value, of the knobs that divide each batch into groups, which workers must share evenly."""
     return _declared(name).batch_groups(settings)
 
 
+def needs_labels(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether the method cannot pretrain on images without labels."""
+    return _declared(name).needs_labels(settings)
+
+
 def can_use(name: str, encoder: str) -> bool:
     """Whether an encoder fits the method's annotation of `encoder`, and can be trained if the method pretrains."""
-    annotation = inspect.signature(load("methods", name)).parameters["encoder"].annotation
+    annotation = arguments(load("methods", name))["encoder"].annotation
     kind = Encoder if annotation is inspect.Parameter.empty else annotation
     encoder_class = load("encoders", encoder)
     assert isinstance(encoder_class, type)  # noqa: S101 - every encoder is a class

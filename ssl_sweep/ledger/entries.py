@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ssl_sweep.ledger.database import DatabaseStorage
 
 LEASE = "lease"  # the name of the note that says who drives the sweep
+PINS = "pins"  # the name of the note with the identity of what the spec only names, see `knobs.pins`
 
 
 class LedgerError(UserError, ValueError):

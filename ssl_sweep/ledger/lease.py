@@ -67,6 +67,12 @@ def driver_of(notes: Notes) -> dict[str, Any] | None:
     return {"host": held["host"], "pid": held["pid"]} if held else None
 
 
+def is_driven(notes: Notes) -> bool:
+    """Whether a driver holds the lease; one on another machine may have died."""
+    held = notes.read().get(LEASE)
+    return held is not None and not _has_died(held)
+
+
 class LeaseStore(Protocol):
     """Where a lease is stored: a sweep's `Notes`, or other shared named values."""
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import optuna
 from optuna.trial import FrozenTrial
 
+from ssl_sweep.data.recipes import AUTO, NONE
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.database import DatabaseStorage, open_storage
 from ssl_sweep.ledger.entries import LedgerError, Notes
@@ -14,7 +15,8 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
-from ssl_sweep.spec.sweep import SweepSpec, differences, from_dump
+from ssl_sweep.spec.changes import differences
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -150,12 +152,15 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
     stored = study.user_attrs.get("spec")
     if stored is None:
         return
-    differing = [line for line in differences(from_dump(stored), spec) if not line.startswith(FREE)]
+    old = from_dump(stored)
+    differing = [line for line in differences(old, spec) if not line.startswith(FREE)]
     if differing:
         listed = "\n  ".join(differing)
         more = f"; for more choices of the same: ssl-sweep extend {spec.name} --choices +N"
         if spec.search.sampler == "grid":  # which has all choices already
             more = ""
+        if (old.views["recipe"], spec.views["recipe"]) == (NONE, AUTO):
+            more = "; views are by default those of the method's paper now: `recipe: none` under `views` keeps the old"
         raise LedgerError(
             f"a sweep named '{spec.name}' exists with another spec:\n  {listed}\n"
             f"give the new one another name, or undo the change to continue the old one{more}"

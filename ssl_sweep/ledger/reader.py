@@ -8,12 +8,13 @@ import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from ssl_sweep.knobs.pins import used_by
 from ssl_sweep.ledger import rules
-from ssl_sweep.ledger.entries import Choice, Notes, Trial
+from ssl_sweep.ledger.entries import PINS, Choice, Notes, Trial
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.warm_start import FROM
 from ssl_sweep.spec.plan import count_choices
-from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.sweep import SweepSpec, resolve
 
 CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh seeds, one note for each choice
 
@@ -24,6 +25,7 @@ class LedgerReader:
     def __init__(self, study: optuna.Study, spec: SweepSpec, notes: Notes) -> None:
         self.spec = spec
         self.notes = notes
+        self.pins: Mapping[str, str] = study.user_attrs.get(PINS) or {}
         self._study = study
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
         self._knobs = Knobs(spec)
@@ -70,6 +72,12 @@ class LedgerReader:
     def choice(self, number: int) -> Choice:
         """A choice by its number."""
         return self._choices[number]
+
+    def config(self, knobs: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """The config of a trial with these searched knobs, with the pins that it uses. Raises as `resolve`."""
+        config = resolve(self.spec, knobs, seed)
+        pins = used_by(config, self.pins)
+        return {**config, "pins": pins} if pins else config
 
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it judges next."""

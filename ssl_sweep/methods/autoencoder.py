@@ -24,6 +24,8 @@ class Method(nn.Module):
     encoders other than ResNets is ours.
     """
 
+    view_recipe = "autoencoder"
+
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder

@@ -27,6 +27,8 @@ class Method(nn.Module):
     Reduction", equations 1 and 2.
     """
 
+    view_recipe = "byol"
+
     def __init__(
         self,
         encoder: Encoder,

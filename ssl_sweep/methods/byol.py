@@ -25,6 +25,8 @@ class Method(nn.Module):
     0.996 for 1000 epochs on ImageNet and at 0.99, the default here, for 300.
     """
 
+    view_recipe = "byol"
+
     def __init__(
         self,
         encoder: Encoder,

@@ -45,6 +45,7 @@ class Method(nn.Module):
     algorithm 1.
     """
 
+    view_recipe = "dino"
     center: Tensor
     progress: Tensor
 

@@ -1,6 +1,7 @@
 """DrLIM: a Siamese network maps similar images to close points and others a margin apart."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -36,6 +37,7 @@ class Method(nn.Module):
     algorithm 1, section 3.3 (MNIST's 4s and 9s; encoder `drlim` at 32 pixels).
     """
 
+    view_recipe = "drlim"
     num_pictures = 500  # in the map
 
     def __init__(
@@ -59,6 +61,11 @@ class Method(nn.Module):
             )
         self.encoder = encoder
         self.margin, self.shifts, self.pairs, self.neighbours = margin, (0, *shifts), pairs, neighbours
+
+    @staticmethod
+    def needs_labels(settings: Mapping[str, Any]) -> bool:
+        """Pairs by label need them."""
+        return bool(settings["pairs"] == "label")
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Copies and their pairs, for T shifts including 0; row t·B + i is image i with shift t.
@@ -107,6 +114,7 @@ class Method(nn.Module):
         count, num_shifts = len(batch["image"]) // len(self.shifts), len(self.shifts)
         labels = batch.get("label", batch["image"].new_zeros(count, dtype=torch.int64))
         kinds, label = torch.unique(labels, return_inverse=True)
+        label = torch.where(labels < 0, labels, label)
         rank = torch.tensor([sorted(self.shifts).index(shift) for shift in self.shifts], device=label.device)
         colors = colors_of(label.repeat(num_shifts), rank.repeat_interleave(count), len(kinds), num_shifts)
         planes = (batch["image"].flatten(1), at_least_fp32(self.encoder(batch["image"])))
@@ -139,7 +147,8 @@ class Method(nn.Module):
             return nearest(whole.flatten(1), self.neighbours)
         if labels is None:
             raise ValueError("drlim: pairs is 'label', but the images have no labels; use 'neighbours'")
-        return labels.unsqueeze(1) == labels
+        same = (labels.unsqueeze(1) == labels) & (labels >= 0)  # -1: an image without a label
+        return same.fill_diagonal_(True)
 
     def _draw_copy(self, images: Tensor, rng: Generator) -> Tensor:
         """The row of a random copy of each of `images` (T·B,)."""

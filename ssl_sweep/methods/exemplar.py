@@ -35,6 +35,8 @@ class Method(nn.Module):
     Convolutional Neural Networks", equations 1 to 3, sections 2 and 3.1.
     """
 
+    view_recipe = "exemplar"
+
     def __init__(
         self,
         encoder: Encoder,

@@ -36,6 +36,8 @@ class Method(nn.Module):
     elementwise maximum of both views' target projections.
     """
 
+    view_recipe = "byol"
+
     def __init__(
         self,
         encoder: Encoder,

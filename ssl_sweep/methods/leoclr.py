@@ -35,6 +35,7 @@ class Method(nn.Module):
     branches, SimCLR's NT-Xent of each pair as ℓ, and SimCLR's normalised head if `head` is mlp.
     """
 
+    view_recipe = "moco_v2"
     batch_groups = staticmethod(batch_groups)
 
     def __init__(

@@ -34,6 +34,8 @@ class Method(nn.Module):
         ValueError: the encoder is no vision transformer, or the mask covers no patch or every patch.
     """
 
+    view_recipe = "mae"
+
     def __init__(
         self,
         encoder: ViTEncoder,

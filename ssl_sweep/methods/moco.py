@@ -35,6 +35,7 @@ class Method(nn.Module):
     image, which is harmful.
     """
 
+    view_recipe = "moco_v2"
     batch_groups = staticmethod(batch_groups)
 
     def __init__(

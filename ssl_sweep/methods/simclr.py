@@ -23,6 +23,8 @@ class Method(nn.Module):
     defaults are those for ImageNet; on CIFAR-10 the paper (its appendix) has temperature 0.5.
     """
 
+    view_recipe = "simclr"
+
     def __init__(
         self,
         encoder: Encoder,

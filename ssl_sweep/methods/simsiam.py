@@ -24,6 +24,8 @@ class Method(nn.Module):
     zero_init_residual.
     """
 
+    view_recipe = "moco_v2"
+
     def __init__(
         self,
         encoder: Encoder,

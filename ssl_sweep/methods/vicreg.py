@@ -32,6 +32,8 @@ class Method(nn.Module):
     Learning", equations 1 to 6.
     """
 
+    view_recipe = "byol"
+
     def __init__(
         self,
         encoder: Encoder,

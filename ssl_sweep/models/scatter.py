@@ -35,9 +35,15 @@ def scatter_plot(points: Tensor, colors: Tensor) -> Tensor:
 
 
 def colors_of(classes: Tensor, shades: Tensor, num_classes: int, num_shades: int) -> Tensor:
-    """A hue for each class and a brightness for each shade, both (N,) int64: colours (N, 3) in [0, 1]."""
-    turn = 2 * math.pi * (classes / num_classes + torch.tensor([[0.0], [1 / 3], [2 / 3]], device=classes.device))
+    """A hue for each class and a brightness for each shade, both (N,) int64: colours (N, 3) in [0, 1].
+
+    Class -1, of images without a label, is grey.
+    """
+    turn = (
+        2 * math.pi * (classes / max(num_classes, 1) + torch.tensor([[0.0], [1 / 3], [2 / 3]], device=classes.device))
+    )
     hue = (0.5 + 0.5 * torch.cos(turn)).T  # (N, 3)
+    hue = torch.where(classes.unsqueeze(1) < 0, 0.6, hue)
     return hue * (1 - 0.6 * shades / max(num_shades - 1, 1)).unsqueeze(1)
 
 
@@ -45,14 +51,17 @@ def separation(points: Tensor, labels: Tensor) -> Tensor:
     """Mean distance between points of different labels divided by that between points of the same label.
 
     Other variation between points of a label, such as a shift, counts as distance within it: an arrangement by shift
-    has a value near 1, two tight clusters a large one. 0 if all points have the same label.
+    has a value near 1, two tight clusters a large one. 0 if all points with a label have the same.
 
     Args:
         points: (N, D).
-        labels: (N,).
+        labels: (N,); points without one (-1) do not count.
     """
     distances = torch.cdist(points, points)
-    same = labels.unsqueeze(1) == labels
-    within = (distances * same).sum() / (same.sum() - len(points)).clamp(min=1)  # without pairs of a point and itself
-    between = (distances * ~same).sum() / (~same).sum().clamp(min=1)
+    known = labels >= 0
+    pairs = known.unsqueeze(1) & known
+    same = (labels.unsqueeze(1) == labels) & pairs
+    other = ~same & pairs
+    within = (distances * same).sum() / (same.sum() - known.sum()).clamp(min=1)  # without pairs of a point and itself
+    between = (distances * other).sum() / other.sum().clamp(min=1)
     return between / within.clamp(min=torch.finfo(distances.dtype).tiny)

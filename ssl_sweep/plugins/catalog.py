@@ -8,6 +8,7 @@ Names are read from metadata and file names; a module is imported when it is use
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from ssl_sweep.errors import UserError
-from ssl_sweep.plugins.files import PACKAGE, digest, reached_files
+from ssl_sweep.plugins.files import PACKAGE, digest, reached_files, shipped_files
 
 Kind = Literal["methods", "evaluations", "encoders", "sources"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCAL = "local/"  # the start of the names of a folder's plugins
 FOLDER_VARIABLE = "SSL_SWEEP_PLUGINS"
+MAX_FILES, MAX_BYTES = 1_000, 20_000_000  # that are copied to the workers
 
 
 class PluginError(UserError, ValueError):
@@ -72,6 +74,11 @@ def names(kind: Kind) -> list[str]:
     return sorted([*_installed(kind), *(f"{LOCAL}{name}" for name in _local_files(kind))])
 
 
+def is_plugin(kind: Kind, name: str) -> bool:
+    """Whether the name is that of an installed plugin, or a local one's, which need not be there."""
+    return name.startswith(LOCAL) or name in _installed(kind)
+
+
 def check_free(kind: Kind, name: str, own: Collection[str]) -> None:
     """Check that a name means one thing only.
 
@@ -93,8 +100,6 @@ def load(kind: Kind, name: str) -> ModuleType:
         PluginError: there is no such plugin, or importing it fails; the message has the error's place.
     """
     what = f"{kind.removesuffix('s')} {name!r}"
-    if name not in names(kind):
-        raise PluginError(f"there is no {what}; {_remedy(kind, name)}")
     identity(kind, name)  # before the import: a file that changes in between must not pass for the older one
     try:
         if name.startswith(LOCAL):
@@ -121,7 +126,12 @@ def attribute(kind: Kind, name: str, attribute: str) -> Any:
 
 
 def origin(kind: Kind, name: str) -> str:
-    """Where a plugin comes from, for people: its file, or its distribution and version."""
+    """Where a plugin comes from, for people: its file, or its distribution and version.
+
+    Raises:
+        PluginError: there is no such plugin.
+    """
+    _check_known(kind, name)
     if name.startswith(LOCAL):
         return str(_local_files(kind)[name.removeprefix(LOCAL)])
     return _distribution(_installed(kind)[name][0])
@@ -135,8 +145,9 @@ def identity(kind: Kind, name: str) -> str:
     as well: its version stays when it is edited.
 
     Raises:
-        PluginError: a file cannot be read, or is not Python.
+        PluginError: there is no such plugin, or a file cannot be read, or is not Python.
     """
+    _check_known(kind, name)
     try:
         if name.startswith(LOCAL):
             folder = local_folder()
@@ -146,6 +157,31 @@ def identity(kind: Kind, name: str) -> str:
         return _distribution(point) + (f" sha256:{_editable_digest(point)}" if _is_editable(point) else "")
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         raise PluginError(f"{kind.removesuffix('s')} {name!r} cannot be read: {_place_of(error)}") from error
+
+
+def copy_local(target: Path) -> Path:
+    """Copy what local plugins are made of to `target/PACKAGE`, for workers that do not see their folder.
+
+    Raises:
+        PluginError: there is no folder of plugins, or it is far too large.
+    """
+    folder, copy = local_folder(), target / PACKAGE
+    if folder is None:
+        raise PluginError(f"there are no local plugins; {_remedy('methods', LOCAL)}")
+    copy.mkdir(parents=True)
+    total = 0
+    for number, file in enumerate(shipped_files(folder, KINDS), 1):
+        total += file.stat().st_size
+        if number > MAX_FILES or total > MAX_BYTES:
+            most = f"{MAX_FILES:,} files or {MAX_BYTES // 1_000_000} MB"
+            raise PluginError(
+                f"{folder}: has more than {most} of plugins, too much to copy to every worker; "
+                "give the plugins a folder of their own, and keep images and weights elsewhere"
+            )
+        to = copy / file.relative_to(folder)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, to)
+    return copy
 
 
 @contextmanager
@@ -176,6 +212,11 @@ def _local_files(kind: Kind) -> dict[str, Path]:
     entries = sorted(path for path in (folder / kind).iterdir() if not path.name.startswith(("_", ".")))
     packages = {path.name: path / "__init__.py" for path in entries if (path / "__init__.py").is_file()}
     return {**packages, **{path.stem: path for path in entries if path.suffix == ".py"}}
+
+
+def _check_known(kind: Kind, name: str) -> None:
+    if name not in names(kind):
+        raise PluginError(f"there is no {kind.removesuffix('s')} {name!r}; {_remedy(kind, name)}")
 
 
 def _remedy(kind: Kind, name: str) -> str:

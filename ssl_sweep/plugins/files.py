@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,19 +12,36 @@ PACKAGE = "ssl_sweep_local"  # the name under which a plugin folder is imported:
 def reached_files(folder: Path, file: Path) -> list[Path]:
     """The file, and the files below `folder` that it imports, directly or by way of others; sorted.
 
-    A plugin that is a folder is made of all its Python files.
+    A plugin that is a folder is made of all its files.
 
     Raises:
         SyntaxError: a file is not Python.
     """
     reached: set[Path] = set()
-    waiting = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    waiting = list(_files_below(file.parent)) if file.name == "__init__.py" else [file]
     while waiting:
         current = waiting.pop()
         if current not in reached:
             reached.add(current)
-            waiting += _imported(folder, current)
+            waiting += _imported(folder, current) if current.suffix == ".py" else ()
     return sorted(reached)
+
+
+def shipped_files(folder: Path, kinds: Iterable[str]) -> Iterator[Path]:
+    """Yield the files below a plugin folder that plugins can be made of: Python files, and all those of plugins that
+    are folders themselves."""
+    packages = [package.parent for kind in kinds for package in (folder / kind).glob("*/__init__.py")]
+    for file in _files_below(folder):
+        if file.suffix == ".py" or any(file.is_relative_to(package) for package in packages):
+            yield file
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and those below it, sorted; without hidden ones, compiled ones and virtual environments."""
+    for path, folders, files in os.walk(folder):
+        kept = (name for name in folders if not name.startswith(".") and name != "__pycache__")
+        folders[:] = sorted(name for name in kept if not Path(path, name, "pyvenv.cfg").exists())
+        yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
 
 
 def digest(folder: Path, files: Iterable[Path]) -> str:

@@ -96,7 +96,7 @@ def _reached(sweep: Sweep, points: pd.DataFrame) -> dict[str, str]:
     order = {stage: rank for rank, stage in enumerate(_stages(sweep))}
     reached: dict[str, str] = {}
     for trial_id, name in zip(points["trial_id"], points["name"], strict=True):
-        stage = name.partition("/")[0]
+        stage = name.rpartition("/")[0]
         reached[trial_id] = max(reached.get(trial_id, stage), stage, key=order.__getitem__)
     return reached
 
@@ -107,7 +107,7 @@ def _learned(sweep: Sweep) -> list[str]:
     names = [
         name
         for name in sweep.runs.columns
-        if name.partition("/")[0] in stages and name not in HEALTH and (name.endswith(("/loss", "_val")))
+        if name.rpartition("/")[0] in stages and name not in HEALTH and (name.endswith(("/loss", "_val")))
     ]
     first = [*FIRST, sweep.metric]
     names = [name for name in names if "best" not in name or name in first]
@@ -157,7 +157,7 @@ def _plot(curves: Curves, name: str) -> Plot:
         measured = [(int(seed), by_trial[trial_id]) for seed, trial_id in pairs if trial_id in by_trial]
         if measured:
             data.append(_curve(measured, look, curves.labels.get(choice, "")))
-    data += _ends(curves, by_trial, name.partition("/")[0])
+    data += _ends(curves, by_trial, name.rpartition("/")[0])
     last = [float(part["value"].iloc[-1]) for part in by_trial.values() if math.isfinite(part["value"].iloc[-1])]
     shown = display_name(name)
     range_ = f"ends between {number_text(min(last))} and {number_text(max(last))}" if last else "has no finite value"

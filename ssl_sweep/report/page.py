@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from ssl_sweep import __version__
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
@@ -62,7 +62,7 @@ def render_page(sweep: Sweep, curves: Curves, gallery: Gallery | None, failures:
     plots = _Plots()
     context = {
         "sweep": sweep,
-        "version": __version__,
+        "version": version("ssl-sweep"),
         **_head(sweep),
         **_results(sweep, plots),
         **_by_epoch(sweep, curves, plots),

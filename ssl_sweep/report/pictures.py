@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.report.figures import Plot, Trace, escaped, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Sweep, label_of, trial_label
 from ssl_sweep.tables.labels import Key
@@ -94,10 +95,10 @@ def feature_map(content: bytes | None) -> Plot | None:
     except (ValueError, TypeError, KeyError):
         return None
     data: list[Trace] = []
-    for label, name in enumerate(classes):
+    for label, name in [*enumerate(classes), (UNLABELLED, "without a label")]:
         own = [point for each, point in points if each == label]
         if own:
-            look = style(label)
+            look = style(len(classes) if label == UNLABELLED else label)
             data.append(
                 {
                     "type": "scatter",
@@ -116,7 +117,8 @@ def feature_map(content: bytes | None) -> Plot | None:
         "showlegend": 1 < len(data) <= MAX_CLASSES,
         "height": 440 + 5 * min(len(data), MAX_CLASSES),
     }
-    alt = f"{len(points)} test images of {len(data)} classes, by the first two principal components of their features"
+    of_classes = f" of {len(data)} classes" if classes else ""
+    alt = f"{len(points)} test images{of_classes}, by the first two principal components of their features"
     return Plot("Map of the features", alt, data, layout)
 
 

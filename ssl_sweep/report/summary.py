@@ -8,6 +8,7 @@ import pandas as pd
 
 from ssl_sweep.report.figures import number_text, shortened
 from ssl_sweep.report.sweep import Sweep, trial_label
+from ssl_sweep.report.views import views_of
 from ssl_sweep.tables.labels import MARKS, display_name, duration, in_percent
 from ssl_sweep.tracking.reader import artifact
 from ssl_sweep.trialdir.states import TrialState
@@ -82,6 +83,7 @@ def facts(sweep: Sweep) -> dict[str, str]:
         "data": _used(sweep, "data.source", str((spec.get("data") or {}).get("source") or "")),
         "method": _used(sweep, "method.name", _name(spec.get("method"))),
         "encoder": _used(sweep, "encoder.name", _name(spec.get("encoder"))),
+        "views": views_of(sweep),
         "when": _when(sweep),
         "cost": _cost(sweep, resources),
         "commit": ", ".join(map(_short, sweep.commits[:3])) + (" and others" if len(sweep.commits) > 3 else ""),

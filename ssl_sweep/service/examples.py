@@ -79,6 +79,7 @@ PLANNED = {
     "pretrain_epochs": 400,
     "evaluation_epochs": {"knn": 0},
     "concurrent": 4,
+    "views": {"autoencoder": {"crop_scale_min": 0.08}},
     "problems": [],
     "at_most": False,
 }

@@ -164,6 +164,10 @@ class Planned(BaseModel):
     pretrain_epochs: int
     evaluation_epochs: dict[str, int]
     concurrent: Annotated[int | None, Field(description="trials at a time; null: no cluster answers")]
+    views: Annotated[
+        dict[str, dict[str, Any]],
+        Field(description="views by the methods or cases that have them: the values that differ from recipe none"),
+    ]
     problems: list[str]
     at_most: Annotated[bool, Field(description="counts are upper bounds, since the sweep searches or prunes")]
 

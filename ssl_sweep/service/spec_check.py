@@ -32,7 +32,7 @@ def parse_submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) 
         raise _too_large(f"has {len(text):,} characters", f"a spec has at most {MAX_CHARS:,}")
     if len(overrides) > MAX_OVERRIDES or any(len(each) > MAX_OVERRIDE_CHARS for each in overrides):
         raise _too_large("has too many or too long overrides", "write them into the spec")
-    spec = parse_spec(text, FILE, overrides, roots[0])
+    spec = parse_spec(text, FILE, overrides, roots[0], within=roots)
     check_submitted(spec, roots)
     _keep_imports()
     return spec

@@ -1,9 +1,9 @@
 """Reads a searched section: `search.space.method: {choices: [...]}`, each method with its own knobs; `encoder` too."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, Loc, did_you_mean, validation_error
 from ssl_sweep.spec.domains import Branch, Branches, Categorical, Range
 from ssl_sweep.spec.sections import NAMED, Base, check_named, named_part
@@ -49,18 +49,19 @@ def _branch(section: str, choice: Any, base: Base) -> Branch:
         check_named(NAMED[section], written)  # raises, and says what it must be
     searched = {knob: values for knob, values in written.items() if isinstance(values, list | dict)}
     fixed = {knob: value for knob, value in written.items() if knob not in searched}
-    name = check_named(NAMED[section], {"name": fixed.get("name")})["name"]
+    check = partial(check_named, NAMED[section], stored=base.stored)
+    name = check({"name": fixed.get("name")})["name"]
     own = base.parts.get(section)
     start = dict(own.values) if own is not None and own.owner == name else {}
     errors = ErrorCollector()
-    options = knobs.knobs_of(knobs.load(NAMED[section], name)).model_fields.keys()
-    for knob in written.keys() - {"name"} - options:
-        errors.add((knob,), written[knob], f"is not a knob of {name}", did_you_mean(knob, options))
+    part = named_part(NAMED[section], {**start, **written}, stored=base.stored)
+    for knob in written.keys() - {"name", *part.knobs}:
+        errors.add((knob,), written[knob], f"is not a knob of {name}", did_you_mean(knob, part.knobs))
     errors.raise_if_any()
-    settings = errors.run((), check_named, NAMED[section], {**start, **fixed})
+    settings = errors.run((), check, {**start, **fixed})
     errors.raise_if_any()
     assert settings is not None  # noqa: S101 - None only after an error
-    part = named_part(NAMED[section], settings)
+    part = named_part(NAMED[section], settings, stored=base.stored)
     read = {knob: errors.run((knob,), read_values, values, part, knob) for knob, values in searched.items()}
     errors.raise_if_any()
     space: dict[str, Categorical | Range] = {knob: values for knob, values in read.items() if values is not None}

@@ -1,7 +1,7 @@
 """Enumerates a search's choices: all of a grid, and those of any search that show whether the knobs fit together."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
@@ -43,10 +43,14 @@ def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str
         if any(isinstance(knobs[path], Range) for path in own):
             continue
         own += [CASE] * (CASE in knobs)
-        listed = {path: _firsts(path, values, search) for path, values in knobs.items()}
-        parts = [settings if path in own else settings[:1] for path, settings in listed.items()]
-        for choice in islice(map(_joined, product(*parts)), MAX_COMBINED):
+        for choice in islice(combined(search, own), MAX_COMBINED):
             yield choice, {path: choice[path] for path in own}, (section,)
+
+
+def combined(search: Search, paths: Collection[str]) -> Iterator[Settings]:
+    """Yield a choice for every combination of the values of some searched knobs; the others have their first value."""
+    listed = {path: _firsts(path, values, search) for path, values in searched(search).items()}
+    return map(_joined, product(*(settings if path in paths else settings[:1] for path, settings in listed.items())))
 
 
 def num_settings(values: Categorical | Range | Branches) -> int | None:

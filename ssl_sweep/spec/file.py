@@ -1,19 +1,20 @@
 """Reads a spec file with `--set` overrides, and reports every problem at its line."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text, spec_error
+from ssl_sweep.knobs.problems import Loc, Problem, SpecError, findings_of, key_text, spec_error, validation_error
+from ssl_sweep.spec.class_list import read_classes
 from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_yaml
 from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
 
-__all__ = ["SpecError", "load_spec", "parse_spec"]
+__all__ = ["SpecError", "check_spec", "load_spec", "parse_spec"]
 
 DATA_VARIABLE = "SSL_SWEEP_DATA"
 
@@ -32,21 +33,55 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     return _checked(document, str(path), overrides, lambda: _root(path, document))
 
 
-def parse_spec(text: str, file: str, overrides: Sequence[str], root: Path) -> SweepSpec:
+def parse_spec(
+    text: str, file: str, overrides: Sequence[str], root: Path, *, within: Sequence[Path] | None = None
+) -> SweepSpec:
     """Read a text in place of a file: `file` is its name in messages, `root` the folder of its data.
+
+    within: the folders of the files that may be read for it; None: any.
 
     Raises:
         SpecError: as `load_spec`.
     """
-    return _checked(read_yaml(text, file), file, overrides, lambda: root)
+    return _checked(read_yaml(text, file), file, overrides, lambda: root, within)
 
 
-def _checked(document: Document, file: str, overrides: Sequence[str], root: Callable[[], Path]) -> SweepSpec:
+def check_spec(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> SweepSpec:
+    """Check a spec given as data: what a file would hold, with NumPy's numbers and arrays, tuples and paths as well.
+
+    A relative data source starts from the folder in `SSL_SWEEP_DATA` if that is set, else from the current folder.
+
+    Raises:
+        SpecError: with every problem of the data and the overrides, each with its key.
+    """
+    document = Document(_plain(data), {(): Place("the spec", None)})
+    return _checked(document, "the spec", overrides, lambda: _data_folder(Path.cwd()))
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML would give it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # an array or number of NumPy, pandas or torch
+
+
+def _checked(
+    document: Document,
+    file: str,
+    overrides: Sequence[str],
+    root: Callable[[], Path],
+    within: Sequence[Path] | None = None,
+) -> SweepSpec:
     problems = document.problems or _empty_problems(document, file)
     if isinstance(document.data, dict):
         for override in overrides:
             problems += _apply(document, override)
         problems += _take_root(document)
+        problems += _read_classes(document, root(), within)
         try:
             spec = SweepSpec.model_validate({**document.data, "root": str(root())})
         except ValidationError as error:
@@ -90,11 +125,28 @@ def _take_root(document: Document) -> list[Problem]:
     return [Problem(*document.place(("root",)), "root", None, "is not a key of the spec", remedy)]
 
 
+def _read_classes(document: Document, root: Path, within: Sequence[Path] | None) -> list[Problem]:
+    """Put the names of a class list in the place of its file."""
+    data = document.data.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), str):
+        return []
+    try:
+        data["classes"] = read_classes(data["classes"], root, within)
+    except ValidationError as error:
+        del data["classes"]
+        found = [finding.nested_in("data", "classes") for finding in findings_of(error)]
+        return list(spec_error(validation_error(*found), document.place).problems)
+    return []
+
+
 def _root(path: Path, document: Document) -> Path:
-    if os.environ.get(DATA_VARIABLE):
-        return Path(os.environ[DATA_VARIABLE]).expanduser().resolve()
     typed_here = document.place(("data", "source")).line is None
-    return Path.cwd() if typed_here else path.resolve().parent
+    return _data_folder(Path.cwd() if typed_here else path.resolve().parent)
+
+
+def _data_folder(default: Path) -> Path:
+    folder = os.environ.get(DATA_VARIABLE)
+    return Path(folder).expanduser().resolve() if folder else default
 
 
 def _apply(document: Document, override: str) -> list[Problem]:

@@ -11,6 +11,7 @@ from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.spec.choices import num_settings
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.spec.views import shown_views
 from ssl_sweep.trial.stage_keys import stage_key
 
 # {"CPU": 64, "GPU": 8}: resources of all workers when scaled up; the service sets it for the drivers that it launches
@@ -29,6 +30,7 @@ class Plan:
     pretrain_epochs: int
     evaluation_epochs: Mapping[str, int]
     concurrent: int
+    views: Mapping[str, Mapping[str, Any]]  # by the methods or cases that they are of, see `shown_views`
     problems: tuple[str, ...]
     at_most: bool
 
@@ -58,6 +60,7 @@ def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = Non
         pretrain_epochs=pretrain_epochs,
         evaluation_epochs=evaluation_epochs,
         concurrent=min(fits, trials),
+        views=shown_views(spec),
         problems=problems,
         at_most=not is_grid or spec.search.prunes_by is not None or confirm is not None,
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ssl_sweep.knobs import methods
-from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.evaluation import Evaluation
 from ssl_sweep.knobs.problems import Finding
 from ssl_sweep.spec.pruners import Wilcoxon
 from ssl_sweep.spec.search import Search
@@ -12,10 +12,10 @@ from ssl_sweep.spec.search import Search
 
 def max_epochs(search: Search, pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
     """The maximum number of epochs of the stage that an epoch pruner watches."""
-    stage = search.prune_objective.metric.partition("/")[0]
+    stage = search.prune_objective.metric.rpartition("/")[0]
     if stage == "pretrain":
         return int(search.at_highest("pretrain", pretrain)["epochs"])
-    return load_evaluation(stage).epochs(search.at_highest(f"evaluate.{stage}", evaluate[stage]))
+    return Evaluation.epochs(search.at_highest(f"evaluate.{stage}", evaluate[stage]))
 
 
 def pruning_findings(

@@ -78,7 +78,7 @@ def _interval(schema: Schema) -> str:
 def _owned(section: str, kind: knobs.Kind) -> Iterable[tuple[str, Schema]]:
     """One table for all names of a kind that have the same knobs."""
     tables: dict[str, tuple[list[str], Schema]] = {}
-    for name in knobs.names(kind):
+    for name in knobs.own_names(kind):
         schema = knob_schema(knobs.load(kind, name))
         tables.setdefault(_table(schema), ([], schema))[0].append(name)
     return [(f"`{section}`: {', '.join(f'`{name}`' for name in names)}", schema) for names, schema in tables.values()]

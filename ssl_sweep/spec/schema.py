@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssl_sweep.knobs import knobs
+from ssl_sweep.knobs.listing import usable
 from ssl_sweep.models.library import LIBRARIES, library_class
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.spec.pruners import NONE, PRUNERS
@@ -17,7 +18,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> Schema:
-    """The schema of a spec, with all methods, encoders and evaluations and their knobs."""
+    """The schema of a spec, with all methods, encoders and evaluations and their knobs; broken plugins are left out."""
     schema: Schema = {"$schema": DIALECT, **SweepSpec.model_json_schema()}
     schema["title"] = "ssl-sweep spec"
     sections, definitions = schema["properties"], schema["$defs"]
@@ -26,6 +27,7 @@ def json_schema() -> Schema:
         del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])
+    sections["data"]["properties"]["classes"]["anyOf"].insert(0, {"type": "string"})  # a file, read with the spec
     for section, kind in NAMED.items():
         sections[section] = _named(kind) | _described(sections[section])
     sections["evaluate"] = _evaluations() | _described(sections["evaluate"])
@@ -59,14 +61,14 @@ def searched_schemas() -> dict[str, Schema]:
 def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
     fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED]
     named = [(section, target) for section, kind in NAMED.items() for _, target in _targets(kind)]
-    evaluations = [(f"evaluate.{name}", knobs.load("evaluations", name)) for name in knobs.names("evaluations")]
+    evaluations = [(f"evaluate.{name}", target) for name, target in usable("evaluations").items()]
     return [*fixed, *named, *evaluations]
 
 
 def _targets(kind: knobs.Kind) -> list[tuple[Schema, Callable[..., Any]]]:
     """The schema of a name, or of a library's names, and what declares the knobs."""
     targets: list[tuple[Schema, Callable[..., Any]]]
-    targets = [({"const": name}, knobs.load(kind, name)) for name in knobs.names(kind)]
+    targets = [({"const": name}, target) for name, target in usable(kind).items()]
     if kind == "encoders":
         for library in LIBRARIES:
             named = {"type": "string", "pattern": f"^{library}/.", "examples": [f"{library}/NAME"]}
@@ -97,7 +99,7 @@ def _listed(names: Sequence[Schema]) -> list[Schema]:
 
 
 def _evaluations() -> Schema:
-    schemas = {name: knob_schema(knobs.load("evaluations", name)) for name in knobs.names("evaluations")}
+    schemas = {name: knob_schema(target) for name, target in usable("evaluations").items()}
     properties = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in schemas.items()}
     return {"type": "object", "minProperties": 1, "additionalProperties": False, "properties": properties}
 

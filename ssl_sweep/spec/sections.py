@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import ValidationError
 
+from ssl_sweep.data.recipes import AUTO, RECIPES, Views, complete_views
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
@@ -20,7 +21,7 @@ from ssl_sweep.training.optimizers import Recipe
 
 Settings = dict[str, Any]
 
-FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Augment, "pretrain": Recipe, "health": Health}
+FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Views, "pretrain": Recipe, "health": Health}
 NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections with a `name`
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
 CONSTRUCTED = ("views", "pretrain", "encoder")  # sections whose objects are cheap to build, see `construct`
@@ -35,14 +36,24 @@ _REFUSED = {
 
 
 class Part(NamedTuple):
-    """A section with knobs: the callable that declares them, the file's values, and the owner's name for errors."""
+    """A section with knobs: the callable that declares them, the file's values, and the owner's name for errors.
 
-    target: Callable[..., Any]
+    Without a callable it is a plugin's in a stored spec, see `is_trusted`: every knob and value is accepted.
+    """
+
+    target: Callable[..., Any] | None
     values: Mapping[str, Any]
     owner: str
 
+    @property
+    def knobs(self) -> list[str]:
+        """The names of its knobs, as far as they are known."""
+        return list(self.values if self.target is None else knobs.knobs_of(self.target).model_fields)
+
     def typed(self, knob: str, value: Any) -> Any:
         """Convert a value to the knob's type: 0 becomes 0.0 for a float. Raises ValidationError."""
+        if self.target is None:
+            return value
         try:
             return knobs.check(self.target, {**self.values, knob: value}, self.owner)[knob]
         except ValidationError as error:
@@ -57,12 +68,13 @@ class Base(NamedTuple):
 
     parts: Mapping[str, Part]
     broken: frozenset[str]
+    stored: bool = False  # whether these are a stored spec's
 
     def replaced(self, sections: Mapping[str, dict[str, Any] | None]) -> "Base":
         """Return a copy with another encoder or method; None marks one in error."""
-        parts = {name: named_part(NAMED[name], values) for name, values in sections.items() if values is not None}
-        broken = {name for name, values in sections.items() if values is None}
-        return Base({**self.parts, **parts}, (self.broken - parts.keys()) | broken)
+        given = {name: values for name, values in sections.items() if values is not None}
+        parts = {name: named_part(NAMED[name], values, stored=self.stored) for name, values in given.items()}
+        return Base({**self.parts, **parts}, (self.broken | sections.keys()) - parts.keys(), self.stored)
 
     def locate(self, path: str, value: Any) -> tuple[Part, str] | None:
         """Find a knob's part and name; None if its section is invalid. Raises ValidationError without such a knob."""
@@ -71,25 +83,32 @@ class Base(NamedTuple):
         if head in self.broken:
             return None
         part = self.parts.get(section)
-        if part is not None and knob in knobs.knobs_of(part.target).model_fields:
+        if part is not None and (part.target is None or knob in part.knobs):
             return part, knob
         if head in _REFUSED:
             raise validation_error(Finding((), value, *_REFUSED[head]))
         if part is not None:
-            options = [f"{section}.{name}" for name in knobs.knobs_of(part.target).model_fields]
+            options = [f"{section}.{name}" for name in part.knobs]
             raise validation_error(Finding((), value, f"is not a knob of {part.owner}", did_you_mean(path, options)))
         raise validation_error(Finding((), value, "is not a knob of this spec", self._nearest(path)))
 
     def _nearest(self, path: str) -> str:
-        paths = [
-            f"{name}.{knob}" for name, part in self.parts.items() for knob in knobs.knobs_of(part.target).model_fields
-        ]
+        paths = [f"{name}.{knob}" for name, part in self.parts.items() for knob in part.knobs]
         same_end = [known for known in paths if known.endswith(f".{path}")]
         otherwise = "write views.X, method.X, encoder.X, pretrain.X, or evaluate.NAME.X with an evaluation of this spec"
         return f"did you mean {same_end[0]!r}?" if same_end else did_you_mean(path, paths, otherwise)
 
 
-def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
+def is_trusted(kind: knobs.Kind, name: str, *, stored: bool) -> bool:
+    """Whether its settings are taken as they are: those of a plugin, in a stored spec, which has every knob.
+
+    Who only reads a sweep need not have its plugins, and runs no code of theirs; its drivers compare them with the
+    ledger's pins.
+    """
+    return stored and not knobs.is_own(kind, name)
+
+
+def check_named(kind: knobs.Kind, value: Any, *, stored: bool = False) -> dict[str, Any]:
     """Read `moco`, or `{name: moco, temperature: 0.2}`, into its name and every knob. Raises ValidationError."""
     if isinstance(value, str):
         value = {"name": value}
@@ -103,32 +122,60 @@ def check_named(kind: knobs.Kind, value: Any) -> dict[str, Any]:
         raise validation_error(Finding((), value, message, remedy))
     settings = dict(value)
     name = settings.pop("name")
+    if is_trusted(kind, name, stored=stored):
+        return {"name": name, **settings}
     try:
         target = knobs.load(kind, name)
+        knobs.knobs_of(target)
     except knobs.UnknownNameError as error:
         raise validation_error(Finding(loc, name, error.message, error.remedy)) from None
     except PluginError as error:
         raise validation_error(Finding(loc, name, str(error), "")) from None
+    if kind == "methods" and (recipe := methods.view_recipe(name)) not in RECIPES:
+        message = f"declares view_recipe {recipe!r}, which does not exist"
+        raise validation_error(Finding(loc, name, message, did_you_mean(recipe, RECIPES)))
     return {"name": name, **knobs.check(target, settings, name)}
 
 
-def named_part(kind: knobs.Kind, values: Mapping[str, Any]) -> Part:
+def named_part(kind: knobs.Kind, values: Mapping[str, Any], *, stored: bool) -> Part:
     """Make the part of a checked encoder or method."""
     settings = {knob: value for knob, value in values.items() if knob != "name"}
-    return Part(knobs.load(kind, values["name"]), settings, values["name"])
+    return Part(_target(kind, values["name"], stored), settings, values["name"])
+
+
+def _target(kind: knobs.Kind, name: str, stored: bool) -> Callable[..., Any] | None:
+    return None if is_trusted(kind, name, stored=stored) else knobs.load(kind, name)
 
 
 def check_fixed(section: str, value: Any) -> Settings:
-    """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError."""
-    return knobs.check(FIXED[section], {} if value is None else value, section)
+    """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError.
+
+    Of `views`, only the recipe and the knobs that are written stay: the recipe of each trial's method decides the rest.
+    """
+    given = {} if value is None else value
+    checked = knobs.check(FIXED[section], given, section)
+    return {knob: set_to for knob, set_to in checked.items() if section != "views" or knob in ("recipe", *given)}
 
 
-def check_evaluations(value: Any) -> Any:
+def views_of(config: Mapping[str, Any]) -> Settings:
+    """The views of a trial: every knob of `Augment`, by the recipe in its config's `views`."""
+    written = dict(config["views"])
+    recipe = written.pop("recipe")
+    recipe = methods.view_recipe(config["method"]["name"]) if recipe == AUTO else recipe
+    return complete_views(recipe, config["data"]["image_size"], written)
+
+
+def check_evaluations(value: Any, *, stored: bool = False) -> Any:
     """Fill in every knob of every evaluation; pydantic refuses another structure. Raises ValidationError."""
     if not isinstance(value, dict):
         return value
     errors = ErrorCollector()
-    checked = {name: errors.run((name,), _check_evaluation, name, settings) for name, settings in value.items()}
+    checked = {
+        name: settings
+        if is_trusted("evaluations", name, stored=stored)
+        else errors.run((name,), _check_evaluation, name, settings)
+        for name, settings in value.items()
+    }
     errors.raise_if_any()
     return checked
 
@@ -136,6 +183,7 @@ def check_evaluations(value: Any) -> Any:
 def _check_evaluation(name: str, settings: Any) -> Settings:
     try:
         target = knobs.load("evaluations", name)
+        knobs.knobs_of(target)
     except knobs.UnknownNameError as error:
         raise validation_error(Finding((), settings, error.message, error.remedy)) from None
     except PluginError as error:
@@ -145,20 +193,21 @@ def _check_evaluation(name: str, settings: Any) -> Settings:
 
 def metric_remedy(metric: str, options: Sequence[str]) -> str:
     """The remedy for a metric that the spec's evaluations do not have."""
-    evaluation = metric.partition("/")[0]
-    measured = {option.partition("/")[0] for option in options}
+    evaluation = metric.rpartition("/")[0]
+    measured = {option.rpartition("/")[0] for option in options}
     if evaluation in knobs.names("evaluations") and evaluation not in measured:
         return f"add `{evaluation}:` to evaluate, or use one of {', '.join(options)}"
     return did_you_mean(metric, options)
 
 
-def base_of(sections: Mapping[str, Any]) -> Base:
+def base_of(sections: Mapping[str, Any], *, stored: bool) -> Base:
     """Collect the sections that a search can vary; a checked section that is missing was in error."""
     parts = {name: Part(target, sections.get(name, {}), name) for name, target in FIXED.items() if name in SEARCHED}
-    parts |= {name: named_part(kind, sections[name]) for name, kind in NAMED.items() if name in sections}
+    named = {name: kind for name, kind in NAMED.items() if name in sections}
+    parts |= {name: named_part(kind, sections[name], stored=stored) for name, kind in named.items()}
     for name, settings in sections.get("evaluate", {}).items():
-        parts[f"evaluate.{name}"] = Part(knobs.load("evaluations", name), settings, name)
-    return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys())
+        parts[f"evaluate.{name}"] = Part(_target("evaluations", name, stored), settings, name)
+    return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys(), stored)
 
 
 def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Checks a spec's `search` against the other sections: each knob exists, and its type accepts the values."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 from ssl_sweep.knobs.objective import COST, COSTS, Objective
@@ -72,7 +73,8 @@ def _case(name: str, settings: Any, space: Mapping[str, Any], base: Base, errors
         errors.add(("cases", name), settings, "must be a mapping", "write `{knob path: value}`")
         return {}
     loc = ("cases", name)
-    named = {key: errors.run((*loc, key), check_named, NAMED[key], settings[key]) for key in NAMED if key in settings}
+    check = partial(check_named, stored=base.stored)
+    named = {key: errors.run((*loc, key), check, NAMED[key], settings[key]) for key in NAMED if key in settings}
     own = base.replaced(named)
     read: dict[str, Any] = {key: values for key, values in named.items() if values is not None}
     for path in settings.keys() - named.keys():
@@ -106,7 +108,7 @@ def _objectives(texts: Sequence[Any], metrics: list[str]) -> list[str]:
 
 def _objective(text: str, metrics: list[str]) -> str:
     if not text.strip():
-        first = metrics[0].partition("/")[0]
+        first = metrics[0].rpartition("/")[0]
         if f"{first}/top1_val" not in metrics:
             message = f"is required, as {first} has no top1_val"
             raise validation_error(Finding((), None, message, f"choose from {', '.join(metrics)}"))

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.knobs import methods
+from ssl_sweep.data.recipes import NONE
+from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
@@ -39,13 +40,15 @@ from ssl_sweep.spec.sections import (
     check_fixed,
     check_named,
     construct,
+    is_trusted,
+    views_of,
 )
 from ssl_sweep.spec.space import read_search
 from ssl_sweep.spec.table import Table, read_table
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 __all__ = [
-    "Categorical", "Range", "SpecError", "SweepSpec", "differences", "from_dump", "grid", "resolve", "space",
+    "Categorical", "Range", "SpecError", "SweepSpec", "from_dump", "grid", "resolve", "space",
 ]  # fmt: skip
 
 MAX_GRID = 10_000
@@ -55,8 +58,13 @@ def _fixed(section: str) -> BeforeValidator:
     return BeforeValidator(lambda value: check_fixed(section, value))
 
 
+def _is_stored(info: ValidationInfo) -> bool:
+    """Whether `from_dump` reads the spec."""
+    return bool(info.context)
+
+
 def _named(section: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: check_named(NAMED[section], value))
+    return BeforeValidator(lambda value, info: check_named(NAMED[section], value, stored=_is_stored(info)))
 
 
 class SweepSpec(Section):
@@ -84,7 +92,7 @@ class SweepSpec(Section):
     )
     evaluate: Annotated[
         dict[str, Settings],
-        BeforeValidator(check_evaluations),
+        BeforeValidator(lambda value, info: check_evaluations(value, stored=_is_stored(info))),
         Field(min_length=1, description="{evaluation: {knobs}}: what is measured after pretraining"),
     ]
     precision: Annotated[
@@ -115,8 +123,9 @@ class SweepSpec(Section):
     @classmethod
     def _read_search(cls, raw: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Search) else raw
-        errors = ErrorCollector()
-        read = read_search(raw, base_of(info.data), _metrics(info.data), errors) if isinstance(raw, dict) else raw
+        errors, stored = ErrorCollector(), _is_stored(info)
+        base, metrics = base_of(info.data, stored=stored), _metrics(info.data, stored)
+        read = read_search(raw, base, metrics, errors) if isinstance(raw, dict) else raw
         search = errors.run((), handler, read)
         errors.raise_if_any()
         return search
@@ -127,13 +136,14 @@ class SweepSpec(Section):
         raw = {} if raw is None else raw.model_dump(exclude_unset=True) if isinstance(raw, Table) else raw
         errors, search = ErrorCollector(), info.data.get("search")
         knobs_searched = searched(search) if search is not None else None
-        read = read_table(raw, knobs_searched, _metrics(info.data), info.data, errors) if isinstance(raw, dict) else raw
+        metrics = _metrics(info.data, _is_stored(info))
+        read = read_table(raw, knobs_searched, metrics, info.data, errors) if isinstance(raw, dict) else raw
         table = errors.run((), handler, read)
         errors.raise_if_any()
         return table
 
     @model_validator(mode="after")
-    def _search_fits(self) -> Self:
+    def _search_fits(self, info: ValidationInfo) -> Self:
         """Objectives that name pretraining exist: its loss, and what `health` measures. Pruners can prune something."""
         errors = ErrorCollector()
         measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
@@ -145,13 +155,14 @@ class SweepSpec(Section):
                 errors.add(("search", key), str(objective), message, did_you_mean(objective.metric, measured))
         if self.name in self.search.earlier:
             errors.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
-        for finding in pruning_findings(self.search, self.method, self.pretrain, self.evaluate):
-            errors.findings.append(finding.nested_in("search"))
+        if not self._is_trusted(info):
+            found = pruning_findings(self.search, self.method, self.pretrain, self.evaluate)
+            errors.findings += [finding.nested_in("search") for finding in found]
         errors.raise_if_any()
         return self
 
     @model_validator(mode="after")
-    def _batches_can_be_shared(self) -> Self:
+    def _batches_can_be_shared(self, info: ValidationInfo) -> Self:
         """Every batch divides evenly among the workers."""
         errors, workers = ErrorCollector(), self.resources.workers
         searched = self.search.space.get("pretrain.batch_size")
@@ -164,7 +175,8 @@ class SweepSpec(Section):
                 nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
                 message = f"cannot be shared evenly by {workers} workers (resources.workers)"
                 errors.add(loc, size, message, f"use {nearest_sizes}")
-        for knob, groups in methods.batch_groups(self.method["name"], self.method).items():
+        trusted = self._is_trusted(info)
+        for knob, groups in ({} if trusted else methods.batch_groups(self.method["name"], self.method)).items():
             if groups > 1 and groups % workers:
                 message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
                 errors.add(("method", knob), groups, message, f"make it a multiple of {workers}")
@@ -172,7 +184,7 @@ class SweepSpec(Section):
         return self
 
     @model_validator(mode="after")
-    def _constructible(self) -> Self:
+    def _constructible(self, info: ValidationInfo) -> Self:
         """Knobs that are valid one by one may not fit together: build the objects that are cheap to build."""
         size = math.prod(num_settings(values) or 0 for values in self.search.space.values())
         size *= len(self.search.cases) or 1
@@ -181,12 +193,28 @@ class SweepSpec(Section):
             raise validation_error(
                 Finding(("search", "space"), None, message, "use `sampler: random` with `trials: N`")
             )
+        if self._is_trusted(info):
+            return self
         errors = ErrorCollector()
         for choice, shown, sections in to_construct(self.search):
             loc = ("search", "space") if choice else ()
             errors.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
         errors.raise_if_any()
         return self
+
+    @property
+    def names(self) -> Iterator[tuple[knobs.Kind, str]]:
+        """The methods, encoders and evaluations that a trial can have, some of them twice."""
+        for section, kind in NAMED.items():
+            yield kind, getattr(self, section)["name"]
+            yield from ((kind, case[section]["name"]) for case in self.search.cases.values() if section in case)
+            if section in self.search.branches:
+                yield from ((kind, name) for name in self.search.branches[section].names)
+        yield from (("evaluations", name) for name in self.evaluate)
+
+    def _is_trusted(self, info: ValidationInfo) -> bool:
+        """Whether checks that need the code of its plugins have been made before it was stored."""
+        return any(is_trusted(kind, name, stored=_is_stored(info)) for kind, name in self.names)
 
 
 def space(spec: SweepSpec) -> dict[str, Categorical | Range]:
@@ -223,13 +251,15 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
         settings = {**spec.search.cases[settings.pop(CASE)], **settings}
     dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
     config = {**dumped, **{name: dict(settings.pop(name)) for name in NAMED if name in settings}}
-    base, errors = base_of(config), ErrorCollector()
+    # plugins are trusted: their values were checked when the spec was read
+    base, errors = base_of(config, stored=True), ErrorCollector()
     for path, value in settings.items():
         if (located := errors.run((path,), base.locate, path, value)) is not None:
             part, knob = located
             _section(config, path)[knob] = errors.run((path,), part.typed, knob, value)
     if errors.findings:
         raise spec_error(validation_error(*errors.findings), lambda _: (f"a choice of {spec.name}", None))
+    config["views"] = views_of(config)
     data = {**spec.data, "root": str(spec.root)}
     return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
 
@@ -237,32 +267,29 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
     """Restore a spec from its `model_dump(mode="json")`. The order of the dump's keys is the order of the grid.
 
+    A dump from before there were recipes names none, and has every knob of `views`. The settings of plugins are taken
+    as they are, and no code of theirs is imported.
+
     Raises:
         SpecError: the dump is from another version of the package, with other knobs.
     """
+    views = dump.get("views")
+    if isinstance(views, dict) and views:
+        dump = {**dump, "views": {"recipe": NONE, **views}}
     try:
-        return SweepSpec.model_validate(dict(dump))
+        return SweepSpec.model_validate(dict(dump), context={"stored": True})
     except ValidationError as error:
         raise spec_error(error, lambda _: ("the stored spec", None)) from None
-
-
-def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
-    """One line for each key in which two specs differ: `search.seeds: [0, 1] became [0, 1, 2]`."""
-    before, after = (dict(_leaves((), spec.model_dump(mode="json"))) for spec in (old, new))
-    return [
-        f"{'.'.join(key)}: {before.get(key, 'nothing')} became {after.get(key, 'nothing')}"
-        for key in before | after
-        if before.get(key) != after.get(key) or (key in before) != (key in after)
-    ]
 
 
 def _branch(search: Search, section: str, name: Any) -> Branch:
     return next(branch for branch in search.branches[section].choices if branch.name == name)
 
 
-def _metrics(sections: Mapping[str, Any]) -> list[str] | None:
+def _metrics(sections: Mapping[str, Any], stored: bool) -> list[str] | None:
+    """The metrics of the evaluations; None if these are in error, or trusted: their code is not at hand."""
     evaluations = sections.get("evaluate")
-    if evaluations is None:
+    if evaluations is None or any(is_trusted("evaluations", name, stored=stored) for name in evaluations):
         return None
     return [metric for name, settings in evaluations.items() for metric in load_evaluation(name).metrics(settings)]
 
@@ -272,11 +299,3 @@ def _section(config: Settings, path: str) -> Settings:
     for key in path.split(".")[:-1]:
         section = section[key]
     return section
-
-
-def _leaves(path: tuple[str, ...], value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict):
-        for key, below in value.items():
-            yield from _leaves((*path, key), below)
-    else:
-        yield path, value

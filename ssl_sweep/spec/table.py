@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from ssl_sweep.data.recipes import DEFAULTS
 from ssl_sweep.knobs.objective import COSTS
 from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
 from ssl_sweep.spec.domains import Categorical, Range
@@ -136,13 +137,13 @@ def _names(
 
 def _other_metrics(metrics: Sequence[str]) -> list[str]:
     """The metrics that trials report beside their evaluations' results."""
-    stages = dict.fromkeys(["pretrain", *(metric.partition("/")[0] for metric in metrics)])
+    stages = dict.fromkeys(["pretrain", *(metric.rpartition("/")[0] for metric in metrics)])
     return [*(f"pretrain/{name}" for name in ("loss", *HEALTH_METRICS)), *(f"{stage}/seconds" for stage in stages)]
 
 
 def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]:
     """Every parameter that a trial of these sections may have in MLflow."""
-    config = {name: sections[name] for name in CONFIG if name in sections}
+    config = {name: sections[name] for name in CONFIG if name in sections} | {"views": DEFAULTS}
     cases = sections["search"].cases.values()
     configs = [config, *({name: case[name] for name in NAMED if name in case} for case in cases)]
     for section, branches in sections["search"].branches.items():

@@ -10,22 +10,26 @@ import yaml
 from rich.console import Console
 
 from ssl_sweep.cluster.observers import Observers
-from ssl_sweep.cluster.run import Ending, run_sweep
+from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
-from ssl_sweep.data.splits import data_of, open_data
+from ssl_sweep.data.splits import data_of
+from ssl_sweep.data.summary import summarize
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes
 from ssl_sweep.ledger.study import Ledger
+from ssl_sweep.spec.labels import check_labels
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import Notifier
+from ssl_sweep.sweep.pins import take_pins
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
+from ssl_sweep.sweep.tracking_uri import tracking_uri
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.tracking.writer import sweep_id
@@ -94,11 +98,14 @@ def drive(
 
     Raises:
         LedgerError: another driver works on this sweep, it was stopped, or its spec has changed.
+        PinError, PluginError: the code of a plugin has changed since the sweep began, or is not at hand.
         NoSuchTrial: `resume` names a trial that does not exist.
+        ClusterError: it is not called in the main thread; see also `run_sweep`.
         DataError: the data cannot be opened.
         BucketError: the storage's bucket refuses access or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
+    check_thread()
     _open_data(spec)
     storage.check(tracking_uri(spec, storage))
     folder = storage.sweep(spec.name)
@@ -110,6 +117,7 @@ def drive(
             check_not_stopped(notes, spec.name)
         storage.take_over(spec.name)
         say = partial(console.print, markup=False, soft_wrap=True)
+        take_pins(spec, storage, notes, extends=extends)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         sweep_id(folder / "sweep_id")
@@ -122,9 +130,9 @@ def drive(
 
 
 def _open_data(spec: SweepSpec) -> None:
-    """Open all data sources once, so that missing data is refused before pretraining."""
+    """Open all data sources once, so that missing data and labels are refused before pretraining."""
     root, seed = spec.root, spec.data["split_seed"]
-    open_data(data_of(spec.data), root=root)
+    check_labels(spec, summarize(data_of(spec.data), root=root))
     for name, settings in spec.evaluate.items():
         evaluation = load_evaluation(name)
         evaluation.check_data(settings, root)
@@ -135,18 +143,14 @@ def _open_data(spec: SweepSpec) -> None:
                 raise DataError(f"evaluate.{name}: {error}") from None
 
 
-def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
-    """The MLflow store of a sweep: the spec's, else the storage's."""
-    return spec.tracking.uri or storage.tracking_uri
-
-
 def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:
     """Run the sweep with its recorder, notifier and display, and finish it however it ends."""
     spec = ledger.spec
     uri = tracking_uri(spec, storage)
     notifier = Notifier(ledger, uri)
     exchange = partial(storage.exchange, spec.name, encoders=spec.tracking.models == "all")
-    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, spec.model_dump(mode="json"), exchange)
+    dump = spec.model_dump(mode="json")
+    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, dump, exchange, pins=ledger.pins)
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
     lease_lost, mlflow_wait_s = False, finish.MLFLOW_WAIT_S

@@ -5,8 +5,9 @@ from typing import Any
 
 from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.ledger.open import FREE
+from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.file import changed
-from ssl_sweep.spec.sweep import Range, SweepSpec, differences
+from ssl_sweep.spec.sweep import Range, SweepSpec
 
 
 def extend_spec(spec: SweepSpec, choices: str, overrides: Sequence[str]) -> SweepSpec:

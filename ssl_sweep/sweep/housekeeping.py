@@ -6,7 +6,7 @@ that they share. Journals, results, logs, artifacts and the ledger are never tou
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ssl_sweep.knobs.knobs import UnknownNameError
+from ssl_sweep.knobs.pins import PinError, check_pins
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
-from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.plugins.catalog import PluginError
+from ssl_sweep.spec.sweep import grid
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import ranked_trials
 from ssl_sweep.tables.pareto import on_front
@@ -28,6 +31,7 @@ from ssl_sweep.trialdir.checkpoint import DAMAGED
 from ssl_sweep.trialdir.states import TrialState
 
 FINAL = (TrialState.COMPLETE, TrialState.PRUNED)  # states of trials that are never resumed
+ABSENT = (PinError, PluginError, UnknownNameError)  # a plugin is not at hand, or has changed
 CHECKPOINTS = "checkpoints of trials and stages that have ended"
 ENCODERS = "encoders of choices that are not among the best"
 PRETRAININGS = "shared pretrainings whose trials have ended without an encoder"
@@ -65,7 +69,7 @@ def find_removable(ledger: LedgerReader, storage: Storage, keep_encoders: int | 
         if encoder_path(folder).exists() and encoder_path(folder) not in encoders
     }
     stages = {folder.name: folder for folder in sweep.glob("stages/*") if not _is_locked(folder)}
-    needed = _needed(ledger)
+    needed = _needed(ledger, stages)
     free = {key: folder for key, folder in stages.items() if key not in needed}
     checkpoints = [path for trial in ledger.trials for path in _ended(trial, folders[trial.trial_id])]
     checkpoints += [folder / "checkpoint.pt" for key, folder in free.items() if key in kept]
@@ -127,22 +131,37 @@ def _front(ledger: LedgerReader) -> set[int]:
     return {number for number, front in zip(points, on_front(list(points.values())), strict=True) if front}
 
 
-def _needed(ledger: LedgerReader) -> set[str]:
-    """The keys of the pretrainings that open trials need, for every precision that their hardware may choose."""
+def _needed(ledger: LedgerReader, stages: Collection[str]) -> set[str]:
+    """The keys of the pretrainings that open trials need, for every precision that their hardware may choose.
+
+    All of `stages` where open trials use a plugin that is not at hand, or has changed: it may decide the views.
+    """
+    workers = ledger.spec.resources.workers
+    try:
+        configs = open_configs(ledger)
+        for config in configs:
+            check_pins(config)
+    except ABSENT:
+        return set(stages)
+    return {stage_key(config, "pretrain", precision, workers) for config in configs for precision in PRECISIONS}
+
+
+def open_configs(ledger: LedgerReader) -> list[dict[str, Any]]:
+    """The configs of the trials that can still run: those that have not ended for good, and all the rest of a grid."""
     spec = ledger.spec
     open_: list[tuple[Mapping[str, object], int]] = [
         (ledger.choice(trial.choice).knobs, trial.seed) for trial in ledger.trials if trial.state not in FINAL
     ]
     if spec.search.sampler == "grid":
         open_ += product(grid(spec)[len(ledger.choices) :], spec.search.seeds)
-    configs = [config for knobs, seed in open_ if (config := _config(spec, knobs, seed)) is not None]
-    workers = spec.resources.workers
-    return {stage_key(config, "pretrain", precision, workers) for config in configs for precision in PRECISIONS}
+    return [config for knobs, seed in open_ if (config := _config(ledger, knobs, seed)) is not None]
 
 
-def _config(spec: SweepSpec, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
+def _config(ledger: LedgerReader, knobs: Mapping[str, object], seed: int) -> dict[str, Any] | None:
     try:
-        return resolve(spec, knobs, seed)
+        return ledger.config(knobs, seed)
+    except ABSENT:
+        raise
     except (KeyError, ValueError):  # its driver died before it wrote all knobs: no files exist for it
         return None
 
@@ -153,8 +172,8 @@ def _ended(trial: Trial, folder: Path) -> Iterator[Path]:
         yield from folder.rglob("checkpoint.pt")
         return
     finished = FinishedStages(folder / "stages.json")
-    for key in folder.glob("*/key"):  # of a stage that was killed after it had finished
-        if finished.results(key.parent.name, key.read_text()) is not None:
+    for key in folder.rglob("key"):  # of a stage that was killed after it had finished
+        if finished.results(key.parent.relative_to(folder).as_posix(), key.read_text()) is not None:
             yield from key.parent.rglob("checkpoint.pt")
 
 

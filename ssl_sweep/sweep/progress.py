@@ -3,16 +3,18 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.sweep.notebook import live_output
 from ssl_sweep.tables.labels import display_name, duration
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
@@ -24,7 +26,8 @@ LINE_EVERY_S = 60.0  # reports in between print no line where the display cannot
 class Progress:
     """An `Observer` that shows the progress of one driver.
 
-    On a terminal it draws a live display; elsewhere it prints a line when a trial ends, and about one a minute.
+    On a terminal and in a notebook it draws a live display; elsewhere it prints a line when a trial ends, and about one
+    a minute.
     """
 
     def __init__(self, spec: SweepSpec, known: list[Trial], total: Callable[[], int], console: Console) -> None:
@@ -38,10 +41,12 @@ class Progress:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Keep the display up to date while the block runs."""
-        if not self._console.is_terminal:
-            yield
-            return
-        with Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True):
+        display: AbstractContextManager[object] = nullcontext()
+        if self._console.is_jupyter and not self._console.quiet:
+            display = live_output(self._render)
+        elif self._console.is_terminal:
+            display = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        with display:
             yield
 
     def started(self, trial: Trial) -> None:
@@ -64,7 +69,7 @@ class Progress:
 
     def _print(self, trial: Trial, text: str) -> None:
         """Print a line, unless the display is drawn."""
-        if self._console.is_terminal:
+        if self._console.is_terminal or self._console.is_jupyter:
             return
         seed = f"{'fresh ' if trial.confirms else ''}seed {trial.seed}"
         line = f"[{len(self._ended)}/{self._total()}] choice {trial.choice} {seed}: {text}"
@@ -84,7 +89,8 @@ class Progress:
         rows = Table.grid(padding=(0, 2))
         for trial, where in list(self._running.values())[:MAX_ROWS]:
             rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
-        return Group(self._header(), ProgressBar(self._total(), len(self._ended), width=60), rows)
+        bar = Padding(ProgressBar(self._total(), len(self._ended), width=60), 0)  # gives the bar a line of its own
+        return Group(self._header(), bar, rows)
 
     def _header(self) -> Text:
         states = Counter(trial.state for trial in self._ended.values())

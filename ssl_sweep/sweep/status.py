@@ -5,17 +5,19 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssl_sweep.ledger.entries import Trial
-from ssl_sweep.ledger.lease import driver_of
+from ssl_sweep.ledger.lease import driver_of, is_driven
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir import journal, watchdog
 from ssl_sweep.trialdir.events import MetricsReported
-from ssl_sweep.trialdir.states import TrialState
+from ssl_sweep.trialdir.states import ENDED, TrialState
+
+State = Literal["RUNNING", "COMPLETE", "FAILED", "STOPPED", "PAUSED", "INTERRUPTED"]
 
 
 def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
@@ -53,6 +55,25 @@ def counts(ledger: LedgerReader) -> dict[str, Any]:
         "objective": ", ".join(map(str, ledger.spec.search.objectives)),
         "best": _best(ledger),
     }
+
+
+def state_of(ledger: LedgerReader) -> State:
+    """The state of a sweep. FAILED: every trial has ended, and some have failed; INTERRUPTED: no driver runs it."""
+    if is_driven(ledger.notes):
+        return "RUNNING"
+    states = {trial.state for trial in ledger.trials}
+    if len(ledger.trials) == ledger.total and states <= set(ENDED):
+        return next((state for state in ("FAILED", "STOPPED") if state in states), "COMPLETE")
+    request = read_orders(ledger.notes).sweep
+    if request is None:
+        return "INTERRUPTED"
+    return "STOPPED" if request.ask == "stop" else "PAUSED"
+
+
+def state_now(trial: Trial, ledger: LedgerReader) -> TrialState:
+    """A trial's state, INTERRUPTED where it was running and no driver runs it any more."""
+    is_interrupted = trial.state == TrialState.RUNNING and not is_driven(ledger.notes)
+    return TrialState.INTERRUPTED if is_interrupted else trial.state
 
 
 def _phase(ledger: LedgerReader) -> str:

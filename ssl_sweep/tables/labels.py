@@ -1,6 +1,6 @@
 """Display names of tables: knobs and metrics in the header, values in cells, rows by the values of their knobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssl_sweep.tracking.transcript import text, value_of
@@ -60,6 +60,11 @@ def value_text(value: Any) -> str:
     if value is None:
         return NOTHING
     return f"{value:g}" if isinstance(value, float) else text(value)
+
+
+def views_text(knobs: Mapping[str, Any]) -> str:
+    """`crop_scale_min 0.08, gray 0.2`: the views of trials, by the knobs that differ from recipe none."""
+    return ", ".join(f"{knob} {value_text(value)}" for knob, value in knobs.items()) or "crops and flips only"
 
 
 def row_name(key: Key, knobs: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -39,8 +40,15 @@ class Recorder:
         tracking_uri: str,
         spec: Mapping[str, Any],
         exchange: Callable[[], None] = lambda: None,
+        *,
+        pins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """exchange: fetches journals that other machines write, and sends the recorder's files."""
+        """Prepare to deliver.
+
+        exchange: fetches journals that other machines write, and sends the recorder's files.
+        pins: become tags of the parent run, as `ssl_sweep.pin.method local/mine`.
+        """
+        self._pins = {f"pin.{pin}": identity for pin, identity in pins.items()}
         self._folder, self._spec, self._exchange = folder, spec, exchange
         self._journal = Journal(folder)
         self._spool = Spool(folder)
@@ -55,7 +63,7 @@ class Recorder:
     def start(self) -> None:
         """Record the start of a driver, and start the thread."""
         self._journal.append(AttemptStarted(host=socket.gethostname(), pid=os.getpid()))
-        self._journal.append(TagsSet(tags=_summary(self._spec)))
+        self._journal.append(TagsSet(tags={**_summary(self._spec), **self._pins}))
         texts = {"spec.yaml": yaml.safe_dump(dict(self._spec), sort_keys=False), "spec.json": json.dumps(self._spec)}
         self.log_files(texts)
         self._thread.start()

@@ -77,7 +77,7 @@ class SweepRuns:
     def write(self, name: str, run_id: str, update: Update) -> None:
         """Write an update; may be repeated."""
         points = [Metric(_valid_name(point.name), point.value, point.time_ms, point.step) for point in update.points]
-        tags = [RunTag(key, _valid_value(value)) for key, value in update.tags.items()]
+        tags = [RunTag(_valid_name(key), _valid_value(value)) for key, value in update.tags.items()]
         with _rejections():
             self._client.log_batch(run_id, metrics=points[:MAX_POINTS], tags=tags)
             for start in range(MAX_POINTS, len(points), MAX_POINTS):

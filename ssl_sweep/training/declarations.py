@@ -38,6 +38,11 @@ def _no_groups(settings: Mapping[str, Any]) -> dict[str, int]:
     return {}
 
 
+def _no_labels(settings: Mapping[str, Any]) -> bool:
+    """The default of `needs_labels`."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingDeclarations:
     """Optional attributes of any module that `loop.fit` trains: a method, or the heads of an evaluation."""
@@ -54,13 +59,19 @@ class TrainingDeclarations:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodDeclarations(TrainingDeclarations):
-    """Optional attributes of a method; `pretrains` and `batch_groups` are read from its class, before it is built."""
+    """Optional attributes of a method; `pretrains` to `needs_labels` are read from its class, before it is built."""
 
     pretrains: bool = True
     """False: there is no pretraining, and evaluations start from the untrained encoder."""
 
+    view_recipe: str = "none"
+    """The views of the method's paper, a name in `data.recipes.RECIPES`: the defaults of a spec's `views`."""
+
     batch_groups: Callable[[Mapping[str, Any]], dict[str, int]] = _no_groups
     """Knob to value, of the knobs that divide a batch into groups; the workers must be able to share the groups."""
+
+    needs_labels: Callable[[Mapping[str, Any]], bool] = _no_labels
+    """Whether its loss reads labels with these knobs; a sweep of images without any is then refused."""
 
     projector: nn.Module | None = None
     """Maps features (N, D) to the projections that `health.votes_by: projections` compares."""

@@ -31,9 +31,9 @@ def gallery(encoder: nn.Module, splits: Splits, stage: Stage, folder: Path) -> l
     """Write images of an encoder's features of test images into `folder` and return their paths.
 
     `neighbours.png` has one query per row, then its nearest test images by cosine, framed by whether they have its
-    class (SAME) or not (OTHER). `map.png` shows the first two principal components, coloured by class; `map.json` has
-    their numbers: `points` [[x, y], ...], `labels` and the names of the `classes`. Nothing is written if a feature is
-    not finite.
+    class (SAME) or not (OTHER), if both have a label. `map.png` shows the first two principal components, coloured by
+    class; `map.json` has their numbers: `points` [[x, y], ...], `labels` (-1 for none) and the names of the `classes`.
+    Nothing is written if a feature is not finite.
     """
     pack = fixed_subset(splits.test, IMAGES)
     features, labels = (x.cpu() for x in extract(encoder, pack, splits.image_size, stage))  # (N, D), (N,)
@@ -68,6 +68,7 @@ def _grid(pack: Pack, rows: Tensor, image_size: int, stage: Stage) -> Tensor:
     tiles = _tiles(images.float().cpu())  # (Q·(1 + K), 3, T, T)
     truth = labels.cpu().view_as(rows)
     frames = torch.where((truth == truth[:, :1]).unsqueeze(2), torch.tensor(SAME), torch.tensor(OTHER))  # (Q, 1 + K, 3)
+    frames[(truth < 0) | (truth[:, :1] < 0)] = torch.tensor(QUERY)  # without a label, nothing is known
     frames[:, 0] = torch.tensor(QUERY)
     framed = frames.reshape(-1, 3, 1, 1).repeat(1, 1, tiles.shape[2] + 2 * FRAME, tiles.shape[3] + 2 * FRAME)
     framed[:, :, FRAME:-FRAME, FRAME:-FRAME] = tiles

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ssl_sweep.data.pack import labelled
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.losses import feature_std
@@ -28,6 +29,8 @@ from ssl_sweep.training.view_features import view_features
 METRICS = ("feature_std_val", "effective_rank", "alignment", "uniformity", "knn_top1_val")
 SPREADS = ("feature_std_val", "feature_std")  # 1: spread out, 0: collapsed
 TEMPERATURE = 0.1  # as the k-NN evaluation's default
+
+Labelled = tuple[Tensor, Tensor]  # features (N, D), labels (N,)
 
 
 class Collapsed(RuntimeError):  # noqa: N818 - the trial's tag has this name
@@ -108,30 +111,50 @@ def measure(
 ) -> dict[str, float]:
     """`METRICS` of an encoder after `epoch`; the same weights and epoch give the same values.
 
-    `project` is applied to features before they are compared for `knn_top1_val` (`voting_projector`).
+    `project` is applied to features before they are compared for `knn_top1_val` (`voting_projector`). Images without a
+    label have no part in that, and it is left out where no training or no validation image has one.
 
     Raises:
         Diverged: a feature is not finite.
     """
-    val, bank = fixed_subset(splits.val, health.images), fixed_subset(splits.train, health.bank)
+    val = fixed_subset(splits.val, health.images)
     with _evaluation_mode(encoder):
-        features, truth = extract(encoder, val, splits.image_size, stage)
-        voters, labels = extract(encoder, bank, splits.image_size, stage)
+        features = extract(encoder, val, splits.image_size, stage)
         rng = stage.generator("health", epoch)
         pair = [partial(augment.view, rng=rng, second=second) for second in (False, True)]
         views = view_features(encoder, val, pair, stage)
-        queries, keys = (features, voters) if project is None else _projected(project, features, voters)
-    for measured in (features, voters, views):
+        compared = _labelled_features(encoder, splits, health, features, stage)
+    for measured in (features[0], views, *(x for x, _ in compared)):
         if not bool(measured.isfinite().all()):
             raise Diverged(f"a feature is not a finite number after epoch {epoch}; lower lr or set clip_norm")
-    predicted = classify(queries, keys, labels, splits.num_classes, ks=(health.neighbours,), temperature=TEMPERATURE)
-    return {
-        "feature_std_val": float(feature_std(features)),
-        "effective_rank": effective_rank(features),
+    spread = {
+        "feature_std_val": float(feature_std(features[0])),
+        "effective_rank": effective_rank(features[0]),
         "alignment": alignment(views),
-        "uniformity": uniformity(features),
-        "knn_top1_val": top1(predicted, truth)[0],
+        "uniformity": uniformity(features[0]),
     }
+    if not compared:
+        return spread
+    (queries, truth), (voters, labels) = compared
+    if project is not None:
+        queries, voters = _projected(project, queries, voters)
+    predicted = classify(queries, voters, labels, splits.num_classes, ks=(health.neighbours,), temperature=TEMPERATURE)
+    return {**spread, "knn_top1_val": top1(predicted, truth)[0]}
+
+
+def _labelled_features(
+    encoder: nn.Module, splits: Splits, health: Health, features: Labelled, stage: Stage
+) -> tuple[Labelled, ...]:
+    """Features and labels of the images that are classified and of those that vote; nothing where one of them lacks.
+
+    `features` are those of the validation images, which serve where all have a label.
+    """
+    val, train = labelled(splits.val), labelled(splits.train)
+    if not len(val) or not len(train):
+        return ()
+    if val is not splits.val:
+        features = extract(encoder, fixed_subset(val, health.images), splits.image_size, stage)
+    return features, extract(encoder, fixed_subset(train, health.bank), splits.image_size, stage)
 
 
 @contextmanager

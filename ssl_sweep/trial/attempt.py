@@ -22,7 +22,9 @@ import torch
 from ssl_sweep.data.images import DataError
 from ssl_sweep.knobs.cost import costs
 from ssl_sweep.knobs.objective import COSTS
+from ssl_sweep.knobs.pins import PinError
 from ssl_sweep.models.distributed import Dismissed, is_of_a_lost_rank, rank
+from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
@@ -191,7 +193,7 @@ def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcom
 
 
 def failure_reason(error: BaseException) -> str:
-    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data` or `crash`."""
+    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data`, `plugin` or `crash`."""
     if disk.is_full(error):
         return "disk"
     kinds: dict[str, tuple[type[BaseException], ...]] = {
@@ -199,6 +201,7 @@ def failure_reason(error: BaseException) -> str:
         "diverged": (Diverged,),
         "collapsed": (Collapsed,),
         "data": (DataError,),
+        "plugin": (PluginError, PinError),
     }
     kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)

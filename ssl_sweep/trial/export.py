@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.encoder import STATISTICS
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.models.library import LibraryEncoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
+from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir import checkpoint
@@ -57,6 +59,7 @@ def read_trial(folder: Path) -> Trained:
     Raises:
         ExportError: the trial has none (yet), or another version of the package wrote it.
         CheckpointError: its file is damaged.
+        PinError, PluginError: its encoder is a plugin's that has changed since, or is not at hand.
     """
     try:
         record = TrialRecord.read(folder)
@@ -71,6 +74,7 @@ def read_trial(folder: Path) -> Trained:
     if state is None:
         method = record.config["method"]["name"]
         raise ExportError(f"{folder}: no encoder; the trial has not pretrained yet, or {method} does not pretrain")
+    check_pins(record.config, ("encoder",))
     encoder = _build(record.config["encoder"], record.config["data"]["image_size"], str(folder))
     return Trained(_filled(encoder, state["encoder"], str(folder)), record)
 
@@ -188,6 +192,8 @@ def _torchvision_vit(name: str, encoder: ViTEncoder) -> str:
 def _build(settings: Mapping[str, Any], image_size: int, place: str) -> Encoder:
     try:
         return build_encoder(settings, image_size)
+    except PluginError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         reason = f"this version of ssl_sweep cannot build {dict(settings)} ({error})"
         raise ExportError(f"{place}: {reason}") from error

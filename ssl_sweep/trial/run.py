@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torchvision.utils import make_grid, save_image
 
-from ssl_sweep.data.splits import Data, Splits, data_of, load_splits
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.splits import LABELS_REMEDY, Data, Splits, data_of, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.training.declarations import Method
@@ -91,9 +93,10 @@ class _Trial:
 
     def run(self) -> dict[str, float]:
         self.journal = Journal(self.workdir)
-        pretrained = methods.pretrains(self.config["method"]["name"])
         results: dict[str, float] = {}
         try:
+            check_pins(self.config)
+            pretrained = methods.pretrains(self.config["method"]["name"])
             if pretrained:
                 self._check_encoder()
                 results |= self._stage("pretrain", self._pretrain)
@@ -105,13 +108,14 @@ class _Trial:
         return results
 
     def run_worker(self, timeout: float | None) -> None:
+        check_pins(self.config)
         splits = self._open_data(timeout)  # before rank 0 needs it: while rank 0 waits, it gives no heartbeat
         if number := int(gather_no_grad(torch.zeros(1))[0]):
             self.precision = PRECISIONS[number - 1]  # rank 0's: nodes differ
             folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
             stage = self._begin("pretrain", folder, _ignore)
             augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
-            pretrain(self._method(), splits.train, augment, recipe, stage, lambda epoch: None)
+            pretrain(self._method(), splits.seen, augment, recipe, stage, lambda epoch: None)
         leave()
 
     def _open_data(self, timeout: float | None) -> Splits:
@@ -182,6 +186,8 @@ class _Trial:
 
     def _pretrain(self, key: str) -> dict[str, float]:
         splits = self.splits  # decoded before the lock is taken: trials wait for this one's heartbeats
+        for name in self.config["evaluate"]:
+            self._splits_for(name)  # without the labels that it needs, a pretraining would be in vain
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
         encoder = encoder_path(shared.folder)
         results = shared.get_or_run(partial(self._pretrain_shared, splits), lambda: is_whole(encoder))
@@ -211,7 +217,7 @@ class _Trial:
             with output.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
         self._instruct_others(pretrain=True)
-        metrics = pretrain(method, splits.train, augment, recipe, stage, report)
+        metrics = pretrain(method, splits.seen, augment, recipe, stage, report)
         # continued from a checkpoint of the last epoch, whose report may be incomplete
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
@@ -247,7 +253,17 @@ class _Trial:
             if state is None:
                 raise FileNotFoundError(f"{path} is gone; resume the sweep to make it again")
             encoder.load_state_dict(state["encoder"])
-        return load_evaluation(name).evaluate(encoder, self.splits, stage, **self.config["evaluate"][name])
+        return load_evaluation(name).evaluate(encoder, self._splits_for(name), stage, **self.config["evaluate"][name])
+
+    def _splits_for(self, evaluation: str) -> Splits:
+        """The splits that an evaluation sees: of labelled images alone, where it needs labels."""
+        if not load_evaluation(evaluation).needs_labels:
+            return self.splits
+        try:
+            return self.splits.labelled()
+        except DataError as error:
+            source = self.config["data"].get("labelled") or self.config["data"]["source"]
+            raise DataError(f"evaluate.{evaluation}: {error} in {source!r}; {LABELS_REMEDY}") from None
 
     def _report(self, metrics: dict[str, float], step: int) -> None:
         self.journal.report(metrics, step)
@@ -269,5 +285,5 @@ def _drop_stale_checkpoint(folder: Path, key: str) -> None:
     mark = folder / "key"
     if not mark.exists() or mark.read_text() != key:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # the name of a local evaluation has a slash
         mark.write_text(key)

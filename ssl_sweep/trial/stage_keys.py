@@ -11,7 +11,7 @@ from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
 
 STAGE_VERSION = 2  # raise it when the same config gives another result: finished stages then run again
-LATER_DATA = ("splits",)  # keys of `data` that older keys of stages lack: they count where they are set
+LATER_DATA = ("splits", "labelled")  # keys of `data` that older keys of stages lack: they count where they are set
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
@@ -33,14 +33,25 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
     unset = {name for name in LATER_DATA if config["data"].get(name) is None}
     used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root"}}
-    if health_of(config).on_collapse == "stop":  # otherwise it only measures
+    stops = health_of(config).on_collapse == "stop"  # otherwise it only measures
+    if stops:
         used["health"] = config["health"]
+    if stage == "pretrain" and not stops and "labelled" in used["data"]:
+        used["data"]["labelled"] = True  # nothing is held out of the images; which the others are does not matter
     if workers > 1 and not config["pretrain"].get("sync_batchnorm", True):
         used["workers"] = workers
+    if pins := _pins_of(config.get("pins", {}), stage):
+        used["pins"] = pins
     if stage != "pretrain":
         used["evaluate"] = {stage: config["evaluate"][stage]}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pins_of(pins: Mapping[str, str], stage: str) -> dict[str, str]:
+    """The pins without those of other evaluations."""
+    others, own = "evaluation ", f"evaluation {stage} "
+    return {pin: identity for pin, identity in pins.items() if f"{pin} ".startswith(own) or not pin.startswith(others)}
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -55,7 +55,7 @@ class MetricsReported(Event):
     @property
     def stage(self) -> str:
         """The stage that reported: the common prefix of the metrics' names."""
-        return next(iter(self.metrics), "").partition("/")[0]
+        return next(iter(self.metrics), "").rpartition("/")[0]
 
 
 class StageFinished(Event):

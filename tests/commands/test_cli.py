@@ -13,6 +13,7 @@ import mlflow
 import pytest
 import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
@@ -237,13 +238,35 @@ def test_plan_counts_what_will_run(tmp_path: Path) -> None:
 def test_plan_counts_the_images_where_they_are(tmp_path: Path) -> None:
     spec = written(tmp_path)
     counts = {"train_images": 1294, "val_images": 144, "test_images": 359, "classes": 10, "unlabelled": 0}
-    assert json.loads(ssl_sweep("plan", spec, "--json"))["data"] == {**counts, "warnings": []}
+    found = json.loads(ssl_sweep("plan", spec, "--json"))["data"]
+    assert found == {**counts, "lacking": [], "warnings": [], "labelled": None}
     assert "1,294 to train on, 144 for validation, 359 for testing, of 10 classes\n" in ssl_sweep("plan", spec)
     printed = ssl_sweep("plan", spec, "--set", "data.source=imagefolder:nowhere")
     assert "6  (" not in printed
     assert "4  (2 choices x 2 seeds)" in printed
     assert "images not counted: data.source: 'imagefolder:nowhere': " in printed
     assert len([line for line in printed.splitlines() if "nowhere" in line]) == 1
+
+
+def test_images_without_labels_are_pretrained_on_and_not_judged_by(tmp_path: Path) -> None:
+    for number in range(30):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    spec = written(tmp_path, data={"source": "imagefolder:.", "labelled": "digits", "image_size": 8})
+    printed = ssl_sweep("plan", spec)
+    assert "30 to train on, without labels" in printed
+    assert "evaluated on  1,294 to train on, 144 for validation, 359 for testing, of 10 classes\n" in printed
+    for words in (("plan", spec), ("run", spec, "--storage", tmp_path)):
+        said = ssl_sweep(*words, "--set", "data.labelled=null", expect=2).splitlines()
+        assert [line.partition(":")[0] for line in said] == ["evaluate.knn", "evaluate.linear"]
+        assert all(
+            line.endswith("name images with labels, as data.labelled: imagefolder:DIR, or use label_free")
+            for line in said
+        )
+    assert not (tmp_path / "ledger.db").exists()
+    alone = ("--set", "data.labelled=null", "--set", "evaluate={label_free: {}}", "--set", "table={}")
+    printed = ssl_sweep("plan", spec, *alone, "--set", "search.objective=maximize label_free/lidar_val")
+    assert "22 to train on, 2 for validation, 6 for testing, without labels\n" in printed
+    assert "data: health measures no knn_top1_val, which needs labels: no image of 'imagefolder:.' has one" in printed
 
 
 @pytest.mark.parametrize("spec", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)

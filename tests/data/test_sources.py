@@ -199,6 +199,38 @@ def test_parquet_fine_labels_and_an_image_column_known_by_type(tmp_path: Path) -
     assert shade(source.train, 1) == 6
 
 
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    for number in range(10):
+        write_image(tmp_path / f"{number}.png", number)
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = open_source("imagefolder:.", root=tmp_path)
+    assert source.classes == ()
+    assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([-1] * 8, [-1] * 2)
+    assert sorted(shade(images, row) for images in (source.train, source.test) for row in range(len(images))) == [
+        *range(10)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "labels"),
+    [
+        ("", "", ([-1, -1], [-1])),
+        ("", "cat", ([-1, -1], [0])),
+        ("cat", "", ([0, 0], [-1])),
+        ("cat", "cat", ([0, 0], [0])),
+    ],
+)
+def test_either_split_of_a_folder_may_be_flat(
+    tmp_path: Path, train: str, test: str, labels: tuple[list[int], list[int]]
+) -> None:
+    for number in range(2):
+        write_image(tmp_path / "train" / train / f"{number}.png")
+    write_image(tmp_path / "test" / test / "2.png")
+    source = open_source("imagefolder:.", root=tmp_path)
+    assert (source.train.labels.tolist(), source.test.labels.tolist()) == labels
+    assert source.classes == (("cat",) if train or test else ())
+
+
 def parquet_without(tmp_path: Path, column: str) -> None:
     table = pa.table({"a": plain([1]), "b": plain([2]), "image": plain([3]), "label": [0]})
     pq.write_table(table.drop_columns(column), tmp_path / "train.parquet")
@@ -454,7 +486,10 @@ def test_torchvision_set_that_is_not_there_is_not_downloaded(tmp_path: Path, nam
     [
         ("imagefoldr:x", "did you mean 'imagefolder:x'"),
         ("cifar10", "did you mean 'torchvision:CIFAR10'"),
-        ("qwertz", "no known kind; known: imagefolder:DIR, parquet:DIR, torchvision:NAME, digits"),
+        (
+            "qwertz",
+            "no known kind; known: imagefolder:DIR, .*arrow:DIR, webdataset:DIR, table:FILE, torchvision:NAME, digits",
+        ),
         ("digits:8", "should be written digits"),
         ("parquet", "should be written parquet:DIR"),
         ("imagefolder:", "should be written imagefolder:DIR"),

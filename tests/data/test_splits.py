@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, load_splits
 from ssl_sweep.data.stratify import stratified_split
 
@@ -58,6 +62,12 @@ def test_images_without_a_label_are_split_as_a_class_of_their_own() -> None:
     assert Counter(labels[held].tolist()) == {-1: 10, 0: 4, 1: 2}
     assert Counter(labels[kept].tolist()) == {-1: 90, 0: 36, 1: 18}
     assert len(stratified_split(torch.full((50,), -1), 0.2, 0)[1]) == 10
+
+
+def png(shade: int) -> bytes:
+    buffer = BytesIO()
+    Image.new("L", (8, 8), shade).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def test_splits_of_digits(tmp_path: Path) -> None:
@@ -137,6 +147,84 @@ def test_only_the_named_classes_are_kept_and_numbered_anew(tmp_path: Path) -> No
     assert len(two.test) == int(torch.isin(whole.test.labels, torch.tensor([4, 9])).sum())
     with pytest.raises(DataError, match="'ten' is not a class of these images; there are '0', '1'"):
         load_splits(Data(source="digits", image_size=8, classes=("ten",)), root=tmp_path, cache=tmp_path)
+
+
+def lay_out(folder: Path, count: int, classes: str = "ab") -> None:
+    """`count` images below `folder`, each a shade of its own, by class folders or flat."""
+    for number in range(count):
+        path = folder / (classes[number % len(classes)] if classes else "") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(path)
+
+
+def shades(pack: Pack) -> list[int]:
+    return sorted(pack.batch(torch.arange(len(pack))).pixels[:, 0, 0, 0].tolist())
+
+
+def test_with_labelled_images_of_their_own_the_method_sees_all_others(tmp_path: Path) -> None:
+    lay_out(tmp_path / "photos", 30, classes="")
+    lay_out(tmp_path / "named", 20)
+    data = Data(source="imagefolder:photos", labelled="imagefolder:named", image_size=8, val_fraction=0.25)
+    splits = load_splits(data, root=tmp_path, cache=tmp_path / "cache")
+    alone = load_splits(replace(data, source="imagefolder:named", labelled=None), root=tmp_path, cache=tmp_path / "own")
+    assert shades(splits.seen) == list(range(30))
+    assert splits.seen.labels.tolist() == [-1] * 30
+    for name in ("train", "val", "test"):
+        assert shades(getattr(splits, name)) == shades(getattr(alone, name))
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (12, 4, 4)
+    assert splits.num_classes == 2
+    few = load_splits(replace(data, train_images=7, classes=("b",)), root=tmp_path, cache=tmp_path / "cache")
+    assert (len(few.seen), len(few.train), few.train.classes) == (7, 6, ("b",))
+
+
+def test_a_test_split_of_its_own_is_not_pretrained_on(tmp_path: Path) -> None:
+    lay_out(tmp_path / "set/train", 10, classes="")
+    lay_out(tmp_path / "set/test", 3, classes="")
+    data = Data(source="imagefolder:set", labelled="digits", image_size=8)
+    splits = load_splits(data, root=tmp_path, cache=tmp_path)
+    assert (len(splits.seen), len(splits.train)) == (10, 1294)
+    plain = load_splits(replace(data, labelled=None), root=tmp_path, cache=tmp_path)
+    assert len(plain.seen) == len(plain.train) == 9
+    assert len(list(tmp_path.glob("imagefolder-*/meta.json"))) == 1  # one pack serves both
+
+
+def test_a_labelled_set_that_is_missing_is_named_by_its_key(tmp_path: Path) -> None:
+    data = Data(source="digits", labelled="imagefolder:nowhere", image_size=8)
+    with pytest.raises(DataError, match=r"^data.labelled: 'imagefolder:nowhere': .* is not a folder"):
+        load_splits(data, root=tmp_path, cache=tmp_path)
+
+
+def test_of_images_that_lack_labels_in_part_the_labelled_ones_are_told_apart(tmp_path: Path) -> None:
+    labels = ([0, 1] * 10 + [-1] * 20, [0, 1, -1])
+    for name, values in zip(("train", "test"), labels, strict=True):
+        images = [png(shade) for shade in range(len(values))]
+        pq.write_table(pa.table({"image": images, "label": values}), tmp_path / f"{name}.parquet")
+    splits = load_splits(Data(source="parquet:.", image_size=8), root=tmp_path, cache=tmp_path / "cache")
+    assert Counter(splits.seen.labels.tolist()) == {0: 9, 1: 9, -1: 18}
+    known = splits.labelled()
+    assert Counter(known.train.labels.tolist()) == {0: 9, 1: 9}
+    assert (Counter(known.val.labels.tolist()), known.test.labels.tolist()) == ({0: 1, 1: 1}, [0, 1])
+    assert len(known.seen) == 18
+    assert shades(known.val) == [shade for shade in shades(splits.val) if shade < 20]
+    both = load_splits(Data(source="digits", image_size=8), root=tmp_path, cache=tmp_path / "cache")
+    assert all(getattr(both.labelled(), name) is getattr(both, name) for name in ("train", "val", "test"))
+
+
+@pytest.mark.parametrize(("flat", "split"), [("train", "training"), ("test", "test")])
+def test_a_split_without_any_label_is_named(tmp_path: Path, flat: str, split: str) -> None:
+    for name in ("train", "test"):
+        lay_out(tmp_path / name, 10, classes="" if name == flat else "ab")
+    splits = load_splits(Data(source="imagefolder:.", image_size=8), root=tmp_path, cache=tmp_path / "cache")
+    with pytest.raises(DataError, match=f"no {split} image has a label"):
+        splits.labelled()
+
+
+def test_images_without_classes_have_no_labels_in_a_batch(tmp_path: Path) -> None:
+    lay_out(tmp_path / "photos", 10, classes="")
+    splits = load_splits(Data(source="imagefolder:photos", image_size=8), root=tmp_path, cache=tmp_path)
+    assert (splits.num_classes, splits.train.batch(torch.arange(3)).labels) == (0, None)
+    with pytest.raises(DataError, match=r"data.classes: these images have no labels; leave it out"):
+        load_splits(Data(source="imagefolder:photos", image_size=8, classes=("a",)), root=tmp_path, cache=tmp_path)
 
 
 def test_another_source_is_split_alike_and_keeps_its_own_classes(tmp_path: Path) -> None:

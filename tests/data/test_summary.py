@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, load_splits
@@ -18,7 +19,32 @@ def test_the_sizes_are_those_of_the_splits(tmp_path: Path, fields: dict[str, Any
     found, splits = summarize(data, root=tmp_path), load_splits(data, root=tmp_path, cache=tmp_path)
     assert (found.train_images, found.val_images) == (len(splits.train), len(splits.val))
     assert (found.test_images, found.classes) == (len(splits.test), splits.num_classes)
-    assert (found.unlabelled, found.warnings) == (0, ())
+    assert (found.unlabelled, found.lacking, found.warnings, found.labelled) == (0, (), (), None)
+
+
+def photos(folder: Path, count: int, classes: str = "") -> None:
+    for number in range(count):
+        path = folder / (classes[number % len(classes)] if classes else "") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"labelled": "imagefolder:named"}, {"labelled": "imagefolder:named", "train_images": 12}]
+)
+def test_without_labels_too(tmp_path: Path, fields: dict[str, Any]) -> None:
+    photos(tmp_path / "flat", 20)
+    photos(tmp_path / "named", 30, "ab")
+    data = Data(source="imagefolder:flat", image_size=8, **fields)
+    found, splits = summarize(data, root=tmp_path), load_splits(data, root=tmp_path, cache=tmp_path)
+    assert (found.train_images, found.classes) == (len(splits.seen), 0)
+    assert found.lacking == ("train", "val", "test")
+    judged = found.labelled or found
+    sizes = (len(splits.val), len(splits.test), splits.num_classes)
+    assert (judged.val_images, judged.test_images, judged.classes) == sizes
+    if found.labelled:
+        assert (found.val_images, found.test_images, found.unlabelled) == (0, 0, found.train_images)
+        assert (judged.train_images, judged.lacking, judged.unlabelled) == (len(splits.train), (), 0)
 
 
 def test_no_image_is_opened(tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_a_photo_on_its_side_is_measured_upright(tmp_path: Path) -> None:
     assert read_annotation(tmp_path, "a", on_error="raise").size == (40, 60)
 
 
+def test_an_orientation_that_means_nothing_turns_nothing(tmp_path: Path) -> None:
+    write_image(tmp_path, "a", [GOOD])
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / "a.jpg", exif=exif)
+    assert read_annotation(tmp_path, "a", on_error="raise").size == (40, 60)
+
+
+def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    write_sets(tmp_path, train="a b c d", val="v", test="e")
+    path = tmp_path / "ImageSets" / "Main" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert names(load(tmp_path).train) == "a b c d"
+
+
 def test_a_box_that_crosses_the_edge_ends_there(tmp_path: Path) -> None:
     write_image(tmp_path, "a", [("cat", (0, 30, 61, 44))])
     assert read_annotation(tmp_path, "a", on_error="raise").boxes.tolist() == [[0, 29, 60, 40]]

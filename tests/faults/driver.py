@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import typer
 
-from ssl_sweep.commands.driving import _drive as run_and_exit
-from ssl_sweep.commands.shared import user_errors
-from ssl_sweep.spec.sweep import from_dump
-from ssl_sweep.storage.open import find_storage
+from ssl_sweep.api.handle import run
+from ssl_sweep.commands.driving import _show as run_and_exit
+from ssl_sweep.commands.shared import err, user_errors
 from ssl_sweep.sweep import drive
 from ssl_sweep.trial import attempt as attempts
 from ssl_sweep.trialdir import checkpoint
@@ -62,7 +61,7 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
     drive.run_sweep = lambda *wiring, **knobs: run_sweep(*wiring, **knobs, work=work)
     try:
         with user_errors():
-            run_and_exit(from_dump({**SPEC, "name": name}), find_storage(storage), None)
+            run_and_exit(lambda: run({**SPEC, "name": name}, storage=storage, console=err))
     except typer.Exit as error:
         return error.exit_code
 

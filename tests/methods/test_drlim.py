@@ -119,6 +119,16 @@ def test_where_all_are_similar_no_pair_is_called_dissimilar(images: Images) -> N
     assert not batch["dissimilar"].any()
 
 
+def test_images_without_a_label_are_similar_to_none_but_themselves(images: Images) -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, -1, -1, -1])
+    batch = draw(build(pairs="label"), labelled(images, labels.tolist()))
+    rows = torch.arange(8).repeat(5)
+    alone = labels[rows] < 0
+    assert torch.equal(batch["similar"][alone] % 8, rows[alone])
+    assert (batch["other"][alone] % 8 != rows[alone]).all()
+    assert torch.equal(labels[batch["similar"] % 8], labels[rows])
+
+
 def test_pairs_by_label_need_labels(images: Images) -> None:
     with pytest.raises(ValueError, match="pairs is 'label', but the images have no labels; use 'neighbours'"):
         draw(build(pairs="label"), images)

@@ -36,6 +36,20 @@ def test_one_label_alone_separates_nothing() -> None:
     assert separation(torch.zeros(5, 2), torch.zeros(5)) == 0
 
 
+def test_points_without_a_label_separate_nothing() -> None:
+    points, labels = noise(9, 3), torch.tensor([0, 0, -1, 1, 1, -1, -1, 1, 0])
+    known = labels >= 0
+    assert torch.isclose(separation(points, labels), separation(points[known], labels[known]))
+    assert separation(points, torch.full((9,), -1)) == 0
+
+
+def test_a_point_without_a_label_is_grey() -> None:
+    colors = colors_of(torch.tensor([0, -1]), torch.zeros(2, dtype=torch.int64), 1, 1)
+    assert colors[1].tolist() == pytest.approx([0.6] * 3)
+    assert colors[0].tolist() != colors[1].tolist()
+    assert colors_of(torch.tensor([-1]), torch.zeros(1, dtype=torch.int64), 0, 1).isfinite().all()
+
+
 def test_the_principal_plane_keeps_the_two_widest_directions() -> None:
     plane = noise(50, 2) * torch.tensor([5.0, 2.0])
     turned = torch.linalg.qr(noise(6, 6))[0][:2]

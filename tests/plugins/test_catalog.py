@@ -9,6 +9,7 @@ import pytest
 from ssl_sweep.knobs import knobs
 from ssl_sweep.plugins import catalog
 from ssl_sweep.plugins.catalog import PluginError
+from ssl_sweep.spec.sections import check_named
 
 METHOD = "class Method:\n    def __init__(self, encoder, *, size: int = {size}): ...\n"
 
@@ -100,6 +101,24 @@ def test_a_broken_plugin_is_one_message(folder: Path, text: str, message: str) -
     assert knobs.names("methods")
     with pytest.raises(PluginError, match=message):
         knobs.load("methods", "local/mine")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "size: Tensor = None",
+            r"mine.py: an annotation of Method cannot be read: name 'Tensor' is not defined; import",
+        ),
+        ("size: Thing = None", r"mine.py: a keyword-only argument of Method is no knob .*; make it a number, a text"),
+    ],
+)
+def test_an_argument_that_is_no_knob_is_one_message(folder: Path, argument: str, message: str) -> None:
+    text = f"from __future__ import annotations\nclass Thing: ...\n{METHOD}".replace("size: int = {size}", argument)
+    (folder / "methods" / "mine.py").write_text(text)
+    catalog.use(folder)
+    with pytest.raises(ValueError, match=message):
+        check_named("methods", "local/mine")
 
 
 def test_an_unknown_local_plugin_names_those_that_are_there(folder: Path) -> None:

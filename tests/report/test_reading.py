@@ -60,6 +60,16 @@ def test_the_head_says_which_methods_a_search_has_tried(sweep: Sweep) -> None:
     assert summary.facts(replace(sweep, runs=runs.head(0)))["method"] == "autoencoder"  # as the spec has it
 
 
+def test_the_head_says_the_views_of_each_method(sweep: Sweep) -> None:
+    methods = ["simclr" if index % 2 else "moco" for index in range(len(sweep.runs))]
+    views = {"views.gray": 0.2, "views.flip": 0.5, "views.overlay_alpha": 0.1, "views.blur_second": "null"}
+    runs = sweep.runs.assign(**{"method.name": methods, **views})
+    assert summary.facts(replace(sweep, runs=runs))["views"] == "gray 0.2"  # alpha is searched
+    blurred = runs.assign(**{"views.blur": [0.5 if name == "moco" else 0.0 for name in methods]})
+    assert summary.facts(replace(sweep, runs=blurred))["views"] == "moco: gray 0.2, blur 0.5; simclr: gray 0.2"
+    assert "views" not in summary.facts(replace(sweep, runs=runs.head(0)))
+
+
 def test_the_best_choice_has_the_best_mean(sweep: Sweep) -> None:
     means = sweep.runs.groupby("choice")["finetune/top1_val"].mean()
     assert sweep.choices[0].number == means.idxmax()

@@ -48,6 +48,8 @@ def test_folders_outside_the_roots_are_refused(roots: list[Path], kind: str, fol
     (roots[0] / "link").symlink_to("/etc")
     said = refused(roots, [f'data.source="{kind}:{folder}"'.replace("\0", "\\0")])
     assert "data.source" in said
+    said = refused(roots, [f'data.labelled="{kind}:{folder}"'.replace("\0", "\\0")])
+    assert "data.labelled" in said
     assert "name a folder below" in said
 
 

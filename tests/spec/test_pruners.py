@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.pruners import Halving, Median
 from ssl_sweep.spec.pruning import max_epochs
-from ssl_sweep.spec.sweep import SweepSpec, differences, from_dump
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
 
 
 def spec(evaluate: Any = None, **search: Any) -> SweepSpec:

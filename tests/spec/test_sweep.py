@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 import ssl_sweep.methods
+from ssl_sweep.data.recipes import DEFAULTS
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec import sweep as spec
+from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.sweep import SweepSpec
 
 
@@ -105,7 +107,7 @@ def test_resolve_is_plain_and_whole() -> None:
     assert config["precision"] == "auto"
     assert config["data"] == {**sweep.data, "root": "/somewhere"}
     assert config["method"] == {"name": "toy_contrast", "temperature": 0.5, "queue": 8, "layers": [8, 8]}
-    assert config["views"] == {**sweep.views, "overlay_alpha": 0.1}
+    assert config["views"] == DEFAULTS | {"flip": 0.0, "overlay_alpha": 0.1}
     assert config["encoder"]["name"] == "resnet18"
     assert config["evaluate"] == sweep.evaluate
     assert config["pretrain"] == sweep.pretrain
@@ -207,7 +209,7 @@ def test_a_dump_gives_the_spec_again() -> None:
     stored = json.loads(json.dumps(sweep.model_dump(mode="json")))
     again = spec.from_dump(stored)
     assert again == sweep
-    assert spec.differences(sweep, again) == []
+    assert differences(sweep, again) == []
     assert again.root == Path("/data")
     assert spec.space(again) == spec.space(sweep)
 
@@ -224,8 +226,8 @@ def test_differences_name_each_key_and_both_values() -> None:
     changed["search"]["seeds"] = 3
     changed["pretrain"] = {"epochs": 7}
     changed["evaluate"]["linear"] = {}
-    differences = spec.differences(made(), SweepSpec.model_validate(changed))
-    assert "search.seeds: [0, 1] became [0, 1, 2]" in differences
-    assert "pretrain.epochs: 50 became 7" in differences
-    assert "evaluate.linear.epochs: nothing became 5" in differences
-    assert "retries" not in " ".join(differences)
+    changed = differences(made(), SweepSpec.model_validate(changed))
+    assert "search.seeds: [0, 1] became [0, 1, 2]" in changed
+    assert "pretrain.epochs: 50 became 7" in changed
+    assert "evaluate.linear.epochs: nothing became 5" in changed
+    assert "retries" not in " ".join(changed)

@@ -74,3 +74,12 @@ def test_a_terminal_is_drawn_on_and_gets_no_lines(spec: SweepSpec, monkeypatch: 
     shown.reported(TRIAL, MetricsReported(metrics={"pretrain/loss": 1.0}, step=1))
     shown.ended(replace(TRIAL, state="COMPLETE", results={"knn/top1_val": 51.25}))
     assert text.getvalue() == ""
+
+
+def test_the_bar_has_a_line_of_its_own(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, text, _ = watched(spec, monkeypatch, force_terminal=True)
+    shown.ended(replace(TRIAL, trial_id="t1", state="COMPLETE"))
+    shown.started(TRIAL)
+    Console(file=text, width=200).print(shown._render())
+    header, bar, row = (line.rstrip() for line in text.getvalue().splitlines())
+    assert (header.split()[0], set(bar), row) == ("watched", {"━"}, "choice 3  seed 1  attempt 1  starting")

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, Splits, load_splits
-from ssl_sweep.training.gallery import FRAME, IMAGES, NEIGHBOURS, OTHER, QUERIES, SAME, gallery, nearest
+from ssl_sweep.training.gallery import FRAME, IMAGES, NEIGHBOURS, OTHER, QUERIES, QUERY, SAME, gallery, nearest
 from ssl_sweep.training.loop import Stage
 
 PADDING, TILE = 4, 64 + 2 * FRAME
@@ -99,6 +99,15 @@ def test_frames_say_whether_a_neighbour_has_the_querys_class(tmp_path: Path, cac
         for column, other in enumerate(others, start=1):
             same = pack.labels[query] == pack.labels[other]
             assert close(frame_of(grid, row, column), SAME if same else OTHER), (row, column)
+
+
+def test_images_without_a_label_are_framed_as_the_query_and_numbered_minus_one(tmp_path: Path, cache: Path) -> None:
+    splits = digits(cache)
+    splits.test.labels, splits.test.classes = torch.full((len(splits.test),), -1), ()
+    gallery(Pixels(), splits, stage(tmp_path), tmp_path)
+    assert set(json.loads((tmp_path / "map.json").read_text())["labels"]) == {-1}
+    grid = shown(tmp_path, "neighbours.png")
+    assert all(close(frame_of(grid, 0, column), QUERY) for column in range(1 + NEIGHBOURS))
 
 
 def test_all_trials_show_the_same_images(tmp_path: Path, cache: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs
@@ -80,6 +81,36 @@ def test_every_trial_is_measured_on_the_same_images(splits: Splits, stage: Stage
     assert first == measure(fixed, splits, Augment(8), health, stage, 1)
     other = measure(fixed, splits, Augment(8), health, replace(stage, seed=4), 2)
     assert {name for name in METRICS if first[name] != other[name]} == {"alignment"}  # whose views are drawn anew
+
+
+def relabelled(splits: Splits, *, every: int) -> Splits:
+    """The splits with a label on each `every`-th image alone."""
+
+    def only_some(pack: Pack) -> Pack:
+        view = pack.subset(torch.arange(len(pack)))
+        view.labels = torch.where(torch.arange(len(pack)) % every == 0, pack.labels, -1)
+        return view
+
+    return replace(splits, train=only_some(splits.train), val=only_some(splits.val))
+
+
+def test_images_without_a_label_have_no_part_in_the_vote(splits: Splits, stage: Stage) -> None:
+    fixed, health = encoder(), Health(images=10**6, bank=10**6)
+    some = relabelled(splits, every=3)
+    found, whole = (measure(fixed, each, Augment(8), health, stage, 1) for each in (some, splits))
+    known = measure(fixed, some.labelled(), Augment(8), health, stage, 1)
+    assert found["knn_top1_val"] == known["knn_top1_val"]
+    assert {name for name in METRICS if found[name] != whole[name]} == {"knn_top1_val"}  # the rest is of all images
+
+
+def test_without_labels_there_is_no_vote(splits: Splits, stage: Stage) -> None:
+    found = measure(encoder(), relabelled(splits, every=10**6), Augment(8), Health(), stage, 1)
+    assert tuple(found) == METRICS  # one of each split has a label
+    for split in ("train", "val"):
+        pack = getattr(splits, split).subset(torch.arange(50))
+        pack.labels = torch.full((50,), -1)
+        lacking = replace(splits, **{split: pack})
+        assert tuple(measure(encoder(), lacking, Augment(8), Health(), stage, 1)) == METRICS[:-1]
 
 
 def test_projections_can_vote(splits: Splits, stage: Stage) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -160,6 +161,67 @@ def test_a_stage_key_covers_what_can_change_its_result() -> None:
     assert stage_key(base, "pretrain", "fp32") == stage_key(other, "pretrain", "fp32")
     assert stage_key(base, "linear", "fp32") != stage_key(other, "linear", "fp32")
     assert stage_key(base, "knn", "fp32") == stage_key(other, "knn", "fp32")
+
+
+def test_labelled_images_matter_to_evaluations_and_their_presence_to_pretraining() -> None:
+    none, digits, other = (
+        config(data={**SPEC["data"], "labelled": labelled}) for labelled in (None, "digits", "imagefolder:other")
+    )
+    older = {**none, "data": {name: value for name, value in none["data"].items() if name != "labelled"}}
+    for stage in ("pretrain", "knn"):
+        assert stage_key(none, stage, "fp32") == stage_key(older, stage, "fp32")
+    assert len({stage_key(each, "knn", "fp32") for each in (none, digits, other)}) == 3
+    assert stage_key(digits, "pretrain", "fp32") == stage_key(other, "pretrain", "fp32")
+    assert stage_key(none, "pretrain", "fp32") != stage_key(digits, "pretrain", "fp32")
+    digits, other = ({**each, "health": {**each["health"], "on_collapse": "stop"}} for each in (digits, other))
+    assert stage_key(digits, "pretrain", "fp32") != stage_key(other, "pretrain", "fp32")
+
+
+def lay_out_photos(folder: Path) -> None:
+    """Noise around a shade for each of two classes: by class folders, and all flat in one folder."""
+    rng = np.random.default_rng(0)
+    for number in range(64):
+        pixels = rng.integers(0, 60, (12, 10, 3), dtype=np.uint8) + 150 * (number % 2)
+        for place in (f"named/{'ab'[number % 2]}", "flat"):
+            path = folder / place / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def test_pretrained_on_photos_without_labels_and_evaluated_on_labelled_ones(tmp_path: Path) -> None:
+    lay_out_photos(tmp_path)
+    data = {"source": "imagefolder:flat", "labelled": "imagefolder:named", "image_size": 8, "val_fraction": 0.25}
+    wanted = config(data=data, pretrain={**SPEC["pretrain"], "batch_size": 16}, evaluate={"knn": {"k": 3}})
+    wanted["data"]["root"] = str(tmp_path)
+    results = trial.run(wanted, ignore, tmp_path / "trial", cache=tmp_path / "cache")
+    assert results["knn/top1_val"] > 90  # by brightness alone
+    assert results["knn/top1_test"] > 90
+    assert results["pretrain/knn_top1_val"] > 90
+    assert set(json.loads((tmp_path / "trial/artifacts/map.json").read_text())["labels"]) == {0, 1}
+
+
+def test_without_any_labels_it_is_pretrained_and_evaluated_without_them(tmp_path: Path) -> None:
+    lay_out_photos(tmp_path)
+    data = {"source": "imagefolder:flat", "image_size": 8, "val_fraction": 0.25}
+    label_free, by_rank = (
+        {"label_free": {"view_images": 8, "views": 2}},
+        {"objective": "maximize label_free/rankme_val"},
+    )
+    wanted = config(data=data, pretrain={**SPEC["pretrain"], "batch_size": 16}, evaluate=label_free, search=by_rank)
+    wanted["data"]["root"] = str(tmp_path)
+    results = trial.run(wanted, ignore, tmp_path / "trial", cache=tmp_path / "cache")
+    assert {"pretrain/effective_rank", "label_free/rankme_test"} <= results.keys()
+    assert "pretrain/knn_top1_val" not in results
+    assert set(json.loads((tmp_path / "trial/artifacts/map.json").read_text())["labels"]) == {-1}
+
+
+def test_without_labels_an_evaluation_that_needs_them_ends_the_trial_before_pretraining(tmp_path: Path) -> None:
+    lay_out_photos(tmp_path)
+    wanted = config(data={"source": "imagefolder:flat", "image_size": 8}, evaluate={"knn": {}})
+    wanted["data"]["root"] = str(tmp_path)
+    with pytest.raises(DataError, match=r"evaluate.knn: .*'imagefolder:flat'.*data.labelled"):
+        trial.run(wanted, ignore, tmp_path / "trial", cache=tmp_path / "cache")
+    assert not (tmp_path / "trial/encoder.pt").exists()
 
 
 def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics() -> None:

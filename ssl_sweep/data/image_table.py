@@ -1,0 +1,169 @@
+"""`table:FILE`: a CSV, TSV or Parquet file that lists image files, their labels and, if it likes, their splits."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ssl_sweep.data.class_numbers import class_numbers, label_of_text, names_of
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, stat_file
+from ssl_sweep.data.parquet import ParquetShard
+from ssl_sweep.data.paths import below
+from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
+from ssl_sweep.data.unreadable import open_image, readable
+
+PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
+LABELS = ("label", "labels", "class", "target", "category")
+SPLITS = ("split", "fold", "subset", "set", "partition")
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+Columns = dict[str, list[str]]  # values as text, "" for none
+
+
+class Row(NamedTuple):
+    place: str  # in the table, for messages
+    file: str
+    label: str
+    split: str
+
+
+class Split(NamedTuple):
+    train: list[Row]
+    test: list[Row] | None
+    fingerprint: dict[str, str | int]
+    notes: list[str]
+
+
+def image_table(name: str, path: Path, root: Path, split_seed: int, splits: SplitNames | None) -> Source:
+    """The rows of FILE by its column of splits; without one, or without a test split, a fifth of train is held out.
+
+    Files are relative to FILE's folder, and below it or below `root`.
+    """
+    train, test, fingerprint, notes = split_rows(path, *read_rows(path, root), splits)
+    rows = [*train, *(test or ())]
+    files = {row.file: stat_or_none(row.file) for row in rows}
+    notes += missing_notes(path, [row for row in rows if files[row.file] is None], len(files))
+    if both := {row.file for row in train} & {row.file for row in test or ()}:
+        notes.append(f"{len(both):,} images are in train and in test, such as {min(both)}")
+    known = [stat_file(path), *(file or File(missing, -1, 0) for missing, file in files.items())]
+    fingerprint |= {"kind": "table", "folder": str(path), "files": digest(known, Path())}
+    if test is None:
+        fingerprint["split_seed"] = split_seed
+    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+
+
+def split_rows(path: Path, rows: list[Row], has_splits: bool, names: SplitNames | None) -> Split:
+    if not has_splits:
+        if names:
+            raise DataError(f"data.splits: {path} has no column of splits ({', '.join(SPLITS)}); add one")
+        return Split(rows, None, {}, [])
+    there = sorted({row.split for row in rows if row.split})
+    train, test = find_splits(there, names, path)
+    if train is None:
+        raise DataError(f"{path}: its splits are {', '.join(there)}; name the one to train on by data.splits.train")
+    learned, tested = ([row for row in rows if row.split == split] for split in (train, test))
+    return Split(learned, tested if test else None, fingerprint_of(train, test), split_notes(there, train, test, names))
+
+
+def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int) -> Contents:
+    classes = names_of(label_of_text(row.label) for row in train)
+    images = image_list(train, classes)
+    if test is None:
+        return Contents(*hold_out_test(images, split_seed), classes)
+    return Contents(images, image_list(test, classes), classes)
+
+
+def image_list(rows: Sequence[Row], classes: tuple[str, ...]) -> ImageList:
+    def name(row: int) -> str:
+        return f"{rows[row].place}: {rows[row].file}"
+
+    labels = class_numbers([label_of_text(row.label) for row in rows], classes, None, name)
+    return ImageList(labels, name, lambda row: open_image(rows[row].file))
+
+
+def read_rows(path: Path, root: Path) -> tuple[list[Row], bool]:
+    """The table's rows, and whether it says their splits."""
+    places, columns = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path)
+    file_column, label_column, split_column = (find_column(columns, names) for names in (PATHS, LABELS, SPLITS))
+    if file_column is None:
+        remedy = f"write a line of names first, and call the one of the image files {PATHS[0]!r}"
+        raise DataError(f"{path}: no column of image files among {', '.join(columns) or 'none'}; {remedy}")
+    if not places:
+        raise DataError(f"{path}: lists no images; add a row for each")
+    none = [""] * len(places)
+    values = [columns[column] if column else none for column in (file_column, label_column, split_column)]
+    rows = [
+        Row(place, file_of(place, written, path, root), label, split)
+        for place, written, label, split in zip(places, *values, strict=True)
+    ]
+    return rows, split_column is not None
+
+
+def file_of(place: str, written: str, path: Path, root: Path) -> str:
+    if not written:
+        raise DataError(f"{place}: names no file; write one or remove the row")
+    try:
+        return below(written, path.parent, root)
+    except ValueError as error:
+        remedy = "move the table or set SSL_SWEEP_DATA to a folder that has both"
+        raise DataError(f"{place}: {error}; {remedy}") from None
+
+
+def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    lowered = {column.strip().lower(): column for column in columns}
+    return next((lowered[name] for name in names if name in lowered), None)
+
+
+def read_text(path: Path) -> tuple[list[str], Columns]:
+    """The place of each row, and its values by column."""
+    with readable(path, "table", csv.Error, UnicodeDecodeError), path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        lines = csv.reader(file, delimiter=delimiter(path, first), strict=True)
+        header = next(lines, [])
+        places, rows = [], []
+        for line in lines:
+            if not line:
+                continue
+            place = f"{path}:{lines.line_num}"
+            if len(line) != len(header):
+                remedy = "put values with the separator in them into double quotes"
+                raise DataError(f"{place}: has {len(line)} values, and the header has {len(header)}; {remedy}")
+            places.append(place)
+            rows.append(line)
+    return places, {name: [row[index].strip() for row in rows] for index, name in enumerate(header)}
+
+
+def delimiter(path: Path, header: str) -> str:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(",;\t", key=header.count)
+
+
+def read_parquet(path: Path) -> tuple[list[str], Columns]:
+    shard = ParquetShard(path)
+    wanted = [name for name in shard.schema.names if name.lower() in (*PATHS, *LABELS, *SPLITS)]
+    columns = {name: [text_of(value) for value in shard.column(name).to_pylist()] for name in wanted}
+    return [f"{path} row {row}" for row in range(sum(shard.group_rows))], columns
+
+
+def text_of(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def stat_or_none(file: str) -> File | None:
+    try:
+        return stat_file(file)
+    except OSError:
+        return None
+
+
+def missing_notes(path: Path, missing: Sequence[Row], total: int) -> list[str]:
+    """A note on rows whose files are not there. Raises DataError if none is: then the folder is another."""
+    if not missing:
+        return []
+    first = f"{missing[0].place}: {missing[0].file}"
+    if len({row.file for row in missing}) == total:
+        raise DataError(f"{first} is missing, as is every other file; paths start at {path.parent}, the table's folder")
+    return [f"{len(missing):,} of {total:,} files missing; the first is {first}"]

@@ -1,0 +1,48 @@
+"""The views of a sweep's choices, for people to read and to compare."""
+
+from typing import Any, NamedTuple
+
+from ssl_sweep.data.recipes import unusual
+from ssl_sweep.knobs import methods
+from ssl_sweep.spec.choices import combined
+from ssl_sweep.spec.sections import CASE
+from ssl_sweep.spec.sweep import SweepSpec, resolve
+
+_DECIDE = (CASE, "method", "views.recipe")  # of the searched knobs, those by which whole sets of views differ
+_SECTION = "views."
+
+
+class ViewSet(NamedTuple):
+    """The views of the choices with one case, method and recipe; every searched knob has its first value."""
+
+    of: str  # the case, else the method, with the recipe if it is searched
+    views: dict[str, Any]
+    used: bool  # whether the method pretrains
+
+
+def view_sets(spec: SweepSpec) -> list[ViewSet]:
+    """The views of each case, method and searched recipe, in the order of the search."""
+    sets = []
+    for choice in combined(spec.search, _DECIDE):
+        config = resolve(spec, choice, spec.search.seeds[0])
+        method = config["method"]["name"]
+        named = [str(choice.get(CASE, method)), *([choice["views.recipe"]] if "views.recipe" in choice else [])]
+        sets.append(ViewSet(", ".join(named), config["views"], methods.pretrains(method)))
+    return sets
+
+
+def shown_views(spec: SweepSpec) -> dict[str, dict[str, Any]]:
+    """What `plan` shows: the knobs that differ from recipe none, without the searched ones, once for each such set.
+
+    Its key names the cases or methods, `moco; simclr`. Methods that do not pretrain have none.
+    """
+    varied = {path.removeprefix(_SECTION) for path in spec.search.space if path.startswith(_SECTION)}
+    alike: list[tuple[dict[str, Any], list[str]]] = []
+    for each in (each for each in view_sets(spec) if each.used):
+        knobs = {knob: value for knob, value in unusual(each.views).items() if knob not in varied}
+        known = next((names for views, names in alike if views == knobs), None)
+        if known is None:
+            alike.append((knobs, [each.of]))
+        elif each.of not in known:
+            known.append(each.of)
+    return {"; ".join(names): views for views, names in alike}
