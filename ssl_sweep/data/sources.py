@@ -1,5 +1,6 @@
-"""`data.source`: where the images come from. `digits`, `imagefolder:DIR`, `parquet:DIR`, `torchvision:NAME`."""
+"""`data.source`: where the images come from, by kind and argument, such as `imagefolder:DIR`; see `USAGE`."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from ssl_sweep.data.image_table import SUFFIXES, image_table
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
+from ssl_sweep.data.plugin_source import plugin_source
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
 from ssl_sweep.data.webdataset import webdataset_folder
+from ssl_sweep.plugins import catalog
 
 __all__ = ["Source", "open_source"]
 
@@ -39,17 +42,22 @@ def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNa
     downloaded) are raised when its lists are read.
     """
     kind, colon, argument = source.partition(":")
+    plugins = catalog.names("sources")
+    if kind not in USAGE and (kind in plugins or kind.startswith(catalog.LOCAL)):
+        catalog.check_free("sources", kind, ())
+        check_unsplit(source, splits)
+        return plugin_source(kind, argument, root, split_seed)
     if kind not in USAGE:
-        raise DataError(
-            f"data.source: {source!r} is of no known kind{suggest(source)}; known: {', '.join(USAGE.values())}"
-        )
+        known = ", ".join([*USAGE.values(), *(f"{name}:ARGUMENT" for name in plugins)])
+        raise DataError(f"data.source: {source!r} is of no known kind{suggest(source, plugins)}; known: {known}")
+    catalog.check_free("sources", kind, USAGE)
     if bool(argument) == (kind == "digits") or (colon and not argument):
         raise DataError(f"data.source: {source!r} should be written {USAGE[kind]}")
     path = root / Path(argument).expanduser()
     if kind == "table":
         return image_table(source, existing_table(path, source), root.resolve(), split_seed, splits)
-    if splits and kind not in FOLDER_KINDS:
-        raise DataError(f"data.splits: {source!r} has no folders or files to name; remove it")
+    if kind not in FOLDER_KINDS:
+        check_unsplit(source, splits)
     if kind == "digits":
         return digits(split_seed)
     if kind == "torchvision":
@@ -59,9 +67,14 @@ def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNa
     return FOLDER_KINDS[kind](source, existing(path, source), split_seed, splits)
 
 
-def suggest(source: str) -> str:
+def check_unsplit(source: str, splits: SplitNames | None) -> None:
+    if splits:
+        raise DataError(f"data.splits: {source!r} has no folders or files to name; remove it")
+
+
+def suggest(source: str, plugins: Sequence[str]) -> str:
     kind, colon, argument = source.partition(":")
-    if close := get_close_matches(kind.lower(), USAGE, n=1):
+    if close := get_close_matches(kind.lower(), [*USAGE, *plugins], n=1):
         return f"; did you mean {close[0] + colon + argument!r}?"
     if not colon and (name := close_set(source)):
         return f"; did you mean 'torchvision:{name}'?"

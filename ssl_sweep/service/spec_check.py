@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text
+from ssl_sweep.plugins.catalog import LOCAL
 from ssl_sweep.spec.file import parse_spec
 from ssl_sweep.spec.plan import count_trials
 from ssl_sweep.spec.sweep import SweepSpec
@@ -72,10 +73,12 @@ def check_submitted(spec: SweepSpec, roots: Sequence[Path]) -> None:
 
 
 def _sources(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:
-    """All values of the form `kind:argument`, fixed or searched: only data sources have it."""
+    """All values of the form `kind:argument`, fixed or searched: only data sources have it; and local plugins."""
     dump = spec.model_dump(mode="json")
     for section in SEARCHED:
-        yield from ((loc, text) for loc, text in _texts((section,), dump[section]) if ":" in text)
+        yield from (
+            (loc, text) for loc, text in _texts((section,), dump[section]) if ":" in text or text.startswith(LOCAL)
+        )
 
 
 def _texts(loc: Loc, value: Any) -> Iterator[tuple[Loc, str]]:
@@ -91,6 +94,8 @@ def _outside(source: str, roots: Sequence[Path]) -> tuple[str, str] | None:
     kind, _, argument = source.partition(":")
     if kind == "torchvision":  # names a data set below the root
         return None
+    if kind.startswith(LOCAL):
+        return "is a plugin of a folder, and the service has installed ones", "have it installed at the service"
     remedy = f"name a folder below {' or '.join(map(str, roots))}"
     if "://" in argument:
         return "is an address, and the service reads folders", remedy
