@@ -6,6 +6,7 @@ UserError
 ├── BucketError             storage   a bucket cannot be reached, or refuses a request
 ├── ClusterError            cluster   the Ray cluster cannot be used
 │   └── InfeasibleError     cluster   no node has the resources for a trial
+├── ContractError           contracts a method, an encoder, ... breaks a promise of its kind
 ├── DamagedRequestError     trialdir  a trial cannot read the request to end it
 ├── DataError               data      images are missing, damaged or misnamed
 │   └── Damaged             data      a pack differs from what was written

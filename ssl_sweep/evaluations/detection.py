@@ -21,6 +21,7 @@ NEEDS_LABELS = False  # it has boxes of its own
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
 WARMUP = 0.05  # of the run: the heads start from noise
 IGNORED_AREA = 2e10  # square pixels; COCO's tool ignores objects of 1e10 and more, and detections that match them
+CHECK = {"knobs": {"source": "voc:DIR"}, "needs": "photos with boxes"}  # the checks make none
 
 
 def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:

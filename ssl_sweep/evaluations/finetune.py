@@ -12,6 +12,8 @@ from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe
 
 __all__ = ["METRICS", "evaluate"]
 
+CHECK = {"knobs": {"epochs": 12, "batch_size": 32, "lr": 0.1}}  # suits 160 images
+
 
 def evaluate(
     encoder: Encoder,

@@ -16,6 +16,7 @@ from ssl_sweep.training.view_features import view_features
 NAMES = ("rankme", "alpha", "alpha_r2", "uniformity", "lidar", "alignment")
 METRICS = tuple(f"{name}_{split}" for split in ("val", "test") for name in NAMES)
 NEEDS_LABELS = False
+CHECK = {"knobs": {"view_images": 50, "views": 3}}  # suits 160 images
 
 
 def evaluate(

@@ -16,6 +16,8 @@ from ssl_sweep.training.probe import CHOSEN, probe
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 
+CHECK = {"knobs": {"epochs": 12, "batch_size": 32, "lr": 1.0}}  # suits 160 images
+
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The four of a classifier, and the best learning rate and weight decay where several are tried."""

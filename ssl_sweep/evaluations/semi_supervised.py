@@ -23,6 +23,7 @@ Percent = Literal[1, 2, 5, 10, 20, 50, 100]
 # LeOCLR gives 60 epochs at 1 % and 30 at 10 % (section 4); the others are ours: the fewer images, the more epochs
 EPOCHS: dict[Percent, int] = {1: 60, 2: 50, 5: 40, 10: 30, 20: 30, 50: 30, 100: 30}
 SPLITS = ("val", "test")
+CHECK = {"knobs": {"fractions": [5, 20], "epochs_per_fraction": 15, "batch_size": 8, "lr": 0.1}}  # suits 160 images
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ DEFAULT_LR = {"linear": (0.01, 0.1, 1.0, 10.0), "finetune": (0.01,)}
 Rate = Annotated[float, Field(gt=0)]
 Protocol = Literal["linear", "finetune", "knn"]
 
+CHECK = {"knobs": {"epochs": 12, "batch_size": 32, "sources": ["digits"], "lr": [0.5, 1.0]}}  # suits 160 images
+
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Top-1 on each source, `top1_flower17_val`, and their means."""

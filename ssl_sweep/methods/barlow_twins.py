@@ -15,6 +15,7 @@ from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
 EPS = 1e-5  # added to the variance, as in batch normalisation, so that a dead unit does not divide by zero
+CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
 
 
 class Method(nn.Module):

@@ -13,6 +13,8 @@ from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import cosine, global_feature_std
 from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
 
+CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """Regress the target network's projection of one view on the online network's prediction from the other.

@@ -23,6 +23,8 @@ LOCAL_SCALE = (0.05, 0.4)  # share of the image's area that a local crop covers
 
 Temperature = Annotated[float, Field(gt=0)]
 
+CHECK = {"knobs": {"prototypes": 64, "hidden_dim": 128}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """L = mean over teacher views t and student views s ≠ t of −Σ_k P_t(k) · log P_s(k).

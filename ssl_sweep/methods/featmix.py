@@ -18,6 +18,7 @@ from ssl_sweep.models.losses import cosine, global_feature_std
 from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
 
 VIEWS = ("first", "second")
+CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
 
 
 class Method(nn.Module):

@@ -20,6 +20,7 @@ from ssl_sweep.models.keys import (
 from ssl_sweep.models.losses import Term, add, global_feature_std, info_nce, nt_xent, unit
 
 CROPS = ("first", "second")
+CHECK = {"knobs": {"queue_size": 16}}  # narrow, for ssl-sweep check
 
 
 class Method(nn.Module):

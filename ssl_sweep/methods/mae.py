@@ -17,6 +17,7 @@ from ssl_sweep.models.vit import ViTEncoder
 NUM_SHOWN = 8  # images in a grid of reconstructions
 EPS = 1e-6  # added to a patch's variance
 GRAY = 0.5  # shown where a patch is masked
+CHECK = {"knobs": {"decoder_dim": 32, "decoder_depth": 1}}  # narrow, for ssl-sweep check
 
 
 class Method(nn.Module):

@@ -20,6 +20,8 @@ from ssl_sweep.models.keys import (
 )
 from ssl_sweep.models.losses import add, global_feature_std, info_nce, unit
 
+CHECK = {"knobs": {"queue_size": 16}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """Contrast a view with another view of its image and with the keys of past images.

@@ -12,6 +12,8 @@ from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import global_feature_std, nt_xent, unit
 
+CHECK = {"knobs": {"hidden_dim": 128}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """Identify an image's other view among both views of the whole batch.

@@ -12,6 +12,8 @@ from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import cosine, global_feature_std
 
+CHECK = {"knobs": {"dim": 128}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """L = −½·cos(p₁, sg z₂) − ½·cos(p₂, sg z₁), the negative cosine of prediction and projection without gradient.

@@ -18,6 +18,8 @@ from ssl_sweep.models.precision import at_least_fp32, full_precision
 EPS = 1e-4  # inside the root of the variance, as in the paper
 Weight = Annotated[float, Field(ge=0)]
 
+CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
+
 
 class Method(nn.Module):
     """L = λ·s(Z, Z') + μ·[v(Z) + v(Z')]/2 + ν·[c(Z) + c(Z')] over the global batch of N embeddings of D dimensions.

@@ -14,6 +14,7 @@ HEAVY = {"ray", "mlflow", "optuna", "pandas", "torch", "boto3"}
 # modules by what they may bring in, each set in one process; with torch alone the core runs on a bare GPU box
 CORE = [
     "trial.run",
+    "contracts.find",
     "trial.attempt",
     "training.loop",
     "training.pretrain",
