@@ -45,7 +45,7 @@ def use(folder: str | Path | None) -> None:
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     load.cache_clear()
     identity.cache_clear()
-    _installed.cache_clear()
+    find_installed_anew()
     for module in [name for name in sys.modules if name == PACKAGE or name.startswith(f"{PACKAGE}.")]:
         del sys.modules[module]
     if not folder:
@@ -57,6 +57,11 @@ def use(folder: str | Path | None) -> None:
     spec.submodule_search_locations = [str(path)]
     importlib.invalidate_caches()
     sys.modules[PACKAGE] = module_from_spec(spec)
+
+
+def find_installed_anew() -> None:
+    """See plugins that were installed since the last call. What is imported already stays as it is."""
+    _installed.cache_clear()
 
 
 def local_folder() -> Path | None:

@@ -5,12 +5,13 @@ import gc
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text
-from ssl_sweep.plugins.catalog import LOCAL
+from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import parse_spec
 from ssl_sweep.spec.plan import count_trials
 from ssl_sweep.spec.sweep import SweepSpec
@@ -20,6 +21,10 @@ MAX_OVERRIDES, MAX_OVERRIDE_CHARS = 100, 5_000
 MAX_TRIALS = 10_000
 FILE = "spec"  # its name in messages
 SEARCHED = ("data", "evaluate", "search")  # sections that can name data
+LOCAL_REFUSED = (
+    "is a plugin of somebody's folder, and the service runs installed ones only",
+    "install it as a package with entry points where the service and its workers run, and leave out `local/`",
+)
 OWN_FILES = (".db", ".db-wal", ".db-shm", ".db-journal", ".lock")  # of the service and the ledger, in the storage
 
 
@@ -33,7 +38,11 @@ def parse_submitted(text: str, overrides: Sequence[str], roots: Sequence[Path]) 
         raise _too_large(f"has {len(text):,} characters", f"a spec has at most {MAX_CHARS:,}")
     if len(overrides) > MAX_OVERRIDES or any(len(each) > MAX_OVERRIDE_CHARS for each in overrides):
         raise _too_large("has too many or too long overrides", "write them into the spec")
-    spec = parse_spec(text, FILE, overrides, roots[0], within=roots)
+    catalog.find_installed_anew()
+    try:
+        spec = parse_spec(text, FILE, overrides, roots[0], within=roots)
+    except SpecError as error:
+        raise SpecError([_without_local(problem) for problem in error.problems]) from None
     check_submitted(spec, roots)
     _keep_imports()
     return spec
@@ -57,6 +66,7 @@ def check_submitted(spec: SweepSpec, roots: Sequence[Path]) -> None:
         SpecError: with every problem.
     """
     problems = [_problem(loc, source, *wrong) for loc, source in _sources(spec) if (wrong := _outside(source, roots))]
+    problems += [_problem(loc, name, *LOCAL_REFUSED) for loc, name in _local_names(spec)]
     if spec.root != roots[0]:
         problems.append(_problem(("root",), None, "is the service's", "leave it out"))
     if spec.tracking.uri is not None:
@@ -72,13 +82,25 @@ def check_submitted(spec: SweepSpec, roots: Sequence[Path]) -> None:
         raise SpecError(problems)
 
 
+def _local_names(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:
+    """All names of local plugins: the operator may have a folder of them, but the drivers and workers have none."""
+    dump = spec.model_dump(mode="json")
+    texts = (each for section in ("method", "encoder", *SEARCHED) for each in _texts((section,), dump[section]))
+    keys = ((("evaluate", name), name) for name in spec.evaluate)
+    yield from ((loc, text) for loc, text in (*texts, *keys) if text.startswith(catalog.LOCAL))
+
+
+def _without_local(problem: Problem) -> Problem:
+    """The problem, in the service's words where it is a local plugin that is not there."""
+    is_local = problem.message.startswith("there is no ") and f"'{catalog.LOCAL}" in problem.message
+    return replace(problem, message=LOCAL_REFUSED[0], remedy=LOCAL_REFUSED[1]) if is_local else problem
+
+
 def _sources(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:
-    """All values of the form `kind:argument`, fixed or searched: only data sources have it; and local plugins."""
+    """All values of the form `kind:argument`, fixed or searched: only data sources have it."""
     dump = spec.model_dump(mode="json")
     for section in SEARCHED:
-        yield from (
-            (loc, text) for loc, text in _texts((section,), dump[section]) if ":" in text or text.startswith(LOCAL)
-        )
+        yield from ((loc, text) for loc, text in _texts((section,), dump[section]) if ":" in text)
 
 
 def _texts(loc: Loc, value: Any) -> Iterator[tuple[Loc, str]]:
@@ -94,8 +116,8 @@ def _outside(source: str, roots: Sequence[Path]) -> tuple[str, str] | None:
     kind, _, argument = source.partition(":")
     if kind == "torchvision":  # names a data set below the root
         return None
-    if kind.startswith(LOCAL):
-        return "is a plugin of a folder, and the service has installed ones", "have it installed at the service"
+    if kind.startswith(catalog.LOCAL):  # refused as such
+        return None
     remedy = f"name a folder below {' or '.join(map(str, roots))}"
     if "://" in argument:
         return "is an address, and the service reads folders", remedy

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from services import SPEC
 
+from ssl_sweep.plugins import catalog
 from ssl_sweep.service.spec_check import MAX_CHARS, parse_submitted
 from ssl_sweep.spec.file import SpecError, load_spec
 
@@ -131,3 +132,37 @@ def test_overrides_are_bounded_and_checked(roots: list[Path]) -> None:
     assert "overrides" in refused(roots, ["pretrain.epochs=1"] * 101)
     assert "overrides" in refused(roots, ["name=" + "x" * 6_000])
     assert "is outside" in refused(roots, ["data.source=imagefolder:/etc"])
+
+
+SCORES = "METRICS = ('top1_val', 'top1_test')\ndef evaluate(encoder, splits, stage): ...\n"
+
+
+@pytest.mark.parametrize("has_folder", [False, True])
+def test_plugins_of_a_folder_are_refused_in_words(roots: list[Path], tmp_path: Path, has_folder: bool) -> None:
+    (tmp_path / "plugins" / "evaluations").mkdir(parents=True)
+    (tmp_path / "plugins" / "evaluations" / "mine.py").write_text(SCORES)
+    catalog.use(tmp_path / "plugins" if has_folder else None)
+    said = refused(roots, evaluate={"local/mine": {}, "knn": {}})
+    catalog.use(None)
+    assert "evaluate.local/mine" in said
+    assert "the service runs installed ones only; install it as a package with entry points" in said
+    assert "--plugins" not in said
+
+
+def test_a_plugin_that_is_installed_meanwhile_is_known(
+    roots: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = {"lab_scores": {}, "knn": {}}
+    assert "there is no evaluation 'lab_scores'" in refused(roots, evaluate=evaluate)
+    site = tmp_path / "site"
+    (site / "lab-1.0.dist-info").mkdir(parents=True)
+    (site / "lab-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
+    points = "[ssl_sweep.evaluations]\nlab_scores = lab_scores\n"
+    (site / "lab-1.0.dist-info" / "entry_points.txt").write_text(points)
+    (site / "lab_scores.py").write_text(SCORES)
+    monkeypatch.syspath_prepend(site)
+    search = {**SPEC["search"], "objective": "maximize lab_scores/top1_val"}
+    spec = parse_submitted(yaml.safe_dump({**SPEC, "evaluate": evaluate, "search": search}), [], roots)
+    assert spec.evaluate == {"lab_scores": {}, "knn": spec.evaluate["knn"]}
+    monkeypatch.undo()
+    catalog.use(None)
