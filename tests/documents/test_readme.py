@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from ssl_sweep import evaluations, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.spec.sweep import from_dump, grid, resolve
 from ssl_sweep.training.declarations import MethodDeclarations
@@ -22,6 +24,7 @@ READERS = ("dashboards", "docker", "experiments", "ssl_sweep")  # folders with a
 PLACES = ("ssl_sweep", "tests", "experiments", "docker", ".ci")  # of files that documents name
 README = (TOP / "README.md").read_text()
 PACKAGE = (TOP / "ssl_sweep" / "README.md").read_text()
+OWN = "Your own methods, encoders, evaluations and sources"
 EXPERIMENTS = (TOP / "experiments" / "README.md").read_text()
 
 
@@ -101,6 +104,27 @@ def test_the_map_has_every_package() -> None:
     assert sorted(listed) == sorted(there)
 
 
+@pytest.fixture
+def _own_plugins(tmp_path: Path) -> Iterator[None]:
+    """The folder of plugins that the documents have the reader write, in use."""
+    (tmp_path / "plugins" / "methods").mkdir(parents=True)
+    (tmp_path / "plugins" / "methods" / "mine.py").write_text(block(EXPERIMENTS, OWN, "python"))
+    catalog.use(tmp_path / "plugins")
+    yield
+    catalog.use(None)
+
+
+@pytest.mark.usefixtures("_own_plugins")
+def test_the_plugin_of_the_documents_learns(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(block(EXPERIMENTS, OWN, "yaml"))
+    spec = load_spec(tmp_path / "mine.yaml")
+    config = resolve(spec, grid(spec)[1], seed=0)
+    assert config["method"] == {"name": "local/mine", "noise": 0.0}
+    results = trial.run(config, lambda metrics, step: None, tmp_path / "trial", cache=cache)
+    assert results["knn/top1_test"] > 60
+
+
+@pytest.mark.usefixtures("_own_plugins")
 def test_the_specs_in_the_documents_are_accepted(tmp_path: Path) -> None:
     first, *parts = re.findall(r"```yaml\n(.*?)```", EXPERIMENTS, flags=re.DOTALL)
     path, base = tmp_path / "spec.yaml", yaml.safe_load(first)
@@ -109,7 +133,7 @@ def test_the_specs_in_the_documents_are_accepted(tmp_path: Path) -> None:
     for part in map(yaml.safe_load, parts):
         search = {"sampler": "random", "trials": 4, **part["search"]}
         path.write_text(yaml.safe_dump({**base, **part, "search": search}))
-        assert load_spec(path).name == base["name"]
+        assert load_spec(path).name == part.get("name", base["name"])
 
 
 def test_every_dependency_has_its_reason() -> None:
@@ -139,6 +163,7 @@ def test_every_experiment_is_listed() -> None:
 @pytest.mark.parametrize("page", ["README.md", *(f"{each}/README.md" for each in READERS)])
 def test_every_file_that_is_named_is_there(page: str) -> None:
     examples = {"denoise.py", "centroids.py", "plain.py"}  # which these documents have the reader write
+    examples |= {"mine.py", "net.py", "score.py", "photos.py", "__init__.py"}
     named = set(re.findall(r"[\w/.-]*\b\w+\.py\b|experiments/[\w/-]+\.yaml", (TOP / page).read_text()))
     there = [f"/{path.relative_to(TOP).as_posix()}" for folder in PLACES for path in (TOP / folder).rglob("*.*")]
     missing = [name for name in named if not any(each.endswith(f"/{name}") for each in there)]
