@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ssl_sweep.data.columns import LABEL_COLUMNS
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import LABELS_REMEDY, NAMES
 from ssl_sweep.data.summary import Summary
@@ -33,9 +34,10 @@ def unmeasured(spec: SweepSpec, summary: Summary) -> str | None:
 
 def _evaluations(spec: SweepSpec, summary: Summary) -> Iterator[str]:
     if (summary.labelled or summary).lacking:
+        why, remedy = _lack(spec, summary), _remedy(summary)
         for name in spec.evaluate:
             if load_evaluation(name).needs_labels:
-                yield f"evaluate.{name}: needs labels, and {_lack(spec, summary)}; {LABELS_REMEDY}, or use label_free"
+                yield f"evaluate.{name}: needs labels, and {why}; {remedy}, or use label_free"
 
 
 def _objectives(spec: SweepSpec, summary: Summary) -> Iterator[str]:
@@ -44,7 +46,7 @@ def _objectives(spec: SweepSpec, summary: Summary) -> Iterator[str]:
         judged += [("prune_on", objective) for objective in parse_objectives(spec.search.prune_on)]
     for key, objective in judged:
         if objective.metric == VOTES and spec.health["every"] and _lacks_votes(summary):
-            remedy = f"{LABELS_REMEDY}, or use another metric, such as minimize pretrain/loss"
+            remedy = f"{_remedy(summary)}, or use another metric, such as minimize pretrain/loss"
             yield f"search.{key}: {str(objective)!r}: needs labels, and {_lack(spec, summary)}; {remedy}"
 
 
@@ -60,9 +62,17 @@ def _lacks_votes(summary: Summary) -> bool:
     return bool({"train", "val"} & set((summary.labelled or summary).lacking))
 
 
+def _remedy(summary: Summary) -> str:
+    if summary.lacking == ("test",):  # the hub's sets may keep the labels of test back, and have a validation split
+        return f"name a split with labels, as data.splits: {{test: validation}}, or {LABELS_REMEDY}"
+    return LABELS_REMEDY
+
+
 def _lack(spec: SweepSpec, summary: Summary) -> str:
     """`no image of 'imagefolder:photos' has one`, or which of its splits has none."""
     lacking = (summary.labelled or summary).lacking
     source = spec.data["labelled"] or spec.data["source"]
-    which = "" if len(lacking) == len(NAMES) else f"{' and '.join(NAMES[split] for split in lacking)} "
-    return f"no {which}image of {source!r} has one"
+    if len(lacking) < len(NAMES):
+        return f"no {' and '.join(NAMES[split] for split in lacking)} image of {source!r} has one"
+    columns = f" (in a column {' or '.join(LABEL_COLUMNS)})" if source.startswith(("parquet:", "arrow:")) else ""
+    return f"no image of {source!r} has one{columns}"

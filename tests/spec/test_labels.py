@@ -40,7 +40,13 @@ def test_each_evaluation_that_needs_labels_is_named_with_the_source_and_the_reme
 
 
 def test_a_split_that_lacks_labels_is_named() -> None:
-    assert "no test image of 'imagefolder:photos' has one" in refused(spec(), NO_TEST)
+    said = refused(spec(), NO_TEST)
+    assert "no test image of 'imagefolder:photos' has one; name a split with labels, as data.splits: {test: val" in said
+
+
+def test_the_columns_in_which_labels_are_looked_for_are_named() -> None:
+    said = refused(spec(data={"source": "parquet:photos", "image_size": 8}), NONE)
+    assert "no image of 'parquet:photos' has one (in a column label or labels or " in said
 
 
 def test_a_labelled_set_without_labels_is_named() -> None:
