@@ -1,17 +1,50 @@
-"""The notebook that comes with the experiments runs, and is stored without outputs."""
+"""The document and the notebook about sweeps in Python: what they name exists, and the notebook runs."""
 
+import inspect
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+
+import ssl_sweep
+from ssl_sweep.api.table import AblationFrame
+from ssl_sweep.api.trial import TrialHandle
+from ssl_sweep.spec.file import check_spec
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILE = EXPERIMENTS / "quickstart.ipynb"
 TINY = ["pretrain.epochs=1", "evaluate.finetune.epochs=1", "evaluate.linear.epochs=2", "search.seeds=1"]
 TINY += ["search.space={views.overlay_alpha: [0.0, 0.2]}"]
+
+
+def test_every_name_in_the_document_exists() -> None:
+    page = (EXPERIMENTS / "PYTHON.md").read_text()
+    owners = {"sweep": ssl_sweep.Sweep, "best": TrialHandle, "table": AblationFrame}
+    found = re.findall(r"\b(sweep|best|table)\.((?!safetensors)[a-z_]+)", page)
+    assert len(found) > 20
+    for owner, name in found:
+        known = owners[owner]
+        fields = {"name", "storage", *TrialHandle.__annotations__}  # of an object, not of its class
+        assert hasattr(known, name) or name in fields, f"{owner}.{name}"
+    arguments = [
+        name for name, what in inspect.signature(ssl_sweep.run).parameters.items() if what.kind == what.KEYWORD_ONLY
+    ]
+    assert re.findall(r"^\| `(\w+)=`", page, flags=re.MULTILINE) == arguments
+    assert list(inspect.signature(ssl_sweep.open).parameters) == ["name", *arguments]
+
+
+def test_the_dict_of_the_document_is_a_spec() -> None:
+    page = (EXPERIMENTS / "PYTHON.md").read_text()
+    code = re.search(r"spec = \{.*?\n\}", page, flags=re.DOTALL)
+    assert code is not None
+    scope: dict[str, Any] = {"np": np}
+    exec(code[0], scope)
+    assert check_spec(scope["spec"]).name == "temperatures"
 
 
 def code_cells(notebook: Any) -> list[Any]:
