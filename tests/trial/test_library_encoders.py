@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ssl_sweep.knobs.problems import SpecError
-from ssl_sweep.spec.sweep import from_dump, resolve
+from ssl_sweep.spec.file import check_spec
+from ssl_sweep.spec.sweep import resolve
 from ssl_sweep.trial import run as trial
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -19,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def config(encoder: Any, method: Any, image_size: int = 32) -> dict[str, Any]:
-    spec = from_dump(
+    spec = check_spec(
         {
             "name": "library",
             "data": {"source": "digits", "image_size": image_size, "train_images": 32},
