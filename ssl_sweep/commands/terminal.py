@@ -71,9 +71,10 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         problems.append(Text(f"images not counted: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
+        problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
         if data["labelled"]:
             rows.add_row("evaluated on", _images(data["labelled"]))
-        problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
+            problems += [Text(f"data.labelled: {warning}", "yellow") for warning in data["labelled"]["warnings"]]
     return Group(Text(name, "bold"), rows, *problems)
 
 

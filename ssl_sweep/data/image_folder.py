@@ -9,10 +9,11 @@ import numpy as np
 from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
-from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
+from ssl_sweep.data.split_names import TEST_NAMES, TRAIN_NAMES, SplitNames, find_splits, fingerprint_of, split_notes
 from ssl_sweep.data.unreadable import open_image, readable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_NAMED = 5  # folders in a note
 LAYOUT = "expected DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, DIR/CLASS/*.jpg, or without labels DIR/*.jpg"
 
 NO_CLASS = ""  # the name under which images without a label are listed
@@ -28,15 +29,33 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
     if test_name and not train_name:
         remedy = f"{LAYOUT}, or name it by data.splits.train"
         raise DataError(f"{folder}: {test_name}/ is the test split, and there is no train/; {remedy}")
-    train = list_classes(folder / train_name if train_name else folder)
+    home = folder / train_name if train_name else folder
+    train = list_classes(home)
     test = list_classes(folder / test_name) if test_name else None
     files = [file for split in (train, test or {}) for class_files in split.values() for file in class_files]
     fingerprint: dict[str, str | int] = {"kind": "imagefolder", "folder": str(folder), "files": digest(files, folder)}
     fingerprint |= fingerprint_of(train_name, test_name)
     if test is None:
         fingerprint["split_seed"] = split_seed
-    notes = split_notes(there, train_name, test_name, splits)
+    notes = split_notes(there, train_name, test_name, splits) + nesting_notes(home, train)
     return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+
+
+def nesting_notes(home: Path, train: Folders) -> list[str]:
+    """A note on class folders that all hold the same folders, as splits below classes do, and classes below splits."""
+    shared: set[str] | None = None
+    for name, files in train.items():
+        inner = [file.path[len(f"{home / name}/") :].partition("/") for file in files]
+        folders = {first for first, slash, _ in inner if slash}
+        if not all(slash for _, slash, _ in inner) or (shared is not None and folders != shared):
+            return []
+        shared = folders
+    are_splits = {name.lower() for name in shared or ()} <= {*TRAIN_NAMES, *TEST_NAMES}
+    if len(train) < 2 or not shared or (len(shared) == 1 and not are_splits):  # CLASS/images is usual
+        return []
+    classes, below = ", ".join([*train][:MAX_NAMED]), ", ".join(sorted(shared)[:MAX_NAMED])
+    remedy = "if those are the splits, name them by data.splits; if these are, move CLASS/SPLIT to SPLIT/CLASS"
+    return [f"the folders {classes} are taken for classes, and each holds {below}; {remedy}"]
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -69,9 +88,8 @@ def read(train: Folders, test: Folders | None, split_seed: int) -> Contents:
         return Contents(*hold_out_test(label_files(train, classes), split_seed), classes)
     if unknown := sorted(set(test) - {*classes, NO_CLASS}):
         place = os.path.dirname(test[unknown[0]][0].path)
-        raise DataError(
-            f"{place}: class {unknown[0]!r} of the test split is not in train/; the classes must be the same"
-        )
+        remedy = "both have the same classes: remove it, add images of it to train, or name the splits by data.splits"
+        raise DataError(f"{place}: class {unknown[0]!r} of the test split is not in train/; {remedy}")
     return Contents(label_files(train, classes), label_files(test, classes), classes)
 
 

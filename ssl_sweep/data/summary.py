@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssl_sweep.data.doubts import doubts
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.pack import choose_classes
 from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, open_data, sample
@@ -47,4 +48,5 @@ def _summary(splits: tuple[Tensor, Tensor, Tensor], classes: tuple[str, ...], so
     lacking = tuple(name for name, labels in zip(NAMES, splits, strict=True) if not bool((labels >= 0).any()))
     unlabelled = int((torch.cat(splits) < 0).sum())
     train, val, test = map(len, splits)
-    return Summary(train, val, test, len(classes), unlabelled, lacking, source.notes)
+    warnings = (*source.notes, *doubts(torch.cat(splits[:2]), splits[2], classes))
+    return Summary(train, val, test, len(classes), unlabelled, lacking, warnings)
