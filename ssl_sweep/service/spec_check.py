@@ -22,7 +22,7 @@ MAX_TRIALS = 10_000
 FILE = "spec"  # its name in messages
 SEARCHED = ("data", "evaluate", "search")  # sections that can name data
 LOCAL_REFUSED = (
-    "is a plugin of somebody's folder, and the service runs installed ones only",
+    "is a plugin of a folder, and the service has installed ones only",
     "install it as a package with entry points where the service and its workers run, and leave out `local/`",
 )
 OWN_FILES = (".db", ".db-wal", ".db-shm", ".db-journal", ".lock")  # of the service and the ledger, in the storage

@@ -1,6 +1,7 @@
 """A user's folder in whole sweeps: on Ray's workers, after an edit, and where it is gone.
 
-The folder `users_folder` is written as a user's: a method that imports another file, an encoder, an evaluation.
+The folder `users_folder` is written as a user's: a method that imports another file, an encoder, an evaluation and
+a source.
 """
 
 import json
@@ -8,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,14 +26,15 @@ from ssl_sweep.trialdir.record import TrialRecord
 USERS = Path(__file__).with_name("users_folder")
 SPEC = {
     "name": "mine",
-    "data": {"source": "digits", "image_size": 8, "train_images": 200},
+    "data": {"source": "local/stripes:40", "image_size": 16},
     "encoder": {"name": "local/tiny", "width": 4},
     "method": "local/noisy",
-    "pretrain": {"epochs": 1, "batch_size": 32},
+    "pretrain": {"epochs": 4, "batch_size": 16},
     "evaluate": {"local/centroids": {}, "knn": {"k": 5}},
     "search": {"space": {"method": {"choices": ["autoencoder", {"name": "local/noisy", "noise": [0.0, 0.2]}]}}},
+    "resources": {"max_concurrent": 1},
 }
-ALL_PINS = {"method local/noisy", "encoder local/tiny", "evaluation local/centroids"}
+ALL_PINS = {"method local/noisy", "encoder local/tiny", "evaluation local/centroids", "source local/stripes"}
 
 
 class Lab:
@@ -59,6 +62,17 @@ class Lab:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
+    def killed(self, *words: object) -> None:
+        """A command in a process of its own that is killed once its first trial has pretrained."""
+        driver = subprocess.Popen([sys.executable, "-m", "ssl_sweep", *map(str, words)], cwd=self.root)
+        deadline = time.monotonic() + 120
+        while not list(self.storage.sweep("mine").glob("trials/*/stages.json")):
+            assert driver.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+
     def records(self) -> list[TrialRecord]:
         folders = [path.parent for path in self.storage.sweep("mine").glob("trials/*/config.yaml")]
         return [TrialRecord.read(folder) for folder in folders]
@@ -71,10 +85,11 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     catalog.use(None)
 
 
-@pytest.mark.slow  # starts Ray, and reads the sweep with eight commands
+@pytest.mark.slow  # starts Ray twice, and reads the sweep with eight commands
 def test_a_users_folder_in_a_sweep(lab: Lab) -> None:
     run = ("run", lab.root / "mine.yaml", "--storage", lab.storage.root, "--plugins")
-    lab.process(*run, lab.folder)
+    lab.killed(*run, lab.folder)
+    lab.process("resume", "mine", "--storage", lab.storage.root, "--plugins", lab.folder)
     ledger = load_ledger(lab.storage.ledger_url, "mine")
     assert [trial.state for trial in ledger.trials] == ["COMPLETE"] * 3
     assert ledger.pins.keys() == ALL_PINS
@@ -83,6 +98,14 @@ def test_a_users_folder_in_a_sweep(lab: Lab) -> None:
     assert {"local/centroids/top1_test", "knn/top1_test"} <= ledger.trials[0].results.keys()
     _check_the_sweep_can_be_read_without_the_folder(lab)
     _check_an_edited_plugin_is_refused(lab, run)
+
+
+@pytest.mark.slow  # a gang is started by Ray Train
+def test_a_gang_has_the_plugins(lab: Lab) -> None:
+    lab.write({**SPEC, "search": {}, "resources": {"workers": 2}})
+    lab.process("run", lab.root / "mine.yaml", "--storage", lab.storage.root, "--plugins", lab.folder)
+    (trial,) = load_ledger(lab.storage.ledger_url, "mine").trials
+    assert (trial.state, trial.attempts) == ("COMPLETE", 1)
 
 
 def _check_the_sweep_can_be_read_without_the_folder(lab: Lab) -> None:
@@ -106,7 +129,6 @@ def _check_the_sweep_can_be_read_without_the_folder(lab: Lab) -> None:
 def _check_an_edited_plugin_is_refused(lab: Lab, run: tuple[object, ...]) -> None:
     with (lab.folder / "losses.py").open("a") as file:  # the method imports it
         file.write("# edited\n")
-    lab.call("resume", "mine", "--storage", lab.storage.root, "--plugins", lab.folder)  # nothing is left to run
     lab.write({**SPEC, "search": {**SPEC["search"], "confirm": {"top": 1, "seeds": 1}}})
     message = lab.call(*run, lab.folder, expect=2)
     assert "method local/noisy: sha256:" in message
@@ -160,7 +182,7 @@ def test_what_is_shipped_is_what_plugins_are_made_of(lab: Lab, tmp_path: Path) -
     catalog.use(lab.folder)
     copy = catalog.copy_local(tmp_path / "copy")
     files = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
-    own = {"methods/noisy.py", "losses.py", "encoders/tiny.py", "evaluations/centroids.py"}
+    own = {"methods/noisy.py", "losses.py", "encoders/tiny.py", "evaluations/centroids.py", "sources/stripes.py"}
     assert files == own | {"methods/big/__init__.py", "methods/big/table.csv"}
     before = catalog.identity("methods", "local/big")
     (package / "table.csv").write_text("1\n")

@@ -145,7 +145,7 @@ def test_plugins_of_a_folder_are_refused_in_words(roots: list[Path], tmp_path: P
     said = refused(roots, evaluate={"local/mine": {}, "knn": {}})
     catalog.use(None)
     assert "evaluate.local/mine" in said
-    assert "the service runs installed ones only; install it as a package with entry points" in said
+    assert "the service has installed ones only; install it as a package with entry points" in said
     assert "--plugins" not in said
 
 

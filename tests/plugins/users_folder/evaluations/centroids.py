@@ -1,13 +1,17 @@
 """Classification by the nearest class mean of frozen features."""
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 
 from ssl_sweep.training.features import extract
 
+Power = Annotated[float, Field(gt=0, description="of the distance")]
 METRICS = ("top1_val", "top1_test")
 
 
-def evaluate(encoder, splits, stage, *, power: float = 2.0) -> dict[str, float]:
+def evaluate(encoder, splits, stage, *, power: Power = 2.0) -> dict[str, float]:
     features, labels = extract(encoder, splits.train, splits.image_size, stage)
     means = torch.stack([features[labels == label].mean(dim=0) for label in range(splits.num_classes)])
     results = {}

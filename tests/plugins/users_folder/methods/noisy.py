@@ -1,5 +1,8 @@
 """Denoising autoencoder: my own method."""
 
+from typing import Annotated
+
+from pydantic import Field
 from ssl_sweep_local.losses import squared_error
 from torch import Generator, Tensor, nn
 
@@ -8,9 +11,11 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.decoders import mirrored_decoder
 from ssl_sweep.models.encoders import Encoder
 
+Noise = Annotated[float, Field(ge=0, description="standard deviation of the noise")]
+
 
 class Method(nn.Module):
-    def __init__(self, encoder: Encoder, *, noise: float = 0.1) -> None:
+    def __init__(self, encoder: Encoder, *, noise: Noise = 0.1) -> None:
         super().__init__()
         self.encoder, self.decoder, self.noise = encoder, mirrored_decoder(encoder), noise
 
