@@ -38,6 +38,8 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
     if test is None:
         fingerprint["split_seed"] = split_seed
     notes = split_notes(there, train_name, test_name, splits) + nesting_notes(home, train)
+    parts = [home] + [folder / name for name in (test_name,) if name]
+    notes += [note for part in parts if (note := loose_note(part))]
     return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
 
 
@@ -74,6 +76,14 @@ def list_classes(folder: Path) -> Folders:
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"{folder / empty[0]}: no images here ({known}); remove the folder or fill it; {LAYOUT}")
     return classes
+
+
+def loose_note(folder: Path) -> str | None:
+    """A note that images lie beside class folders, where they are not read."""
+    loose = sum(is_image(entry.name) for entry in folder.iterdir() if entry.is_file())
+    if not loose or not list_folders(folder):
+        return None
+    return f"{folder} has class folders, so that images beside them are not read: {loose:,}"
 
 
 def is_image(path: str) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_sweep.data.doubts import doubts
+from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.pack import choose_classes
 from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, open_data, sample
@@ -42,6 +43,13 @@ def summarize(data: Data, *, root: Path) -> Summary:
         classes = data.classes
     kept, held = divide(train, data)
     return _summary((train[kept], train[held], test), classes, source)
+
+
+def require_labels(source: Source) -> None:
+    """Raises DataError if no training or no test image of `source` has a label."""
+    for split, images in (("training", source.train), ("test", source.test)):
+        if not bool((images.labels >= 0).any()):
+            raise DataError(f"no {split} image of {source.name!r} has a label; name a set with labels")
 
 
 def _summary(splits: tuple[Tensor, Tensor, Tensor], classes: tuple[str, ...], source: Source) -> Summary:

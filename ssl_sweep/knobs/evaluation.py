@@ -52,7 +52,7 @@ class Evaluation:
         return self._declared("planned_epochs", self.epochs)(settings)
 
     def data_sources(self, settings: Settings) -> tuple[str, ...]:
-        """Data sources that it opens beside the sweep's own, for a driver to check first; by default none."""
+        """Labelled data that it opens beside the sweep's own, for a driver to check first; by default none."""
         return self._declared("data_sources", lambda _: ())(settings)
 
     def check_data(self, settings: Settings, root: Path) -> None:

@@ -14,7 +14,7 @@ from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import data_of
-from ssl_sweep.data.summary import summarize
+from ssl_sweep.data.summary import require_labels, summarize
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
@@ -138,7 +138,7 @@ def _open_data(spec: SweepSpec) -> None:
         evaluation.check_data(settings, root)
         for source in evaluation.data_sources(settings):
             try:
-                open_source(source, root=root, split_seed=seed)
+                require_labels(open_source(source, root=root, split_seed=seed))
             except DataError as error:
                 raise DataError(f"evaluate.{name}: {error}") from None
 

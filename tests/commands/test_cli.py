@@ -217,6 +217,17 @@ def test_missing_data_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger.db").exists()
 
 
+def test_a_source_without_labels_is_no_aim_of_a_transfer(tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / "flat" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(path)
+    spec = written(tmp_path, evaluate={**SPEC["evaluate"], "transfer": {"sources": ["imagefolder:flat"]}})
+    said = " ".join(ssl_sweep("run", spec, "--storage", tmp_path, expect=2).split())
+    assert "evaluate.transfer: no training image of 'imagefolder:flat' has a label; name a set with labels" in said
+    assert not (tmp_path / "ledger.db").exists()
+
+
 def test_missing_boxes_are_told_before_anything_starts(tmp_path: Path) -> None:
     spec = written(tmp_path, evaluate={**SPEC["evaluate"], "detection": {"source": "voc:nowhere"}})
     printed = " ".join(ssl_sweep("run", spec, "--storage", tmp_path, expect=2).split())

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+import torch
 import torchvision
 from PIL import Image
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import ImageList
 from ssl_sweep.data.sources import open_source
+from ssl_sweep.data.splits import Data, load_splits
 
 
 def grey(shade: int) -> Image.Image:
@@ -209,6 +211,16 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert sorted(shade(images, row) for images in (source.train, source.test) for row in range(len(images))) == [
         *range(10)
     ]
+
+
+def test_images_beside_class_folders_are_told_of(tmp_path: Path) -> None:
+    write_image(tmp_path / "train/1.png")
+    write_image(tmp_path / "train/cat/2.png")
+    write_image(tmp_path / "test/cat/3.png")
+    source = open_source("imagefolder:.", root=tmp_path)
+    assert (len(source.train), source.classes) == (1, ("cat",))
+    place = tmp_path / "train"
+    assert source.notes == (f"{place} has class folders, so that images beside them are not read: 1",)
 
 
 @pytest.mark.parametrize(
@@ -436,6 +448,18 @@ def test_stl10_and_its_split_without_labels(tmp_path: Path, monkeypatch: pytest.
     for source in (labelled, unlabelled, both):
         assert (source.classes, source.test.labels.tolist()) == (("airplane", "bird"), [1, 0, 1, 0])
     assert len({source.fingerprint["name"] for source in (labelled, unlabelled, both)}) == 3
+
+
+def test_pretrained_on_stl10_without_labels_and_judged_on_its_labelled_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_stl10(tmp_path / "stl10_binary", monkeypatch)
+    data = Data(source="torchvision:STL10/unlabeled", labelled="torchvision:STL10", image_size=96, val_fraction=0.3)
+    splits = load_splits(data, root=tmp_path, cache=tmp_path / "cache")
+    assert splits.seen.labels.tolist() == [-1] * 12
+    assert splits.seen.batch(torch.arange(12)).pixels[:, 0, 0, 0].tolist() == list(range(9, 21))
+    assert (len(splits.train), len(splits.val), len(splits.test), splits.num_classes) == (3, 2, 4, 2)
+    assert splits.labelled().test.labels.tolist() == [1, 0, 1, 0]
 
 
 def test_a_named_test_split_is_not_tested_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,3 +132,16 @@ def test_sources_have_short_names(sources: list[str], expected: list[str]) -> No
 
 def test_a_driver_can_ask_which_data_is_opened() -> None:
     assert data_sources({"sources": ["digits", "imagefolder:x"]}) == ("digits", "imagefolder:x")
+
+
+def test_a_source_without_labels_is_refused_by_its_name(tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / "flat" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), number).save(path)
+    splits = load_splits(Data(source="digits", image_size=8), root=tmp_path, cache=tmp_path / "cache")
+    stage = Stage(tmp_path, lambda metrics, step: None, 0, torch.device("cpu"))
+    with pytest.raises(
+        DataError, match=r"evaluate.transfer.sources: 'imagefolder:flat': no training image has a label"
+    ):
+        evaluate(Colours(), splits, stage, sources=("imagefolder:flat",), protocol="knn")
