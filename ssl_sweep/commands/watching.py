@@ -125,25 +125,32 @@ def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> 
         from ssl_sweep.cluster.run import cluster_nodes
 
         nodes = cluster_nodes(address)
-    return {"name": spec.name, **asdict(make_plan(spec, nodes)), "data": _data_summary(spec)}
+    return {"name": spec.name, **asdict(make_plan(spec, nodes)), "data": _data_summary(spec, str(spec_file))}
 
 
-def _data_summary(spec: "SweepSpec") -> dict[str, Any]:
-    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not."""
+def _data_summary(spec: "SweepSpec", file: str) -> dict[str, Any]:
+    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not.
+
+    Raises SpecError, which names the file, if the spec does not fit its data.
+    """
     from dataclasses import asdict
 
     from ssl_sweep.data.images import DataError
     from ssl_sweep.data.splits import data_of
     from ssl_sweep.data.summary import summarize
     from ssl_sweep.spec.labels import check_labels, unmeasured
+    from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 
     try:
         summary = summarize(data_of(spec.data), root=spec.root)
     except (DataError, OSError) as error:
         return {"problem": str(error)}
+    if findings := size_findings(spec, summary.train_images):
+        raise launch_error(file, findings)
     check_labels(spec, summary)
+    notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
     note = unmeasured(spec, summary)
-    return {**asdict(summary), "warnings": [*summary.warnings, *([note] if note else [])]}
+    return {**asdict(summary), "warnings": [*notes, *([note] if note else [])]}
 
 
 @app.command("list")

@@ -131,7 +131,7 @@ def view_of(name: str, size: int, rng: torch.Generator) -> View:
 
 def _mask_patch(size: int) -> int:
     """The side of the largest patch that tiles the image and is at most an eighth of its side."""
-    return max(side for side in range(1, size // MASK_PATCHES + 1) if size % side == 0)
+    return max(side for side in range(1, max(1, size // MASK_PATCHES) + 1) if size % side == 0)
 
 
 def _chunks(features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -39,6 +39,11 @@ def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """None: the mean over the sources is known at the end, and each source's epochs follow another's."""
+    return ()
+
+
 def data_sources(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The data sets that it opens."""
     return tuple(settings["sources"])

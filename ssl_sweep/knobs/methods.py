@@ -29,6 +29,18 @@ def needs_labels(name: str, settings: Mapping[str, Any]) -> bool:
     return _declared(name).needs_labels(settings)
 
 
+def fitted(settings: Mapping[str, Any], *, batch_size: int, train_images: int) -> dict[str, Any]:
+    """A method's settings, with values for the knobs that are null and depend on the number of training images."""
+    defaults_for = _declared(settings["name"]).defaults_for
+    return {**settings, **defaults_for(settings, min(batch_size, train_images), train_images)}
+
+
+def check_sizes(settings: Mapping[str, Any], *, batch_size: int, train_images: int | None) -> None:
+    """Check a method's settings against the sizes of a step and of the training set, if known. Raises ValueError."""
+    step = batch_size if train_images is None else min(batch_size, train_images)
+    _declared(settings["name"]).check_sizes(settings, step, train_images)
+
+
 def can_use(name: str, encoder: str) -> bool:
     """Whether an encoder fits the method's annotation of `encoder`, and can be trained if the method pretrains."""
     annotation = arguments(load("methods", name))["encoder"].annotation

@@ -1,6 +1,7 @@
 """Exemplar-CNN: one class per image, of random transforms of its patch with the most gradient."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -14,6 +15,7 @@ from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.losses import global_feature_std
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 
+NUM_CLASSES = 8000  # of the paper's best setting, where the number of training images is not known
 Factor = Annotated[float, Field(ge=1)]
 
 
@@ -36,14 +38,16 @@ class Method(nn.Module):
     """
 
     view_recipe = "exemplar"
+    num_pictures = 8  # test images, whose numbers are classes too
 
     def __init__(
         self,
         encoder: Encoder,
         *,
         num_classes: Annotated[
-            int, Field(ge=2, description="surrogate classes, at least as many as training images")
-        ] = 8000,
+            int | None,
+            Field(ge=2, description="surrogate classes, at least as many as training images; null: as many"),
+        ] = None,
         patch_size: Annotated[
             int, Field(ge=1, description="side of a patch in pixels; a smaller image is one patch")
         ] = 32,
@@ -65,6 +69,7 @@ class Method(nn.Module):
                 f"exemplar: scale_min {scale_min} must not exceed scale_max {scale_max}, nor factor_min {factor_min} "
                 f"factor_max {factor_max}; lower the minimum"
             )
+        num_classes = num_classes or NUM_CLASSES
         self.encoder = encoder
         self.num_features = encoder.map_shape[0]
         self.classifier = nn.Linear(self.num_features, num_classes)
@@ -82,6 +87,21 @@ class Method(nn.Module):
             offset=offset,
             hue=hue,
         )
+
+    @staticmethod
+    def defaults_for(settings: Mapping[str, Any], batch_size: int, train_images: int) -> dict[str, Any]:
+        """One class for each training image, and for each of the first test images, which are shown."""
+        return {"num_classes": settings["num_classes"] or max(train_images, Method.num_pictures)}
+
+    @staticmethod
+    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
+        """Raise ValueError if there are fewer classes than training images."""
+        number = settings["num_classes"]
+        if number is not None and train_images is not None and number < train_images:
+            raise ValueError(
+                f"num_classes: {number} are fewer than the {train_images} training images; leave it out, or set "
+                f"data.train_images to {number}"
+            )
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Transformed patches (B, 3, P, P) in [0, 1], their classes (B,), the features' dropout factors (B, C).

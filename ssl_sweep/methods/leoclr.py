@@ -1,6 +1,7 @@
 """LeOCLR: contrasts crops with the whole image instead of with one another."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Generator, Tensor, nn
@@ -10,12 +11,16 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.keys import (
+    QUEUE_SIZE,
     BatchNormSplits,
     KeyBatchNorm,
     MomentumKeys,
+    QueueSize,
     batch_groups,
+    check_queue,
     draw_orders,
     group_batchnorm,
+    queue_for,
 )
 from ssl_sweep.models.losses import Term, add, global_feature_std, info_nce, nt_xent, unit
 
@@ -37,7 +42,6 @@ class Method(nn.Module):
     """
 
     view_recipe = "moco_v2"
-    batch_groups = staticmethod(batch_groups)
 
     def __init__(
         self,
@@ -47,10 +51,7 @@ class Method(nn.Module):
             Literal["momentum", "end_to_end"],
             Field(description="keys by a momentum encoder and a queue, or by gradient against the batch"),
         ] = "momentum",
-        queue_size: Annotated[
-            int,
-            Field(ge=1, description="keys in the queue: a multiple of those per step, fewer than training images"),
-        ] = 65536,
+        queue_size: QueueSize = None,
         enqueue: Annotated[
             Literal["k1", "both"], Field(description="keys that enter the queue: the first crop's, or both crops'")
         ] = "k1",
@@ -70,10 +71,26 @@ class Method(nn.Module):
         if mechanism == "momentum":
             group_batchnorm(encoder, key_batch_norm, bn_splits)
             self.projector = mlp(features, features, dim, layers=layers)
-            self.keys = MomentumKeys(self._online(), dim, queue_size)
+            self.keys = MomentumKeys(self._online(), dim, queue_size or QUEUE_SIZE)
         else:
             norm: Literal["affine", "none"] = "affine" if head == "mlp" else "none"
             self.projector = mlp(features, features, dim, layers=layers, batch_norm=head == "mlp", last_norm=norm)
+
+    @staticmethod
+    def batch_groups(settings: Mapping[str, Any]) -> dict[str, int]:
+        """The groups of batch normalisation, which keys by momentum alone have."""
+        return batch_groups(settings) if settings["mechanism"] == "momentum" else {}
+
+    @staticmethod
+    def defaults_for(settings: Mapping[str, Any], batch_size: int, train_images: int) -> dict[str, Any]:
+        """The size of the queue."""
+        return {"queue_size": settings["queue_size"] or queue_for(_keys_per_step(settings, batch_size), train_images)}
+
+    @staticmethod
+    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
+        """Raise ValueError unless the queue, if there is one, fits a step's keys and the training set."""
+        if settings["mechanism"] == "momentum":
+            check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """The whole image and two crops, (B, 3, S, S) each; with momentum, the orders of the batch for keys."""
@@ -110,3 +127,7 @@ class Method(nn.Module):
 
     def _online(self) -> nn.Sequential:
         return nn.Sequential(self.encoder, self.projector)
+
+
+def _keys_per_step(settings: Mapping[str, Any], batch_size: int) -> int:
+    return batch_size * (2 if settings["enqueue"] == "both" else 1)

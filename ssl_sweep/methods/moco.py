@@ -1,6 +1,7 @@
 """Momentum contrast, version 2: queries against a queue of keys from a slowly moving encoder."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,12 +12,16 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.keys import (
+    QUEUE_SIZE,
     BatchNormSplits,
     KeyBatchNorm,
     MomentumKeys,
+    QueueSize,
     batch_groups,
+    check_queue,
     draw_orders,
     group_batchnorm,
+    queue_for,
 )
 from ssl_sweep.models.losses import add, global_feature_std, info_nce, unit
 
@@ -34,7 +39,7 @@ class Method(nn.Module):
     Contrastive Learning", which adds the MLP head, the augmentation and τ 0.2. Defaults are those for ImageNet, except
     bn_splits, which replaces the authors' eight devices; their CIFAR-10 notebook has queue_size 4096, momentum 0.99,
     temperature 0.1 and a linear head. A queue longer than the training set contains older keys of the query's own
-    image, which is harmful.
+    image, which is harmful: by default it is shorter.
     """
 
     view_recipe = "moco_v2"
@@ -44,10 +49,7 @@ class Method(nn.Module):
         self,
         encoder: Encoder,
         *,
-        queue_size: Annotated[
-            int,
-            Field(ge=1, description="keys in the queue: a multiple of those per step, fewer than training images"),
-        ] = 65536,
+        queue_size: QueueSize = None,
         dim: Annotated[int, Field(ge=1, description="dimensions of queries and keys")] = 128,
         momentum: Annotated[float, Field(ge=0, le=1, description="momentum of the key encoder")] = 0.999,
         temperature: Annotated[float, Field(gt=0, description="temperature of the softmax")] = 0.2,
@@ -63,8 +65,18 @@ class Method(nn.Module):
         group_batchnorm(encoder, key_batch_norm, bn_splits)
         self.encoder = encoder
         self.projector = mlp(encoder.feature_dim, encoder.feature_dim, dim, layers=2 if head == "mlp" else 1)
-        self.keys = MomentumKeys(self._online(), dim, queue_size)
+        self.keys = MomentumKeys(self._online(), dim, queue_size or QUEUE_SIZE)
         self.roles = (("first", "second"), ("second", "first"))[: 2 if symmetric else 1]  # (query, key)
+
+    @staticmethod
+    def defaults_for(settings: Mapping[str, Any], batch_size: int, train_images: int) -> dict[str, Any]:
+        """The size of the queue."""
+        return {"queue_size": settings["queue_size"] or queue_for(_keys_per_step(settings, batch_size), train_images)}
+
+    @staticmethod
+    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
+        """Raise ValueError unless the queue fits a step's keys and the training set."""
+        check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Two views (B, 3, S, S), and for each view of keys an order of the whole batch to compute them in."""
@@ -87,3 +99,7 @@ class Method(nn.Module):
 
     def _online(self) -> nn.Sequential:
         return nn.Sequential(self.encoder, self.projector)
+
+
+def _keys_per_step(settings: Mapping[str, Any], batch_size: int) -> int:
+    return batch_size * (2 if settings["symmetric"] else 1)

@@ -27,6 +27,16 @@ BatchNormSplits = Annotated[
     int, Field(ge=1, description="groups of the global batch for split and shuffled, in place of devices")
 ]
 
+QUEUE_SIZE = 65536  # of MoCo's paper, on ImageNet
+QueueSize = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="keys in the queue: a multiple of those per step, at most the training images; null: 65536, or "
+        "fewer where there are fewer images",
+    ),
+]
+
 
 class MomentumKeys(nn.Module):
     """A moving average of the query network, and a queue of its keys.
@@ -76,6 +86,33 @@ class MomentumKeys(nn.Module):
 def batch_groups(settings: Mapping[str, Any]) -> dict[str, int]:
     """The declaration `batch_groups` of methods that have the knobs `key_batch_norm` and `bn_splits`."""
     return {} if settings["key_batch_norm"] == "plain" else {"bn_splits": settings["bn_splits"]}
+
+
+def queue_for(keys_per_step: int, train_images: int) -> int:
+    """The paper's queue, or the largest one that is shorter than the training set; always whole steps, at least one."""
+    longest = min(QUEUE_SIZE, train_images - 1)
+    return max(1, longest // keys_per_step) * keys_per_step
+
+
+def check_queue(size: int | None, keys_per_step: int, train_images: int | None) -> None:
+    """Check a queue's size; None, which `queue_for` replaces, is always right.
+
+    Raises:
+        ValueError: it is no multiple of a step's keys, or longer than the training set: it then holds older keys of
+            the query's own image, as negatives.
+    """
+    if size is None:
+        return
+    best = _nearest_multiple(size, keys_per_step)
+    if train_images is not None:
+        best = min(best, queue_for(keys_per_step, train_images))
+        if size > train_images:
+            raise ValueError(f"queue_size: {size} is longer than the {train_images} training images; take {best}")
+    if size % keys_per_step:
+        raise ValueError(
+            f"queue_size: {size} is not a multiple of the {keys_per_step} keys that a step adds; take {best}, or "
+            "another pretrain.batch_size"
+        )
 
 
 def group_batchnorm(encoder: nn.Module, kind: str, splits: int) -> None:

@@ -1,7 +1,7 @@
 """Enumerates a search's choices: all of a grid, and those of any search that show whether the knobs fit together."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
@@ -53,6 +53,18 @@ def combined(search: Search, paths: Collection[str]) -> Iterator[Settings]:
     return map(_joined, product(*(settings if path in paths else settings[:1] for path, settings in listed.items())))
 
 
+def extremes(search: Search, decides: Callable[[str], bool]) -> Iterator[Settings]:
+    """Yield a choice for every combination of listed values and ends of ranges of the searched knobs that decide.
+
+    A section that is searched decides with all its knobs. The other knobs have their first value.
+    """
+    parts = [
+        _settings(path, values, search, _ends) if decides(path) else _firsts(path, values, search)[:1]
+        for path, values in searched(search).items()
+    ]
+    return map(_joined, product(*parts))
+
+
 def num_settings(values: Categorical | Range | Branches) -> int | None:
     """The number of settings of a searched knob, or of a section with its knobs; None for a range without a step."""
     if not isinstance(values, Branches):
@@ -63,13 +75,18 @@ def num_settings(values: Categorical | Range | Branches) -> int | None:
     return sum(math.prod(size or 0 for size in branch) for branch in sizes)
 
 
-def _settings(path: str, values: Categorical | Range, search: Search) -> list[Settings]:
-    """Every value of a knob; for a section, every branch with every value of its own knobs."""
+def _settings(
+    path: str,
+    values: Categorical | Range,
+    search: Search,
+    listed: Callable[[Categorical | Range], Sequence[Any]] = lambda values: values.listed(),
+) -> list[Settings]:
+    """Every value of a knob, as `listed`; for a section, every branch with every value of its own knobs."""
     if path not in search.branches:
-        return [{path: value} for value in values.listed()]
+        return [{path: value} for value in listed(values)]
     settings = []
     for branch in search.branches[path].choices:
-        combinations = product(*(knob_values.listed() for knob_values in branch.space.values()))
+        combinations = product(*(listed(knob_values) for knob_values in branch.space.values()))
         paths = [path, *(f"{path}.{knob}" for knob in branch.space)]
         settings += [dict(zip(paths, (branch.name, *own), strict=True)) for own in combinations]
     return settings
@@ -85,6 +102,10 @@ def _firsts(path: str, values: Categorical | Range, search: Search) -> list[Sett
         )
         for branch in search.branches[path].choices
     ]
+
+
+def _ends(values: Categorical | Range) -> Sequence[Any]:
+    return (values.low, values.high) if isinstance(values, Range) else values.values
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> Settings:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ssl_sweep.knobs.problems import Loc, Problem, SpecError, findings_of, key_text, spec_error, validation_error
 from ssl_sweep.spec.class_list import read_classes
 from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_yaml
+from ssl_sweep.spec.launch import launch_findings
 from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
 
@@ -87,6 +88,9 @@ def _checked(
         except ValidationError as error:
             unread = {problem.key for problem in problems if problem.value is not None}
             problems += [problem for problem in spec_error(error, document.place).problems if problem.key not in unread]
+        else:
+            found = [] if problems else launch_findings(spec)
+            problems += [Problem(*document.place(each.loc), key_text(each.loc), *each[1:]) for each in found]
     if problems:
         raise SpecError(sorted(problems, key=lambda problem: (problem.file != file, problem.line or 0)))
     return spec

@@ -104,7 +104,9 @@ def read_prune_on(raw: Mapping[str, Any], objective: str, evaluate: Mapping[str,
         return objective if metric in known or metric.startswith("pretrain/") else PRUNE_ON
     options = ["pretrain/loss", *(f"pretrain/{metric}" for metric in HEALTH_METRICS), *known]
     judged = parsed_objective(given, PRUNE_ON)
-    if judged.metric not in options:
+    # of an evaluation that trains but reports this once: refused at launch (`launch.py`), but some stored specs have it
+    known += [f"{stage}/top1_val" for stage, settings in evaluate.items() if load_evaluation(stage).epochs(settings)]
+    if judged.metric not in (*options, *known):
         remedy = did_you_mean(judged.metric, options)
         raise validation_error(Finding((), given, "is not reported while a trial trains", remedy))
     return str(judged)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from ssl_sweep.data.recipes import NONE
-from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
@@ -175,11 +175,6 @@ class SweepSpec(Section):
                 nearest_sizes = f"{size // workers * workers or workers} or {(size // workers + 1) * workers}"
                 message = f"cannot be shared evenly by {workers} workers (resources.workers)"
                 errors.add(loc, size, message, f"use {nearest_sizes}")
-        trusted = self._is_trusted(info)
-        for knob, groups in ({} if trusted else methods.batch_groups(self.method["name"], self.method)).items():
-            if groups > 1 and groups % workers:
-                message = f"groups cannot be shared evenly by {workers} workers (resources.workers)"
-                errors.add(("method", knob), groups, message, f"make it a multiple of {workers}")
         errors.raise_if_any()
         return self
 

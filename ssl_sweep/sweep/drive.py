@@ -18,9 +18,10 @@ from ssl_sweep.data.summary import require_labels, summarize
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
-from ssl_sweep.ledger.open import open_ledger, open_notes
+from ssl_sweep.ledger.open import open_ledger, open_notes, sweep_names
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.labels import check_labels
+from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
@@ -102,12 +103,16 @@ def drive(
         NoSuchTrial: `resume` names a trial that does not exist.
         ClusterError: it is not called in the main thread; see also `run_sweep`.
         DataError: the data cannot be opened.
+        SpecError: a new sweep's settings do not fit its number of training images.
         BucketError: the storage's bucket refuses access or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     check_thread()
-    _open_data(spec)
+    train_images = _open_data(spec)
     storage.check(tracking_uri(spec, storage))
+    say = partial(console.print, markup=False, soft_wrap=True)
+    if resume is None and not extends:
+        _check_sizes(spec, train_images, storage, say)
     folder = storage.sweep(spec.name)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,23 +121,23 @@ def drive(
         if resume is None:
             check_not_stopped(notes, spec.name)
         storage.take_over(spec.name)
-        say = partial(console.print, markup=False, soft_wrap=True)
         take_pins(spec, storage, notes, extends=extends)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         sweep_id(folder / "sweep_id")
         storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume) if resume is not None else None
-        summary = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
-        if not summary.ending.interrupted:
+        result = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
+        if not result.ending.interrupted:
             finish.clean_up(ledger, storage, say)
-        return summary
+        return result
 
 
-def _open_data(spec: SweepSpec) -> None:
-    """Open all data sources once, so that missing data and labels are refused before pretraining."""
+def _open_data(spec: SweepSpec) -> int:
+    """Open all data sources once, so that missing data and labels are refused; returns the number of training images."""
     root, seed = spec.root, spec.data["split_seed"]
-    check_labels(spec, summarize(data_of(spec.data), root=root))
+    summary = summarize(data_of(spec.data), root=root)
+    check_labels(spec, summary)
     for name, settings in spec.evaluate.items():
         evaluation = load_evaluation(name)
         evaluation.check_data(settings, root)
@@ -141,6 +146,18 @@ def _open_data(spec: SweepSpec) -> None:
                 require_labels(open_source(source, root=root, split_seed=seed))
             except DataError as error:
                 raise DataError(f"evaluate.{name}: {error}") from None
+    return summary.train_images
+
+
+def _check_sizes(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
+    """Check a sweep that has not begun against its training images; one that has begun goes on as it is."""
+    with room_in(storage.root):
+        if spec.name in sweep_names(storage.ledger_url):
+            return
+    if findings := size_findings(spec, train_images):
+        raise launch_error(spec.name, findings)
+    for warning in size_warnings(spec, train_images):
+        say(warning)
 
 
 def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Callable[..., Ending]) -> Summary:

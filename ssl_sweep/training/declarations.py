@@ -43,6 +43,15 @@ def _no_labels(settings: Mapping[str, Any]) -> bool:
     return False
 
 
+def _no_defaults(settings: Mapping[str, Any], batch_size: int, train_images: int) -> dict[str, Any]:
+    """The default of `defaults_for`."""
+    return {}
+
+
+def _any_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
+    """The default of `check_sizes`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingDeclarations:
     """Optional attributes of any module that `loop.fit` trains: a method, or the heads of an evaluation."""
@@ -59,7 +68,7 @@ class TrainingDeclarations:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodDeclarations(TrainingDeclarations):
-    """Optional attributes of a method; `pretrains` to `needs_labels` are read from its class, before it is built."""
+    """Optional attributes of a method; `pretrains` to `check_sizes` are read from its class, before it is built."""
 
     pretrains: bool = True
     """False: there is no pretraining, and evaluations start from the untrained encoder."""
@@ -72,6 +81,13 @@ class MethodDeclarations(TrainingDeclarations):
 
     needs_labels: Callable[[Mapping[str, Any]], bool] = _no_labels
     """Whether its loss reads labels with these knobs; a sweep of images without any is then refused."""
+
+    defaults_for: Callable[[Mapping[str, Any], int, int], dict[str, Any]] = _no_defaults
+    """(settings, images of a step, training images) -> values of the knobs that are null and depend on these."""
+
+    check_sizes: Callable[[Mapping[str, Any], int, int | None], None] = _any_sizes
+    """(settings, images of a step, training images or None): called before a sweep begins. Raises ValueError, which
+    names a knob and a remedy, if the settings do not fit them; None: the data is not at hand."""
 
     projector: nn.Module | None = None
     """Maps features (N, D) to the projections that `health.votes_by: projections` compares."""

@@ -229,7 +229,10 @@ class _Trial:
         return {"loss": metrics["loss"], **last} if metrics else {}
 
     def _method(self) -> Any:
-        settings = dict(self.config["method"])
+        sizes = {"batch_size": self.config["pretrain"]["batch_size"], "train_images": len(self.splits.train)}
+        settings = methods.fitted(self.config["method"], **sizes)
+        if derived := {knob: value for knob, value in settings.items() if self.config["method"][knob] != value}:
+            log.info("method: %s, for %d training images", derived, sizes["train_images"])
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
 
     def _encoder(self) -> Encoder:

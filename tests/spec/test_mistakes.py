@@ -238,12 +238,6 @@ def test_what_a_sampler_may_draw_and_does_not_fit_is_refused_before_launch() -> 
     SweepSpec.model_validate(raw(search={"space": fitting, "sampler": "tpe", "trials": 3}))
 
 
-def test_groups_of_a_batch_that_workers_cannot_share_are_refused() -> None:
-    resources = {"workers": 3}
-    found = refused(raw(method="moco", pretrain={"batch_size": 192}, resources=resources, search={}))
-    assert found["method.bn_splits"].endswith("(resources.workers); make it a multiple of 3")
-
-
 def test_an_encoder_without_weights_goes_with_no_method_that_trains_it() -> None:
     found = refused(raw(method="simclr", encoder="pixels", search={}))
     assert "simclr cannot use pixels; use one of" in found["encoder"]

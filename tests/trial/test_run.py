@@ -78,6 +78,23 @@ def test_what_a_method_measures_of_its_pictures_is_told_before_and_after(tmp_pat
     assert after != before  # of two epochs no more can be asked
 
 
+@pytest.mark.parametrize("method", ["moco", "leoclr", "exemplar"])
+def test_what_depends_on_the_number_of_images_is_derived(tmp_path: Path, cache: Path, method: str) -> None:
+    own = config(
+        method=method, evaluate={"knn": {}}, pretrain={"epochs": 1}, data={**SPEC["data"], "train_images": 600}
+    )
+    trial.run(own, ignore, tmp_path, cache=cache)
+    state = checkpoint_of_pretraining(own, tmp_path, cache)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    sizes = {"classifier.weight": 600} if method == "exemplar" else {"keys.queue.keys": 512}
+    assert {name: shapes[name][0] for name in sizes} == sizes
+
+
+def checkpoint_of_pretraining(own: dict[str, Any], folder: Path, cache: Path) -> dict[str, torch.Tensor]:
+    """The state of the method that a trial of this config builds."""
+    return trial._Trial(own, ignore, folder, cache, folder / "stages")._method().state_dict()
+
+
 def test_some_classes_of_the_data_are_enough(tmp_path: Path, cache: Path) -> None:
     data = {**SPEC["data"], "classes": ["4", "9"]}
     settings = json.loads(json.dumps(config(data=data, method="supervised", evaluate={"knn": {}})))  # as Ray brings it

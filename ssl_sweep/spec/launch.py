@@ -1,0 +1,176 @@
+"""Mistakes of a spec that show only when its methods are built: told before anything runs.
+
+A stored spec is not checked: it is read each time somebody looks at its sweep, and its trials have run.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.problems import Finding, Loc, Problem, SpecError, key_text
+from ssl_sweep.models.encoders import build_encoder
+from ssl_sweep.spec.choices import extremes
+from ssl_sweep.spec.pruners import PRUNE_ON
+from ssl_sweep.spec.sections import CASE
+from ssl_sweep.spec.sweep import SweepSpec, resolve
+
+MAX_COMBINED = 2000  # choices that are looked at
+MAX_BUILT = 30  # different pairs of encoder and method that are built
+BATCH_SIZE = "pretrain.batch_size"
+
+Config = Mapping[str, Any]
+
+
+def launch_findings(spec: SweepSpec) -> list[Finding]:
+    """What is wrong with the methods and encoders of a sweep's choices, each mistake once.
+
+    Each different pair of method and encoder is built, on the meta device: without memory or training.
+    """
+    return [*_reported_once(spec), *_found(spec, partial(_build_errors, workers=spec.resources.workers))]
+
+
+def size_findings(spec: SweepSpec, train_images: int) -> list[Finding]:
+    """The settings of a sweep's choices that do not fit the number of training images, each mistake once."""
+    return _found(spec, partial(_size_errors, workers=spec.resources.workers, train_images=train_images))
+
+
+def size_warnings(spec: SweepSpec, train_images: int) -> list[str]:
+    """What works with so few training images, but is hardly meant."""
+    sizes = sorted({config["pretrain"]["batch_size"] for _, config in _different(spec)})
+    return [
+        f"{BATCH_SIZE}: {size} is more than the {train_images} training images: an epoch is one step with all of them"
+        for size in sizes[-1:]
+        if size > train_images
+    ]
+
+
+def launch_error(file: str, findings: Sequence[Finding]) -> SpecError:
+    """The findings as an error, of a file whose lines are no longer known."""
+    return SpecError([Problem(file, None, key_text(each.loc), *each[1:]) for each in findings])
+
+
+def _found(spec: SweepSpec, errors_of: Callable[[Config], Iterator[tuple[str, str]]]) -> list[Finding]:
+    findings: dict[Loc, Finding] = {}
+    for choice, config in islice(_different(spec), MAX_BUILT):
+        for section, error in errors_of(config):
+            finding = _placed(spec, choice, config, section, error)
+            findings.setdefault(finding.loc, finding)
+    return list(findings.values())
+
+
+def _different(spec: SweepSpec) -> Iterator[tuple[Config, Config]]:
+    """The choices, with their configs, whose encoder, method or batch size differs from those before."""
+    known = set()
+    for choice in islice(extremes(spec.search, _decides), MAX_COMBINED):
+        config = resolve(spec, choice, spec.search.seeds[0])
+        made = json.dumps([config["encoder"], config["method"], config["pretrain"]["batch_size"]])
+        if made not in known:
+            known.add(made)
+            yield choice, config
+
+
+def _decides(path: str) -> bool:
+    return path.partition(".")[0] in ("encoder", "method", CASE) or path == BATCH_SIZE
+
+
+def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
+    """The sections of a trial's config that cannot be built, or do not fit its batches, and why."""
+    name, batch_size = config["method"]["name"], config["pretrain"]["batch_size"]
+    if error := _build_error(config, only_encoder=True):
+        yield "encoder", error
+    elif error := _build_error(config):
+        yield "method", error
+    if not methods.pretrains(name):
+        return
+    for knob, groups in methods.batch_groups(name, config["method"]).items():
+        if groups % workers:
+            words = f"{knob}: {groups} groups of a batch cannot be shared evenly by {workers} workers"
+            yield "method", f"{words} (resources.workers); make it a multiple of {workers}"
+    try:
+        methods.check_sizes(config["method"], batch_size=batch_size, train_images=None)
+    except ValueError as error:
+        yield "method", str(error)
+
+
+def _size_errors(config: Config, workers: int, train_images: int) -> Iterator[tuple[str, str]]:
+    batch_size = config["pretrain"]["batch_size"]
+    if not methods.pretrains(config["method"]["name"]):
+        return
+    if batch_size > train_images and train_images % workers:
+        words = f"batch_size: {batch_size} is more than the {train_images} training images, whose one batch {workers}"
+        remedy = f"take {max(workers, train_images // workers * workers)}"
+        yield "pretrain", f"{words} workers (resources.workers) cannot share evenly; {remedy}"
+    try:
+        methods.check_sizes(config["method"], batch_size=batch_size, train_images=train_images)
+    except ValueError as error:
+        yield "method", str(error)
+
+
+def _build_error(config: Config, *, only_encoder: bool = False) -> str | None:
+    """Why a trial's encoder, or its method too, cannot be built; None if it can."""
+    try:
+        with torch.device("meta"):
+            _build(config, only_encoder)
+    except ValueError as error:
+        return str(error)
+    except Exception:
+        return _build_error_with_memory(config, only_encoder)
+    return None
+
+
+def _build_error_with_memory(config: Config, only_encoder: bool) -> str | None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _build(config, only_encoder)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        return f"cannot be built: {type(error).__name__}: {error}"
+    return None
+
+
+def _build(config: Config, only_encoder: bool) -> None:
+    size = config["data"]["image_size"]
+    encoder = build_encoder(config["encoder"], size)
+    if only_encoder:  # one image through it: the layers of some need more pixels than others
+        with torch.no_grad():
+            encoder.eval()(torch.zeros(1, 3, size, size))
+    else:
+        settings = dict(config["method"])
+        knobs.load("methods", settings.pop("name"))(encoder, **settings)
+
+
+def _placed(spec: SweepSpec, choice: Config, config: Config, section: str, error: str) -> Finding:
+    """A finding at the key that the error names, where the search, a case or the section gives its value."""
+    settings = config[section]
+    owner = str(settings.get("name", section))
+    message = error.removeprefix(f"{owner}: ").removeprefix(f"{section}.")
+    knob = next((word for word in re.findall(r"\w+", message) if word in settings and word != "name"), None)
+    value = owner if knob is None else settings[knob]
+    message = message if knob is None else message.removeprefix(f"{knob}: ").removeprefix(f"{value} ")
+    path = section if knob is None else f"{section}.{knob}"
+    loc: Loc = (section,) if knob is None else (section, knob)
+    if path in spec.search.space or section in spec.search.space:
+        loc = ("search", "space", path if path in spec.search.space else section)
+    elif CASE in choice and {path, section} & spec.search.cases[choice[CASE]].keys():
+        case = spec.search.cases[choice[CASE]]
+        loc = ("search", "cases", choice[CASE], path if path in case else section)
+    return Finding(loc, value, message, "")
+
+
+def _reported_once(spec: SweepSpec) -> Iterator[Finding]:
+    """An epoch pruner that judges by what an evaluation reports at its end."""
+    if spec.search.prunes_by != "epoch":
+        return
+    metric = spec.search.prune_objective.metric
+    stage = metric.partition("/")[0]
+    if stage in spec.evaluate and metric not in load_evaluation(stage).epoch_metrics(spec.evaluate[stage]):
+        message = f"is reported once, when {stage} has ended: nothing could be pruned by it"
+        yield Finding(("search", "prune_on"), spec.search.prune_on, message, f"leave it out, or use `{PRUNE_ON}`")

@@ -1,0 +1,193 @@
+"""Mistakes that only building a sweep's methods shows, told before anything runs; and defaults that fit small sets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs.problems import SpecError
+from ssl_sweep.spec.file import load_spec
+from ssl_sweep.spec.launch import launch_findings, size_findings, size_warnings
+from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
+
+DIGITS, FLOWERS = (1294, 8), (735, 64)  # training images beside validation, and pixels
+
+
+def made(method: Any = "simclr", size: int = 8, **changes: Any) -> SweepSpec:
+    base = {"name": "x", "data": {"source": "digits", "image_size": size}, "encoder": {"name": "resnet18", "width": 8}}
+    return SweepSpec.model_validate(base | {"method": method, "evaluate": {"knn": {}}} | changes)
+
+
+def found(spec: SweepSpec, train_images: int | None = None) -> dict[str, str]:
+    findings = launch_findings(spec) if train_images is None else size_findings(spec, train_images)
+    return {".".join(map(str, each.loc)): f"{each.value}: {each.message}; {each.remedy}" for each in findings}
+
+
+@pytest.mark.parametrize(("train_images", "size"), [DIGITS, FLOWERS])
+@pytest.mark.parametrize("name", knobs.names("methods"))
+def test_every_method_alone_fits_a_small_set(name: str, train_images: int, size: int) -> None:
+    encoder = "vit_tiny" if name == "mae" else {"name": "resnet18", "width": 8}
+    spec = made(name, size, encoder=encoder)
+    assert found(spec) == {}
+    assert found(spec, train_images) == {}
+    assert size_warnings(spec, train_images) == []
+
+
+def test_mae_says_which_encoders_it_takes() -> None:
+    with pytest.raises(SpecError, match=r"method mae cannot use resnet18; use one of .*vit_tiny"):
+        from_dump(made().model_dump(mode="json") | {"method": "mae"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({"method": {"name": "moco", "queue_size": 1000}}, "method.queue_size", "1000: is not a multiple of"),
+        (
+            {"method": {"name": "moco", "queue_size": 768, "symmetric": True}},
+            "method.queue_size",
+            "768: is not a multiple of the 512 keys that a step adds; take 1024, or another pretrain.batch_size",
+        ),
+        ({"method": {"name": "leoclr", "queue_size": 256, "enqueue": "both"}}, "method.queue_size", "take 512"),
+        (
+            {"method": {"name": "moco", "bn_splits": 1}, "resources": {"workers": 2}},
+            "method.bn_splits",
+            "1: groups of a batch cannot be shared evenly by 2 workers (resources.workers); make it a multiple of 2",
+        ),
+        ({"encoder": {"name": "vit_tiny", "patch_size": 3}}, "encoder.patch_size", "use one of [1, 2, 4, 8]"),
+        (
+            {"method": {"name": "mae", "decoder_dim": 100}, "encoder": "vit_tiny"},
+            "method.decoder_dim",
+            "not a multiple of decoder_heads 16",
+        ),
+        ({"method": {"name": "drlim", "shifts": [-9, 3]}}, "method.shifts", "too large for an image of 8 pixels"),
+        (
+            {"method": "moco", "search": {"space": {"method.queue_size": [256, 300]}}},
+            "search.space.method.queue_size",
+            "300: is not",
+        ),
+        (
+            {
+                "method": {"name": "exemplar", "scale_max": 1.4},
+                "search": {
+                    "space": {"method.scale_min": {"low": 0.5, "high": 2.0}}, "sampler": "random", "trials": 2
+                },
+            },
+            "search.space.method.scale_min",
+            "2.0: scale_min 2.0 must not exceed scale_max",
+        ),
+        (
+            {"search": {"space": {"method": {"choices": ["simclr", {"name": "moco", "queue_size": [256, 300]}]}}}},
+            "search.space.method",
+            "300: is not a multiple",
+        ),
+        (
+            {"search": {"cases": {"a": {}, "b": {"method": {"name": "moco", "queue_size": 300}}}}},
+            "search.cases.b.method",
+            "300: is not a multiple",
+        ),
+        (
+            {
+                "evaluate": {"transfer": {"sources": ["digits"]}},
+                "search": {"pruner": "asha", "prune_on": "maximize transfer/top1_val"},
+            },
+            "search.prune_on",
+            "is reported once, when transfer has ended",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_config_alone_shows(changes: dict[str, Any], key: str, message: str) -> None:
+    mistakes = found(made(**changes))
+    assert mistakes.keys() == {key}
+    assert message in mistakes[key]
+
+
+def test_an_end_to_end_leoclr_has_no_groups_and_no_queue() -> None:
+    unused = {"bn_splits": 7, "queue_size": 999}
+    spec = made({"name": "leoclr", "mechanism": "end_to_end", **unused}, resources={"workers": 2})
+    assert found(spec) == {}
+    assert found(spec, 100) == {}
+
+
+def test_groups_of_a_batch_that_workers_cannot_share_are_refused() -> None:
+    mistakes = found(made("moco", pretrain={"batch_size": 192}, resources={"workers": 3}))
+    assert mistakes["method.bn_splits"].endswith("(resources.workers); make it a multiple of 3; ")
+
+
+def test_a_queue_that_is_longer_than_the_training_set_is_told_with_the_size_to_take() -> None:
+    spec = made({"name": "moco", "queue_size": 65536})
+    assert found(spec) == {}
+    assert found(spec, 1294) == {"method.queue_size": "65536: is longer than the 1294 training images; take 1280; "}
+    assert found(spec, 100_000) == {}
+    assert found(made({"name": "exemplar", "num_classes": 1000}), 1294)["method.num_classes"].startswith(
+        "1000: are fewer than the 1294 training images"
+    )
+
+
+def test_a_batch_that_is_larger_than_the_set_is_told() -> None:
+    assert size_warnings(made(), 100) == [
+        "pretrain.batch_size: 256 is more than the 100 training images: an epoch is one step with all of them"
+    ]
+    assert found(made(), 101) == {}
+    shared = found(made(resources={"workers": 2}), 101)
+    assert "take 100" in shared["pretrain.batch_size"]
+    assert found(made("supervised", resources={"workers": 2}), 101) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "batch_size", "changes", "size"),
+    [
+        ("moco", 1_281_167, 256, {}, 65536),
+        ("moco", 1_281_167, 100, {}, 65500),
+        ("moco", 1294, 128, {}, 1280),
+        ("moco", 1280, 128, {}, 1152),
+        ("moco", 1294, 256, {"symmetric": True}, 1024),
+        ("moco", 100, 256, {}, 100),
+        ("moco", 1294, 256, {"queue_size": 512}, 512),
+        ("leoclr", 735, 64, {"enqueue": "both"}, 640),
+    ],
+)
+def test_the_default_queue_is_the_papers_or_stays_below_the_set(
+    name: str, images: int, batch_size: int, changes: dict[str, Any], size: int
+) -> None:
+    settings = made({"name": name, **changes}).method
+    assert methods.fitted(settings, batch_size=batch_size, train_images=images)["queue_size"] == size
+
+
+def test_exemplar_has_a_class_for_each_image() -> None:
+    settings = made("exemplar").method
+    assert methods.fitted(settings, batch_size=256, train_images=45_000)["num_classes"] == 45_000
+
+
+def test_mistakes_have_their_line_and_stored_specs_are_not_checked(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    raw = {"name": "x", "data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "evaluate": {"knn": {}}}
+    path.write_text(yaml.safe_dump(raw) + "method: {name: moco,\n  queue_size: 1000}\n")
+    with pytest.raises(SpecError, match=r"spec\.yaml:9: method\.queue_size: 1000: is not a multiple of the 256 keys"):
+        load_spec(path)
+    stored = made({"name": "moco", "queue_size": 1000}).model_dump(mode="json")
+    assert resolve(from_dump(stored), {}, 0)["method"]["queue_size"] == 1000
+
+
+def test_a_constructor_that_reads_values_is_built_in_memory_and_its_errors_are_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method: Any = knobs.load("methods", "simclr")
+    original = method.__init__
+
+    def reads(self: Any, encoder: Any, **settings: Any) -> None:
+        original(self, encoder, **settings)
+        self.first = float(next(encoder.parameters()).flatten()[0])
+
+    spec, before = made(), torch.get_rng_state()
+    monkeypatch.setattr(method, "__init__", reads)
+    assert found(spec) == {}
+    assert torch.equal(torch.get_rng_state(), before)
+
+    def fails(self: Any, encoder: Any, **settings: Any) -> None:
+        raise KeyError("stem")
+
+    monkeypatch.setattr(method, "__init__", fails)
+    assert found(spec) == {"method": "simclr: cannot be built: KeyError: 'stem'; "}
