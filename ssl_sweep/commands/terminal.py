@@ -66,6 +66,7 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
     problems = [Text(f"does not fit: {problem}; lower it, {remedy}", "red") for problem in plan["problems"]]
+    problems += [Text(warning, "yellow") for warning in plan["warnings"]]
     data = plan.get("data", {})  # a service does not look at it
     if "problem" in data:
         problems.append(Text(f"images not counted: {data['problem']}", "yellow"))

@@ -7,6 +7,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 def importances(
     choices: Sequence[Mapping[str, Any]], objective: Sequence[float], logarithmic: Sequence[str] = ()

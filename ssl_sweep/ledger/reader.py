@@ -1,5 +1,6 @@
 """A sweep's choices and trials as its ledger has them: what the driver shares with everybody who only reads."""
 
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,6 @@ class LedgerReader:
         self._study = study
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
         self._knobs = Knobs(spec)
-        self._wanted = count_choices(spec)  # how many choices the search tries
         self._confirming = {  # the trials with fresh seeds, by their choice's number
             int(name.partition(":")[2]): tuple(Trial.read(stored) for stored in trials)
             for name, trials in study.user_attrs.items()
@@ -43,6 +43,7 @@ class LedgerReader:
             elif FROM not in frozen.user_attrs:
                 number = choice_number(frozen)
                 self._choices[number] = self._choice(number, frozen.params, frozen.user_attrs)
+        self._wanted = self._num_wanted()
 
     @property
     def choices(self) -> list[Choice]:
@@ -83,6 +84,14 @@ class LedgerReader:
         """The trials of a choice that may run: with a pruner, only what it judges next."""
         return rules.due(self.spec.search, choice)
 
+    def _num_wanted(self) -> int:
+        """How many choices the search tries; earlier versions tried settings again, which take no other's place."""
+        wanted, trials = count_choices(self.spec), self.spec.search.trials or 0
+        if self.spec.search.sampler == "grid" or wanted == trials:
+            return wanted
+        different = {setting_key(choice.knobs) for choice in self._choices.values()}
+        return min(trials, wanted + len(self._choices) - len(different))
+
     def _choice(self, number: int, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> Choice:
         """A choice from its Optuna trial's parameters and user attributes."""
         trials = []
@@ -102,6 +111,12 @@ class LedgerReader:
             number: [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
             for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
         }
+
+
+def setting_key(knobs: Mapping[str, Any]) -> str:
+    """The same text for the same values of the searched knobs; of floats, what rounding leaves alike."""
+    rounded = {path: f"{value:.12g}" if isinstance(value, float) else value for path, value in knobs.items()}
+    return json.dumps(rounded, sort_keys=True)
 
 
 def choice_number(frozen: FrozenTrial) -> int:

@@ -18,8 +18,9 @@ from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.entries import Choice, Notes, Trial
 from ssl_sweep.ledger.open_choice import OpenChoice
 from ssl_sweep.ledger.proposals import Proposals
-from ssl_sweep.ledger.reader import CONFIRM, LedgerReader, choice_number
+from ssl_sweep.ledger.reader import CONFIRM, LedgerReader, choice_number, setting_key
 from ssl_sweep.ledger.sampling import pruner, suggest
+from ssl_sweep.spec.choices import others_than
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.trialdir.states import TrialState
 
@@ -54,11 +55,11 @@ class Ledger(LedgerReader):
             position = len(self._choices)
             if self._enqueued:
                 self._enqueued -= 1
-            elif position >= self._wanted:
+                return self._take_up(self._proposals.ask(position))
+            if position >= self._wanted:
                 return None
-            else:
-                self._proposals.enqueue(position)
-            return self._take_up(self._proposals.ask(position))
+            self._proposals.enqueue(position)
+            return self._take_up(self._proposals.ask(position), untried=True)
 
     def confirm(self) -> list[Trial]:
         """Once the search is over, add the missing trials with fresh seeds to the best choices, and return these.
@@ -145,19 +146,40 @@ class Ledger(LedgerReader):
         """The Optuna trials of the choices that a driver left open."""
         return self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
 
-    def _take_up(self, trial: optuna.Trial) -> Choice:
-        """Hold an unfinished choice; suggest the knobs that it lacks because its driver died before it wrote them."""
+    def _take_up(self, trial: optuna.Trial, *, untried: bool = False) -> Choice:
+        """Hold an unfinished choice; suggest the knobs that it lacks because its driver died before it wrote them.
+
+        untried: it is new, and must not repeat the setting of another one while there are others.
+        """
         for _ in range(2):  # a section's own knobs depend on its name
             known = trial.params  # from the range that the search had then, which may have been widened
             for name, values in self._knobs.distributions(known).items():
                 if name not in known:
                     suggest(trial, name, values)
-        number = trial.user_attrs.get("root", trial.number)
-        self._choices[number] = self._choice(number, trial.params, trial.user_attrs)
-        reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        self._open[number] = OpenChoice(trial, reported if self.spec.search.prunes_by else ())
+        if untried:
+            self._vary(trial)
+        number, stored = (
+            trial.user_attrs.get("root", trial.number),
+            self._study.get_trials(deepcopy=False)[trial.number],
+        )
+        self._choices[number] = self._choice(number, stored.params, trial.user_attrs)
+        self._open[number] = OpenChoice(trial, stored.intermediate_values if self.spec.search.prunes_by else ())
         self._conclude(number)  # its driver died between the last seed's end and this
         return self._choices[number]
+
+    def _vary(self, trial: optuna.Trial) -> None:
+        """Give a new trial the nearest setting that was not tried, if its own was."""
+        knobs, tried = self._knobs.knobs(trial.params), {setting_key(choice.knobs) for choice in self.choices}
+        if setting_key(knobs) not in tried:
+            return
+        others = [setting for setting in others_than(self.spec.search, knobs) if setting_key(setting) not in tried]
+        if not others:
+            return
+        nearest = min(others, key=lambda setting: sum(knobs.get(path) != value for path, value in setting.items()))
+        distributions = self._knobs.distributions(nearest)
+        for name, value in self._knobs.params(nearest).items():
+            values = distributions[name]
+            self._storage.set_trial_param(trial.number, name, values.to_internal_repr(value), values)
 
     def _store_confirming(self, number: int, trials: tuple[Trial, ...]) -> None:
         self.notes.write(f"{CONFIRM}:{number}", [asdict(trial) for trial in trials])

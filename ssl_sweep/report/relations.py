@@ -63,7 +63,8 @@ def importance(sweep: Sweep) -> Importance:
     by_number = sorted(scored, key=lambda choice: choice.number)
     used = [by_number[i] for i in thinned(len(scored), MAX_LEAVES)]
     objective = [choice.objective for choice in used if choice.objective is not None]
-    shares = importances([choice.knobs for choice in used], objective, [knob.path for knob in knobs if knob.log])
+    of_all = [{knob.path: choice.knobs[knob.path] for knob in knobs} for choice in used]  # fANOVA takes no others
+    shares = importances(of_all, objective, [knob.path for knob in knobs if knob.log])
     if not shares:
         return Importance(None, "The objective is the same for all choices: there is no difference to explain.")
     few = f"Only {len(scored)} choices: these shares are uncertain." if len(scored) < ENOUGH else ""

@@ -15,7 +15,7 @@ from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, value_text
-from ssl_sweep.tables.options import objectives_of, options
+from ssl_sweep.tables.options import objectives_of, options, with_undrawn
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
@@ -160,7 +160,8 @@ def read_sweep(name: str, tracking_uri: str) -> Sweep:
     tags = [trial.tags for trial in store.trial_runs(client, name, tracking_uri)]
     commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
     collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
-    spec, runs = reader.spec_of(name, tracking_uri), reader.runs([name], tracking_uri)
+    spec = reader.spec_of(name, tracking_uri)
+    runs = with_undrawn(reader.runs([name], tracking_uri), [spec])
     searched = _planned(spec)
     return Sweep(
         name=name,
@@ -204,10 +205,12 @@ def _planned(spec: Mapping[str, Any]) -> int | None:
     """Choices times seeds, from the stored spec alone, which may be another version's."""
     search = spec.get("search") or {}
     seeds = len(search.get("seeds") or [0])
-    if search.get("sampler", "grid") != "grid":
-        return search["trials"] * seeds if search.get("trials") else None
     sizes = [_size(values) for values in _space(spec).values()]
-    return None if None in sizes else math.prod(size or 0 for size in sizes) * seeds
+    different = None if None in sizes else math.prod(size or 0 for size in sizes)
+    if search.get("sampler", "grid") == "grid":
+        return None if different is None else different * seeds
+    wanted = search.get("trials")
+    return min(wanted, wanted if different is None else different) * seeds if wanted else None
 
 
 def _size(values: Any) -> int | None:

@@ -80,6 +80,7 @@ PLANNED = {
     "evaluation_epochs": {"knn": 0},
     "concurrent": 4,
     "views": {"autoencoder": {"crop_scale_min": 0.08}},
+    "warnings": [],
     "problems": [],
     "at_most": False,
 }

@@ -168,6 +168,7 @@ class Planned(BaseModel):
         dict[str, dict[str, Any]],
         Field(description="views by the methods or cases that have them: the values that differ from recipe none"),
     ]
+    warnings: Annotated[list[str], Field(description="what works, but is hardly meant")]
     problems: list[str]
     at_most: Annotated[bool, Field(description="counts are upper bounds, since the sweep searches or prunes")]
 

@@ -9,6 +9,7 @@ from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sections import CASE, CONSTRUCTED, NAMED, Settings
 
+MAX_LISTED = 10_000  # choices that are compared with those tried
 MAX_COMBINED = 500  # combinations a section; a spec is read each time somebody looks at its sweep
 
 
@@ -26,6 +27,17 @@ def all_choices(search: Search) -> list[Settings]:
     """Every choice of a search whose knobs can all be listed; the first knob changes slowest."""
     parts = [_settings(path, values, search) for path, values in searched(search).items()]
     return [_joined(choice) for choice in product(*parts)]
+
+
+def others_than(search: Search, choice: Mapping[str, Any]) -> Iterator[Settings]:
+    """Yield the other choices of a search whose knobs can all be listed; of another, those that differ in one list."""
+    count = num_choices(search)
+    if count is not None and count <= MAX_LISTED:
+        yield from all_choices(search)
+        return
+    for path, values in searched(search).items():
+        if isinstance(values, Categorical) and path not in search.branches:
+            yield from ({**choice, path: value} for value in values.values)
 
 
 def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str, ...]]]:
@@ -63,6 +75,12 @@ def extremes(search: Search, decides: Callable[[str], bool]) -> Iterator[Setting
         for path, values in searched(search).items()
     ]
     return map(_joined, product(*parts))
+
+
+def num_choices(search: Search) -> int | None:
+    """The number of different choices of a search; None where a range has no step."""
+    sizes = [len(search.cases) or 1, *map(num_settings, search.space.values())]
+    return None if None in sizes else math.prod(size or 0 for size in sizes)
 
 
 def num_settings(values: Categorical | Range | Branches) -> int | None:

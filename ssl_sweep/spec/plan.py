@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
-from ssl_sweep.spec.choices import num_settings
+from ssl_sweep.spec.choices import num_choices, num_settings
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.spec.views import shown_views
@@ -31,6 +31,7 @@ class Plan:
     evaluation_epochs: Mapping[str, int]
     concurrent: int
     views: Mapping[str, Mapping[str, Any]]  # by the methods or cases that they are of, see `shown_views`
+    warnings: tuple[str, ...]
     problems: tuple[str, ...]
     at_most: bool
 
@@ -61,6 +62,7 @@ def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = Non
         evaluation_epochs=evaluation_epochs,
         concurrent=min(fits, trials),
         views=shown_views(spec),
+        warnings=plan_warnings(spec),
         problems=problems,
         at_most=not is_grid or spec.search.prunes_by is not None or confirm is not None,
     )
@@ -74,8 +76,19 @@ def this_machine() -> dict[str, float]:
 
 
 def count_choices(spec: SweepSpec) -> int:
-    """How many choices the search tries: all of a grid, else `search.trials`."""
-    return len(grid(spec)) if spec.search.sampler == "grid" else spec.search.trials or 0
+    """How many choices the search tries: all of a grid, else `search.trials`, as far as there are different ones."""
+    if spec.search.sampler == "grid":
+        return len(grid(spec))
+    wanted, different = spec.search.trials or 0, num_choices(spec.search)
+    return wanted if different is None else min(wanted, different)
+
+
+def plan_warnings(spec: SweepSpec) -> tuple[str, ...]:
+    """What works, but is hardly meant."""
+    wanted, count = spec.search.trials or 0, count_choices(spec)
+    if spec.search.sampler == "grid" or count == wanted:
+        return ()
+    return (f"search.trials: {wanted} are more than the {count} different settings: each runs once",)
 
 
 def _count_confirming(spec: SweepSpec) -> int:

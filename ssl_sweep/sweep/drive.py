@@ -22,6 +22,7 @@ from ssl_sweep.ledger.open import open_ledger, open_notes, sweep_names
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.labels import check_labels
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
+from ssl_sweep.spec.plan import plan_warnings
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
@@ -48,6 +49,7 @@ class Summary:
     ending: Ending
     table: Table | None
     unrecorded: int  # events that MLflow has not taken yet
+    remarks: tuple[str, ...] = ()  # on the search as a whole
 
     @property
     def failed(self) -> list[Trial]:
@@ -152,6 +154,7 @@ def _open_data(spec: SweepSpec) -> int:
 def _check_sizes(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
     """Check a sweep that has not begun against its training images; one that has begun goes on as it is."""
     with room_in(storage.root):
+        storage.root.mkdir(parents=True, exist_ok=True)
         if spec.name in sweep_names(storage.ledger_url):
             return
     if findings := size_findings(spec, train_images):
@@ -192,7 +195,8 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
         notifier.close()
         if not lease_lost:
             finish.push_sweep(storage, spec.name)
-    return Summary(ledger.trials, ledger.total, ending, table, unrecorded)
+    remarks = plan_warnings(spec) if ledger.searched else ()
+    return Summary(ledger.trials, ledger.total, ending, table, unrecorded, remarks)
 
 
 def _write_spec(spec: SweepSpec, folder: Path) -> None:

@@ -7,6 +7,7 @@ from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.ledger.open import FREE
 from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.file import changed
+from ssl_sweep.spec.plan import count_choices
 from ssl_sweep.spec.sweep import Range, SweepSpec
 
 
@@ -27,6 +28,9 @@ def extend_spec(spec: SweepSpec, choices: str, overrides: Sequence[str]) -> Swee
     more = changed(spec, [f"search.trials={_count(spec, choices)}", *overrides])
     if (more.search.trials or 0) < (spec.search.trials or 0):
         raise _refused(spec, "search.trials", choices, f"{spec.search.trials} choices exist already", "ask for more")
+    if count_choices(more) <= count_choices(spec):
+        remedy = "run a new sweep over further values, and show both: ssl-sweep table OLD NEW"
+        raise _refused(spec, "search.trials", choices, f"there are only {count_choices(spec)} settings", remedy)
     for line in differences(spec, more):
         path = line.partition(":")[0]
         knob = path.removeprefix("search.space.").rpartition(".")[0]

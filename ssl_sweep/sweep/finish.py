@@ -15,7 +15,7 @@ from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.options import options
+from ssl_sweep.tables.options import options, with_undrawn
 from ssl_sweep.tables.render import FORMATS, render
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.reader import runs
@@ -80,7 +80,8 @@ def _log_table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:
     except Exception as error:  # MLflow has just gone away
         log.warning("sweep %s: MLflow cannot be read (%s); its table: ssl-sweep table %s", spec.name, error, spec.name)
         return None
-    table = ablation(frame, **options({spec.name: spec.model_dump(mode="json")}, frame))
+    dump = spec.model_dump(mode="json")
+    table = ablation(with_undrawn(frame, [dump]), **options({spec.name: dump}, frame))
     recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
     return table
 

@@ -24,7 +24,7 @@ def outcome(name: str, result: "Summary") -> str:
         why = "" if is_full else ", since the first trials all failed alike"
         return f"{done}; stopped{why}:\n{result.ending.halted}"
     failures = Counter(f"{trial.reason}: {trial.message}" for trial in result.failed)
-    lines = [f"{count} failed, {message}" for message, count in failures.items()]
+    lines = [*result.remarks, *(f"{count} failed, {message}" for message, count in failures.items())]
     request = result.ending.stop_request
     if request is not None:
         words = "stopped" if request.ask == "stop" else "paused"

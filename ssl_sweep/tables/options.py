@@ -1,7 +1,7 @@
 """The options of the table of one sweep or several: from the specs' `table` sections, and what a user overrides."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -47,6 +47,26 @@ def objectives_of(spec: Mapping[str, Any]) -> tuple[Objective, ...]:
     return parse_objectives((spec.get("search") or {}).get("objective"))
 
 
+def with_undrawn(runs: pd.DataFrame, specs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The runs, with an empty column for each knob of the specs' tables and choices that the searches never drew."""
+    wanted = [path for spec in specs for path in (*_named_rows(spec), *_knobs_of_choices(spec))]
+    return runs.assign(**dict.fromkeys(path for path in wanted if path not in runs.columns))
+
+
+def _named_rows(spec: Mapping[str, Any]) -> Iterator[str]:
+    table = spec.get("table") or {}
+    yield from table.get("rows") or ()
+    yield from () if isinstance(table.get("group_by"), Mapping) else table.get("group_by") or ()
+
+
+def _knobs_of_choices(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The knobs of the choices of a searched section, which only some trials have."""
+    for section, entry in ((spec.get("search") or {}).get("space") or {}).items():
+        choices = entry.get("choices") if isinstance(entry, Mapping) else None
+        for choice in choices or ():
+            yield from (f"{section}.{knob}" for knob in choice if isinstance(choice, Mapping) and knob != "name")
+
+
 def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
     """The table of these sweeps, each with the tracking URI of its store; `overrides` are as of `options`."""
     from ssl_sweep.tracking.reader import runs, spec_of  # MLflow takes seconds to import
@@ -56,6 +76,7 @@ def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
     for name, uri in stores.items():
         by_store[uri].append(name)
     all_runs = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
+    all_runs = with_undrawn(all_runs, specs.values())
     return ablation(all_runs, **options(specs, all_runs, **overrides))
 
 

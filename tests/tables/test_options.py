@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.options import options
+from ssl_sweep.tables.options import options, with_undrawn
 from ssl_sweep.tables.pivot import TableError
 from ssl_sweep.tables.table import Table
 
@@ -132,3 +132,21 @@ def test_no_trials_yet_and_a_spec_of_another_version() -> None:
 def test_an_unknown_parameter_is_refused() -> None:
     with pytest.raises(TableError, match=r"'views\.overlay_alpa' .* did you mean 'views\.overlay_alpha'"):
         made({"overlay": OVERLAY}, OVERLAYS, rows=["views.overlay_alpa"])
+
+
+def test_a_knob_that_the_search_never_drew_has_an_empty_column() -> None:
+    runs = pd.DataFrame(
+        {"trial_id": ["a", "b"], "sweep": ["s", "s"], "state": ["COMPLETE"] * 2, "seed": [0, 0], "choice": [0, 1]}
+        | {"method.name": ["byol", "vicreg"], "method.momentum": [0.9, None], TEST: [50.0, 60.0]}
+    )
+    choices = ["vicreg", {"name": "byol", "momentum": {"low": 0.9, "high": 1.0}}, {"name": "simclr", "dim": [8, 16]}]
+    spec = {
+        "search": {"space": {"method": {"choices": choices}}},
+        "table": {"rows": ["method.name", "method.momentum", "method.temperature"], "columns": [TEST]},
+    }
+    whole = with_undrawn(runs, [spec])
+    assert set(whole.columns) - set(runs.columns) == {"method.temperature", "method.dim"}
+    table = ablation(whole, **options({"s": spec}, whole))
+    assert [row.key for row in table.body] == [("byol", 0.9, None), ("vicreg", None, None)]
+    with pytest.raises(TableError, match=r"method\.temprature"):
+        ablation(whole, **options({"s": spec}, whole, rows=["method.temprature"]))
