@@ -1,0 +1,59 @@
+"""The specs of experiments/ give the views with which the results of LOG.md were measured."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from ssl_sweep.spec.choices import to_construct
+from ssl_sweep.spec.file import load_spec
+from ssl_sweep.spec.sweep import Range, grid, resolve, space
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+VIEWS = {  # a hash of the resolved views of the choices, taken before there were recipes
+    "drlim/mnist49": "6c5e4a0234c1",
+    "drlim/mnist49_small": "6c5e4a0234c1",
+    "exemplar/cifar10": "6c5e4a0234c1",
+    "exemplar/cifar10_small": "6c5e4a0234c1",
+    "featmix/cifar10": "8cecdfc00f4b",
+    "featmix/cifar10_small": "8cecdfc00f4b",
+    "leoclr/detection_bccd_small": "9544e20d0e76",
+    "leoclr/detection_voc": "20fab3d31281",
+    "leoclr/figure4_augmentations": "fceee7558d9c",
+    "leoclr/figure4_augmentations_small": "3f6f957d6d49",
+    "leoclr/moco_curve": "881530370123",
+    "leoclr/semi_supervised_small": "9544e20d0e76",
+    "leoclr/table5_simclr": "abd8564e794e",
+    "leoclr/table5_simclr_small": "443bfc6e8b9c",
+    "leoclr/table6_cifar10": "9544e20d0e76",
+    "leoclr/table6_cifar10_small": "9544e20d0e76",
+    "methods/cifar10_small": "fdd04e4dcbd4",
+    "overlay/contrastive": "4c7fb4abb3f9",
+    "overlay/contrastive_small": "4c7fb4abb3f9",
+    "overlay/flowers": "26bb2069e223",
+    "overlay/table1": "006b73f774f3",
+    "overlay/table2": "7ae7a6bf305a",
+    "quickstart": "19b856e7ae13",
+    "quickstart_pruned": "f251025e1a67",
+}
+
+
+def test_every_spec_is_here() -> None:
+    assert {str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml")} == VIEWS.keys()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_views_are_those_of_the_log(name: str) -> None:
+    spec = load_spec(FOLDER / f"{name}.yaml")
+    if spec.search.sampler == "grid":
+        choices = grid(spec)
+    else:
+        choices = [choice for choice, *_ in to_construct(spec.search)] or [
+            {
+                path: values.low if isinstance(values, Range) else values.values[0]
+                for path, values in space(spec).items()
+            }
+        ]
+    views = [resolve(spec, choice, 0)["views"] for choice in choices]
+    assert hashlib.sha256(json.dumps(views, sort_keys=True).encode()).hexdigest()[:12] == VIEWS[name]
