@@ -136,7 +136,7 @@ def drive(
 
 
 def _open_data(spec: SweepSpec) -> int:
-    """Open all data sources once, so that missing data and labels are refused; returns the number of training images."""
+    """Open all data sources, so that missing data and labels are refused; return the number of training images."""
     root, seed = spec.root, spec.data["split_seed"]
     summary = summarize(data_of(spec.data), root=root)
     check_labels(spec, summary)
