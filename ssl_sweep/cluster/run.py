@@ -90,6 +90,7 @@ def run_sweep(
     stages = storage.shared_stages(spec.name)
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
+        _interrupts_noted(scheduler),
         _ray_cluster(address, ledger.pins),
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
@@ -102,13 +103,15 @@ def run_sweep(
         max_concurrent = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
         tuner = _tuner(trainable(spec, work, storage.place, scratch), search, max_concurrent, scratch)
         compat.patch_tune()
-        with compat.cached_trainables():
-            tuner.fit()
+        if not scheduler.interrupted:
+            with compat.cached_trainables():
+                tuner.fit()
     if search.first_error is not None:
         raise search.first_error
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
-    interrupted = scheduler.open or scheduler.stop_request is not None
+    has_more = sum(trial.ended for trial in ledger.trials) < ledger.total
+    interrupted = scheduler.open or scheduler.stop_request is not None or (scheduler.interrupted and has_more)
     return Ending(interrupted=interrupted, halted=scheduler.halted, stop_request=scheduler.stop_request)
 
 
@@ -204,6 +207,9 @@ def _nodes() -> list[dict[str, float]]:
 @contextmanager
 def _ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
     if ray.is_initialized():  # the caller shuts it down
+        if address is not None:
+            remedy = "leave the address out to use that Ray, or call ray.shutdown() first"
+            raise ClusterError(f"{address}: Ray runs already in this process; {remedy}")
         if not plugins.seen_by_all(pins):
             raise ClusterError(
                 "Ray runs already in this process, and its workers do not have your plugins: call ray.shutdown() "
@@ -237,6 +243,26 @@ def _scratch(folder: Path) -> Iterator[Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     yield scratch
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _interrupts_noted(scheduler: LedgerScheduler) -> Iterator[None]:
+    """Note Ctrl-C before and after Tune handles it: while Ray starts it could end the process, a notebook's kernel.
+
+    A second Ctrl-C acts at once.
+    """
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if scheduler.interrupted and callable(before):
+            before(number, frame)
+        scheduler.interrupted = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

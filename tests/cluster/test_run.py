@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import ray
 from PIL import Image
 from ray import cloudpickle
 
+from ssl_sweep.cluster import run
 from ssl_sweep.cluster.run import ClusterError, run_sweep
 from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
 from ssl_sweep.cluster.trial_queue import LOOK_AHEAD
@@ -325,3 +328,43 @@ def test_an_objective_that_is_no_number_fails_its_trial_and_no_more(tmp_path: Pa
     assert {(trial.state, trial.reason, trial.attempts) for trial in ledger.trials} == {("FAILED", "diverged", 1)}
     assert "label_free/alpha_val is nan" in (ledger.trials[0].message or "")
     assert [trial.state.name for trial in ledger._study.trials] == ["FAIL"] * 2
+
+
+def test_ctrl_c_before_the_first_trial_leaves_the_sweep_to_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while Ray starts, where an exception could end the process."""
+    ledger, storage = make(tmp_path)
+    before, nodes = signal.getsignal(signal.SIGINT), run._nodes
+
+    def interrupted() -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return nodes()
+
+    monkeypatch.setattr(run, "_nodes", interrupted)
+    log = Log()
+    ending = run_sweep(ledger, storage, log, work=quadratic)
+    assert (ending.interrupted, log.events) == (True, [])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_the_last_trial_is_an_interrupt(tmp_path: Path) -> None:
+    space = {"views.overlay_alpha": {"low": 0.0, "high": 0.4}}
+    ledger, storage = make(tmp_path, search={"space": space, "sampler": "random", "trials": 1, "seeds": 1})
+
+    def slow(*_: Any) -> Outcome:
+        time.sleep(60)
+        raise AssertionError("was not ended")
+
+    class CtrlC(Log):
+        def started(self, trial: Any) -> None:
+            threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    ending = run_sweep(ledger, storage, CtrlC(), work=slow)
+    assert ending.interrupted
+    assert states(ledger) == {"RUNNING": 1}
+
+
+def test_an_address_beside_a_running_ray_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"10\.0\.0\.1:6379: Ray runs already in this process"):
+        run_sweep(*make(tmp_path), Log(), address="10.0.0.1:6379", work=quadratic)
