@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from ssl_sweep.commands.shared import AsJson, app, err, out, print_json, user_errors
+from ssl_sweep.commands.shared import AsJson, Plugins, app, err, out, print_json, use_plugins, user_errors
 
 if TYPE_CHECKING:
     from ssl_sweep.contracts.report import Finding, Subject
@@ -26,12 +26,7 @@ def check(
             help="A method, an evaluation, an encoder or a source:ARGUMENT, as specs name it; or a folder of plugins.",
         ),
     ],
-    plugins: Annotated[
-        Path | None,
-        typer.Option(
-            "--plugins", metavar="DIR", help="Folder of local/NAME.", show_default="$SSL_SWEEP_PLUGINS, else none"
-        ),
-    ] = None,
+    plugins: Plugins = None,
     timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Time of each check.")] = 60,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print the trace of each error.")] = False,
     as_json: AsJson = False,
@@ -39,10 +34,9 @@ def check(
     """Check what a method, an evaluation, an encoder or a source promises, and say what fails in words."""
     with user_errors():
         from ssl_sweep.contracts.find import find
-        from ssl_sweep.plugins import catalog
         from ssl_sweep.spec.file import DATA_VARIABLE
 
-        catalog.use(plugins)
+        use_plugins(plugins)
         subjects = find(target, Path(os.environ.get(DATA_VARIABLE, ".")))
         findings = _check(subjects, timeout, verbose=verbose, quiet=as_json)
         if as_json:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssl_sweep.contracts import made_images
 from ssl_sweep.contracts.contract import Check, Contract, ContractError, NotChecked, require
 from ssl_sweep.contracts.knob_checks import check_knobs, checked_knobs
+from ssl_sweep.contracts.made_images import SIDE, Labels, flat_colours
 from ssl_sweep.contracts.small import small
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import Evaluation
@@ -46,7 +46,7 @@ class EvaluationPlugin:
         return _bare(self.evaluation.metrics(self.every_knob))
 
     def run(
-        self, folder: Path, *, meaningless: bool = False, stop_at: int | None = None
+        self, folder: Path, *, labels: Labels = "colours", stop_at: int | None = None
     ) -> tuple[dict[str, float], Reports]:
         """The metrics and the reports; stopped by the report of that number, no metrics."""
         reports: Reports = []
@@ -59,16 +59,15 @@ class EvaluationPlugin:
         torch.manual_seed(0)
         stage = Stage(folder, report, 1, torch.device("cpu"))
         folder.mkdir(parents=True, exist_ok=True)
-        splits = made_images.flat_colours(meaningless=meaningless)
         try:
-            return self.evaluation.evaluate(_colours(), splits, stage, **self.every_knob), reports
+            return self.evaluation.evaluate(_colours(), flat_colours(labels), stage, **self.every_knob), reports
         except Stop:
             return {}, reports
 
 
 def _colours() -> Encoder:
     """Features that are a trainable map of the mean colour: separable as they stand."""
-    return Encoder(nn.Conv2d(3, 6, 1), made_images.SIDE, (6, made_images.SIDE, made_images.SIDE))
+    return Encoder(nn.Conv2d(3, 6, 1), SIDE, (6, SIDE, SIDE))
 
 
 def load(name: str) -> EvaluationPlugin:
@@ -144,6 +143,14 @@ def it_reports_the_metrics_of_pruners_after_each_epoch(plugin: EvaluationPlugin)
     require(steps == list(range(1, epochs + 1)), f"{words}; {remedy}", evaluation.evaluate)
 
 
+def it_runs_on_images_without_labels(plugin: EvaluationPlugin) -> None:
+    with TemporaryDirectory() as folder:
+        metrics, _ = plugin.run(Path(folder), labels="none")
+    wrong = sorted(metric for metric, value in metrics.items() if not math.isfinite(value))
+    words = f"NEEDS_LABELS is False, and on images without labels it returns no finite {', '.join(wrong)}"
+    require(not wrong, f"{words}; compute it without labels, or remove NEEDS_LABELS", plugin.evaluation.evaluate)
+
+
 def separable_features_have_a_high_top1(plugin: EvaluationPlugin) -> None:
     with TemporaryDirectory() as folder:
         metrics, _ = plugin.run(Path(folder))
@@ -157,7 +164,7 @@ def separable_features_have_a_high_top1(plugin: EvaluationPlugin) -> None:
 
 def meaningless_labels_have_a_top1_at_chance(plugin: EvaluationPlugin) -> None:
     with TemporaryDirectory() as folder:
-        metrics, _ = plugin.run(Path(folder), meaningless=True)
+        metrics, _ = plugin.run(Path(folder), labels="meaningless")
     words = f"top1_test is {metrics['top1_test']:.1f} % of labels that say nothing"
     remedy = "25 is chance: fit and choose on splits.train and splits.val alone, and score in percent"
     low, high = CHANCE
@@ -166,7 +173,7 @@ def meaningless_labels_have_a_top1_at_chance(plugin: EvaluationPlugin) -> None:
 
 def the_best_epoch_is_the_best_on_validation(plugin: EvaluationPlugin) -> None:
     with TemporaryDirectory() as folder:  # at chance, the best is seldom the last
-        metrics, reports = plugin.run(Path(folder), meaningless=True)
+        metrics, reports = plugin.run(Path(folder), labels="meaningless")
     best, step = max(reports, key=lambda report: report[0]["top1_val"])  # the first of equals
     found = (metrics["top1_best_val"], metrics["top1_best_test"])
     expected = (best["top1_val"], best["top1_test"])
@@ -201,6 +208,7 @@ RUN_CHECKS = (
     Check(it_reports_the_metrics_of_pruners_after_each_epoch, (_RUN,)),
     Check(a_resumed_run_gives_the_same_metrics, (_RUN,)),
 )
+LABEL_FREE_CHECKS = (Check(it_runs_on_images_without_labels, (_RUN,)),)
 TOP1_CHECKS = (
     Check(separable_features_have_a_high_top1, (_RUN,)),
     Check(meaningless_labels_have_a_top1_at_chance, (separable_features_have_a_high_top1,)),
@@ -212,13 +220,14 @@ def checks_of(plugin: EvaluationPlugin) -> tuple[Check, ...]:
     """All checks; those of top-1 where it declares such a metric, and one that runs it where its data can be made."""
     if plugin.needs is not None:
         return DECLARATION_CHECKS + RUN_CHECKS[:1]
+    without_labels = () if plugin.evaluation.needs_labels else LABEL_FREE_CHECKS
     try:
         declared = plugin.declared()
     except (AttributeError, ContractError):  # a check says so
-        return DECLARATION_CHECKS + RUN_CHECKS
+        return DECLARATION_CHECKS + RUN_CHECKS + without_labels
     top1 = TOP1_CHECKS if {"top1_val", "top1_test"} <= declared else ()
     best = BEST_CHECKS if {"top1_best_val", "top1_val"} <= declared else ()
-    return DECLARATION_CHECKS + RUN_CHECKS + top1 + best
+    return DECLARATION_CHECKS + RUN_CHECKS + without_labels + top1 + best
 
 
 EVALUATIONS = Contract(load, checks_of)

@@ -11,6 +11,7 @@ from ssl_sweep.contracts.report import Subject
 from ssl_sweep.data.sources import USAGE
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.problems import did_you_mean
+from ssl_sweep.models.library import is_library_name
 from ssl_sweep.plugins import catalog
 from ssl_sweep.plugins.catalog import KINDS, LOCAL, Kind, PluginError
 
@@ -67,4 +68,4 @@ def _names(kind: Kind) -> list[str]:
 
 def _has(kind: Kind, target: str) -> bool:
     name = target.partition(":")[0] if kind == "sources" else target
-    return name in _names(kind)
+    return name in _names(kind) or (kind == "encoders" and is_library_name(name))

@@ -1,11 +1,9 @@
 """What the knobs of every kind promise: a spec can set them, search them and explain them."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.errors import PydanticUserError
 
 from ssl_sweep.contracts.contract import ContractError, require
 from ssl_sweep.knobs import knobs
@@ -18,31 +16,17 @@ def check_knobs(target: Callable[..., Any], wiring: tuple[str, ...], *, required
 
     required: knobs that need no default.
     """
-    parameters = list(inspect.signature(target).parameters.values())
-    if target_takes := [parameter.name for parameter in parameters[: len(wiring)]]:
-        place = f"{target.__name__} takes ({', '.join(target_takes)}, ...)"
-    else:
-        place = f"{target.__name__} takes nothing"
-    require(tuple(target_takes) == wiring, f"{place}; let it take ({', '.join(wiring)}, *, KNOBS)", target)
+    parameters = list(knobs.arguments(target).values())
+    first = tuple(parameter.name for parameter in parameters[: len(wiring)])
+    words = f"{target.__name__} takes first {', '.join(first) or 'nothing'}"
+    require(first == wiring, f"{words}; let it take ({', '.join(wiring)}, *, KNOBS)", target)
     for knob in parameters[len(wiring) :]:
         if knob.kind is not knob.KEYWORD_ONLY:
             raise ContractError(f"{knob.name} is neither wiring nor a knob; put `*` before it, or remove it", target)
         if knob.default is knob.empty and knob.name not in required:
             raise ContractError(f"knob {knob.name} has no default; give it one: {knob.name}: {EXAMPLE}", target)
-    fields = fields_of(target)
-    for name, field in fields.items():
+    for name, field in knobs.knobs_of(target).model_fields.items():
         require(bool(field.description), f"knob {name} has no text; write {name}: {EXAMPLE}", target)
-
-
-def fields_of(target: Callable[..., Any]) -> Mapping[str, Any]:
-    """The fields of the model of its knobs."""
-    try:
-        return knobs.knobs_of(target).model_fields
-    except (PydanticUserError, NameError) as error:
-        words = str(error).partition("\n")[0]
-        raise ContractError(
-            f"its knobs have a type that a spec cannot set: {words}; annotate plain values", target
-        ) from error
 
 
 def checked_knobs(target: Callable[..., Any], values: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """Images for the checks: made, not read."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 
 SIDE = 8  # pixels of the flat-coloured images
 CLASSES = 4
+Labels = Literal["colours", "meaningless", "none"]
 COLOURS = [[200, 30, 30], [30, 200, 30], [30, 30, 200], [120, 120, 120]]
 
 
@@ -23,26 +26,29 @@ def photographs(count: int) -> Pack:
     return pack(images, torch.arange(count) % 2, ("a", "b"))
 
 
-def batch(count: int) -> Images:
+def batch(count: int, *, labelled: bool = True) -> Images:
     """The first photographs as one batch."""
-    return photographs(count).batch(torch.arange(count))
+    images = photographs(count).batch(torch.arange(count))
+    return images if labelled else images._replace(labels=torch.full((count,), UNLABELLED))
 
 
-def flat_colours(*, meaningless: bool) -> Splits:
-    """160 images to train on, 200 each for validation and testing, a class a colour; or with labels that say nothing.
+def flat_colours(labels: Labels = "colours") -> Splits:
+    """160 images to train on, 200 each for validation and testing.
 
     Other sources that an evaluation opens are the same images.
     """
-    train, val, test = (_coloured(count, seed, meaningless) for seed, count in enumerate((160, 200, 200)))
-    return Splits(train, val, test, image_size=SIDE, open_other=lambda source: flat_colours(meaningless=meaningless))
+    train, val, test = (_coloured(count, seed, labels) for seed, count in enumerate((160, 200, 200)))
+    return Splits(train, val, test, image_size=SIDE, open_other=lambda source: flat_colours(labels))
 
 
-def _coloured(count: int, seed: int, meaningless: bool) -> Pack:
+def _coloured(count: int, seed: int, kind: Labels) -> Pack:
     rng = Generator().manual_seed(seed)
     shown = torch.arange(count) % CLASSES
     noise = torch.randint(-25, 26, (count, 3, SIDE, SIDE), generator=rng)
     pixels = (torch.tensor(COLOURS)[shown][:, :, None, None] + noise).clamp(0, 255).to(torch.uint8)
-    labels = torch.randint(CLASSES, (count,), generator=rng) if meaningless else shown
+    if kind == "none":
+        return pack(list(pixels), torch.full((count,), UNLABELLED), ())
+    labels = torch.randint(CLASSES, (count,), generator=rng) if kind == "meaningless" else shown
     return pack(list(pixels), labels, tuple("abcd"))
 
 

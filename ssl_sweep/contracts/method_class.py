@@ -63,7 +63,7 @@ class MethodPlugin:
         usable = methods.usable_encoders(self.name)
         fitting = [encoder for encoder in SMALL_ENCODERS if encoder["name"] in usable]
         if not fitting and not usable:
-            annotation = inspect.signature(self.method).parameters["encoder"].annotation
+            annotation = knobs.arguments(self.method)["encoder"].annotation
             remedy = 'name one in CHECK = {"encoder": "local/NAME"}'
             raise ContractError(f"no encoder of the package is a {annotation.__name__}; {remedy}", self.method)
         return fitting[0] if fitting else {"name": usable[0]}

@@ -14,6 +14,7 @@ DECLARATION_CHECKS = (
     Check(method_class.its_declarations_have_their_types, (method_class.it_can_be_built,)),
 )
 _LOSS, _GRADIENTS = steps.the_loss_is_one_finite_fp32_number, steps.gradients_reach_the_encoder
+_NEXT, _SEED = steps.the_next_step_has_a_finite_loss, steps.the_seed_decides_the_loss
 _VIEWS, _STATE = steps.views_draw_from_the_generator_alone, states.all_that_matters_is_in_the_state
 STEP_CHECKS = (
     Check(_LOSS, (method_class.it_can_be_built,)),
@@ -21,14 +22,15 @@ STEP_CHECKS = (
     Check(steps.a_batch_of_two_trains_the_encoder, (_GRADIENTS,)),
     Check(steps.an_odd_batch_trains_the_encoder, (_GRADIENTS,)),
     Check(steps.what_is_not_trained_gets_no_gradient, (_GRADIENTS,)),
-    Check(steps.the_next_step_has_a_finite_loss, (_GRADIENTS,)),
+    Check(_NEXT, (_GRADIENTS, method_class.its_declarations_have_their_types)),
+    Check(steps.images_without_labels_have_a_finite_loss, (_LOSS,)),
     Check(_VIEWS, (_LOSS,)),
     Check(steps.a_share_of_the_batch_has_the_random_numbers_of_its_rows, (_VIEWS,)),
     Check(steps.the_loss_draws_nothing, (_LOSS,)),
-    Check(steps.the_seed_decides_the_loss, (_VIEWS, steps.the_loss_draws_nothing)),
+    Check(_SEED, (_VIEWS, steps.the_loss_draws_nothing)),
     Check(steps.bf16_autocast_leaves_a_finite_fp32_loss, (_GRADIENTS, steps.the_loss_draws_nothing)),
-    Check(_STATE, (_GRADIENTS, _VIEWS, steps.the_loss_draws_nothing)),
-    Check(states.a_resumed_run_ends_as_an_unbroken_one, (_STATE, steps.the_next_step_has_a_finite_loss)),
+    Check(_STATE, (_NEXT, _VIEWS, steps.the_loss_draws_nothing)),
+    Check(states.a_resumed_run_ends_as_an_unbroken_one, (_STATE, _SEED)),
 )
 VISUALIZATION_CHECKS = (Check(steps.a_visualization_is_images, (_VIEWS,)),)
 

@@ -16,7 +16,7 @@ import numpy as np
 from ssl_sweep.contracts.contract import Check, Contract, ContractError, NotChecked, require
 from ssl_sweep.contracts.small import small
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import ImageList, Source
+from ssl_sweep.data.items import ImageList, Source, list_files
 from ssl_sweep.data.packing import decode_all
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.errors import UserError
@@ -169,10 +169,10 @@ def its_fingerprint_changes_with_its_files(plugin: SourcePlugin) -> None:
 
 
 def _listed(source: Source) -> tuple[Any, ...]:
+    """Labels and names of all images, in their order, and the classes."""
     train, test, classes = source.contents
-    return tuple(
-        (images.labels.tolist(), [images.name(row) for row in range(len(images))]) for images in (train, test)
-    ), classes
+    labels = [images.labels.tolist() for images in (train, test)]
+    return labels, [[images.name(row) for row in range(len(images))] for images in (train, test)], classes
 
 
 def _at(plugin: SourcePlugin) -> Any:
@@ -183,25 +183,24 @@ def _at(plugin: SourcePlugin) -> Any:
 def _copied(plugin: SourcePlugin) -> Iterator[SourcePlugin]:
     """The source on links to its files, in a folder of its own."""
     folder = plugin.path if plugin.path.is_dir() else plugin.path.parent
-    files = list(islice((path for path in sorted(folder.rglob("*")) if path.is_file()), MAX_FILES + 1))
+    files = [Path(file.path) for file in islice(list_files(folder), MAX_FILES + 1)]
     if len(files) > MAX_FILES:
         raise NotChecked(f"{folder} has more than {MAX_FILES:,} files; give it a smaller set")
     with TemporaryDirectory() as temporary:
-        root = Path(temporary).resolve()
-        argument = Path("set") if Path(plugin.argument).expanduser().is_absolute() else Path(plugin.argument)
-        target = root / (argument if plugin.path.is_dir() else argument.parent)
+        root, name = Path(temporary).resolve(), plugin.path.resolve().name
+        target = root / name if plugin.path.is_dir() else root
         for file in files:
             link = target / file.relative_to(folder)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.resolve())
-        yield replace(plugin, argument=str(argument), root=root)
+        yield replace(plugin, argument=name, root=root)
 
 
 def _a_file(path: Path) -> Path:
     """The set's file, or the first of the folder's commonest kind of files: an image, or a shard."""
     if path.is_file():
         return path
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    files = [file for each in list_files(path) if not (file := Path(each.path)).name.startswith(".")]
     kinds = Counter(file.suffix.lower() for file in files)
     return next(file for file in files if file.suffix.lower() == kinds.most_common(1)[0][0])
 

@@ -8,8 +8,10 @@ from torch import Generator, Tensor
 
 from ssl_sweep.contracts import made_images
 from ssl_sweep.contracts.contract import ContractError, require
+from ssl_sweep.contracts.knob_checks import checked_knobs
 from ssl_sweep.contracts.method_class import MethodPlugin
 from ssl_sweep.data.images import Images, Shard
+from ssl_sweep.knobs import methods
 from ssl_sweep.training.declarations import MethodDeclarations, declared
 
 Plugin = MethodPlugin
@@ -90,6 +92,20 @@ def the_next_step_has_a_finite_loss(plugin: Plugin) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         declared(MethodDeclarations, method).after_step(step / 2)
+
+
+def images_without_labels_have_a_finite_loss(plugin: Plugin) -> None:
+    if methods.needs_labels(plugin.name, checked_knobs(plugin.method, plugin.small.knobs, plugin.name)):
+        return
+    method = plugin.build()
+    images = made_images.batch(4, labelled=False)
+    try:
+        outcome = method.loss(method.views(images, plugin.augment, Generator().manual_seed(2)))
+        check_loss(plugin, outcome)
+    except Exception as error:
+        words = f"of images whose label is -1, for none, {type(error).__name__}: {error}"
+        remedy = "leave labels alone, or declare needs_labels(settings), so that a sweep without any is refused"
+        raise ContractError(f"{words}; {remedy}", plugin.method.loss) from error
 
 
 def views_draw_from_the_generator_alone(plugin: Plugin) -> None:
