@@ -35,10 +35,11 @@ def batch(count: int, *, labelled: bool = True) -> Images:
 def flat_colours(labels: Labels = "colours") -> Splits:
     """160 images to train on, 200 each for validation and testing.
 
-    Other sources that an evaluation opens are the same images.
+    Other sources that an evaluation opens are the same images, and always labelled.
     """
+    others: Labels = "colours" if labels == "none" else labels
     train, val, test = (_coloured(count, seed, labels) for seed, count in enumerate((160, 200, 200)))
-    return Splits(train, val, test, image_size=SIDE, open_other=lambda source: flat_colours(labels))
+    return Splits(train, val, test, image_size=SIDE, open_other=lambda source: flat_colours(others))
 
 
 def _coloured(count: int, seed: int, kind: Labels) -> Pack:
