@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files
+from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, is_folder, list_files
 from ssl_sweep.data.split_names import TEST_NAMES, TRAIN_NAMES, SplitNames, find_splits, fingerprint_of, split_notes
 from ssl_sweep.data.unreadable import open_image, readable
 
@@ -20,15 +20,9 @@ NO_CLASS = ""  # the name under which images without a label are listed
 Folders = dict[str, list[File]]  # class name -> its images
 
 
-def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | None = None) -> Source:
+def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | None) -> Source:
     """DIR/train and DIR/test (else val, valid); without a test folder, a fifth of every class is held out by seed."""
-    there = list_folders(folder)
-    train_name, test_name = find_splits(there, splits, folder)
-    if train_name and not test_name and not splits and len(there) > 1 and not list_folders(folder / train_name):
-        train_name = None  # a class of vehicles
-    if test_name and not train_name:
-        remedy = f"{LAYOUT}, or name it by data.splits.train"
-        raise DataError(f"{folder}: {test_name}/ is the test split, and there is no train/; {remedy}")
+    train_name, test_name, notes = choose_folders(folder, splits)
     home = folder / train_name if train_name else folder
     train = list_classes(home)
     test = list_classes(folder / test_name) if test_name else None
@@ -37,10 +31,26 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
     fingerprint |= fingerprint_of(train_name, test_name)
     if test is None:
         fingerprint["split_seed"] = split_seed
-    notes = split_notes(there, train_name, test_name, splits) + nesting_notes(home, train)
-    parts = [home] + [folder / name for name in (test_name,) if name]
-    notes += [note for part in parts if (note := loose_note(part))]
+    parts = [home] + [folder / part for part in (test_name,) if part]
+    notes += nesting_notes(home, train) + [note for part in parts if (note := loose_note(part))]
     return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+
+
+def choose_folders(folder: Path, splits: SplitNames | None) -> tuple[str | None, str | None, list[str]]:
+    """The names of the folders of train and test, if there are such, and notes on them."""
+    there = list_folders(folder)
+    train, test = find_splits(there, splits, folder)
+    if train and not test and not splits and len(there) > 1 and not list_folders(folder / train):
+        return None, None, []  # a class of vehicles
+    if test and not train:
+        remedy = f"{LAYOUT}, or name it by data.splits.train"
+        raise DataError(f"{folder}: {test}/ is the test split, and there is no train/; {remedy}")
+    if train and test and "test" not in (splits or {}) and not list_folders(folder / test):
+        _, other = find_splits([name for name in there if name != test], splits, folder)
+        if other and list_folders(folder / other) and list_folders(folder / train):
+            # ImageNet's own test images have no labels
+            return train, other, [f"{test} has no class folders and is not read; {other} serves as test"]
+    return train, test, split_notes(there, train, test, splits)
 
 
 def nesting_notes(home: Path, train: Folders) -> list[str]:
@@ -61,8 +71,8 @@ def nesting_notes(home: Path, train: Folders) -> list[str]:
 
 
 def list_folders(folder: Path) -> list[str]:
-    with readable(folder, "folder"):
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    with readable(folder, "folder"), os.scandir(folder) as entries:  # not iterdir: there may be a million photos
+        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def list_classes(folder: Path) -> Folders:
@@ -80,10 +90,10 @@ def list_classes(folder: Path) -> Folders:
 
 def loose_note(folder: Path) -> str | None:
     """A note that images lie beside class folders, where they are not read."""
-    loose = sum(is_image(entry.name) for entry in folder.iterdir() if entry.is_file())
-    if not loose or not list_folders(folder):
+    if not list_folders(folder):
         return None
-    return f"{folder} has class folders, so that images beside them are not read: {loose:,}"
+    loose = sum(is_image(entry.name) for entry in folder.iterdir() if entry.is_file())
+    return None if not loose else f"{folder} has class folders, so that images beside them are not read: {loose:,}"
 
 
 def is_image(path: str) -> bool:

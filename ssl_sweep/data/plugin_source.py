@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_sweep.data.class_numbers import UNLABELLED
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, Source
+from ssl_sweep.data.items import Contents, ImageList, Source, is_held_out
 from ssl_sweep.errors import UserError
 from ssl_sweep.plugins import catalog
 
@@ -38,6 +38,8 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
         raise DataError(f"{place}: its fingerprint is not made of texts and numbers ({error})") from error
     identity = catalog.identity("sources", kind)
     fingerprint: dict[str, str | int] = {"kind": kind, "argument": argument, "plugin": identity, "own": own}
+    if is_held_out(source):
+        fingerprint["split_seed"] = split_seed
     return Source(f"{kind}:{argument}", fingerprint, lambda: read(source, place), source.notes)
 
 

@@ -27,7 +27,9 @@ class Data:
     source: Annotated[
         str,
         Field(
-            min_length=1, description="digits, imagefolder:DIR, parquet:DIR or torchvision:NAME; DIR may be relative"
+            min_length=1,
+            description="digits, imagefolder:DIR, parquet:DIR, arrow:DIR, webdataset:DIR, table:FILE, torchvision:NAME "
+            "or a plugin's NAME:ARGUMENT; DIR and FILE may be relative",
         ),
     ]
     labelled: Annotated[

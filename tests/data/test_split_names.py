@@ -68,6 +68,16 @@ def test_a_plan_says_what_stands_in_for_test_and_what_is_not_read(tmp_path: Path
     assert not any("serves as test" in note for note in notes)
 
 
+def test_imagenets_layout_tests_on_val_though_there_are_test_images_without_labels(tmp_path: Path) -> None:
+    folders(tmp_path, "train", "val")
+    (tmp_path / "test").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "test/1.png")
+    source = opened("imagefolder", tmp_path)
+    assert (homes(source), source.test.labels.tolist()) == (("train", "val"), [0, 0, 1, 1])
+    assert source.notes == ("test has no class folders and is not read; val serves as test",)
+    assert opened("imagefolder", tmp_path, {"test": "test"}).test.labels.tolist() == [-1]
+
+
 def test_folders_by_knob(tmp_path: Path) -> None:
     folders(tmp_path, "a", "b", "train", "test")
     assert homes(opened("imagefolder", tmp_path, {"train": "a", "test": "B"})) == ("a", "b")

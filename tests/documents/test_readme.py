@@ -7,10 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from ssl_sweep import evaluations, methods
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.sources import open_source
+from ssl_sweep.data.splits import data_of, load_splits
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
 from ssl_sweep.plugins import catalog
@@ -85,6 +89,22 @@ def test_the_evaluation_and_the_encoder_of_the_documents_can_be_searched_and_lea
     assert {"centroids/top1_val", "centroids/top1_test"} <= set(results)
     assert results["centroids/top1_val"] > 40  # 10 by chance
     assert load_evaluation("centroids").metrics({}) == ("centroids/top1_val", "centroids/top1_test")
+
+
+def test_the_source_of_the_documents_is_opened_and_packed(tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources/npz.py").write_text(block(PACKAGE, "Add a source", "python"))
+    pixels = np.arange(40, dtype=np.uint8).repeat(8 * 8 * 3).reshape(40, 8, 8, 3)
+    np.savez(tmp_path / "cells.npz", images=pixels, labels=np.arange(40) % 2)
+    catalog.use(tmp_path)
+    try:
+        data = data_of(yaml.safe_load(block(PACKAGE, "Add a source", "yaml"))["data"] | {"image_size": 8})
+        splits = load_splits(data, root=tmp_path, cache=tmp_path / "cache")
+        with pytest.raises(DataError, match=r"name an \.npz archive"):
+            open_source("local/npz:gone.npz", root=tmp_path)
+    finally:
+        catalog.use(None)
+    assert (len(splits.train), len(splits.val), len(splits.test), splits.num_classes) == (29, 3, 8, 2)
 
 
 def test_the_spec_of_the_readme_is_the_quickstarts_with_a_comment_a_line() -> None:
@@ -164,7 +184,7 @@ def test_every_experiment_is_listed() -> None:
 @pytest.mark.parametrize("page", ["README.md", *(f"{each}/README.md" for each in READERS)])
 def test_every_file_that_is_named_is_there(page: str) -> None:
     examples = {"denoise.py", "centroids.py", "plain.py"}  # which these documents have the reader write
-    examples |= {"mine.py", "net.py", "score.py", "photos.py", "__init__.py"}
+    examples |= {"mine.py", "net.py", "score.py", "photos.py", "npz.py", "__init__.py"}
     named = set(re.findall(r"[\w/.-]*\b\w+\.py\b|experiments/[\w/-]+\.yaml", (TOP / page).read_text()))
     there = [f"/{path.relative_to(TOP).as_posix()}" for folder in PLACES for path in (TOP / folder).rglob("*.*")]
     missing = [name for name in named if not any(each.endswith(f"/{name}") for each in there)]
