@@ -76,7 +76,8 @@ def load_module(kind: Literal["methods", "evaluations"], name: str) -> ModuleTyp
 
 def _check_known(kind: Kind, name: str) -> None:
     if not is_own(kind, name) and not name.startswith(catalog.LOCAL) and name not in catalog.names(kind):
-        same = library_names(name) if kind == "encoders" else []
+        same = [other for other in (f"{catalog.LOCAL}{name}",) if other in catalog.names(kind)]
+        same += library_names(name) if kind == "encoders" else []
         remedy = f"did you mean {' or '.join(map(repr, same))}?" if same else did_you_mean(name, names(kind))
         raise UnknownNameError(f"there is no {kind.removesuffix('s')} {name!r}", remedy)
 

@@ -8,6 +8,7 @@ Names are read from metadata and file names; a module is imported when it is use
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Collection, Iterator
@@ -27,6 +28,7 @@ Kind = Literal["methods", "evaluations", "encoders", "sources"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LOCAL = "local/"  # the start of the names of a folder's plugins
 FOLDER_VARIABLE = "SSL_SWEEP_PLUGINS"
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 MAX_FILES, MAX_BYTES = 1_000, 20_000_000  # that are copied to the workers
 
 
@@ -52,7 +54,10 @@ def use(folder: str | Path | None) -> None:
         return
     path = Path(folder).expanduser().resolve()
     if not any((path / kind).is_dir() for kind in KINDS):
-        raise PluginError(f"{folder}: has no plugins; put them into {path}/methods/NAME.py, or {', '.join(KINDS[1:])}")
+        remedy = f"put them into {path}/methods/NAME.py, or {', '.join(KINDS[1:])}"
+        if path.name in KINDS and path.is_dir():
+            remedy = f"name the folder around it, {path.parent}"
+        raise PluginError(f"{folder}: has no plugins; {remedy}")
     spec = ModuleSpec(PACKAGE, None, is_package=True)
     spec.submodule_search_locations = [str(path)]
     importlib.invalidate_caches()
@@ -85,12 +90,16 @@ def is_plugin(kind: Kind, name: str) -> bool:
 
 
 def check_free(kind: Kind, name: str, own: Collection[str]) -> None:
-    """Check that a name means one thing only.
+    """Check that a name means one thing only, and can stand in paths and metrics.
 
     Raises:
-        PluginError: the package has it, in `own`, and an installed distribution too; the message names both.
+        PluginError: the package has it, in `own`, and an installed distribution too; the message names both. Or it has
+            a space, a dot or another such character.
     """
     points = _installed(kind).get(name, [])
+    if (points or name.startswith(LOCAL)) and not NAME.fullmatch(name if points else name.removeprefix(LOCAL)):
+        remedy = "use letters, digits, `_` and `-`, and name the file or the entry point so"
+        raise PluginError(f"{kind.removesuffix('s')} {name!r} cannot be the name of a plugin; {remedy}")
     owners = ["ssl_sweep itself"] * (name in own) + [_distribution(point) for point in points]
     if len(owners) > 1 and points:
         remedy = f"uninstall one, or rename its entry point in the group ssl_sweep.{kind}"
@@ -111,7 +120,7 @@ def load(kind: Kind, name: str) -> ModuleType:
             with _without_bytecode():
                 return importlib.import_module(f"{PACKAGE}.{kind}.{name.removeprefix(LOCAL)}")
         loaded = _installed(kind)[name][0].load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the driver
         raise PluginError(f"{what} of {origin(kind, name)} cannot be imported: {_place_of(error)}") from error
     if not isinstance(loaded, ModuleType):
         raise PluginError(f"{what} of {origin(kind, name)} is no module; name the module alone in the entry point")

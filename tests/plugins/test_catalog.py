@@ -93,6 +93,7 @@ def test_a_package_can_be_a_plugin(folder: Path) -> None:
         ("import nowhere\n", r"methods/mine.py:1: ModuleNotFoundError: No module named 'nowhere'"),
         ("def x(:\n", r"methods/mine.py:1: invalid syntax"),
         ("x = 1\n", r"methods/mine.py has no `Method`; define it there"),
+        ("raise SystemExit(3)\n", r"methods/mine.py:1: SystemExit: 3"),
     ],
 )
 def test_a_broken_plugin_is_one_message(folder: Path, text: str, message: str) -> None:
@@ -134,6 +135,24 @@ def test_without_a_folder_the_remedy_is_the_option() -> None:
 def test_a_folder_without_plugins_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"has no plugins; put them into .*/methods/NAME.py"):
         catalog.use(tmp_path)
+
+
+def test_a_name_that_is_local_is_proposed(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no method 'mine'; did you mean 'local/mine'\?"):
+        knobs.load("methods", "mine")
+
+
+def test_the_folder_of_a_kind_is_not_the_folder_of_plugins(folder: Path) -> None:
+    with pytest.raises(PluginError, match=rf"has no plugins; name the folder around it, {folder}"):
+        catalog.use(folder / "methods")
+
+
+@pytest.mark.parametrize("name", ["my.method", "my method", "local/mine"])
+def test_a_name_that_cannot_stand_in_a_path_is_refused(site: Path, name: str) -> None:
+    install(site, "lab-methods", "1.2", f"[ssl_sweep.methods]\n{name} = lab_noise\n")
+    catalog.use(None)
+    with pytest.raises(PluginError, match=f"method '{name}' cannot be the name of a plugin; use letters, digits"):
+        knobs.load("methods", name)
 
 
 def test_an_installed_plugin_has_its_version_as_identity(site: Path) -> None:

@@ -94,6 +94,7 @@ def test_a_users_folder_in_a_sweep(lab: Lab) -> None:
     pins = {record.config["method"]["name"]: set(record.config["pins"]) for record in lab.records()}
     assert pins == {"local/noisy": ALL_PINS, "autoencoder": ALL_PINS - {"method local/noisy"}}
     assert {"local/centroids/top1_test", "knn/top1_test"} <= ledger.trials[0].results.keys()
+    assert list((lab.storage.root / "mlartifacts").rglob("MLmodel"))  # the best encoder
     _check_the_sweep_can_be_read_without_the_folder(lab)
     _check_an_edited_plugin_is_refused(lab, run)
 
