@@ -123,7 +123,7 @@ def drive(
         if resume is None:
             check_not_stopped(notes, spec.name)
         storage.take_over(spec.name)
-        take_pins(spec, storage, notes, extends=extends)
+        take_pins(spec, storage, notes, say, extends=extends)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         sweep_id(folder / "sweep_id")

@@ -1,6 +1,6 @@
 """Pins what a sweep uses beside its spec when it is launched, and refuses to continue it with anything else."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ssl_sweep.knobs.pins import KINDS, PinError
 from ssl_sweep.ledger.entries import PINS, Notes
@@ -13,13 +13,16 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.housekeeping import open_configs
 
 
-def take_pins(spec: SweepSpec, storage: Storage, notes: Notes, *, extends: bool) -> None:
+def take_pins(
+    spec: SweepSpec, storage: Storage, notes: Notes, say: Callable[[str], object] = lambda _: None, *, extends: bool
+) -> None:
     """Write the pins of a new sweep to its ledger; compare those of another one with what is at hand.
 
     Args:
         spec: the sweep's, or its extension.
         storage: where the sweep lies.
         notes: the ledger's.
+        say: gets a message about what differs and is used no more.
         extends: whether new choices come, which may use anything.
 
     Raises:
@@ -38,6 +41,8 @@ def take_pins(spec: SweepSpec, storage: Storage, notes: Notes, *, extends: bool)
             anything = extends or spec.search.confirm is not None
             if wanted := sorted(changed if anything else changed & _awaited(ledger)):
                 raise PinError(_refusal(spec.name, wanted, pinned, found))
+            listed = "\n".join(_lines(sorted(changed), pinned, found))
+            say(f"no trial that is left to run uses what has changed; the results are of the old code:\n{listed}")
             return
     notes.write(PINS, found)
 
@@ -55,15 +60,18 @@ def _awaited(ledger: LedgerReader) -> set[str]:
 
 
 def _refusal(sweep: str, changed: list[str], pinned: Mapping[str, str], found: Mapping[str, str]) -> str:
-    lines = [f"  {pin}: {_short(pinned.get(pin))} became {_short(found.get(pin))}{_place(pin)}" for pin in changed]
+    listed = "\n".join(_lines(changed, pinned, found))
     local = any(catalog.LOCAL in pin for pin in changed)
     back = "put the old files back" if local else "install what it began with again"
     options = " --plugins DIR" if local else ""
     return (
-        f"sweep '{sweep}' began with other code than is here:\n" + "\n".join(lines) + f"\n{back}, or run it as a new "
-        f"sweep and compare the two: ssl-sweep run SPEC.YAML --set name={sweep}-2{options}; ssl-sweep table {sweep} "
-        f"{sweep}-2"
+        f"sweep '{sweep}' began with other code than is here:\n{listed}\n{back}, or run it as a new sweep and compare "
+        f"the two: ssl-sweep run SPEC.YAML --set name={sweep}-2{options}; ssl-sweep table {sweep} {sweep}-2"
     )
+
+
+def _lines(changed: list[str], pinned: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    return [f"  {pin}: {_short(pinned.get(pin))} became {_short(found.get(pin))}{_place(pin)}" for pin in changed]
 
 
 def _place(pin: str) -> str:

@@ -60,7 +60,12 @@ def spec(**search: Any) -> SweepSpec:
 
 
 def run(
-    storage: Storage, wanted: SweepSpec, monkeypatch: pytest.MonkeyPatch, *, states: tuple[str, ...] = ("FAILED",) * 2
+    storage: Storage,
+    wanted: SweepSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    states: tuple[str, ...] = ("FAILED",) * 2,
+    said: io.StringIO | None = None,
 ) -> Ledger:
     """Drive a sweep whose trials end at once, in these states."""
     ledgers: list[Ledger] = []
@@ -75,7 +80,7 @@ def run(
         return Ending(interrupted=False, halted=None)
 
     monkeypatch.setattr(drive, "run_sweep", run_sweep)  # Ray starts for seconds, and is not what is tested
-    drive.drive(wanted, storage, Console(file=io.StringIO()))
+    drive.drive(wanted, storage, Console(file=said or io.StringIO()))
     return ledgers[0]
 
 
@@ -117,7 +122,10 @@ def test_a_changed_plugin_that_no_open_trial_uses_does_no_harm(
     ledger = run(storage, spec(), monkeypatch, states=("COMPLETE", "FAILED"))
     assert ledger.choices[0].knobs["method"] == "local/mine"
     edit(folder, 2)
-    assert run(storage, spec(), monkeypatch).pins == ledger.pins
+    said = io.StringIO()
+    assert run(storage, spec(), monkeypatch, said=said).pins == ledger.pins
+    assert "no trial that is left to run uses what has changed; the results are of the old code" in said.getvalue()
+    assert f"{PIN}: sha256:" in said.getvalue()
     with pytest.raises(PinError):
         run(storage, spec(confirm={"top": 1, "seeds": 1}), monkeypatch)
 
