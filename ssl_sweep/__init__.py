@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssl_sweep.api.handle import Sweep as Sweep
     from ssl_sweep.api.handle import open as open  # noqa: A004 - `ssl_sweep.open`
     from ssl_sweep.api.handle import run as run
+    from ssl_sweep.api.plan import plan as plan
     from ssl_sweep.client.client import Client as Client
     from ssl_sweep.errors import UserError as UserError
     from ssl_sweep.trial import export as export
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "run": "api.handle",
     "open": "api.handle",
+    "plan": "api.plan",
     "Sweep": "api.handle",
     "UserError": "errors",
     "Client": "client.client",

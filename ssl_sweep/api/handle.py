@@ -1,6 +1,6 @@
 """A sweep as a Python object: run it, resume it, and read its results as pandas."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,12 +10,12 @@ from rich.console import Console
 
 from ssl_sweep.api.frames import trials_frame
 from ssl_sweep.api.html import next_step, sweep_html
+from ssl_sweep.api.plan import Source, read_spec
 from ssl_sweep.api.table import AblationFrame, Names, make_table
 from ssl_sweep.api.trial import TrialHandle
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.plugins import catalog
-from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
@@ -241,7 +241,7 @@ class Sweep:
 
 
 def run(
-    spec: str | Path | Mapping[str, Any],
+    spec: Source,
     overrides: Sequence[str] = (),
     *,
     storage: Place = None,
@@ -265,8 +265,7 @@ def run(
         UserError: of another class: the sweep cannot be run now, and the message says why.
     """
     catalog.use(plugins)
-    overrides = _listed(overrides)
-    checked = check_spec(spec, overrides) if isinstance(spec, Mapping) else load_spec(spec, overrides)
+    checked = read_spec(spec, overrides)
     sweep = Sweep(checked.name, find_storage(storage), address=address, plugins=plugins, console=console)
     return sweep._drive(checked)
 

@@ -1,13 +1,12 @@
 """Commands that only read: plan, list, status, logs, schema and doctor."""
 
 import json
-import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +32,6 @@ from ssl_sweep.service.states import ACTIVE, WAITING
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
-    from ssl_sweep.spec.sweep import SweepSpec
 
 WAIT_S = 2.0
 
@@ -105,52 +103,13 @@ def plan(
         if client := remote_client(address=address, plugins=plugins):
             planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
         else:
-            use_plugins(plugins)
-            planned = _planned(spec_file, overrides or (), address)
+            from ssl_sweep.api import plan as plans
+
+            planned = plans.plan(spec_file, overrides or (), address=address, plugins=plugins)
         if as_json:
             print_json(planned)
         else:
             out.print(plan_table(planned["name"], planned, client.server if client else None))
-
-
-def _planned(spec_file: Path, overrides: Sequence[str], address: str | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from ssl_sweep.spec.file import load_spec
-    from ssl_sweep.spec.plan import make_plan
-
-    spec = load_spec(spec_file, overrides)
-    nodes = None
-    if address or os.environ.get("RAY_ADDRESS"):
-        from ssl_sweep.cluster.run import cluster_nodes
-
-        nodes = cluster_nodes(address)
-    return {"name": spec.name, **asdict(make_plan(spec, nodes)), "data": _data_summary(spec, str(spec_file))}
-
-
-def _data_summary(spec: "SweepSpec", file: str) -> dict[str, Any]:
-    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not.
-
-    Raises SpecError, which names the file, if the spec does not fit its data.
-    """
-    from dataclasses import asdict
-
-    from ssl_sweep.data.images import DataError
-    from ssl_sweep.data.splits import data_of
-    from ssl_sweep.data.summary import summarize
-    from ssl_sweep.spec.labels import check_labels, unmeasured
-    from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
-
-    try:
-        summary = summarize(data_of(spec.data), root=spec.root)
-    except (DataError, OSError) as error:
-        return {"problem": str(error)}
-    if findings := size_findings(spec, summary.train_images):
-        raise launch_error(file, findings)
-    check_labels(spec, summary)
-    notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
-    note = unmeasured(spec, summary)
-    return {**asdict(summary), "warnings": [*notes, *([note] if note else [])]}
 
 
 @app.command("list")

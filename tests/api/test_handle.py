@@ -1,5 +1,6 @@
 """Sweeps as Python objects: one real sweep of two trials, one of which diverges; the rest is read from its storage."""
 
+import json
 import pickle
 import threading
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 import ssl_sweep
 from ssl_sweep.api.handle import Sweep
+from ssl_sweep.cli import app
 from ssl_sweep.errors import UserError
 
 SPEC: dict[str, Any] = {
@@ -140,6 +144,17 @@ def test_an_unknown_sweep_and_a_wrong_extension_are_told_as_on_the_command_line(
         ssl_sweep.open("two", storage=sweep.storage.place).extend("+2")
     with pytest.raises(UserError, match="two has ended: there is nothing to stop"):
         sweep.stop()
+
+
+def test_a_plan_is_that_of_the_command_and_runs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump({**SPEC, "search": {"space": {"pretrain.lr": [0.003, 1e30]}}}))
+    planned = ssl_sweep.plan(file, "search.seeds=3")
+    printed = CliRunner().invoke(app, ["plan", str(file), "--set", "search.seeds=3", "--json"])
+    assert json.loads(printed.stdout) == json.loads(json.dumps(planned))
+    assert (planned["name"], planned["trials"], planned["data"]["classes"]) == ("two", 6, 10)
+    with pytest.raises(UserError, match=r"the spec: pretrain\.lr: 'fast'"):
+        ssl_sweep.plan({**SPEC, "pretrain": {"lr": "fast"}})
 
 
 def test_another_thread_than_the_main_one_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a sweep would cost, before it runs; and the reading of its spec from a file or a dict."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.splits import data_of
+from ssl_sweep.data.summary import summarize
+from ssl_sweep.plugins import catalog
+from ssl_sweep.spec.file import check_spec, load_spec
+from ssl_sweep.spec.labels import check_labels, unmeasured
+from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
+from ssl_sweep.spec.plan import make_plan
+from ssl_sweep.spec.sweep import SweepSpec
+
+Source = str | Path | Mapping[str, Any]
+
+
+def plan(
+    spec: Source,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    plugins: str | Path | None = None,
+) -> dict[str, Any]:
+    """Count the trials, pretrainings and epochs of a sweep, and check whether a trial fits and the data is right.
+
+    The arguments are those of `run`. Nothing runs; without the data, its place in the answer says so.
+
+    Raises:
+        SpecError: the spec is invalid, or does not fit its data.
+    """
+    catalog.use(plugins)
+    checked = read_spec(spec, overrides)
+    nodes = None
+    if address or os.environ.get("RAY_ADDRESS"):
+        from ssl_sweep.cluster.run import cluster_nodes  # Ray takes seconds to import
+
+        nodes = cluster_nodes(address)
+    file = checked.name if isinstance(spec, Mapping) else str(spec)
+    return {"name": checked.name, **asdict(make_plan(checked, nodes)), "data": _data_summary(checked, file)}
+
+
+def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:
+    """A spec from a YAML file or from data. Raises SpecError."""
+    overrides = (overrides,) if isinstance(overrides, str) else overrides
+    return check_spec(spec, overrides) if isinstance(spec, Mapping) else load_spec(spec, overrides)
+
+
+def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
+    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not.
+
+    Raises SpecError, which names the file, if the spec does not fit its data.
+    """
+    try:
+        summary = summarize(data_of(spec.data), root=spec.root)
+    except (DataError, OSError) as error:
+        return {"problem": str(error)}
+    if findings := size_findings(spec, summary.train_images):
+        raise launch_error(file, findings)
+    check_labels(spec, summary)
+    notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
+    note = unmeasured(spec, summary)
+    return {**asdict(summary), "warnings": [*notes, *([note] if note else [])]}
