@@ -44,6 +44,7 @@ def use(folder: str | Path | None) -> None:
     Raises:
         PluginError: it is no folder, or has none of the folders of plugins.
     """
+    told = str(folder) if folder else f"{FOLDER_VARIABLE}={os.environ.get(FOLDER_VARIABLE)}"
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     load.cache_clear()
     identity.cache_clear()
@@ -57,7 +58,7 @@ def use(folder: str | Path | None) -> None:
         remedy = f"put them into {path}/methods/NAME.py, or {', '.join(KINDS[1:])}"
         if path.name in KINDS and path.is_dir():
             remedy = f"name the folder around it, {path.parent}"
-        raise PluginError(f"{folder}: has no plugins; {remedy}")
+        raise PluginError(f"{told}: {'has no plugins' if path.is_dir() else 'is no folder'}; {remedy}")
     spec = ModuleSpec(PACKAGE, None, is_package=True)
     spec.submodule_search_locations = [str(path)]
     importlib.invalidate_caches()

@@ -132,9 +132,16 @@ def test_without_a_folder_the_remedy_is_the_option() -> None:
         knobs.load("methods", "local/mine")
 
 
-def test_a_folder_without_plugins_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_plugins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginError, match=r"has no plugins; put them into .*/methods/NAME.py"):
         catalog.use(tmp_path)
+    monkeypatch.setenv("SSL_SWEEP_PLUGINS", str(tmp_path / "nowhere"))
+    with pytest.raises(
+        PluginError, match=r"SSL_SWEEP_PLUGINS=.*/nowhere: is no folder; put them into .*/nowhere/methods"
+    ):
+        catalog.use(None)
+    monkeypatch.undo()
+    catalog.use(None)
 
 
 def test_a_name_that_is_local_is_proposed(folder: Path) -> None:
