@@ -1,12 +1,14 @@
 """The views of a sweep's choices, for people to read and to compare."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ssl_sweep.data.recipes import unusual
+from ssl_sweep.errors import UserError
 from ssl_sweep.knobs import methods
 from ssl_sweep.spec.choices import combined
 from ssl_sweep.spec.sections import CASE
-from ssl_sweep.spec.sweep import SweepSpec, resolve
+from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 
 _DECIDE = (CASE, "method", "views.recipe")  # of the searched knobs, those by which whole sets of views differ
 _SECTION = "views."
@@ -29,6 +31,15 @@ def view_sets(spec: SweepSpec) -> list[ViewSet]:
         named = [str(choice.get(CASE, method)), *([choice["views.recipe"]] if "views.recipe" in choice else [])]
         sets.append(ViewSet(", ".join(named), config["views"], methods.pretrains(method)))
     return sets
+
+
+def with_views(dump: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored spec with the views that its trials have in place of their recipe; as it is where they differ."""
+    try:
+        sets = view_sets(from_dump(dump))
+    except UserError:  # another version's, or a plugin's that is not at hand
+        return dump
+    return {**dump, "views": sets[0].views} if all(each.views == sets[0].views for each in sets) else dump
 
 
 def shown_views(spec: SweepSpec) -> dict[str, dict[str, Any]]:

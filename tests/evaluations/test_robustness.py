@@ -88,7 +88,7 @@ def test_a_change_is_one_thing_done_to_every_center_crop(name: str) -> None:
         assert (means < (0.01 if name == "blur" else 0.3)).all()
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 96, 97, 224])
+@pytest.mark.parametrize("size", [4, 8, 28, 32, 96, 97, 224])
 def test_every_image_size_can_be_masked(size: int) -> None:
     images = Images(torch.full((2, 3, 50, 50), 200, dtype=torch.uint8), torch.full((2, 2), 50))
     assert view_of("mask", size, torch.Generator())(images).shape == (2, 3, size, size)

@@ -12,7 +12,7 @@ from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, grid, resolve
-from ssl_sweep.spec.views import shown_views
+from ssl_sweep.spec.views import shown_views, with_views
 from ssl_sweep.trial.stage_keys import stage_key
 
 OLD = json.loads((Path(__file__).parent / "dump_before_recipes.json").read_text())  # written by the version before
@@ -121,6 +121,14 @@ def test_an_old_sweep_differs_only_where_its_views_do() -> None:
     assert "views.brightness: 0.0 became 0.4 (plain)" in lines
     assert "views.crop_scale_min: 0.2 became 0.08 (byol)" in lines
     assert not any("gray" in line or "recipe" in line for line in lines)
+
+
+def test_stored_specs_are_compared_by_the_views_of_their_trials() -> None:
+    now, before = made().model_dump(mode="json"), from_dump(OLD).model_dump(mode="json")
+    assert with_views(now)["views"] == DEFAULTS | {"crop_scale_min": 0.08, **JITTER, "gray": 0.2}
+    assert with_views(OLD) is OLD  # its cases have views of their own
+    assert with_views({**before, "search": {}, "table": {}})["views"] == DEFAULTS | {"gray": 0.2}
+    assert with_views({**now, "method": {"name": "none/such"}})["views"] == {"recipe": "auto"}
 
 
 def test_plan_shows_each_set_of_views_once() -> None:

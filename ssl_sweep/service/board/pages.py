@@ -18,6 +18,7 @@ from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.states import ACTIVE, ENDED, WAITING, SweepState
 from ssl_sweep.service.store import Submission
 from ssl_sweep.service.write_endpoints import cluster, may_change
+from ssl_sweep.spec.views import with_views
 from ssl_sweep.sweep.status import last_sign
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.trialdir.journal import JournalError
@@ -242,7 +243,8 @@ def _name(section: Any, key: str = "name") -> str:
 
 def _differing(submissions: list[Submission]) -> list[tuple[str, list[str]]]:
     """Paths of settings that differ, such as `views.overlay_alpha`, with each sweep's value."""
-    specs = [flat({key: value for key, value in each.spec.items() if key not in IGNORED}) for each in submissions]
+    resolved = [with_views(each.spec) for each in submissions]
+    specs = [flat({key: value for key, value in each.items() if key not in IGNORED}) for each in resolved]
     paths = dict.fromkeys(path for spec in specs for path in spec)
     rows = {path: [spec.get(path, "") for spec in specs] for path in paths}
     return [(path, values) for path, values in rows.items() if len(set(values)) > 1]
