@@ -41,7 +41,8 @@ def choose_folders(folder: Path, splits: SplitNames | None) -> tuple[str | None,
     there = list_folders(folder)
     train, test = find_splits(there, splits, folder)
     if train and not test and not splits and len(there) > 1 and not list_folders(folder / train):
-        return None, None, []  # a class of vehicles
+        note = f"{train} has no class folders and is taken for a class beside the others; or name it by data.splits"
+        return None, None, [note]  # a class of vehicles
     if test and not train:
         remedy = f"{LAYOUT}, or name it by data.splits.train"
         raise DataError(f"{folder}: {test}/ is the test split, and there is no train/; {remedy}")

@@ -18,7 +18,7 @@ from ssl_sweep.data.split_names import (
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # as in train-{000000..000146}
 OF = re.compile(r"[-_.]of[-_.](\d+)(?:-[0-9a-f]{6,})?$")  # the hub once put a hash behind the numbers
-NUMBERS = re.compile(r"(?:[-_.]?\d+)+$")
+NUMBERS = "0123456789-_."
 MAX_SHARDS = 100_000
 
 Parts = dict[str, list[Path]]  # shards by the name of their split
@@ -83,7 +83,7 @@ def expand(name: str) -> Iterator[str]:
 
 def part_of(path: Path, stem: str, folder: Path, known: Collection[str]) -> str:
     """The name of the split that a shard belongs to: its own without numbers, unless only its folder's is known."""
-    own, above = NUMBERS.sub("", OF.sub("", stem)), path.parent.name
+    own, above = OF.sub("", stem).rstrip(NUMBERS), path.parent.name
     if own.lower() not in known and above.lower() in known and (path.parent != folder or above.lower() in TRAIN_NAMES):
         return above
     return own or above

@@ -111,8 +111,9 @@ def list_samples(shard: Path) -> Iterator[Sample]:
 
 def group_members(shard: Path) -> dict[str, dict[str, Place]]:
     """The members of each sample by the ending of their names. Raises DataError for a shard that is cut short."""
-    if head(shard).startswith(COMPRESSED):
-        raise DataError(f"{shard}: is compressed, and its members cannot be read one by one; unpack it with gunzip")
+    with readable(shard, "tar file"):
+        if head(shard).startswith(COMPRESSED):
+            raise DataError(f"{shard}: is compressed, and its members cannot be read one by one; unpack it with gunzip")
     samples: dict[str, dict[str, Place]] = {}
     with readable(shard, "tar file", tarfile.TarError), tarfile.open(shard, "r:") as tar:
         for member in tar:

@@ -1,5 +1,6 @@
 """Which folders and files are train and test: by their usual names in any case, or by `data.splits`."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,7 +111,10 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         for index in range(10):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.new("L", (8, 8), index).save(tmp_path / name / f"{index}.png")
-    assert opened("imagefolder", tmp_path).classes == ("Train", "bus", "car")
+    source = opened("imagefolder", tmp_path)
+    assert source.classes == ("Train", "bus", "car")
+    assert "Train has no class folders and is taken for a class" in source.notes[0]
+    assert opened("imagefolder", tmp_path, {"train": "Train"}).classes == ()
 
 
 def test_a_split_folder_alone_is_no_class_and_makes_a_pack_of_its_own(tmp_path: Path) -> None:
@@ -140,6 +144,13 @@ def rows(source: Source) -> tuple[int, int]:
 def test_shards_by_name(tmp_path: Path, sizes: dict[str, int], expected: tuple[int, int]) -> None:
     shards(tmp_path, sizes)
     assert rows(opened("parquet", tmp_path)) == expected
+
+
+def test_names_of_many_digits_are_read_soon(tmp_path: Path) -> None:
+    shards(tmp_path, {"1" * 200 + "x": 2, "train-" + "0_" * 60 + "1": 20})
+    began = time.monotonic()
+    assert rows(opened("parquet", tmp_path)) == (16, 4)
+    assert time.monotonic() - began < 10
 
 
 def test_a_folder_called_test_does_not_make_its_train_shard_the_test_split(tmp_path: Path) -> None:

@@ -230,6 +230,12 @@ def test_a_compressed_shard_says_how_to_unpack_it(tmp_path: Path) -> None:
         opened(tmp_path, "webdataset:a")
 
 
+def test_a_link_to_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").symlink_to("gone.tar")
+    with pytest.raises(DataError, match=r"train-0.tar: not a readable tar file \(.*No such file"):
+        _ = opened(tmp_path).contents
+
+
 def test_the_fingerprint_follows_the_shards_and_opening_reads_none(tmp_path: Path) -> None:
     (tmp_path / "train-0.tar").write_bytes(b"never read")
     first = opened(tmp_path).fingerprint
