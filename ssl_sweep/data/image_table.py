@@ -1,6 +1,7 @@
 """`table:FILE`: a CSV, TSV or Parquet file that lists image files, their labels and, if it likes, their splits."""
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -106,8 +107,8 @@ def file_of(place: str, written: str, path: Path, root: Path) -> str:
     try:
         return below(written, path.parent, root)
     except ValueError as error:
-        remedy = "move the table or set SSL_SWEEP_DATA to a folder that has both"
-        raise DataError(f"{place}: {error}; {remedy}") from None
+        both = os.path.commonpath([os.path.normpath(path.parent / written), path.parent])
+        raise DataError(f"{place}: {error}; set SSL_SWEEP_DATA={both}, or move the table") from None
 
 
 def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
