@@ -52,7 +52,7 @@ def _check(subjects: Sequence["Subject"], timeout: float, *, verbose: bool, quie
 
     findings: list[Finding] = []
     width = max(len(_named(subject)) for subject in subjects)
-    with err.status("") as status:
+    with (err if quiet else out).status("") as status:  # a console draws its lines above its own status
         for subject in subjects:
             for finding in run(subject, timeout, lambda words: status.update(f"{_named(subject)}: {words}")):  # noqa: B023
                 findings.append(finding)
@@ -72,7 +72,7 @@ def _line(finding: "Finding", width: int) -> Text:
     elif finding.message:
         line.append(f"\n{'':{width + 2}}{finding.message}", "red")
         if finding.place is not None:
-            line.append(f"\n{'':{width + 2}}at {os.path.relpath(finding.place)}", "dim")
+            line.append(f"\n{'':{width + 2}}at {finding.place.removeprefix(f'{Path.cwd()}/')}", "dim")
     return line
 
 
