@@ -3,7 +3,7 @@
 import re
 import runpy
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ssl_sweep import evaluations, methods
+from ssl_sweep.contracts.find import find
+from ssl_sweep.contracts.report import run as run_checks
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import data_of, load_splits
@@ -143,6 +145,29 @@ def test_the_plugin_of_the_documents_learns(tmp_path: Path, cache: Path) -> None
     config["encoder"]["width"] = 8  # a smaller net than the documents': quick, and not worse
     results = trial.run(config, lambda metrics, step: None, tmp_path / "trial", cache=cache)
     assert results["knn/top1_test"] > 50
+
+
+@pytest.mark.usefixtures("_own_plugins")
+def test_the_plugins_of_the_documents_keep_their_contracts(tmp_path: Path) -> None:
+    for place, title in (
+        ("methods/denoise.py", "Add a method"),
+        ("evaluations/centroids.py", "Add an evaluation"),
+        ("encoders/plain.py", "Add an encoder"),
+        ("sources/npz.py", "Add a source"),
+    ):
+        file = tmp_path / "plugins" / place
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(block(PACKAGE, title, "python").replace("class Plain", "class Backbone"))
+    np.savez(tmp_path / "cells.npz", images=np.zeros((20, 8, 8, 3), np.uint8), labels=np.arange(20) % 2)
+    subjects = [
+        subject if subject.kind != "sources" else replace(subject, name="local/npz:cells.npz")
+        for subject in find(str(tmp_path / "plugins"), tmp_path)
+    ]
+    assert [subject.name.partition("/")[2] for subject in subjects] == [
+        "denoise", "mine", "centroids", "plain", "npz:cells.npz",
+    ]  # fmt: skip
+    findings = [finding for subject in subjects for finding in run_checks(subject, 60.0, lambda words: None)]
+    assert [finding for finding in findings if finding.result != "holds"] == []
 
 
 @pytest.mark.usefixtures("_own_plugins")
