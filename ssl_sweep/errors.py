@@ -30,7 +30,8 @@ UserError
 ├── StoreError              service   the service's database does not accept a value
 ├── TableError              tables    no table can be made of these runs
 ├── UnknownNameError        knobs     there is no method, evaluation or encoder of this name
-└── WebhookError            sweep     a setting of the webhook is invalid
+├── WebhookError            sweep     a setting of the webhook is invalid
+└── WeightsError            models    a file of weights cannot be read, or does not fit its encoder
 
 Any other exception is a fault of this package, or of the machine, and keeps its stack trace.
 """

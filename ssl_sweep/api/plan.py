@@ -15,6 +15,7 @@ from ssl_sweep.spec.labels import check_labels, unmeasured
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.weights import check_weights
 
 Source = str | Path | Mapping[str, Any]
 
@@ -32,6 +33,7 @@ def plan(
 
     Raises:
         SpecError: the spec is invalid, or does not fit its data.
+        WeightsError: a file of weights cannot be read, or does not fit its encoder.
     """
     catalog.use(plugins)
     checked = read_spec(spec, overrides)
@@ -41,7 +43,9 @@ def plan(
 
         nodes = cluster_nodes(address)
     file = checked.name if isinstance(spec, Mapping) else str(spec)
-    return {"name": checked.name, **asdict(make_plan(checked, nodes)), "data": _data_summary(checked, file)}
+    sized = make_plan(checked, nodes)
+    warnings = {"warnings": [*sized.warnings, *check_weights(checked)]}
+    return {"name": checked.name, **asdict(sized), **warnings, "data": _data_summary(checked, file)}
 
 
 def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:

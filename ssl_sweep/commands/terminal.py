@@ -74,8 +74,6 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         rows.add_row("images", _images(data))
         problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
         if data["labelled"]:
-            problems += [Text(f"data.labelled: {warning}", "yellow") for warning in data["labelled"]["warnings"]]
-        if data["labelled"]:
             rows.add_row("evaluated on", _images(data["labelled"]))
             problems += [Text(f"data.labelled: {warning}", "yellow") for warning in data["labelled"]["warnings"]]
     return Group(Text(name, "bold"), rows, *problems)

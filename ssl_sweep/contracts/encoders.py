@@ -9,7 +9,7 @@ from ssl_sweep.contracts.contract import Check, Contract, ContractError, require
 from ssl_sweep.contracts.knob_checks import check_knobs, checked_knobs
 from ssl_sweep.contracts.small import Small, small
 from ssl_sweep.knobs import knobs
-from ssl_sweep.models.encoders import Encoder
+from ssl_sweep.models.encoders import Encoder, without_weights
 
 IMAGE_SIZE = 32
 SIZES = (8, 17, 32, 33, 64, 224)  # pixels, as users have them; a spec allows no fewer than 8
@@ -30,8 +30,9 @@ class EncoderPlugin:
     def build(self, image_size: int) -> Encoder:
         """In evaluation mode, on the meta device."""
         settings = checked_knobs(self.encoder, self.small.knobs, self.name)
+        settings = checked_knobs(self.encoder, self.small.knobs, self.name)
         with torch.device("meta"):
-            return self.encoder(image_size, **settings).eval()
+            return self.encoder(image_size, **without_weights(settings)).eval()
 
 
 def load(name: str) -> EncoderPlugin:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
-from ssl_sweep.models.encoders import ENCODERS, encoder_class
+from ssl_sweep.knobs.weights import ENCODER_KNOBS
+from ssl_sweep.models.encoders import ENCODERS, Encoder, encoder_class
 from ssl_sweep.models.library import LibraryError, is_library_name, library_names
 from ssl_sweep.plugins import catalog
 
@@ -114,6 +115,8 @@ def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
     """A model of the keyword-only arguments of a class or function: types, bounds, descriptions and defaults.
 
+    Encoders have the knobs of their weights besides.
+
     Raises:
         PluginError: a plugin's argument has no type that a spec can hold.
     """
@@ -122,6 +125,11 @@ def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
         for name, parameter in arguments(target).items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
+    if isinstance(target, type) and issubclass(target, Encoder):
+        for name in fields.keys() & ENCODER_KNOBS.keys():
+            what = f"{inspect.getsourcefile(target)}: {target.__name__} has an argument {name}"
+            raise catalog.PluginError(f"{what}, and every encoder has the knob encoder.{name}; rename the argument")
+        fields |= ENCODER_KNOBS
     try:
         return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
     except PydanticUserError as error:

@@ -1,14 +1,15 @@
 """Pins: the identity of what a spec names and does not contain, such as a plugin's code, by its use.
 
-`{"method local/mine": "sha256:...", "encoder noise": "lab-methods 1.2"}`. A sweep takes them when it is launched; a
-trial has those that it uses in its config, under `pins`, and in the keys of its stages. A pin of an evaluation alone
-begins with `evaluation NAME`.
+`{"method local/mine": "sha256:...", "encoder.weights a.safetensors": "sha256:..."}`. A sweep takes them when it is
+launched; a trial has those that it uses in its config, under `pins`, and in the keys of its stages. A pin of an
+evaluation alone begins with `evaluation NAME`, one of a file with its key, `encoder.weights`.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.models.encoders import WEIGHTS
 from ssl_sweep.plugins import catalog
 
 # the last word but one of a plugin's pin: `evaluation transfer source local/photos` is a source of an evaluation
@@ -34,6 +35,7 @@ def plugin_pin(use: str, name: str) -> dict[str, str]:
 def used_by(config: Mapping[str, Any], pins: Mapping[str, str]) -> dict[str, str]:
     """Those of a sweep's pins that a trial of this config uses."""
     own = {section: f"{section} {config[section]['name']}" for section in ("method", "encoder")}
+    own |= {f"encoder.{knob}": f"encoder.{knob} {config['encoder'].get(knob)}" for knob in WEIGHTS}
     return {pin: identity for pin, identity in pins.items() if own.get(pin.split()[0], pin) == pin}
 
 
@@ -45,6 +47,8 @@ def check_pins(config: Mapping[str, Any], uses: Collection[str] = KINDS) -> None
         PluginError: one is not at hand.
     """
     for pin, pinned in config.get("pins", {}).items():
+        if pin.startswith("encoder."):  # a file, whose identity is compared when it is read
+            continue
         use, name = pin.split()[-2:]
         if use not in uses:
             continue

@@ -11,8 +11,9 @@ from ssl_sweep.models.small_nets import DrlimEncoder, ExemplarEncoder
 from ssl_sweep.models.vit import ViTBase, ViTSmall, ViTTiny
 from ssl_sweep.plugins import catalog
 
-__all__ = ["ENCODERS", "Encoder", "build_encoder", "encoder_class"]
+__all__ = ["ENCODERS", "WEIGHTS", "Encoder", "build_encoder", "encoder_class", "without_weights"]
 
+WEIGHTS = ("weights",)  # knobs of every encoder that do not build it, see `weights.py`
 ENCODERS: dict[str, type[Encoder]] = {
     "resnet18": ResNet18,
     "resnet34": ResNet34,
@@ -42,8 +43,13 @@ def encoder_class(name: str) -> type[Encoder]:
     return backbone
 
 
+def without_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an encoder that build it."""
+    return {knob: value for knob, value in settings.items() if knob not in WEIGHTS}
+
+
 def build_encoder(settings: Mapping[str, Any], image_size: int) -> Encoder:
-    """The encoder of a spec's `encoder` section, which has its `name` and its knobs."""
-    knobs = dict(settings)
+    """The encoder of a spec's `encoder` section, which has its `name` and its knobs; its weights are random ones."""
+    knobs = without_weights(settings)
     constructor: Callable[..., Encoder] = encoder_class(knobs.pop("name"))
     return constructor(image_size, **knobs)

@@ -24,6 +24,7 @@ from ssl_sweep.spec.labels import check_labels
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import plan_warnings
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.weights import check_weights
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.exit_codes import ExitCode
@@ -106,11 +107,14 @@ def drive(
         ClusterError: it is not called in the main thread; see also `run_sweep`.
         DataError: the data cannot be opened.
         SpecError: a new sweep's settings do not fit its number of training images.
+        WeightsError: a file of weights cannot be read, or does not fit its encoder.
         BucketError: the storage's bucket refuses access or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     check_thread()
     train_images = _open_data(spec)
+    for note in check_weights(spec):
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
     storage.check(tracking_uri(spec, storage))
     say = partial(console.print, markup=False, soft_wrap=True)
     if resume is None and not extends:

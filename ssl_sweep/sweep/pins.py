@@ -9,6 +9,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.pins import plugin_pins
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.weights import weight_pins
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.housekeeping import open_configs
 
@@ -49,7 +50,7 @@ def take_pins(
 
 def find_pins(spec: SweepSpec) -> dict[str, str]:
     """The identity of all that a spec's trials can use beside it, as it is now. Raises as `take_pins`."""
-    return plugin_pins(spec)
+    return plugin_pins(spec) | weight_pins(spec)
 
 
 def _awaited(ledger: LedgerReader) -> set[str]:
@@ -62,11 +63,12 @@ def _awaited(ledger: LedgerReader) -> set[str]:
 def _refusal(sweep: str, changed: list[str], pinned: Mapping[str, str], found: Mapping[str, str]) -> str:
     listed = "\n".join(_lines(changed, pinned, found))
     local = any(catalog.LOCAL in pin for pin in changed)
-    back = "put the old files back" if local else "install what it began with again"
+    files = all(catalog.LOCAL in pin or pin.startswith("encoder.") for pin in changed)
+    back = "put the old files back" if files else "install what it began with again"
     options = " --plugins DIR" if local else ""
     return (
-        f"sweep '{sweep}' began with other code than is here:\n{listed}\n{back}, or run it as a new sweep and compare "
-        f"the two: ssl-sweep run SPEC.YAML --set name={sweep}-2{options}; ssl-sweep table {sweep} {sweep}-2"
+        f"sweep '{sweep}' began with other code or files than are here:\n{listed}\n{back}, or run it as a new sweep "
+        f"and compare the two: ssl-sweep run SPEC.YAML --set name={sweep}-2{options}; ssl-sweep table {sweep} {sweep}-2"
     )
 
 

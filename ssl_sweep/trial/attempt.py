@@ -24,6 +24,7 @@ from ssl_sweep.knobs.cost import costs
 from ssl_sweep.knobs.objective import COSTS
 from ssl_sweep.knobs.pins import PinError
 from ssl_sweep.models.distributed import Dismissed, is_of_a_lost_rank, rank
+from ssl_sweep.models.weights import WeightsError
 from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.training.health import Collapsed
@@ -200,7 +201,7 @@ def failure_reason(error: BaseException) -> str:
         "oom": (torch.OutOfMemoryError, MemoryError),
         "diverged": (Diverged,),
         "collapsed": (Collapsed,),
-        "data": (DataError,),
+        "data": (DataError, WeightsError),
         "plugin": (PluginError, PinError),
     }
     kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.encoder import STATISTICS
-from ssl_sweep.models.encoders import Encoder, build_encoder
+from ssl_sweep.models.encoders import Encoder, build_encoder, without_weights
 from ssl_sweep.models.library import LibraryEncoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
+from ssl_sweep.models.weights import NET, SUFFIX
 from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import FinishedStages
@@ -25,8 +26,6 @@ from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RecordError, TrialRecord
 
-NET = "net."  # prefix of every key of an encoder's state
-SUFFIX = ".safetensors"
 TORCHVISION_WIDTH = 64
 TORCHVISION_VITS = {("vit_base", 16): "vit_b_16", ("vit_base", 32): "vit_b_32"}
 
@@ -45,7 +44,7 @@ class Trained:
     @property
     def settings(self) -> dict[str, Any]:
         """The encoder's name and knobs."""
-        return dict(self.record.config["encoder"])
+        return without_weights(self.record.config["encoder"])
 
 
 def has_encoder(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
+from ssl_sweep.models.weights import load_weights
 from ssl_sweep.training.declarations import Method
 from ssl_sweep.training.gallery import gallery
 from ssl_sweep.training.health import health_of, measure, voting_projector
@@ -236,7 +237,15 @@ class _Trial:
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
 
     def _encoder(self) -> Encoder:
-        return build_encoder(self.config["encoder"], self.splits.image_size)
+        """The encoder as it begins: with random weights, or those that its section names."""
+        settings = self.config["encoder"]
+        encoder = build_encoder(settings, self.splits.image_size)
+        if file := settings.get("weights"):
+            path = Path(self.config["data"]["root"]) / Path(file).expanduser()
+            pinned = self.config.get("pins", {}).get(f"encoder.weights {file}")
+            if unused := load_weights(encoder, path, settings["name"], pinned):
+                log.info("encoder.weights: %s: not used: %s", file, ", ".join(unused))
+        return encoder
 
     def _show(self, method: Method, augment: Augment, stage: Stage, path: Path, epoch: int) -> None:
         """Save the method's visualization of test images, if it has one, and report its metrics."""
@@ -249,7 +258,7 @@ class _Trial:
     def _evaluate(self, name: str, pretrained: bool, key: str) -> dict[str, float]:
         stage = self._begin(name, self.workdir / name, self._report)
         _drop_stale_checkpoint(stage.folder, key)
-        encoder = self._encoder()
+        encoder = build_encoder(self.config["encoder"], self.splits.image_size) if pretrained else self._encoder()
         if pretrained:
             path = encoder_path(self.workdir)
             state = checkpoint.load(path, torch.device("cpu"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.models.encoders import WEIGHTS
 from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
 
@@ -29,6 +30,8 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     folder: a sweep may move with its data.
     """
     used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
+    # older keys lack the knobs of weights
+    used["encoder"] = {name: value for name, value in config["encoder"].items() if name not in WEIGHTS or value}
     # `sync_batchnorm` matters only with several workers, see below
     used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
     unset = {name for name in LATER_DATA if config["data"].get(name) is None}
