@@ -20,20 +20,12 @@ OPEN_FILES = 4
 
 def arrow_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | None) -> Source:
     """The splits train and test (else validation) of DIR, or its only split, of which a fifth is held out by seed."""
-    train, test, fingerprint, notes = folder, None, fingerprint_of(None, None), []
-    if splits or not (folder / STATE).is_file():
-        there = list_splits(folder)
-        train_name, test_name = find_splits(there, splits, folder)
-        if train_name is None:
-            remedy = "name the one to train on by data.splits.train" if there else LAYOUT
-            raise DataError(f"{folder}: its splits are {', '.join(there) or 'none'}; {remedy}")
-        train, test = folder / train_name, folder / test_name if test_name else None
-        fingerprint, notes = fingerprint_of(train_name, test_name), split_notes(there, train_name, test_name, splits)
-    files = [data_files(split) for split in (train, test) if split is not None]
-    written = [file for split in (train, test) if split is not None for file in (split / STATE, split / INFO)]
-    stats = (stat_file(path) for path in (*(path for paths in files for path in paths), *written) if path.exists())
-    fingerprint |= {"kind": "arrow", "folder": str(folder), "files": digest(stats, folder)}
-    if test is None:
+    chosen, fingerprint, notes = choose_splits(folder, splits)
+    files = [data_files(split) for split in chosen]
+    written = [folder / SPLITS, *(split / name for split in chosen for name in (STATE, INFO))]
+    listed = [*(path for paths in files for path in paths), *(path for path in written if path.exists())]
+    fingerprint |= {"kind": "arrow", "folder": str(folder), "files": digest(map(stat_file, listed), folder)}
+    if len(chosen) == 1:
         fingerprint["split_seed"] = split_seed
 
     def read() -> Contents:
@@ -41,6 +33,19 @@ def arrow_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
         return read_splits([Rows(paths, opened, folder) for paths in files], split_seed)
 
     return Source(name, fingerprint, read, notes)
+
+
+def choose_splits(folder: Path, names: SplitNames | None) -> tuple[list[Path], dict[str, str | int], list[str]]:
+    """The folders of train and test, or of train alone; their part of the fingerprint, and notes on them."""
+    if not names and (folder / STATE).is_file():
+        return [folder], {}, []
+    there = list_splits(folder)
+    train, test = find_splits(there, names, folder)
+    if train is None:
+        remedy = "name the one to train on by data.splits.train" if there else LAYOUT
+        raise DataError(f"{folder}: its splits are {', '.join(there) or 'none'}; {remedy}")
+    folders = [folder / name for name in (train, test) if name is not None]
+    return folders, fingerprint_of(train, test), split_notes(there, train, test, names)
 
 
 def list_splits(folder: Path) -> list[str]:
