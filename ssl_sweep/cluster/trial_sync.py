@@ -24,7 +24,7 @@ import torch
 
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
-from ssl_sweep.trial.run import encoder_path
+from ssl_sweep.trial.run import encoder_path, origin_file
 from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir.events import PretrainingFinished
@@ -183,6 +183,7 @@ def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[
     """
     key = f"{record.sweep}/trials/{record.trial_id}"
     copy = TrialSync(bucket, key, folder / f"rank{rank()}" / key)  # a node may run several ranks
+    _fetch_origins(bucket, copy.folder, record)
     if rank() > 0:  # it only reads the checkpoint that rank 0 resumes from
         copy.fetch()
         yield copy.folder, lambda: None
@@ -199,6 +200,14 @@ def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[
         sender.join()
         copy.push()
     shutil.rmtree(copy.folder, ignore_errors=True)  # a node's disk is small beside all trials' encoders
+
+
+def _fetch_origins(bucket: Bucket, folder: Path, record: TrialRecord) -> None:
+    """Download the weights of earlier sweeps that the trial begins from. They stay for the next trials of the node."""
+    for pin, identity in record.config.get("pins", {}).items():
+        path = origin_file(folder.parents[1], identity)
+        if pin.startswith("encoder.from ") and not path.exists():
+            bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
 
 
 def _pretraining(config: Mapping[str, Any]) -> str:

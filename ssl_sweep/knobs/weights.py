@@ -27,4 +27,11 @@ Weights = Annotated[
         "export, timm or torchvision; null: random ones",
     ),
 ]
-ENCODER_KNOBS: dict[str, tuple[Any, None]] = {"weights": (Weights, None)}
+Origin = Annotated[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-]+)?$")] | None,
+    Field(
+        description="an earlier SWEEP of the storage, to begin from its best trial's encoder, or SWEEP/TRIAL; null: "
+        "random weights"
+    ),
+]
+ENCODER_KNOBS: dict[str, tuple[Any, None]] = {"weights": (Weights, None), "from": (Origin, None)}

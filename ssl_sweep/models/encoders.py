@@ -13,7 +13,7 @@ from ssl_sweep.plugins import catalog
 
 __all__ = ["ENCODERS", "WEIGHTS", "Encoder", "build_encoder", "encoder_class", "without_weights"]
 
-WEIGHTS = ("weights",)  # knobs of every encoder that do not build it, see `weights.py`
+WEIGHTS = ("weights", "from")  # knobs of every encoder that do not build it, see `weights.py`
 ENCODERS: dict[str, type[Encoder]] = {
     "resnet18": ResNet18,
     "resnet34": ResNet34,

@@ -239,6 +239,9 @@ def _check_encoder(settings: Settings, method: str, image_size: int) -> None:
     name = settings["name"]
     if not methods.can_use(method, name):
         raise ValueError(f"method {method} cannot use {name}; use one of {', '.join(methods.usable_encoders(method))}")
+    if settings.get("weights") and settings.get("from"):
+        origin, file = settings["from"], settings["weights"]
+        raise ValueError(f"encoder.from {origin} and encoder.weights {file} both name weights; leave one out")
     if is_library_name(name):
         _build_without_memory(json.dumps(settings), image_size)
 

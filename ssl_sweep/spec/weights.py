@@ -26,7 +26,7 @@ def check_weights(spec: SweepSpec) -> list[str]:
         WeightsError: one cannot be used.
     """
     notes = {}
-    for settings in _encoders(spec):
+    for settings in encoders_with(spec, "weights"):
         file, name = settings["weights"], settings["name"]
         with torch.device("meta"):
             encoder = build_encoder(settings, spec.data["image_size"])
@@ -42,7 +42,7 @@ def check_weights(spec: SweepSpec) -> list[str]:
 
 def weight_pins(spec: SweepSpec) -> dict[str, str]:
     """The identity of each file, by its use. Raises WeightsError."""
-    files = sorted({settings["weights"] for settings in _encoders(spec)})
+    files = sorted({settings["weights"] for settings in encoders_with(spec, "weights")})
     return {f"encoder.weights {file}": digest(path_of(spec, file)) for file in files}
 
 
@@ -51,14 +51,14 @@ def path_of(spec: SweepSpec, file: str) -> Path:
     return spec.root / Path(file).expanduser()
 
 
-def _encoders(spec: SweepSpec) -> Iterator[dict[str, Any]]:
-    """The different encoders with weights that trials can have."""
-    if "weights" not in json.dumps([spec.encoder, spec.model_dump(mode="json")["search"]]):
+def encoders_with(spec: SweepSpec, knob: str) -> Iterator[dict[str, Any]]:
+    """The different encoders with a value of `weights` or `from` that trials can have."""
+    if f'"{knob}"' not in json.dumps([spec.encoder, spec.model_dump(mode="json")["search"]]):
         return
     knobs = [path for path in searched(spec.search) if path == CASE or path.partition(".")[0] == "encoder"]
     seen = set()
     for choice in islice(combined(spec.search, knobs), MAX_COMBINED):
         settings = resolve(spec, choice, 0)["encoder"]
-        if settings.get("weights") and (text := json.dumps(settings)) not in seen:
+        if settings.get(knob) and (text := json.dumps(settings)) not in seen:
             seen.add(text)
             yield settings

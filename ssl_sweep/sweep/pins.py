@@ -12,6 +12,7 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.weights import weight_pins
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.housekeeping import open_configs
+from ssl_sweep.sweep.origins import origin_pins
 
 
 def take_pins(
@@ -30,8 +31,9 @@ def take_pins(
         PinError: something differs that an open or a new trial uses; the message names every such thing.
         PluginError: a plugin is not at hand.
     """
-    found, known = find_pins(spec), notes.read()
+    known = notes.read()
     pinned: Mapping[str, str] = known.get(PINS) or {}
+    found = find_pins(spec) | origin_pins(spec, storage, pinned)
     if found == pinned:
         return
     if "spec" in known:  # not a new sweep

@@ -26,7 +26,7 @@ from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
-from ssl_sweep.models.weights import load_weights
+from ssl_sweep.models.weights import SUFFIX, load_weights
 from ssl_sweep.training.declarations import Method
 from ssl_sweep.training.gallery import gallery
 from ssl_sweep.training.health import health_of, measure, voting_projector
@@ -74,6 +74,11 @@ def run_worker(
 def encoder_path(folder: Path) -> Path:
     """A trial's pretrained encoder, `{"encoder": state dict}`; exists once pretraining is finished."""
     return folder / "encoder.pt"
+
+
+def origin_file(sweep: Path, identity: str) -> Path:
+    """The file of an earlier sweep's encoder that trials of this one begin from (`encoder.from`), by its identity."""
+    return sweep / "weights" / f"{identity.removeprefix('sha256:')}{SUFFIX}"
 
 
 def is_whole(encoder: Path) -> bool:
@@ -240,9 +245,13 @@ class _Trial:
         """The encoder as it begins: with random weights, or those that its section names."""
         settings = self.config["encoder"]
         encoder = build_encoder(settings, self.splits.image_size)
+        pins = self.config.get("pins", {})
+        if origin := settings.get("from"):
+            pinned = pins[f"encoder.from {origin}"]
+            load_weights(encoder, origin_file(self.workdir.parents[1], pinned), settings["name"], pinned)
         if file := settings.get("weights"):
             path = Path(self.config["data"]["root"]) / Path(file).expanduser()
-            pinned = self.config.get("pins", {}).get(f"encoder.weights {file}")
+            pinned = pins.get(f"encoder.weights {file}")
             if unused := load_weights(encoder, path, settings["name"], pinned):
                 log.info("encoder.weights: %s: not used: %s", file, ", ".join(unused))
         return encoder
