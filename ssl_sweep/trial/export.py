@@ -19,7 +19,6 @@ from ssl_sweep.models.library import LibraryEncoder
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.models.vit import ViTEncoder
 from ssl_sweep.models.weights import NET, SUFFIX
-from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir import checkpoint
@@ -191,8 +190,6 @@ def _torchvision_vit(name: str, encoder: ViTEncoder) -> str:
 def _build(settings: Mapping[str, Any], image_size: int, place: str) -> Encoder:
     try:
         return build_encoder(settings, image_size)
-    except PluginError:
-        raise
     except (KeyError, TypeError, ValueError) as error:
         reason = f"this version of ssl_sweep cannot build {dict(settings)} ({error})"
         raise ExportError(f"{place}: {reason}") from error
