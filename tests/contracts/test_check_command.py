@@ -100,7 +100,7 @@ def test_verbose_prints_traces(folder: Path) -> None:
             "{folder}/methods/alike.py",
             "is a file; check it by its name: ssl-sweep check local/alike --plugins {folder}",
         ),
-        ("{folder}/methods", "has no plugins; put them into {folder}/methods/methods/NAME.py"),
+        ("{folder}/methods", "has no plugins; name the folder around it, {folder}"),
         ("torchvision/resnt18", "did you mean 'torchvision/resnet18'"),
     ],
 )
