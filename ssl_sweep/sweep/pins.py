@@ -42,7 +42,8 @@ def take_pins(
         if any(trial.attempts for trial in ledger.trials):
             # what is confirmed is open
             anything = extends or spec.search.confirm is not None
-            if wanted := sorted(changed if anything else changed & _awaited(ledger)):
+            awaited = changed if anything else _awaited(ledger) | (found.keys() - pinned.keys())
+            if wanted := sorted(changed & awaited):
                 raise PinError(_refusal(spec.name, wanted, pinned, found))
             listed = "\n".join(_lines(sorted(changed), pinned, found))
             say(f"no trial that is left to run uses what has changed; the results are of the old code:\n{listed}")
