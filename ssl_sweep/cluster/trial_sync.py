@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from filelock import FileLock
 
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
-from ssl_sweep.trial.run import encoder_path, origin_file
+from ssl_sweep.trial.run import encoder_path, is_origin, origin_file
 from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir.events import PretrainingFinished
@@ -205,9 +206,12 @@ def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[
 def _fetch_origins(bucket: Bucket, folder: Path, record: TrialRecord) -> None:
     """Download the weights of earlier sweeps that the trial begins from. They stay for the next trials of the node."""
     for pin, identity in record.config.get("pins", {}).items():
-        path = origin_file(folder.parents[1], identity)
-        if pin.startswith("encoder.from ") and not path.exists():
-            bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
+        if pin.startswith("encoder.from "):
+            path = origin_file(folder.parents[1], identity)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # trials of a node begin at the same time
+                if not is_origin(path, identity):
+                    bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
 
 
 def _pretraining(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Resolves `encoder.from`: the encoder of an earlier sweep of the storage becomes a file of this sweep."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -15,7 +14,7 @@ from ssl_sweep.spec.weights import encoders_with
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import select_trial
 from ssl_sweep.trial.export import Trained, read_trial
-from ssl_sweep.trial.run import origin_file
+from ssl_sweep.trial.run import is_origin, origin_file
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RECORD
 
@@ -33,7 +32,7 @@ def origin_pins(spec: SweepSpec, storage: Storage, pinned: Mapping[str, str]) ->
     for settings in encoders_with(spec, "from"):
         pin = f"encoder.from {settings['from']}"
         known = pins.get(pin) or pinned.get(pin)
-        if known is not None and _is_kept(storage, origin_file(storage.sweep(spec.name), known)):
+        if known is not None and _is_kept(spec, storage, known):
             pins[pin] = known
             continue
         trained = _earlier(spec, storage, settings["from"])
@@ -42,9 +41,10 @@ def origin_pins(spec: SweepSpec, storage: Storage, pinned: Mapping[str, str]) ->
     return pins
 
 
-def _is_kept(storage: Storage, path: Path) -> bool:
+def _is_kept(spec: SweepSpec, storage: Storage, identity: str) -> bool:
+    path = origin_file(storage.sweep(spec.name), identity)
     storage.fetch(path)
-    return path.exists()
+    return is_origin(path, identity)
 
 
 def _earlier(spec: SweepSpec, storage: Storage, origin: str) -> Trained:

@@ -26,7 +26,7 @@ from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
-from ssl_sweep.models.weights import SUFFIX, load_weights
+from ssl_sweep.models.weights import SUFFIX, WeightsError, digest, load_weights
 from ssl_sweep.training.declarations import Method
 from ssl_sweep.training.gallery import gallery
 from ssl_sweep.training.health import health_of, measure, voting_projector
@@ -79,6 +79,11 @@ def encoder_path(folder: Path) -> Path:
 def origin_file(sweep: Path, identity: str) -> Path:
     """The file of an earlier sweep's encoder that trials of this one begin from (`encoder.from`), by its identity."""
     return sweep / "weights" / f"{identity.removeprefix('sha256:')}{SUFFIX}"
+
+
+def is_origin(path: Path, identity: str) -> bool:
+    """Whether a file that `origin_file` names exists and is undamaged."""
+    return path.exists() and digest(path) == identity
 
 
 def is_whole(encoder: Path) -> bool:
@@ -248,7 +253,11 @@ class _Trial:
         pins = self.config.get("pins", {})
         if origin := settings.get("from"):
             pinned = pins[f"encoder.from {origin}"]
-            load_weights(encoder, origin_file(self.workdir.parents[1], pinned), settings["name"], pinned)
+            path = origin_file(self.workdir.parents[1], pinned)
+            if not is_origin(path, pinned):
+                remedy = "resume the sweep, which takes it anew"
+                raise WeightsError(f"encoder.from: {origin!r}: the copy {path} is gone or damaged; {remedy}")
+            load_weights(encoder, path, settings["name"], None)
         if file := settings.get("weights"):
             path = Path(self.config["data"]["root"]) / Path(file).expanduser()
             pinned = pins.get(f"encoder.weights {file}")
