@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.report.sweep import Sweep
+from ssl_sweep.spec.file import check_spec
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.schema import json_schema
 from ssl_sweep.spec.sweep import SpecError, SweepSpec, from_dump, grid, resolve
@@ -211,7 +212,7 @@ def test_another_sweep_of_the_same_methods_is_learnt_from(tmp_path: Path) -> Non
 )
 def test_mistakes_are_named(search: dict[str, Any], said: str) -> None:
     with pytest.raises(SpecError) as caught:
-        spec(**search)
+        check_spec(raw(**search), ())
     assert said in str(caught.value)
 
 
