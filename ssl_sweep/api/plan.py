@@ -15,7 +15,10 @@ from ssl_sweep.spec.labels import check_labels, unmeasured
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.spec.weights import check_weights
+from ssl_sweep.spec.weights import check_weights, encoders_with
+from ssl_sweep.storage.bucket import BucketError
+from ssl_sweep.storage.layout import StorageError
+from ssl_sweep.storage.open import find_storage
 
 Source = str | Path | Mapping[str, Any]
 
@@ -24,6 +27,7 @@ def plan(
     spec: Source,
     overrides: Sequence[str] = (),
     *,
+    storage: str | Path | None = None,
     address: str | None = None,
     plugins: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def plan(
 
     Raises:
         SpecError: the spec is invalid, or does not fit its data.
-        WeightsError: a file of weights cannot be read, or does not fit its encoder.
+        WeightsError: a file of weights cannot be read, or does not fit its encoder; or an earlier encoder does not.
     """
     catalog.use(plugins)
     checked = read_spec(spec, overrides)
@@ -44,7 +48,7 @@ def plan(
         nodes = cluster_nodes(address)
     file = checked.name if isinstance(spec, Mapping) else str(spec)
     sized = make_plan(checked, nodes)
-    warnings = {"warnings": [*sized.warnings, *check_weights(checked)]}
+    warnings = {"warnings": [*sized.warnings, *check_weights(checked), *_origin_notes(checked, storage)]}
     return {"name": checked.name, **asdict(sized), **warnings, "data": _data_summary(checked, file)}
 
 
@@ -52,6 +56,23 @@ def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:
     """A spec from a YAML file or from data. Raises SpecError."""
     overrides = (overrides,) if isinstance(overrides, str) else overrides
     return check_spec(spec, overrides) if isinstance(spec, Mapping) else load_spec(spec, overrides)
+
+
+def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
+    """The earlier encoders that trials begin from; a sweep may be planned where there is no storage."""
+    if next(encoders_with(spec, "from"), None) is None:
+        return []
+    from ssl_sweep.ledger.database import LedgerUnreachableError, has_ledger  # Optuna takes a second to import
+    from ssl_sweep.sweep.origins import check_origins
+
+    try:
+        storage = find_storage(place)
+        if has_ledger(storage.ledger_url):
+            return check_origins(spec, storage)
+        problem = f"no sweeps in {storage.place}; --storage names another folder"
+    except (StorageError, BucketError, LedgerUnreachableError) as error:
+        problem = str(error)
+    return [f"encoder.from: checked when the sweep is run, not here: {problem}"]
 
 
 def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _write(texts: Iterable[str]) -> None:
 def plan(
     spec_file: SpecFile,
     overrides: Set = None,
+    storage: StorageFolder = None,
     address: Address = None,
     plugins: Plugins = None,
     as_json: AsJson = False,
@@ -100,12 +101,12 @@ def plan(
         from ssl_sweep.commands.terminal import plan_table
         from ssl_sweep.spec.document import file_text
 
-        if client := remote_client(address=address, plugins=plugins):
+        if client := remote_client(storage=storage, address=address, plugins=plugins):
             planned = client.plan(file_text(spec_file), overrides or (), file=str(spec_file))
         else:
             from ssl_sweep.api import plan as plans
 
-            planned = plans.plan(spec_file, overrides or (), address=address, plugins=plugins)
+            planned = plans.plan(spec_file, overrides or (), storage=storage, address=address, plugins=plugins)
         if as_json:
             print_json(planned)
         else:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partialmethod
+from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -61,6 +62,14 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
         raise LedgerUnreachableError(
             f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}"
         ) from error
+
+
+def has_ledger(url: str) -> bool:
+    """Whether there can be sweeps: not in a file of SQLite that nobody has made yet."""
+    with suppress(ArgumentError):  # `open_storage` says what is wrong
+        address = make_url(url)
+        return address.get_backend_name() != "sqlite" or Path(address.database or "").exists()
+    return True
 
 
 def _connect(url: str, **options: Any) -> "DatabaseStorage":

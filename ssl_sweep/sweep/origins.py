@@ -1,32 +1,56 @@
 """Resolves `encoder.from`: the encoder of an earlier sweep of the storage becomes a file of this sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from ssl_sweep.ledger.open import load_ledger
+from ssl_sweep.knobs.methods import pretrains
+from ssl_sweep.knobs.pins import check_pins
+from ssl_sweep.knobs.problems import did_you_mean
+from ssl_sweep.ledger.open import load_ledger, sweep_names
+from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.models.encoders import build_encoder, without_weights
 from ssl_sweep.models.weights import NET, WeightsError, digest
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.weights import encoders_with
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep.best import select_trial
-from ssl_sweep.trial.export import Trained, read_trial
-from ssl_sweep.trial.run import is_origin, origin_file
+from ssl_sweep.sweep.best import NoSuchTrial, best_trial, select_trial
+from ssl_sweep.trial.export import Trained, read_record, read_trial
+from ssl_sweep.trial.run import encoder_path, is_origin, origin_file
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RECORD
 
+ID_CHARS = 8  # of a trial's id in messages
 
-def origin_pins(spec: SweepSpec, storage: Storage, pinned: Mapping[str, str]) -> dict[str, str]:
+
+def check_origins(spec: SweepSpec, storage: Storage) -> list[str]:
+    """Check each earlier encoder that a trial can begin from, without reading its weights; returns a note on each.
+
+    Raises:
+        WeightsError: there is no such sweep, trial or encoder, or it is not that of the spec.
+        ExportError: its record cannot be read.
+        PinError, PluginError: it is a plugin's that has changed since, or is not at hand.
+    """
+    notes: dict[str, None] = {}
+    for settings in encoders_with(spec, "from"):
+        _, note = _earlier(spec, storage, settings)
+        notes[note] = None
+    return list(notes)
+
+
+def origin_pins(
+    spec: SweepSpec, storage: Storage, pinned: Mapping[str, str], say: Callable[[str], object] = lambda _: None
+) -> dict[str, str]:
     """The identity of each earlier encoder that a trial can begin from, by its use; each is a file of this sweep then.
 
     What is pinned stays: an earlier sweep may be extended, so that another trial is its best, or be cleaned.
+    `say` gets a message about each trial whose encoder is taken.
 
     Raises:
-        WeightsError: an encoder is not that of the spec.
-        LedgerError, NoSuchTrial, ExportError: there is no such sweep, trial or encoder.
+        CheckpointError: an encoder is damaged; else as `check_origins`.
     """
     pins: dict[str, str] = {}
     for settings in encoders_with(spec, "from"):
@@ -35,9 +59,10 @@ def origin_pins(spec: SweepSpec, storage: Storage, pinned: Mapping[str, str]) ->
         if known is not None and _is_kept(spec, storage, known):
             pins[pin] = known
             continue
-        trained = _earlier(spec, storage, settings["from"])
-        _check_alike(settings, trained, spec)
-        pins[pin] = _keep(spec, storage, trained)
+        folder, note = _earlier(spec, storage, settings)
+        storage.fetch(folder / "stages.json", encoder_path(folder))
+        pins[pin] = _keep(spec, storage, read_trial(folder))
+        say(note)
     return pins
 
 
@@ -47,39 +72,75 @@ def _is_kept(spec: SweepSpec, storage: Storage, identity: str) -> bool:
     return is_origin(path, identity)
 
 
-def _earlier(spec: SweepSpec, storage: Storage, origin: str) -> Trained:
-    """The encoder of `SWEEP/TRIAL`, or of the best trial of `SWEEP`."""
-    name, _, trial = origin.partition("/")
+def _earlier(spec: SweepSpec, storage: Storage, settings: Mapping[str, Any]) -> tuple[Path, str]:
+    """The folder of the trial that `SWEEP/TRIAL` names, or of the best one of `SWEEP`, and a note on it."""
+    origin = settings["from"]
+    try:
+        ledger, chosen = _find(spec, storage, *origin.split("/"))
+        trial, words = select_trial(ledger, storage, chosen)
+        folder = storage.trial(ledger.spec.name, trial.trial_id)
+        if not storage.presence(folder)(encoder_path(folder)):
+            why = "it has not pretrained yet, its method does not, or `ssl-sweep clean` removed it"
+            remedy = f"name another: `ssl-sweep status {ledger.spec.name}` lists them"
+            raise WeightsError(f"trial {trial.trial_id[:ID_CHARS]} ({trial.state}) has no encoder: {why}; {remedy}")
+        storage.fetch(folder / RECORD)
+        config = read_record(folder).config
+        check_pins(config, ("encoder",))
+        _check_alike(settings, config, spec)
+    except (WeightsError, NoSuchTrial) as error:
+        raise WeightsError(f"encoder.from: {origin!r}: {error}") from error
+    return folder, f"encoder.from: {origin}: trial {trial.trial_id[:ID_CHARS]}, {words}"
+
+
+def _find(spec: SweepSpec, storage: Storage, name: str, trial: str | None = None) -> tuple[LedgerReader, str]:
+    """The ledger of a sweep, and the start of the named trial's id or the id of the best one."""
     if name == spec.name:
-        raise WeightsError(f"encoder.from: {origin!r} is this sweep itself; name an earlier one")
-    chosen, _ = select_trial(load_ledger(storage.ledger_url, name), storage, trial or None)
-    folder = storage.trial(name, chosen.trial_id)
-    storage.fetch(*(folder / file for file in (RECORD, "stages.json", "encoder.pt")))
-    return read_trial(folder)
+        raise WeightsError("it is this sweep itself; name an earlier one")
+    if name not in (names := sweep_names(storage.ledger_url)):
+        where = "with --storage, name the folder or bucket that has it"
+        remedy = did_you_mean(name, names, f"`ssl-sweep list` lists them; {where}" if names else where)
+        raise WeightsError(f"no sweep named {name!r} in {storage.place}; {remedy}")
+    ledger = load_ledger(storage.ledger_url, name)
+    return ledger, trial or _best(ledger, storage)
 
 
-def _check_alike(settings: Mapping[str, Any], trained: Trained, spec: SweepSpec) -> None:
+def _best(ledger: LedgerReader, storage: Storage) -> str:
+    """The id of a finished sweep's best trial: while trials are left, another one may become the best."""
+    name, methods = ledger.spec.name, [each for kind, each in ledger.spec.names if kind == "methods"]
+    if not any(map(pretrains, methods)):
+        raise WeightsError(f"its method {', '.join(methods)} does not pretrain; name a sweep that has encoders")
+    best = best_trial(ledger, storage)
+    if left := ledger.total - sum(trial.ended for trial in ledger.trials):
+        so_far = f"name the best trial so far, {name}/{best.trial_id[:ID_CHARS]}, or " if best is not None else ""
+        remedy = f"{so_far}let it end first: ssl-sweep resume {name}"
+        raise WeightsError(f"{left} of its {ledger.total} trials have not ended; {remedy}")
+    if best is None:
+        remedy = f"name one with SWEEP/TRIAL, see `ssl-sweep status {name}`, or run it again: ssl-sweep resume {name}"
+        raise WeightsError(f"no complete trial has an encoder; {remedy}")
+    return best.trial_id
+
+
+def _check_alike(settings: Mapping[str, Any], config: Mapping[str, Any], spec: SweepSpec) -> None:
     """Refuse other settings than those of the earlier trial: its weights belong to them, and so does the input."""
-    wanted, there = without_weights(settings), trained.settings
-    size = trained.encoder.image_size
+    wanted, there = without_weights(settings), without_weights(config["encoder"])
+    size, here = config["data"]["image_size"], spec.data["image_size"]
     differing = {key for key in wanted.keys() | there if wanted.get(key) != there.get(key)}
     if differing:
         shown = ", ".join(f"{key} is {there.get(key)} there, and {wanted.get(key)} here" for key in sorted(differing))
         section = ", ".join(f"{key}: {value}" for key, value in there.items() if value is not None)
         remedy = f"write `encoder: {{{section}}}`"
-    elif size != spec.data["image_size"] and _is_sized(trained, spec):
+    elif size != here and _shapes(there, size) != _shapes(there, here):
         shown, remedy = f"data.image_size is {size} there", f"set data.image_size: {size}"
     else:
         return
-    raise WeightsError(f"encoder.from: {settings['from']!r}: {shown}; {remedy}")
+    raise WeightsError(f"{shown}; {remedy}")
 
 
-def _is_sized(trained: Trained, spec: SweepSpec) -> bool:
-    """Whether the shapes of the weights depend on the size of images."""
+def _shapes(settings: Mapping[str, Any], image_size: int) -> dict[str, torch.Size]:
+    """The shapes of an encoder's weights for images of a size."""
     with torch.device("meta"):
-        other = build_encoder(trained.settings, spec.data["image_size"])
-    shapes = {key: value.shape for key, value in other.state_dict().items()}
-    return shapes != {key: value.shape for key, value in trained.encoder.state_dict().items()}
+        encoder = build_encoder(settings, image_size)
+    return {key: value.shape for key, value in encoder.state_dict().items()}
 
 
 def _keep(spec: SweepSpec, storage: Storage, trained: Trained) -> str:

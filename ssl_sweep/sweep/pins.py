@@ -24,7 +24,7 @@ def take_pins(
         spec: the sweep's, or its extension.
         storage: where the sweep lies.
         notes: the ledger's.
-        say: gets a message about what differs and is used no more.
+        say: gets messages about what differs and is used no more, and about earlier encoders that are taken.
         extends: whether new choices come, which may use anything.
 
     Raises:
@@ -33,7 +33,7 @@ def take_pins(
     """
     known = notes.read()
     pinned: Mapping[str, str] = known.get(PINS) or {}
-    found = find_pins(spec) | origin_pins(spec, storage, pinned)
+    found = find_pins(spec) | origin_pins(spec, storage, pinned, say)
     if found == pinned:
         return
     if "spec" in known:  # not a new sweep

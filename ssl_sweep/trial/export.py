@@ -59,12 +59,7 @@ def read_trial(folder: Path) -> Trained:
         CheckpointError: its file is damaged.
         PinError, PluginError: its encoder is a plugin's that has changed since, or is not at hand.
     """
-    try:
-        record = TrialRecord.read(folder)
-    except FileNotFoundError as error:
-        raise ExportError(f"{folder}: no config.yaml; the trial has not started") from error
-    except RecordError as error:
-        raise ExportError(str(error)) from error
+    record = read_record(folder)
     state = checkpoint.load(encoder_path(folder), torch.device("cpu")) if has_encoder(folder) else None
     if state is None and FinishedStages(folder / "stages.json").key("pretrain") is not None:
         remedy = "name another trial with --trial, or run these knobs in a sweep of their own"
@@ -75,6 +70,16 @@ def read_trial(folder: Path) -> Trained:
     check_pins(record.config, ("encoder",))
     encoder = _build(record.config["encoder"], record.config["data"]["image_size"], str(folder))
     return Trained(_filled(encoder, state["encoder"], str(folder)), record)
+
+
+def read_record(folder: Path) -> TrialRecord:
+    """A trial's record. Raises ExportError."""
+    try:
+        return TrialRecord.read(folder)
+    except FileNotFoundError as error:
+        raise ExportError(f"{folder}: no config.yaml; the trial has not started") from error
+    except RecordError as error:
+        raise ExportError(str(error)) from error
 
 
 def write(trained: Trained, path: Path, metrics: Mapping[str, float], *, force: bool = False) -> dict[str, str]:

@@ -8,17 +8,18 @@ import pytest
 import torch
 import yaml
 
+import ssl_sweep
+from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.pins import used_by
 from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.ledger.entries import Trial
-from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.models.encoders import build_encoder
 from ssl_sweep.models.weights import WeightsError
 from ssl_sweep.spec.file import check_spec
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.storage.folder_storage import FolderStorage
-from ssl_sweep.sweep.best import NoSuchTrial
-from ssl_sweep.sweep.origins import origin_pins
+from ssl_sweep.sweep.origins import check_origins, origin_pins
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stage_keys import stage_key
 from ssl_sweep.trialdir import checkpoint
@@ -32,23 +33,32 @@ def spec_of(name: str, **changes: Any) -> SweepSpec:
     return check_spec(base | {"precision": "fp32"} | changes)
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> FolderStorage:
-    """With a sweep `earlier` of two trials, of which the second is the better one."""
-    storage = FolderStorage(tmp_path)
-    spec = spec_of("earlier", method="moco", search={"space": {"method.dim": [8, 16]}})
-    ledger = open_ledger(storage.ledger_url, spec)
+def begun_from(origin: str) -> SweepSpec:
+    return spec_of("later", encoder={**SETTINGS, "from": origin})
+
+
+def two_trials(storage: FolderStorage, name: str, dims: list[int]) -> list[Trial]:
+    """Run two trials of a sweep, of which the second is the better one."""
+    ledger = open_ledger(storage.ledger_url, spec_of(name, method="moco", search={"space": {"method.dim": dims}}))
     for score in (50.0, 60.0):
         choice = ledger.ask()
         assert choice is not None
         one = choice.trials[0]
         ledger.update(Trial(**{**vars(one), "state": "COMPLETE", "results": {"knn/top1_val": score}}))
-        folder = storage.trial("earlier", one.trial_id)
+        folder = storage.trial(name, one.trial_id)
         torch.manual_seed(int(score))
         checkpoint.save(folder / "encoder.pt", {"encoder": build_encoder(SETTINGS, 8).state_dict()})
         config = {"encoder": SETTINGS, "method": {"name": "moco"}, "data": {"source": "digits", "image_size": 8}}
-        record = {"trial_id": one.trial_id, "sweep": "earlier", "choice": 0, "seed": 0, "config": config}
+        record = {"trial_id": one.trial_id, "sweep": name, "choice": 0, "seed": 0, "config": config}
         (folder / "config.yaml").write_text(yaml.safe_dump(record))
+    return ledger.trials
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FolderStorage:
+    """With a finished sweep `earlier`."""
+    storage = FolderStorage(tmp_path)
+    two_trials(storage, "earlier", [8, 16])
     return storage
 
 
@@ -88,15 +98,63 @@ def test_the_key_of_a_stage_has_the_hash_and_is_the_old_one_without(storage: Fol
     ("encoder", "message"),
     [
         ({"width": 8}, r"'earlier': width is 4 there, and 8 here; write `encoder: {name: resnet18, .*width: 4"),
-        ({"from": "later"}, "'later' is this sweep itself"),
-        ({"from": "erlier"}, "earlier"),
-        ({"from": "earlier/zzz"}, "no trial 'zzz'"),
+        ({"from": "later"}, "'later': it is this sweep itself"),
+        ({"from": "erlier"}, r"'erlier': no sweep named 'erlier' in /.*; did you mean 'earlier'\?"),
+        ({"from": "other"}, r"'other': no sweep named 'other' in /.*; `ssl-sweep list` lists them"),
+        ({"from": "earlier/zzz"}, "'earlier/zzz': no trial 'zzz'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_begun_from_is_refused(storage: FolderStorage, encoder: dict[str, Any], message: str) -> None:
     spec = spec_of("later", encoder={**SETTINGS, "from": "earlier", **encoder})
-    with pytest.raises((WeightsError, NoSuchTrial, LookupError, ValueError), match=message):
+    with pytest.raises(WeightsError, match=message):
         origin_pins(spec, storage, {})
+    with pytest.raises(WeightsError, match=message):
+        check_origins(spec, storage)
+    assert not storage.sweep("later").exists()
+
+
+def test_the_best_of_a_sweep_that_goes_on_is_refused_but_not_a_trial_by_its_name(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    best = two_trials(storage, "ongoing", [8, 16, 32])[1]
+    one = f"ongoing/{best.trial_id[:8]}"
+    with pytest.raises(WeightsError, match=rf"1 of its 3 trials have not ended; name the best trial so far, {one}"):
+        check_origins(begun_from("ongoing"), storage)
+    (note,) = check_origins(begun_from(one), storage)
+    assert note.startswith(f"encoder.from: {one}: trial {best.trial_id[:8]}, ")
+    assert "knn/top1_val 60" in note
+    said: list[str] = []
+    assert len(origin_pins(begun_from(one), storage, {}, said.append)) == 1
+    assert said == [note]
+
+
+def test_sweeps_and_trials_without_encoders_are_refused(storage: FolderStorage) -> None:
+    trials = load_ledger(storage.ledger_url, "earlier").trials
+    for each in trials:
+        (storage.trial("earlier", each.trial_id) / "encoder.pt").unlink()
+    with pytest.raises(WeightsError, match="'earlier': no complete trial has an encoder; name one with SWEEP/TRIAL"):
+        check_origins(begun_from("earlier"), storage)
+    with pytest.raises(WeightsError, match=r"trial \w{8} \(COMPLETE\) has no encoder: .*ssl-sweep status earlier"):
+        check_origins(begun_from(f"earlier/{trials[0].trial_id}"), storage)
+    open_ledger(storage.ledger_url, spec_of("rows"))
+    with pytest.raises(WeightsError, match="'rows': its method supervised does not pretrain"):
+        check_origins(begun_from("rows"), storage)
+
+
+def test_a_plan_checks_them_where_the_storage_is(storage: FolderStorage, tmp_path: Path) -> None:
+    def planned(origin: str, place: Path) -> list[str]:
+        document = spec_of("later", encoder={**SETTINGS, "from": origin}).model_dump(mode="json")
+        del document["root"]
+        warnings: list[str] = ssl_sweep.plan(document, storage=place)["warnings"]
+        return warnings
+
+    assert "encoder.from: earlier: trial " in planned("earlier", storage.root)[-1]
+    with pytest.raises(UserError, match="did you mean 'earlier'"):
+        planned("erlier", storage.root)
+    (note,) = planned("earlier", tmp_path / "elsewhere")
+    assert note.startswith(f"encoder.from: checked when the sweep is run, not here: no sweeps in {tmp_path}")
+    assert not (tmp_path / "elsewhere").exists()
+    (note,) = planned("earlier", Path("gs://lab/runs"))
+    assert "neither a folder nor s3://" in note
 
 
 def test_a_file_and_a_sweep_together_are_refused_with_the_spec() -> None:
