@@ -1,7 +1,9 @@
 """The dispatcher against a Ray that the test plays: launches, ends, deaths, and a service killed at every step."""
 
 import json
+import os
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -488,3 +490,21 @@ def lived(folder: Path, trial: Path, mortal: Mortal, patch: pytest.MonkeyPatch) 
     assert len(trials) == len(set(trials)) == 1
     assert store.pending_webhooks() == []
     return not died
+
+
+@pytest.mark.slow  # a real driver imports torch, Ray and MLflow
+def test_a_drivers_refusal_is_the_reason_that_is_shown(
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path
+) -> None:
+    spec = sweep(tmp_path).model_dump(mode="json")
+    spec["encoder"]["from"] = "alpahs"
+    submit(store, tmp_path, spec=spec)
+    dispatcher.tick()
+    environment = {**os.environ, **cluster.environments[0]}
+    driver = subprocess.run(cluster.commands[0], env=environment, capture_output=True, text=True, check=False)
+    header = "Job entrypoint command failed with exit code 2, last available logs (truncated to 20,000 chars):"
+    cluster.ends("FAILED", driver.returncode, f"{header}\n{driver.stdout}{driver.stderr}")
+    dispatcher.tick()
+    assert submitted(store).state == "FAILED"
+    assert submitted(store).reason.startswith(f"encoder.from: 'alpahs': no sweep named 'alpahs' in {tmp_path}; ")
+    assert not (tmp_path / "tiny" / "trials").exists()

@@ -15,6 +15,7 @@ from ssl_sweep.models.encoders import build_encoder
 from ssl_sweep.models.weights import digest
 from ssl_sweep.spec.file import check_spec
 from ssl_sweep.spec.sweep import resolve
+from ssl_sweep.training.pretrain import pretrain
 from ssl_sweep.trial import run as trial
 
 SETTINGS = {"name": "resnet18", "width": 4}
@@ -33,20 +34,17 @@ def config_of(knob: str, pinned: str) -> dict[str, Any]:
 def work(folder: Path, config: dict[str, Any], rank: int, cache: Path) -> dict[str, torch.Tensor]:
     """Take a rank's part in a trial; the state of the encoder with which it began to pretrain."""
     began: dict[str, torch.Tensor] = {}
-    pretrain = trial.pretrain
 
     def watched(method: Any, *rest: Any) -> dict[str, float]:
         began.update({key: value.clone() for key, value in method.encoder.state_dict().items()})
         return pretrain(method, *rest)
 
-    trial.pretrain = watched
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "pretrain", watched)
         if rank == 0:
             trial.run(config, lambda metrics, step: None, folder, cache=cache)
         else:
             trial.run_worker(config, folder, cache=cache)
-    finally:
-        trial.pretrain = pretrain
     return began
 
 
