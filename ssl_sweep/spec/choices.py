@@ -5,10 +5,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
+from ssl_sweep.knobs.problems import Loc
 from ssl_sweep.spec.domains import Branches, Categorical, Range
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sections import CASE, CONSTRUCTED, NAMED, Settings
 
+# the sections that decide whether the objects of one can be built, the most telling one first
+DECIDERS = {"views": ("views", "method"), "pretrain": ("pretrain",), "encoder": ("encoder", "method")}
 MAX_LISTED = 10_000  # choices that are compared with those tried
 MAX_COMBINED = 500  # combinations a section; a spec is read each time somebody looks at its sweep
 
@@ -57,6 +60,26 @@ def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str
         own += [CASE] * (CASE in knobs)
         for choice in islice(combined(search, own), MAX_COMBINED):
             yield choice, {path: choice[path] for path in own}, (section,)
+
+
+def place_of(search: Search, choice: Mapping[str, Any], section: str) -> Loc:
+    """The key that decides what a choice has in a section: a section of the space, a key of its case, or the section.
+
+    A searched section stands for its knobs: several of them decide together.
+    """
+    case = search.cases.get(choice.get(CASE, ""), {})
+    for head in DECIDERS[section]:
+        if any(_head(path) == head for path in search.space):
+            return ("search", "space", head)
+        if found := next((path for path in case if _head(path) == head), None):
+            return ("search", "cases", choice[CASE], found)
+    return (section,)
+
+
+def deciding(choice: Mapping[str, Any], section: str, place: Loc) -> Settings:
+    """The searched part of a choice that decides what it has in a section; its case, unless `place` names it."""
+    heads = DECIDERS[section] if place[:2] == ("search", "cases") else (*DECIDERS[section], CASE)
+    return {path: value for path, value in choice.items() if _head(path) in heads} if place != (section,) else {}
 
 
 def combined(search: Search, paths: Collection[str]) -> Iterator[Settings]:
@@ -124,6 +147,10 @@ def _firsts(path: str, values: Categorical | Range, search: Search) -> list[Sett
 
 def _ends(values: Categorical | Range) -> Sequence[Any]:
     return (values.low, values.high) if isinstance(values, Range) else values.values
+
+
+def _head(path: str) -> str:
+    return path.partition(".")[0]
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> Settings:

@@ -210,25 +210,22 @@ def base_of(sections: Mapping[str, Any], *, stored: bool) -> Base:
     return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys(), stored)
 
 
-def construct(config: Mapping[str, Any], choice: Mapping[str, Any], sections: Sequence[str]) -> None:
-    """Build the cheap objects of a trial's config: knobs that are valid one by one may not fit together.
+def construct(config: Mapping[str, Any], section: str, shown: Mapping[str, Any]) -> None:
+    """Build the cheap objects of a section of a trial's config: knobs that are valid one by one may not fit together.
 
     Args:
         config: the trial's.
-        choice: the searched part of it, for the message.
-        sections: of `CONSTRUCTED`.
+        section: of `CONSTRUCTED`.
+        shown: what decides it, for the message.
 
-    Raises ValidationError at the section's key, with the choice as its value.
+    Raises ValidationError with that as its value.
     """
     made: dict[str, Callable[[], Any]] = {
         "views": lambda: Augment(config["data"]["image_size"], **config["views"]),
         "pretrain": lambda: Recipe(**config["pretrain"]),
         "encoder": lambda: _check_encoder(config["encoder"], config["method"]["name"], config["data"]["image_size"]),
     }
-    errors = ErrorCollector()
-    for section in sections:
-        errors.run((section,), _build, made[section], choice)
-    errors.raise_if_any()
+    _build(made[section], shown)
 
 
 def _check_encoder(settings: Settings, method: str, image_size: int) -> None:

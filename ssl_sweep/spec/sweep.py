@@ -25,7 +25,7 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
-from ssl_sweep.spec.choices import all_choices, num_settings, searched, to_construct
+from ssl_sweep.spec.choices import all_choices, deciding, num_settings, place_of, searched, to_construct
 from ssl_sweep.spec.domains import Branch, Categorical, Range
 from ssl_sweep.spec.pruning import pruning_findings
 from ssl_sweep.spec.search import Search
@@ -192,8 +192,10 @@ class SweepSpec(Section):
             return self
         errors = ErrorCollector()
         for choice, shown, sections in to_construct(self.search):
-            loc = ("search", "space") if choice else ()
-            errors.run(loc, construct, resolve(self, choice, self.search.seeds[0]), shown, sections)
+            config = resolve(self, choice, self.search.seeds[0])
+            for section in sections:
+                place = place_of(self.search, choice, section)
+                errors.run(place, construct, config, section, deciding(shown, section, place))
         errors.raise_if_any()
         return self
 

@@ -249,3 +249,20 @@ def test_a_number_or_a_list_is_refused_where_it_is_wrong() -> None:
     assert list(alone) == ["evaluate.knn.k"]
     assert "list," not in alone["evaluate.knn.k"].partition(";")[2].partition(";")[2]
     assert [place for place in element if place.startswith("evaluate")] == ["evaluate.knn.k[1]"]
+
+
+def test_every_case_whose_encoder_the_method_cannot_use_is_named() -> None:
+    cases = {"vit": {"encoder": "vit_tiny"}, "small": {"encoder": {"name": "resnet18", "width": 8}}, "own": {}}
+    cases |= {"other": {"encoder.width": 8}}
+    for space in ({}, {"pretrain.lr": [0.1, 0.2]}):
+        found = refused({**raw(search={"space": space, "cases": cases}), "method": "mae"})
+        assert found.keys() == {"encoder", "search.cases.small.encoder", "search.cases.other.encoder.width"}
+        assert all(text.startswith("method mae cannot use resnet18; use one of") for text in found.values())
+    methods = {
+        "a": {"method": "mae"},
+        "b": {"method": {"name": "mae", "mask_ratio": 0.5}},
+        "c": {"encoder": "vit_tiny"},
+    }
+    assert refused(raw(search={"cases": methods})).keys() == {"search.cases.a.method", "search.cases.b.method"}
+    space = {"method": {"choices": ["simclr", "mae"]}}
+    assert refused(raw(search={"space": space})).keys() == {"search.space.method"}
