@@ -85,6 +85,11 @@ def load(name: str) -> MethodPlugin:
     return MethodPlugin(name, method, small(module))
 
 
+def it_has_views_and_a_loss(plugin: MethodPlugin) -> None:
+    if lack := methods.lacking(plugin.name):
+        raise ContractError(f"Method {lack}", plugin.method)
+
+
 def its_knobs_have_types_and_defaults_and_texts(plugin: MethodPlugin) -> None:
     check_knobs(plugin.method, ("encoder",))
     checked_knobs(plugin.method, plugin.small.knobs, plugin.name)

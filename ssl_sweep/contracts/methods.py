@@ -5,6 +5,7 @@ from ssl_sweep.contracts.contract import Check, Contract
 from ssl_sweep.contracts.method_class import MethodPlugin
 from ssl_sweep.knobs import methods
 
+FIRST_CHECKS = (Check(method_class.it_has_views_and_a_loss),)
 DECLARATION_CHECKS = (
     Check(method_class.its_knobs_have_types_and_defaults_and_texts),
     Check(method_class.no_attribute_is_nearly_a_declaration),
@@ -17,7 +18,7 @@ _LOSS, _GRADIENTS = steps.the_loss_is_one_finite_fp32_number, steps.gradients_re
 _NEXT, _SEED = steps.the_next_step_has_a_finite_loss, steps.the_seed_decides_the_loss
 _VIEWS, _STATE = steps.views_draw_from_the_generator_alone, states.all_that_matters_is_in_the_state
 STEP_CHECKS = (
-    Check(_LOSS, (method_class.it_can_be_built,)),
+    Check(_LOSS, (method_class.it_has_views_and_a_loss, method_class.it_can_be_built)),
     Check(_GRADIENTS, (_LOSS,)),
     Check(steps.a_batch_of_two_trains_the_encoder, (_GRADIENTS,)),
     Check(steps.an_odd_batch_trains_the_encoder, (_GRADIENTS,)),
@@ -40,7 +41,7 @@ def checks_of(plugin: MethodPlugin) -> tuple[Check, ...]:
     if not methods.pretrains(plugin.name):
         return DECLARATION_CHECKS
     drawn = VISUALIZATION_CHECKS if hasattr(plugin.method, "visualize") else ()
-    return DECLARATION_CHECKS + STEP_CHECKS + drawn
+    return FIRST_CHECKS + DECLARATION_CHECKS + STEP_CHECKS + drawn
 
 
 METHODS = Contract(method_class.load, checks_of)

@@ -2,11 +2,29 @@
 
 import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from ssl_sweep.knobs.knobs import arguments, load, own_names
 from ssl_sweep.models.encoder import Encoder
 from ssl_sweep.training.declarations import MethodDeclarations, declared
+
+REQUIRED = {"views": "views(self, images, augment, rng)", "loss": "loss(self, batch)"}  # of a method that pretrains
+
+
+def lacking(name: str) -> str | None:
+    """Which required functions a method's class lacks, what to do, and its file; None if it lacks none."""
+    method_class = load("methods", name)
+    missing = [wanted for wanted in REQUIRED if not callable(getattr(method_class, wanted, None))]
+    if not missing or not pretrains(name):
+        return None
+    optional = MethodDeclarations.__dataclass_fields__
+    own = [each for each in vars(method_class) if not each.startswith("_") and each not in (*REQUIRED, *optional)]
+    words = []
+    for wanted in missing:
+        near = get_close_matches(wanted, own, n=1)
+        words.append(f"has no `{wanted}`; " + (f"rename `{near[0]}`" if near else f"define {REQUIRED[wanted]}"))
+    return f"{', and '.join(words)} in {inspect.getsourcefile(method_class)}"
 
 
 def pretrains(name: str) -> bool:

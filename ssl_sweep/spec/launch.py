@@ -85,7 +85,7 @@ def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
     name, batch_size = config["method"]["name"], config["pretrain"]["batch_size"]
     if error := _build_error(config, only_encoder=True):
         yield "encoder", error
-    elif error := _build_error(config):
+    elif error := methods.lacking(name) or _build_error(config):
         yield "method", error
     if not methods.pretrains(name):
         return

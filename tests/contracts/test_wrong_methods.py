@@ -11,6 +11,7 @@ NOISE = 'Annotated[float, Field(ge=0, description="standard deviation")] = 0.1'
 HEAD = "self.head = nn.Linear(encoder.feature_dim, 8)"
 NOISY = "images.sampler(rng).randn(*first.shape[1:])"
 SQUARES = "(one - other).square().mean()"
+WHOLE = "it has views and a loss"
 KNOBS, DECLARED = "its knobs have types and defaults and texts", "its declarations have their types"
 LOSS, VIEWS = "the loss is one finite fp32 number", "views draw from the generator alone"
 STATE, SEED = "all that matters is in the state", "the seed decides the loss"
@@ -22,6 +23,16 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], str, str]] = {
     "no star": ([("encoder: Encoder, *, noise", "encoder: Encoder, noise")], KNOBS, r"put `\*` before it"),
     "no encoder": ([("encoder: Encoder, *", "net: Encoder, *")], KNOBS, "takes first net; let it take .encoder"),
     "default out of bounds": ([("] = 0.1", "] = -1.0")], KNOBS, r"noise: -1.0: .*; correct CHECK, or the default"),
+    "near views": (
+        [("def views", "def view")],
+        WHOLE,
+        r"Method has no `views`; rename `view` in .*/methods/mine.py",
+    ),
+    "no views, no loss": (
+        [("def views", "def drawn"), ("def loss", "def energy")],
+        WHOLE,
+        r"no `views`; define views\(self, images, augment, rng\), and has no `loss`; define loss\(self, batch\) in ",
+    ),
     "near declaration": (
         [("def after_step", "def after_steps")],
         "no attribute is nearly a declaration",
@@ -173,7 +184,7 @@ MISTAKES: dict[str, tuple[list[tuple[str, str]], str, str]] = {
 def test_a_right_method_keeps_its_contract(checked: Checked) -> None:
     findings = checked("methods", METHOD)
     assert {finding.result for finding in findings} == {"holds"}, failures(findings)
-    assert len(findings) == 22
+    assert len(findings) == 23
 
 
 @pytest.mark.filterwarnings("ignore:std")

@@ -1,5 +1,6 @@
 """Mistakes that only building a sweep's methods shows, told before anything runs; and defaults that fit small sets."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.problems import SpecError
+from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import load_spec
 from ssl_sweep.spec.launch import launch_findings, size_findings, size_warnings
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
@@ -191,3 +193,26 @@ def test_a_constructor_that_reads_values_is_built_in_memory_and_its_errors_are_w
 
     monkeypatch.setattr(method, "__init__", fails)
     assert found(spec) == {"method": "simclr: cannot be built: KeyError: 'stem'; "}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """The file of local/mine."""
+    file = tmp_path / "methods" / "mine.py"
+    file.parent.mkdir()
+    yield file
+    catalog.use(None)
+
+
+def test_a_method_without_views_or_loss_is_refused_with_the_name_to_change(mine: Path) -> None:
+    text = (
+        "from torch import nn\n\nclass Method(nn.Module):\n    def __init__(self, encoder):\n"
+        "        super().__init__()\n        self.encoder = encoder\n    def view(self, images, augment, rng): ...\n"
+    )
+    mine.write_text(text)
+    catalog.use(mine.parents[1])
+    message = f"has no `views`; rename `view`, and has no `loss`; define loss(self, batch) in {mine}"
+    assert found(made("local/mine")) == {"method": f"local/mine: {message}; "}
+    mine.write_text(f"{text}    pretrains = False\n")
+    catalog.use(mine.parents[1])
+    assert found(made("local/mine")) == {}
