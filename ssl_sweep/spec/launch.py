@@ -43,7 +43,8 @@ def size_findings(spec: SweepSpec, train_images: int) -> list[Finding]:
 
 def size_warnings(spec: SweepSpec, train_images: int) -> list[str]:
     """What works with so few training images, but is hardly meant."""
-    sizes = sorted({config["pretrain"]["batch_size"] for _, config in _different(spec)})
+    configs = [config for _, config in _different(spec) if methods.pretrains(config["method"]["name"])]
+    sizes = sorted({config["pretrain"]["batch_size"] for config in configs})
     return [
         f"{BATCH_SIZE}: {size} is more than the {train_images} training images: an epoch is one step with all of them"
         for size in sizes[-1:]

@@ -132,6 +132,7 @@ def test_a_batch_that_is_larger_than_the_set_is_told() -> None:
     assert size_warnings(made(), 100) == [
         "pretrain.batch_size: 256 is more than the 100 training images: an epoch is one step with all of them"
     ]
+    assert size_warnings(made("supervised"), 100) == []
     assert found(made(), 101) == {}
     shared = found(made(resources={"workers": 2}), 101)
     assert "take 100" in shared["pretrain.batch_size"]
