@@ -39,7 +39,7 @@ class Notebook:
     async def run(self, folder: Path, interrupt_at: str) -> None:
         """Run all cells, and interrupt the kernel once a file of this pattern exists."""
         place = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(self.content, timeout=200, allow_errors=True, resources=place)
+        client = NotebookClient(self.content, timeout=200, iopub_timeout=60, allow_errors=True, resources=place)
         running = asyncio.create_task(client.async_execute())
         while not running.done() and not any(folder.glob(interrupt_at)):
             await asyncio.sleep(0.05)

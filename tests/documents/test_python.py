@@ -64,7 +64,7 @@ def test_the_quickstart_runs_compares_and_resumes(tmp_path: Path) -> None:
     notebook = nbformat.read(FILE, as_version=4)
     first = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     first.source += f"\noverrides = {TINY}"
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=300, iopub_timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = {cell.source.splitlines()[-1]: cell.outputs for cell in code_cells(notebook)}
     assert "<strong>quickstart</strong> COMPLETE" in shown["sweep"][-1].data["text/html"]
     assert "torch.Size([4, 128])" in shown["encoder(torch.rand(4, 3, 8, 8)).shape"][-1].data["text/plain"]
