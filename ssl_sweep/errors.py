@@ -9,6 +9,7 @@ UserError
 ├── ContractError           contracts a method, an encoder, ... breaks a promise of its kind
 ├── DamagedRequestError     trialdir  a trial cannot read the request to end it
 ├── DataError               data      images are missing, damaged or misnamed
+│   ├── AbsentDataError     data      there is no such folder or file, or the set is not downloaded
 │   └── Damaged             data      a pack differs from what was written
 ├── DiskFull                trialdir  there is no room for what must be written
 ├── ExportError             trial     there is no encoder to export, or no place for it

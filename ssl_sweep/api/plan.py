@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.splits import data_of
 from ssl_sweep.data.summary import summarize
 from ssl_sweep.plugins import catalog
@@ -33,10 +33,11 @@ def plan(
 ) -> dict[str, Any]:
     """Count the trials, pretrainings and epochs of a sweep, and check whether a trial fits and the data is right.
 
-    The arguments are those of `run`. Nothing runs; without the data, its place in the answer says so.
+    The arguments are those of `run`. Nothing runs; where the data is not here, `data.problem` in the answer says so.
 
     Raises:
         SpecError: the spec is invalid, or does not fit its data.
+        DataError: the data is here and damaged, or a key of `data` does not fit it.
         WeightsError: a file of weights cannot be read, or does not fit its encoder; or an earlier encoder does not.
     """
     catalog.use(plugins)
@@ -78,12 +79,16 @@ def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
 def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
     """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not.
 
-    Raises SpecError, which names the file, if the spec does not fit its data.
+    Raises:
+        DataError: the data is here and damaged, or does not fit the spec.
+        SpecError: the spec does not fit the number of images; it names the file.
     """
     try:
         summary = summarize(data_of(spec.data), root=spec.root)
-    except (DataError, OSError) as error:
+    except AbsentDataError as error:
         return {"problem": str(error)}
+    except OSError as error:
+        raise DataError(f"data.source: {error}") from error
     if findings := size_findings(spec, summary.train_images):
         raise launch_error(file, findings)
     check_labels(spec, summary)

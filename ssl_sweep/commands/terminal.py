@@ -69,7 +69,7 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     problems += [Text(warning, "yellow") for warning in plan["warnings"]]
     data = plan.get("data", {})  # a service does not look at it
     if "problem" in data:
-        problems.append(Text(f"images not counted: {data['problem']}", "yellow"))
+        problems.append(Text(f"run would refuse this, as its images are not here: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
         problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]

@@ -16,6 +16,10 @@ class DataError(UserError, ValueError):
     """The data is missing, damaged or misnamed; the message names the place, the value and the remedy."""
 
 
+class AbsentDataError(DataError):
+    """There is no such folder or file, or the set is not downloaded: it may be elsewhere, and right there."""
+
+
 class Images(NamedTuple):
     """A global batch of images, or one worker's share of it; each image is in the top left corner of its frame."""
 

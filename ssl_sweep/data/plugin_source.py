@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_sweep.data.class_numbers import UNLABELLED
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, is_held_out
 from ssl_sweep.errors import UserError
 from ssl_sweep.plugins import catalog
@@ -29,7 +29,8 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
     except UserError:
         raise
     except Exception as error:
-        raise DataError(f"{place}: {told(error)}") from error
+        kind = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
+        raise kind(f"{place}: {told(error)}") from error
     if not isinstance(source, Source):
         raise DataError(f"{place}: open_source returns a {type(source).__name__}; let it return a Source")
     try:
@@ -49,7 +50,8 @@ def read(source: Source, place: str) -> Contents:
     except UserError:
         raise
     except Exception as error:
-        raise DataError(f"{place}: {told(error)}") from error
+        kind = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
+        raise kind(f"{place}: {told(error)}") from error
     if not isinstance(contents, Contents):
         raise DataError(f"{place}: its images are a {type(contents).__name__}; let them be Contents of train and test")
     for split, images in (("train", contents.train), ("test", contents.test)):

@@ -10,7 +10,7 @@ from PIL import Image
 from ssl_sweep.data.arrow import arrow_folder
 from ssl_sweep.data.image_folder import image_folder
 from ssl_sweep.data.image_table import SUFFIXES, image_table
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
 from ssl_sweep.data.plugin_source import plugin_source
@@ -84,7 +84,8 @@ def suggest(source: str, plugins: Sequence[str]) -> str:
 def existing(folder: Path, source: str) -> Path:
     if not folder.is_dir():
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
-        raise DataError(f"data.source: {source!r}: {folder.absolute()} is not a folder; {hint}")
+        kind = DataError if folder.exists() else AbsentDataError
+        raise kind(f"data.source: {source!r}: {folder.absolute()} is not a folder; {hint}")
     return folder.resolve()
 
 
@@ -92,7 +93,8 @@ def existing_table(path: Path, source: str) -> Path:
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         what = "is no file" if not path.is_file() else "is no table"
         hint = f"name a {', '.join(SUFFIXES)} file, absolute or relative to the spec file or SSL_SWEEP_DATA"
-        raise DataError(f"data.source: {source!r}: {path.absolute()} {what}; {hint}")
+        kind = DataError if path.exists() else AbsentDataError
+        raise kind(f"data.source: {source!r}: {path.absolute()} {what}; {hint}")
     return path.resolve()
 
 

@@ -164,7 +164,19 @@ def named_labelled() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"data.labelled: {str(error).removeprefix('data.source: ')}") from None
+        error.args = (f"data.labelled: {str(error).removeprefix('data.source: ')}",)
+        raise
+
+
+@contextmanager
+def named_source() -> Iterator[None]:
+    """Errors about a file or folder of a source name the key `data.source`."""
+    try:
+        yield
+    except DataError as error:
+        if not str(error).startswith("data."):
+            error.args = (f"data.source: {error}",)
+        raise
 
 
 def data_of(section: Mapping[str, Any]) -> Data:

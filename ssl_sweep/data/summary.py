@@ -10,7 +10,7 @@ from ssl_sweep.data.doubts import doubts
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.pack import choose_classes
-from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, open_data, sample
+from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, named_source, open_data, sample
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,17 @@ class Summary:
 
 
 def summarize(data: Data, *, root: Path) -> Summary:
-    """The splits that `load_splits` would make. Raises DataError when a source is missing or damaged."""
+    """The splits that `load_splits` would make.
+
+    Raises:
+        AbsentDataError: a source is not here, or not downloaded.
+        DataError: a source is damaged, or does not fit the section; the message begins with the key.
+    """
+    with named_source():
+        return _summarize(data, root)
+
+
+def _summarize(data: Data, root: Path) -> Summary:
     source = open_data(data, root=root)
     classes = source.classes
     train, test = (torch.from_numpy(images.labels) for images in (source.train, source.test))

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ssl_sweep.data.class_numbers import UNLABELLED
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, list_files, stat_file
 
 TRAIN_SPLITS = ("trainval", "train")  # then the constructor's default: "train-standard" of Places365
@@ -68,9 +68,8 @@ def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
         try:
             return constructor(root=str(root), **unasked, **split)
         except (RuntimeError, OSError) as error:
-            raise DataError(
-                f"torchvision:{name}: not usable under {root} ({error}); {how_to_get(name, root)}"
-            ) from error
+            kind = DataError if name in PLACES else AbsentDataError  # the files of PLACES have been found before
+            raise kind(f"torchvision:{name}: not usable under {root} ({error}); {how_to_get(name, root)}") from error
 
     fingerprint: dict[str, str | int] = {"kind": "torchvision", "name": full_name, "folder": str(root)}
     if split in TEST_SPLITS or not {"train", "split"} & set(parameters):
@@ -122,7 +121,7 @@ def find_files(name: str, root: Path) -> list[File]:
     files = loose + [file for place in places if place.is_dir() for file in list_files(place)]
     if not files:
         listed = " or ".join(map(str, places))
-        raise DataError(f"torchvision:{name}: no files in {listed}; {how_to_get(name, root)}")
+        raise AbsentDataError(f"torchvision:{name}: no files in {listed}; {how_to_get(name, root)}")
     return files
 
 

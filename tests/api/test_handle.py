@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import ssl_sweep
 from ssl_sweep.api.handle import Sweep
 from ssl_sweep.cli import app
+from ssl_sweep.data.images import DataError
 from ssl_sweep.errors import UserError
 
 SPEC: dict[str, Any] = {
@@ -155,6 +156,9 @@ def test_a_plan_is_that_of_the_command_and_runs_nothing(tmp_path: Path) -> None:
     assert (planned["name"], planned["trials"], planned["data"]["classes"]) == ("two", 6, 10)
     with pytest.raises(UserError, match=r"the spec: pretrain\.lr: 'fast'"):
         ssl_sweep.plan({**SPEC, "pretrain": {"lr": "fast"}})
+    assert "nowhere" in ssl_sweep.plan(file, "data.source=imagefolder:nowhere")["data"]["problem"]
+    with pytest.raises(DataError, match=r"^data\.classes: 'ten' is not a class"):
+        ssl_sweep.plan(file, "data.classes=['0', ten]")
 
 
 def test_another_thread_than_the_main_one_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -255,8 +255,16 @@ def test_plan_counts_the_images_where_they_are(tmp_path: Path) -> None:
     printed = ssl_sweep("plan", spec, "--set", "data.source=imagefolder:nowhere")
     assert "6  (" not in printed
     assert "4  (2 choices x 2 seeds)" in printed
-    assert "images not counted: data.source: 'imagefolder:nowhere': " in printed
+    assert "run would refuse this, as its images are not here: data.source: 'imagefolder:nowhere': " in printed
     assert len([line for line in printed.splitlines() if "nowhere" in line]) == 1
+
+
+def test_plan_refuses_images_that_are_here_and_wrong(tmp_path: Path) -> None:
+    spec = written(tmp_path)
+    printed = ssl_sweep("plan", spec, "--set", "data.classes=['0', ten]", expect=2)
+    assert printed.startswith("data.classes: 'ten' is not a class of these images")
+    printed = ssl_sweep("plan", spec, "--set", f"data.source=imagefolder:{tmp_path}", "--json", expect=2)
+    assert printed.startswith(f"data.source: {tmp_path}: no class folders here")
 
 
 def test_images_without_labels_are_pretrained_on_and_not_judged_by(tmp_path: Path) -> None:

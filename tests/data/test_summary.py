@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.splits import Data, load_splits
 from ssl_sweep.data.summary import summarize
 
@@ -56,7 +56,32 @@ def test_no_image_is_opened(tmp_path: Path) -> None:
     assert (found.train_images, found.val_images, found.test_images, found.classes) == (14, 2, 4, 2)
 
 
-@pytest.mark.parametrize("fields", [{"source": "imagefolder:nowhere"}, {"classes": ("ten",)}, {"val_fraction": 1e-4}])
-def test_what_a_trial_would_refuse_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"classes": ("ten",)}, "data.classes"),
+        ({"val_fraction": 1e-4}, "data.val_fraction"),
+        ({"source": "imagefolder:apart"}, "data.source"),
+        ({"source": "imagefolder:apart/list.csv"}, "data.source"),
+        ({"source": "table:apart/list.csv"}, "data.source"),
+        ({"source": "arrow:apart"}, "data.source"),
+        ({"source": "webdataset:apart", "splits": {"train": "t-{0..1}.tar"}}, "data.source"),
+        ({"labelled": "table:apart/list.csv"}, "data.labelled"),
+    ],
+)
+def test_what_a_trial_would_refuse_is_refused_at_its_key(tmp_path: Path, fields: dict[str, Any], key: str) -> None:
+    photos(tmp_path / "apart", 10, "ab")
+    (tmp_path / "apart" / "c").mkdir()
+    (tmp_path / "apart" / "list.csv").write_text("file_name,label\n../../out.png,a\n")
+    (tmp_path / "apart" / "t-0.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=f"^{key}") as caught:
         summarize(Data(**{"source": "digits", "image_size": 8, **fields}), root=tmp_path)
+    assert not isinstance(caught.value, AbsentDataError)
+    assert str(caught.value).count("data.source") <= 1
+
+
+@pytest.mark.parametrize("key", ["source", "labelled"])
+@pytest.mark.parametrize("absent", ["imagefolder:no", "table:no.csv", "torchvision:CIFAR10", "torchvision:DTD"])
+def test_absent_images_are_told_from_wrong_ones(tmp_path: Path, key: str, absent: str) -> None:
+    with pytest.raises(AbsentDataError, match=f"^data.{key}: "):
+        summarize(Data(**{"source": "digits", "image_size": 8, key: absent}), root=tmp_path)
