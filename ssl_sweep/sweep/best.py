@@ -6,8 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.knobs.methods import pretrains
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
+from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.weights import encoders_with
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.transcript import run_name
 from ssl_sweep.trial.run import encoder_path
@@ -23,7 +26,7 @@ def select_trial(ledger: LedgerReader, storage: Storage, prefix: str | None) -> 
     spec = ledger.spec
     trial = best_trial(ledger, storage) if prefix is None else find_trial(ledger.trials, prefix)
     if trial is None:
-        raise NoSuchTrial(f"sweep {spec.name!r} has no complete trial with an encoder; choose one with --trial")
+        raise NoSuchTrial(_why_none(spec))
     words = [run_name(ledger.choice(trial.choice).knobs, trial.seed)]
     score = (trial.results or {}).get(spec.search.primary.metric)
     words += [f"{spec.search.primary.metric} {score:.4g}" if score is not None else trial.state]
@@ -31,6 +34,17 @@ def select_trial(ledger: LedgerReader, storage: Storage, prefix: str | None) -> 
     seeds = seeds if trial.confirms else "the best seed of the choice with the best mean"
     words += [seeds] if prefix is None else []
     return trial, "; ".join(words)
+
+
+def _why_none(spec: SweepSpec) -> str:
+    """Why no trial of a sweep is the best one."""
+    methods = sorted({name for kind, name in spec.names if kind == "methods"})
+    if any(map(pretrains, methods)):
+        remedy = f"choose a trial by its id: `ssl-sweep status {spec.name}` lists them"
+        return f"sweep {spec.name!r} has no complete trial with an encoder; {remedy}"
+    files = sorted({settings["weights"] for settings in encoders_with(spec, "weights")})
+    remedy = f"the weights are those of {', '.join(files)}" if files else "name a sweep of a method that pretrains"
+    return f"sweep {spec.name!r} has no encoder to export: method {', '.join(methods)} does not pretrain; {remedy}"
 
 
 def best_trial(ledger: LedgerReader, storage: Storage) -> Trial | None:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.knobs.methods import pretrains
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.models.encoder import STATISTICS
 from ssl_sweep.models.encoders import Encoder, build_encoder, without_weights
@@ -62,14 +63,21 @@ def read_trial(folder: Path) -> Trained:
     record = read_record(folder)
     state = checkpoint.load(encoder_path(folder), torch.device("cpu")) if has_encoder(folder) else None
     if state is None and FinishedStages(folder / "stages.json").key("pretrain") is not None:
-        remedy = "name another trial with --trial, or run these knobs in a sweep of their own"
+        remedy = "name another trial by its id, or run these knobs in a sweep of their own"
         raise ExportError(f"{folder}: its encoder was removed (ssl-sweep clean, keep_encoders); {remedy}")
     if state is None:
-        method = record.config["method"]["name"]
-        raise ExportError(f"{folder}: no encoder; the trial has not pretrained yet, or {method} does not pretrain")
+        raise ExportError(f"{folder}: no encoder: {_why_none(record.config)}")
     check_pins(record.config, ("encoder",))
     encoder = _build(record.config["encoder"], record.config["data"]["image_size"], str(folder))
     return Trained(_filled(encoder, state["encoder"], str(folder)), record)
+
+
+def _why_none(config: Mapping[str, Any]) -> str:
+    method, file = config["method"]["name"], config["encoder"].get("weights")
+    if pretrains(method):
+        return "the trial has not pretrained yet; wait for it, or name another trial by its id"
+    remedy = f"the weights are those of {file}" if file else "name a trial of a method that pretrains"
+    return f"method {method} does not pretrain; {remedy}"
 
 
 def read_record(folder: Path) -> TrialRecord:

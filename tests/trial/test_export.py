@@ -178,8 +178,12 @@ def test_an_encoder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         read_trial(tmp_path / "none")
     pretrained(tmp_path / "trial", method="supervised")
     (tmp_path / "trial" / "encoder.pt").unlink()
-    with pytest.raises(ExportError, match=r"no encoder; .* or supervised does not"):
+    with pytest.raises(ExportError, match="no encoder: method supervised does not pretrain; name a trial of a"):
         read_trial(tmp_path / "trial")
+    pretrained(tmp_path / "begun")
+    (tmp_path / "begun" / "encoder.pt").unlink()
+    with pytest.raises(ExportError, match="no encoder: the trial has not pretrained yet; wait"):
+        read_trial(tmp_path / "begun")
     pixels = Trained(ENCODERS["pixels"](8), TrialRecord("one", config={"encoder": {"name": "pixels"}}))
     with pytest.raises(ExportError, match="encoder pixels has no weights"):
         write(pixels, tmp_path / "out.safetensors", {})
@@ -280,6 +284,19 @@ def test_a_trial_is_exported_by_the_beginning_of_its_id(storage: Storage) -> Non
     assert f"did you mean '{worst}'" in export(storage, "demo", "--trial", wrong, out, "--force", expect=2)
     failed = ledger.trials[3].trial_id
     assert "the trial has not started" in export(storage, "demo", "--trial", failed, out, "--force", expect=2)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "remedy"),
+    [({}, "name a sweep of a method that pretrains"), ({"weights": "a.safetensors"}, "the weights are those of a.saf")],
+)
+def test_a_sweep_that_pretrains_nothing_says_so(storage: Storage, knobs: dict[str, Any], remedy: str) -> None:
+    base = {"name": "demo", "data": {"source": "digits", "image_size": 8}, "evaluate": {"knn": {}}}
+    spec = from_dump({**base, "encoder": {"name": "resnet18", **knobs}, "method": "supervised"})
+    storage.sweep("demo").mkdir()
+    open_ledger(storage.ledger_url, spec)
+    said = export(storage, "demo", storage.root / "out.safetensors", expect=2)
+    assert f"'demo' has no encoder to export: method supervised does not pretrain; {remedy}" in said
 
 
 def test_a_sweep_without_an_encoder_is_refused(storage: Storage) -> None:
