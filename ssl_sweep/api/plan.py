@@ -12,7 +12,7 @@ from ssl_sweep.data.summary import summarize
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.labels import check_labels, unmeasured
-from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
+from ssl_sweep.spec.launch import derived_sizes, launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.weights import check_weights, encoders_with
@@ -50,7 +50,9 @@ def plan(
     file = checked.name if isinstance(spec, Mapping) else str(spec)
     sized = make_plan(checked, nodes)
     warnings = {"warnings": [*sized.warnings, *check_weights(checked), *_origin_notes(checked, storage)]}
-    return {"name": checked.name, **asdict(sized), **warnings, "data": _data_summary(checked, file)}
+    data = _data_summary(checked, file)
+    sizes = derived_sizes(checked, data["train_images"]) if "train_images" in data else {}
+    return {"name": checked.name, **asdict(sized), **warnings, "data": data, "sizes": sizes}
 
 
 def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:

@@ -72,6 +72,9 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         problems.append(Text(f"run would refuse this, as its images are not here: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
+        for names, knobs in plan["sizes"].items():
+            told = f"{names}: " if len(plan["sizes"]) > 1 or ";" in names else ""
+            rows.add_row("sizes", Text(f"{told}{_sizes(knobs)}, of {data['train_images']} training images"))
         problems += [Text(f"data: {warning}", "yellow") for warning in data["warnings"]]
         if data["labelled"]:
             rows.add_row("evaluated on", _images(data["labelled"]))
@@ -90,6 +93,11 @@ def _images(data: Mapping[str, Any]) -> str:
     elif data["unlabelled"]:
         words.append(f"{data['unlabelled']:,} without a label")
     return ", ".join(words)
+
+
+def _sizes(knobs: Mapping[str, Sequence[Any]]) -> str:
+    """`queue_size 1280 or 1152`"""
+    return ", ".join(f"{knob} {' or '.join(map(str, values))}" for knob, values in knobs.items())
 
 
 def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:

@@ -53,10 +53,19 @@ def fitted(settings: Mapping[str, Any], *, batch_size: int, train_images: int) -
     return {**settings, **defaults_for(settings, min(batch_size, train_images), train_images)}
 
 
-def check_sizes(settings: Mapping[str, Any], *, batch_size: int, train_images: int | None) -> None:
-    """Check a method's settings against the sizes of a step and of the training set, if known. Raises ValueError."""
+def derived(settings: Mapping[str, Any], *, batch_size: int, train_images: int) -> dict[str, Any]:
+    """The knobs that `fitted` gives a value."""
+    values = fitted(settings, batch_size=batch_size, train_images=train_images)
+    return {knob: value for knob, value in values.items() if settings[knob] != value}
+
+
+def check_sizes(settings: Mapping[str, Any], *, batch_size: int, train_images: int | None) -> str | None:
+    """Check a method's settings against the sizes of a step and of the training set, if known; returns a warning.
+
+    Raises ValueError.
+    """
     step = batch_size if train_images is None else min(batch_size, train_images)
-    _declared(settings["name"]).check_sizes(settings, step, train_images)
+    return _declared(settings["name"]).check_sizes(settings, step, train_images)
 
 
 def can_use(name: str, encoder: str) -> bool:

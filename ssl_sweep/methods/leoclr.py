@@ -87,10 +87,11 @@ class Method(nn.Module):
         return {"queue_size": settings["queue_size"] or queue_for(_keys_per_step(settings, batch_size), train_images)}
 
     @staticmethod
-    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
-        """Raise ValueError unless the queue, if there is one, fits a step's keys and the training set."""
-        if settings["mechanism"] == "momentum":
-            check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
+    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> str | None:
+        """Raise ValueError unless the queue, if there is one, fits a step and the training set; returns a warning."""
+        if settings["mechanism"] == "end_to_end":
+            return None
+        return check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """The whole image and two crops, (B, 3, S, S) each; with momentum, the orders of the batch for keys."""

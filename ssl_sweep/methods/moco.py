@@ -74,9 +74,9 @@ class Method(nn.Module):
         return {"queue_size": settings["queue_size"] or queue_for(_keys_per_step(settings, batch_size), train_images)}
 
     @staticmethod
-    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> None:
-        """Raise ValueError unless the queue fits a step's keys and the training set."""
-        check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
+    def check_sizes(settings: Mapping[str, Any], batch_size: int, train_images: int | None) -> str | None:
+        """Raise ValueError unless the queue fits a step's keys and the training set; returns a warning."""
+        return check_queue(settings["queue_size"], _keys_per_step(settings, batch_size), train_images)
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Two views (B, 3, S, S), and for each view of keys an order of the whole batch to compute them in."""

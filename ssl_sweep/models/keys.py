@@ -32,8 +32,8 @@ QueueSize = Annotated[
     int | None,
     Field(
         ge=1,
-        description="keys in the queue: a multiple of those per step, at most the training images; null: 65536, or "
-        "fewer where there are fewer images",
+        description="keys in the queue: a multiple of those per step, fewer than the training images unless it is "
+        "one step's; null: 65536, or fewer where there are fewer images",
     ),
 ]
 
@@ -94,20 +94,29 @@ def queue_for(keys_per_step: int, train_images: int) -> int:
     return max(1, longest // keys_per_step) * keys_per_step
 
 
-def check_queue(size: int | None, keys_per_step: int, train_images: int | None) -> None:
-    """Check a queue's size; None, which `queue_for` replaces, is always right.
+def check_queue(size: int | None, keys_per_step: int, train_images: int | None) -> str | None:
+    """Check a queue's size, None for that of `queue_for`; returns a warning where no queue is shorter than the set.
 
     Raises:
-        ValueError: it is no multiple of a step's keys, or longer than the training set: it then holds older keys of
-            the query's own image, as negatives.
+        ValueError: it is no multiple of a step's keys, or not shorter than the training set and more than one step's:
+            it then holds older keys of the query's own image, as negatives.
     """
-    if size is None:
-        return
+    if size is not None:
+        _require_fit(size, keys_per_step, train_images)
+    if train_images is None or keys_per_step < train_images:
+        return None
+    return (
+        f"queue_size: is {keys_per_step}, the keys of one step, as none is shorter than the {train_images} training "
+        "images: it holds older keys of the query's own image; take a smaller pretrain.batch_size"
+    )
+
+
+def _require_fit(size: int, keys_per_step: int, train_images: int | None) -> None:
     best = _nearest_multiple(size, keys_per_step)
     if train_images is not None:
         best = min(best, queue_for(keys_per_step, train_images))
-        if size > train_images:
-            raise ValueError(f"queue_size: {size} is longer than the {train_images} training images; take {best}")
+        if size >= train_images and size > keys_per_step:
+            raise ValueError(f"queue_size: {size} is not shorter than the {train_images} training images; take {best}")
     if size % keys_per_step:
         raise ValueError(
             f"queue_size: {size} is not a multiple of the {keys_per_step} keys that a step adds; take {best}, or "

@@ -41,8 +41,38 @@ def size_findings(spec: SweepSpec, train_images: int) -> list[Finding]:
     return _found(spec, partial(_size_errors, workers=spec.resources.workers, train_images=train_images))
 
 
+def derived_sizes(spec: SweepSpec, train_images: int) -> dict[str, dict[str, list[Any]]]:
+    """The values that null stands for with so many training images: by cases or methods, `moco; leoclr`, and knob.
+
+    The spec has no `size_findings`.
+    """
+    found: dict[str, dict[str, list[Any]]] = {}
+    for choice, config in _pretrained(spec):
+        name, batch_size = config["method"]["name"], config["pretrain"]["batch_size"]
+        sizes = methods.derived(config["method"], batch_size=batch_size, train_images=train_images)
+        for knob, value in sizes.items():
+            values = found.setdefault(str(choice.get(CASE, name)), {}).setdefault(knob, [])
+            values += [value] * (value not in values)
+    alike: dict[str, list[str]] = {}
+    for name, knobs_of in found.items():
+        alike.setdefault(repr(knobs_of), []).append(name)
+    return {"; ".join(names): found[names[0]] for names in alike.values()}
+
+
 def size_warnings(spec: SweepSpec, train_images: int) -> list[str]:
-    """What works with so few training images, but is hardly meant."""
+    """What works with so few training images, but is hardly meant. The spec has no `size_findings`."""
+    return [*_large_batches(spec, train_images), *_method_warnings(spec, train_images)]
+
+
+def _method_warnings(spec: SweepSpec, train_images: int) -> list[str]:
+    found = []
+    for _, config in _pretrained(spec):
+        batch_size = config["pretrain"]["batch_size"]
+        found.append(methods.check_sizes(config["method"], batch_size=batch_size, train_images=train_images))
+    return [f"method.{warning}" for warning in dict.fromkeys(found) if warning]
+
+
+def _large_batches(spec: SweepSpec, train_images: int) -> list[str]:
     configs = [config for _, config in _different(spec) if methods.pretrains(config["method"]["name"])]
     sizes = sorted({config["pretrain"]["batch_size"] for config in configs})
     return [
@@ -75,6 +105,12 @@ def _different(spec: SweepSpec) -> Iterator[tuple[Config, Config]]:
         if made not in known:
             known.add(made)
             yield choice, config
+
+
+def _pretrained(spec: SweepSpec) -> Iterator[tuple[Config, Config]]:
+    """Those of `_different` that pretrain, as many as are checked."""
+    choices = islice(_different(spec), MAX_BUILT)
+    return ((choice, config) for choice, config in choices if methods.pretrains(config["method"]["name"]))
 
 
 def _decides(path: str) -> bool:

@@ -85,9 +85,10 @@ class MethodDeclarations(TrainingDeclarations):
     defaults_for: Callable[[Mapping[str, Any], int, int], dict[str, Any]] = _no_defaults
     """(settings, images of a step, training images) -> values of the knobs that are null and depend on these."""
 
-    check_sizes: Callable[[Mapping[str, Any], int, int | None], None] = _any_sizes
+    check_sizes: Callable[[Mapping[str, Any], int, int | None], str | None] = _any_sizes
     """(settings, images of a step, training images or None): called before a sweep begins. Raises ValueError, which
-    names a knob and a remedy, if the settings do not fit them; None: the data is not at hand."""
+    names a knob and a remedy, if the settings do not fit them; None: the data is not at hand. A text that it returns
+    is a warning, which begins with the knob."""
 
     projector: nn.Module | None = None
     """Maps features (N, D) to the projections that `health.votes_by: projections` compares."""

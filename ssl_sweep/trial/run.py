@@ -209,6 +209,8 @@ class _Trial:
         """Pretrain for all trials that share this pretraining."""
         stage = self._begin("pretrain", output.folder, output.report)
         method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
+        for knob, value in self._derived().items():
+            output.tag(f"method.{knob}", str(value))
         recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
         project = voting_projector(method, health)
         last: dict[str, float] = {}
@@ -240,11 +242,16 @@ class _Trial:
         return {"loss": metrics["loss"], **last} if metrics else {}
 
     def _method(self) -> Any:
-        sizes = {"batch_size": self.config["pretrain"]["batch_size"], "train_images": len(self.splits.train)}
-        settings = methods.fitted(self.config["method"], **sizes)
-        if derived := {knob: value for knob, value in settings.items() if self.config["method"][knob] != value}:
-            log.info("method: %s, for %d training images", derived, sizes["train_images"])
+        derived = self._derived()
+        settings = {**self.config["method"], **derived}
+        if derived:
+            log.info("method: %s, for %d training images", derived, len(self.splits.train))
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
+
+    def _derived(self) -> dict[str, Any]:
+        """The values of the method's knobs that depend on the data."""
+        batch_size = self.config["pretrain"]["batch_size"]
+        return methods.derived(self.config["method"], batch_size=batch_size, train_images=len(self.splits.train))
 
     def _encoder(self) -> Encoder:
         """The encoder as it begins: with random weights, or those that its section names."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,9 @@ def test_plan_counts_the_images_where_they_are(tmp_path: Path) -> None:
     found = json.loads(ssl_sweep("plan", spec, "--json"))["data"]
     assert found == {**counts, "lacking": [], "warnings": [], "labelled": None}
     assert "1,294 to train on, 144 for validation, 359 for testing, of 10 classes\n" in ssl_sweep("plan", spec)
+    with_queue = ("plan", spec, "--set", "method=moco")
+    assert json.loads(ssl_sweep(*with_queue, "--json"))["sizes"] == {"moco": {"queue_size": [1280]}}
+    assert re.search(r"sizes +queue_size 1280, of 1294 training images *\n", ssl_sweep(*with_queue))
     printed = ssl_sweep("plan", spec, "--set", "data.source=imagefolder:nowhere")
     assert "6  (" not in printed
     assert "4  (2 choices x 2 seeds)" in printed

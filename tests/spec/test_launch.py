@@ -12,7 +12,7 @@ from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import load_spec
-from ssl_sweep.spec.launch import launch_findings, size_findings, size_warnings
+from ssl_sweep.spec.launch import derived_sizes, launch_findings, size_findings, size_warnings
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 
 DIGITS, FLOWERS = (1294, 8), (735, 64)  # training images beside validation, and pixels
@@ -118,10 +118,12 @@ def test_groups_of_a_batch_that_workers_cannot_share_are_refused() -> None:
     assert mistakes["method.bn_splits"].endswith("(resources.workers); make it a multiple of 3; ")
 
 
-def test_a_queue_that_is_longer_than_the_training_set_is_told_with_the_size_to_take() -> None:
+def test_a_queue_that_is_not_shorter_than_the_training_set_is_told_with_the_size_to_take() -> None:
     spec = made({"name": "moco", "queue_size": 65536})
     assert found(spec) == {}
-    assert found(spec, 1294) == {"method.queue_size": "65536: is longer than the 1294 training images; take 1280; "}
+    assert found(spec, 1294) == {
+        "method.queue_size": "65536: is not shorter than the 1294 training images; take 1280; "
+    }
     assert found(spec, 100_000) == {}
     assert found(made({"name": "exemplar", "num_classes": 1000}), 1294)["method.num_classes"].startswith(
         "1000: are fewer than the 1294 training images"
@@ -157,6 +159,43 @@ def test_the_default_queue_is_the_papers_or_stays_below_the_set(
 ) -> None:
     settings = made({"name": name, **changes}).method
     assert methods.fitted(settings, batch_size=batch_size, train_images=images)["queue_size"] == size
+
+
+def test_sizes_that_depend_on_the_data_are_listed_by_method_or_case() -> None:
+    choices = ["simclr", "moco", {"name": "leoclr", "temperature": [0.1, 0.2]}, "exemplar", "supervised"]
+    searched = made(search={"space": {"method": {"choices": choices}}})
+    sizes = {"moco; leoclr": {"queue_size": [1280]}, "exemplar": {"num_classes": [1294]}}
+    assert derived_sizes(searched, 1294) == sizes
+    cases = {"small": {"method": "moco", "pretrain.batch_size": 64}, "large": {"method": "moco"}, "none": {}}
+    assert derived_sizes(made(search={"cases": cases}), 1000) == {
+        "small": {"queue_size": [960]}, "large": {"queue_size": [768]},
+    }  # fmt: skip
+    batches = made("moco", search={"space": {"pretrain.batch_size": [64, 256, 128]}})
+    assert derived_sizes(batches, 1000) == {"moco": {"queue_size": [960, 768, 896]}}
+    assert derived_sizes(made({"name": "moco", "queue_size": 512}), 1000) == {}
+
+
+@pytest.mark.parametrize("batch_size", [1294, 4096])
+@pytest.mark.parametrize("written", [{}, {"queue_size": 1294}])
+def test_a_queue_of_one_step_that_has_the_whole_set_is_told(batch_size: int, written: dict[str, int]) -> None:
+    spec = made({"name": "moco", "bn_splits": 2, **written}, pretrain={"batch_size": batch_size})
+    assert found(spec, 1294) == {}
+    assert size_warnings(spec, 1294)[-1] == (
+        "method.queue_size: is 1294, the keys of one step, as none is shorter than the 1294 training images: it holds "
+        "older keys of the query's own image; take a smaller pretrain.batch_size"
+    )
+
+
+@pytest.mark.parametrize(("size", "train_images", "best"), [(1280, 1280, 1024), (2560, 1294, 1280), (512, 200, 200)])
+def test_a_written_queue_obeys_the_rule_of_the_default(size: int, train_images: int, best: int) -> None:
+    words = f"{size}: is not shorter than the {train_images} training images; take {best}; "
+    assert found(made({"name": "moco", "queue_size": size}), train_images) == {"method.queue_size": words}
+    spec = made({"name": "moco", "queue_size": best})
+    assert found(spec, train_images) == {}
+    assert (
+        methods.fitted({**spec.method, "queue_size": None}, batch_size=256, train_images=train_images)["queue_size"]
+        == best
+    )
 
 
 def test_exemplar_has_a_class_for_each_image() -> None:

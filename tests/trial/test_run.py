@@ -17,6 +17,7 @@ from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.stage_keys import stage_key
 from ssl_sweep.trialdir import journal, requests
+from ssl_sweep.trialdir.events import TagsSet
 from ssl_sweep.trialdir.record import TrialRecord
 
 SPEC: dict[str, Any] = {
@@ -88,6 +89,8 @@ def test_what_depends_on_the_number_of_images_is_derived(tmp_path: Path, cache: 
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     sizes = {"classifier.weight": 600} if method == "exemplar" else {"keys.queue.keys": 512}
     assert {name: shapes[name][0] for name in sizes} == sizes
+    told = {"method.num_classes": "600"} if method == "exemplar" else {"method.queue_size": "512"}
+    assert [event.tags for event in journal.read(tmp_path)[0] if isinstance(event, TagsSet)] == [told]
 
 
 def checkpoint_of_pretraining(own: dict[str, Any], folder: Path, cache: Path) -> dict[str, torch.Tensor]:
