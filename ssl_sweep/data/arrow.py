@@ -13,7 +13,7 @@ from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, 
 from ssl_sweep.data.unreadable import readable
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-LAYOUT = f"expected {SPLITS} with a folder for each split, or {STATE}, as datasets' save_to_disk writes them"
+SAVE = "save the set with save_to_disk of the library `datasets`: dataset.save_to_disk(DIR)"
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream format
 OPEN_FILES = 4
 
@@ -40,10 +40,12 @@ def choose_splits(folder: Path, names: SplitNames | None) -> tuple[list[Path], d
     if not names and (folder / STATE).is_file():
         return [folder], {}, []
     there = list_splits(folder)
+    if not there and not (folder / STATE).is_file():
+        raise DataError(f"{folder}: no {SPLITS} or {STATE} here; {SAVE}")
     train, test = find_splits(there, names, folder)
     if train is None:
-        remedy = "name the one to train on by data.splits.train" if there else LAYOUT
-        raise DataError(f"{folder}: its splits are {', '.join(there) or 'none'}; {remedy}")
+        remedy = "name the one to train on by data.splits.train"
+        raise DataError(f"{folder}: its splits are {', '.join(there)}; {remedy}")
     folders = [folder / name for name in (train, test) if name is not None]
     return folders, fingerprint_of(train, test), split_notes(there, train, test, names)
 
@@ -61,7 +63,7 @@ def list_splits(folder: Path) -> list[str]:
 def data_files(split: Path) -> list[Path]:
     """The files of a split in the order of its rows. Raises DataError where the order of rows is in another file."""
     if not (split / STATE).is_file():
-        raise DataError(f"{split}: no {STATE}; {LAYOUT}")
+        raise DataError(f"{split}: no {STATE} here; {SAVE}")
     state = read_json(split / STATE)
     if any(value for key, value in state.items() if key.startswith("_indices")):
         remedy = "save it again by dataset.flatten_indices().save_to_disk(DIR)"

@@ -200,7 +200,7 @@ def test_splits_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_saved_set_is_told_the_layout(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"its splits are none; expected dataset_dict.json with"):
+    with pytest.raises(DataError, match=r"no dataset_dict.json or state.json here; save the set with save_to_disk"):
         opened(tmp_path)
     save_dict(tmp_path / "set", unsupervised=[range(4)])
     with pytest.raises(DataError, match=r"its splits are unsupervised; name the one to train on by data.splits.train"):
