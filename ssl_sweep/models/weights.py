@@ -17,6 +17,7 @@ NET = "net."  # prefix of every key of an encoder's state
 SUFFIX = ".safetensors"
 COUNTERS = ".num_batches_tracked"  # of batch normalisation: older files lack them, and they change nothing
 HEADS = ("aux", "AuxLogits", "classifier", "fc", "head", "heads", "last_linear")  # starts of keys of classifiers
+FLOATS = ("F64", "F32", "F16", "BF16")  # in a file's header; narrower ones are quantised, with scales elsewhere
 SHOWN = 3  # keys in a message
 CONVERSION = (
     "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
@@ -54,10 +55,11 @@ def unused_keys(path: Path, encoder: Encoder, name: str) -> list[str]:
     Only the file's header is read, and the encoder may be on the meta device.
 
     Raises:
-        WeightsError: it cannot be read, a weight is missing or has another shape, or it is of a larger model.
+        WeightsError: it cannot be read, a weight is missing, quantised or of another shape, or it is of a larger model.
     """
-    shapes, metadata = _header(path)
-    own = {key.removeprefix(NET): tuple(value.shape) for key, value in encoder.state_dict().items()}
+    shapes, dtypes, metadata = _header(path)
+    state = {key.removeprefix(NET): value for key, value in encoder.state_dict().items()}
+    own = {key: tuple(value.shape) for key, value in state.items()}
     if not own:
         raise WeightsError(f"{path}: {name} has no weights; leave encoder.weights out")
     written = metadata.get("encoder_settings")
@@ -70,6 +72,9 @@ def unused_keys(path: Path, encoder: Encoder, name: str) -> list[str]:
         if key in shapes and shapes[key] != shape:
             remedy = hint or "; use the knobs of the encoder, and the data.image_size, that the file was made with"
             raise WeightsError(f"{path}: {key} is {shapes[key]} there, and {shape} in {name}{remedy}")
+        if key in shapes and state[key].is_floating_point() and dtypes[key] not in FLOATS:
+            remedy = f"use a file of {', '.join(FLOATS)} that is not quantised"
+            raise WeightsError(f"{path}: {key} is {dtypes[key]} there; {remedy}")
     others = [key for key in shapes if key not in own]
     parts = {key.partition(".")[0] for key in own}
     if larger := [key for key in others if (part := key.partition(".")[0]) in parts and part not in HEADS]:
@@ -83,7 +88,7 @@ def load_weights(encoder: Encoder, path: Path, name: str, pinned: str | None) ->
     pinned: the file's identity when the sweep began; None: any.
 
     Raises:
-        WeightsError: as `unused_keys`, or the file has changed.
+        WeightsError: as `unused_keys`, or the file has changed, or a weight is infinite or no number.
     """
     if pinned is not None and (found := digest(path)) != pinned:
         remedy = "put the old file back, or run a new sweep with the new one"
@@ -91,18 +96,23 @@ def load_weights(encoder: Encoder, path: Path, name: str, pinned: str | None) ->
     others = unused_keys(path, encoder, name)
     with safe_open(path, "pt") as file:
         state = {NET + key: file.get_tensor(key) for key in file.keys() if key not in others}  # noqa: SIM118 - no dict
+    if broken := [key.removeprefix(NET) for key, value in state.items() if not value.isfinite().all()]:
+        raise WeightsError(f"{path}: {_listed(broken)}: has values that are infinite or no numbers; use another file")
     encoder.load_state_dict(state, strict=False)  # only counters may be missing
     return others
 
 
-def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], Mapping[str, str]]:
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], Mapping[str, str]]:
+    """The shape and the data type of each key, and the metadata."""
     if not path.is_file():
         hint = "give an absolute path, or one relative to the spec file or SSL_SWEEP_DATA"
         raise WeightsError(f"{path.absolute()}: there is no such file; {hint}")
     try:
         with safe_open(path, "pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no dict
-            return shapes, file.metadata() or {}
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no dict
+            shapes = {key: tuple(tensor.get_shape()) for key, tensor in slices.items()}
+            dtypes = {key: tensor.get_dtype() for key, tensor in slices.items()}
+            return shapes, dtypes, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is no safetensors file ({error}); write it anew, or fetch it again") from error
 

@@ -76,6 +76,24 @@ def test_what_does_not_fit_is_refused_with_keys_and_shapes(
         unused_keys(path, encoder, wanted["name"])
 
 
+def test_quantised_and_broken_weights_are_refused_by_key(tmp_path: Path) -> None:
+    encoder, path = built("resnet18", width=4), tmp_path / "a.safetensors"
+    state = encoder.net.state_dict()
+    for narrow in (torch.int8, torch.float8_e4m3fn):
+        safetensors.torch.save_file({**state, "conv1.weight": state["conv1.weight"].to(narrow)}, path)
+        with pytest.raises(WeightsError, match=r"a\.safetensors: conv1\.weight is (I8|F8_E4M3) there; use"):
+            unused_keys(path, encoder, "resnet18")
+    for wide in (torch.float16, torch.bfloat16, torch.float64):
+        safetensors.torch.save_file({**state, "conv1.weight": state["conv1.weight"].to(wide)}, path)
+        assert load_weights(encoder, path, "resnet18", None) == []
+    for value in (float("nan"), float("inf")):
+        before = {key: tensor.clone() for key, tensor in encoder.net.state_dict().items()}
+        safetensors.torch.save_file({**state, "conv1.weight": torch.full_like(state["conv1.weight"], value)}, path)
+        with pytest.raises(WeightsError, match=r"a\.safetensors: conv1\.weight: has values that are infinite or no"):
+            load_weights(encoder, path, "resnet18", None)
+        assert all(torch.equal(before[key], tensor) for key, tensor in encoder.net.state_dict().items())
+
+
 def test_a_file_of_ours_says_what_it_was_written_for(tmp_path: Path) -> None:
     made = built("vit_tiny", 32, patch_size=8)
     path = saved(tmp_path / "a.safetensors", made.net, encoder_settings='{"name": "vit_tiny"}', image_size="32")
