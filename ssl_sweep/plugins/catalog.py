@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from ssl_sweep.errors import UserError
-from ssl_sweep.plugins.files import PACKAGE, digest, reached_files, shipped_files
+from ssl_sweep.plugins.files import PACKAGE, digest, plugin_files, shipped_files
 
 Kind = Literal["methods", "evaluations", "encoders", "sources"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -156,8 +156,8 @@ def origin(kind: Kind, name: str) -> str:
 def identity(kind: Kind, name: str) -> str:
     """What makes two plugins of a name the same: a hash of the files that it is made of, or distribution and version.
 
-    A local plugin is made of its file and the files of its folder that it imports. An editable installation is hashed
-    as well: its version stays when it is edited.
+    A local plugin is made of its file, the plugins that it imports, and all Python files of the folder that are no
+    plugins. An editable installation is hashed as well: its version stays when it is edited.
 
     Raises:
         PluginError: there is no such plugin, or a file cannot be read, or is not Python.
@@ -167,7 +167,8 @@ def identity(kind: Kind, name: str) -> str:
         if name.startswith(LOCAL):
             folder = local_folder()
             assert folder is not None  # noqa: S101 - it has given the name
-            return f"sha256:{digest(folder, reached_files(folder, _local_files(kind)[name.removeprefix(LOCAL)]))}"
+            file = _local_files(kind)[name.removeprefix(LOCAL)]
+            return f"sha256:{digest(folder, plugin_files(folder, file, KINDS))}"
         point = _installed(kind)[name][0]
         return _distribution(point) + (f" sha256:{_editable_digest(point)}" if _is_editable(point) else "")
     except (OSError, SyntaxError, UnicodeDecodeError) as error:

@@ -4,27 +4,34 @@ import ast
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 PACKAGE = "ssl_sweep_local"  # the name under which a plugin folder is imported: its files may import each other
 
 
-def reached_files(folder: Path, file: Path) -> list[Path]:
-    """The file, and the files below `folder` that it imports, directly or by way of others; sorted.
+def plugin_files(folder: Path, file: Path, kinds: Iterable[str]) -> list[Path]:
+    """What a plugin is made of; sorted.
 
-    A plugin that is a folder is made of all its files.
+    That is its file, or all files of the folder that it is; the files of other plugins that it imports; and every
+    Python file beside the folders of `kinds`, since imports can be made in ways that cannot be read from the code.
 
     Raises:
-        SyntaxError: a file is not Python.
+        SyntaxError: its file is not Python.
     """
-    reached: set[Path] = set()
-    waiting = list(_files_below(file.parent)) if file.name == "__init__.py" else [file]
+    made_of: set[Path] = set()
+    homes = [folder / kind for kind in kinds]
+    waiting = [path for path in _files_below(folder) if path.suffix == ".py" and not _is_below(path, homes)]
+    waiting += list(_files_below(file.parent)) if file.name == "__init__.py" else [file]
     while waiting:
         current = waiting.pop()
-        if current not in reached:
-            reached.add(current)
-            waiting += _imported(folder, current) if current.suffix == ".py" else ()
-    return sorted(reached)
+        if current not in made_of:
+            made_of.add(current)
+            with (
+                nullcontext() if current == file else suppress(SyntaxError)
+            ):  # of a script that has nothing to do with it
+                waiting += _imported(folder, current) if current.suffix == ".py" else ()
+    return sorted(made_of)
 
 
 def shipped_files(folder: Path, kinds: Iterable[str]) -> Iterator[Path]:
@@ -32,16 +39,26 @@ def shipped_files(folder: Path, kinds: Iterable[str]) -> Iterator[Path]:
     are folders themselves."""
     packages = [package.parent for kind in kinds for package in (folder / kind).glob("*/__init__.py")]
     for file in _files_below(folder):
-        if file.suffix == ".py" or any(file.is_relative_to(package) for package in packages):
+        if file.suffix == ".py" or _is_below(file, packages):
             yield file
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """The files of a folder and those below it, sorted; without hidden ones, compiled ones and virtual environments."""
-    for path, folders, files in os.walk(folder):
-        kept = (name for name in folders if not name.startswith(".") and name != "__pycache__")
-        folders[:] = sorted(name for name in kept if not Path(path, name, "pyvenv.cfg").exists())
+    """The files of a folder and those below it, sorted; without hidden ones, compiled ones and virtual environments.
+
+    Links are followed, each folder once.
+    """
+    seen = {folder.resolve()}
+    for path, folders, files in os.walk(folder, followlinks=True):
+        kept = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        real = {name: Path(path, name).resolve() for name in kept if not Path(path, name, "pyvenv.cfg").exists()}
+        folders[:] = [name for name, target in real.items() if target not in seen]
+        seen |= set(real.values())
         yield from (Path(path, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_below(file: Path, folders: Iterable[Path]) -> bool:
+    return any(file.is_relative_to(folder) for folder in folders)
 
 
 def digest(folder: Path, files: Iterable[Path]) -> str:

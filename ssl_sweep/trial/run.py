@@ -245,13 +245,13 @@ class _Trial:
         derived = self._derived()
         settings = {**self.config["method"], **derived}
         if derived:
-            log.info("method: %s, for %d training images", derived, len(self.splits.train))
+            log.info("method: %s, for %d training images", derived, len(self.splits.seen))
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
 
     def _derived(self) -> dict[str, Any]:
         """The values of the method's knobs that depend on the data."""
         batch_size = self.config["pretrain"]["batch_size"]
-        return methods.derived(self.config["method"], batch_size=batch_size, train_images=len(self.splits.train))
+        return methods.derived(self.config["method"], batch_size=batch_size, train_images=len(self.splits.seen))
 
     def _encoder(self) -> Encoder:
         """The encoder as it begins: with random weights, or those that its section names."""

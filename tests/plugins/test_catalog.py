@@ -79,6 +79,43 @@ def test_the_identity_covers_the_files_that_it_imports_and_no_others(folder: Pat
     assert identity_after("common.py", "one = 11\n") != first
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys\nsys.path.insert(0, {folder!r})\nfrom losses import scale\n",
+        "import importlib\nscale = importlib.import_module('ssl_sweep_local.losses').scale\n",
+    ],
+)
+def test_a_shared_file_counts_however_it_is_imported(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "methods" / "mine.py").write_text(text.format(folder=str(folder)) + METHOD.format(size=1))
+    identities = []
+    for scale in (1, 1000):
+        (folder / "losses.py").write_text(f"scale = {scale}\n")
+        catalog.use(folder)
+        knobs.load("methods", "local/mine")
+        identities.append(catalog.identity("methods", "local/mine"))
+        monkeypatch.delitem(sys.modules, "losses", raising=False)
+    assert identities[0] != identities[1]
+
+
+def test_a_script_beside_the_plugins_may_be_anything(folder: Path) -> None:
+    (folder / "notes.py").write_text("def x(:\n")
+    catalog.use(folder)
+    assert knobs.load("methods", "local/mine")
+
+
+def test_linked_folders_are_copied_for_workers_once(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "heads.py").write_text("head = 1\n")
+    (shared / "again").symlink_to(shared)
+    (folder / "nets").symlink_to(shared)
+    catalog.use(folder)
+    copy = catalog.copy_local(tmp_path_factory.mktemp("copy"))
+    assert (copy / "nets" / "heads.py").read_text() == "head = 1\n"
+    assert not (copy / "nets" / "again").exists()
+
+
 def test_a_package_can_be_a_plugin(folder: Path) -> None:
     (folder / "methods" / "big").mkdir()
     (folder / "methods" / "big" / "__init__.py").write_text("from .part import Method\n")

@@ -220,6 +220,17 @@ def test_pretrained_on_photos_without_labels_and_evaluated_on_labelled_ones(tmp_
     assert set(json.loads((tmp_path / "trial/artifacts/map.json").read_text())["labels"]) == {0, 1}
 
 
+def test_sizes_follow_the_images_that_the_method_sees(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lay_out_photos(tmp_path)
+    data = {"source": "imagefolder:flat", "labelled": "digits", "image_size": 8}
+    pretrain = {**SPEC["pretrain"], "batch_size": 16}
+    wanted = config(data=data, method={"name": "moco", "dim": 8}, pretrain=pretrain, evaluate={"knn": {"k": 3}})
+    wanted["data"]["root"] = str(tmp_path)
+    with caplog.at_level("INFO"):
+        trial.run(wanted, ignore, tmp_path / "trial", cache=tmp_path / "cache")
+    assert "{'queue_size': 48}, for 64 training images" in caplog.text
+
+
 def test_without_any_labels_it_is_pretrained_and_evaluated_without_them(tmp_path: Path) -> None:
     lay_out_photos(tmp_path)
     data = {"source": "imagefolder:flat", "image_size": 8, "val_fraction": 0.25}
