@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.models.encoder import Encoder
+from ssl_sweep.models.resnet import ResNetEncoder
 
 NET = "net."  # prefix of every key of an encoder's state
 SUFFIX = ".safetensors"
@@ -20,7 +21,10 @@ HEADS = ("aux", "AuxLogits", "classifier", "fc", "head", "heads", "last_linear")
 FLOATS = ("F64", "F32", "F16", "BF16")  # in a file's header; narrower ones are quantised, with scales elsewhere
 SHOWN = 3  # keys in a message
 CONVERSION = (
-    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "import sys, torch, safetensors.torch as s; sys.excepthook = lambda kind, error, _: print(sys.argv[1], "
+    "'is damaged, or a whole model: where its code is, save model.state_dict(), and convert that' "
+    "if kind.__name__ == 'UnpicklingError' else error, sep=': ', file=sys.stderr); "
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
     "d = next((d[k] for k in ('state_dict', 'model', 'encoder') if isinstance(d.get(k), dict)), d); "
     "s.save_file({k.removeprefix('module.'): v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, "
     "sys.argv[2])"
@@ -70,7 +74,11 @@ def unused_keys(path: Path, encoder: Encoder, name: str) -> list[str]:
         raise WeightsError(f"{path}: lacks {_listed(missing)} of {name}{has}{remedy}")
     for key, shape in own.items():
         if key in shapes and shapes[key] != shape:
-            remedy = hint or "; use the knobs of the encoder, and the data.image_size, that the file was made with"
+            remedy = (
+                _other_stem(encoder, shapes[key], shape)
+                or hint
+                or "; use the knobs of the encoder, and the data.image_size, that the file was made with"
+            )
             raise WeightsError(f"{path}: {key} is {shapes[key]} there, and {shape} in {name}{remedy}")
         if key in shapes and state[key].is_floating_point() and dtypes[key] not in FLOATS:
             remedy = f"use a file of {', '.join(FLOATS)} that is not quantised"
@@ -115,6 +123,12 @@ def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str], Map
             return shapes, dtypes, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is no safetensors file ({error}); write it anew, or fetch it again") from error
+
+
+def _other_stem(encoder: Encoder, there: tuple[int, ...], own: tuple[int, ...]) -> str:
+    """The knob to set where only the side of the first kernel differs, of a ResNet whose stem can be chosen."""
+    is_stem = isinstance(encoder, ResNetEncoder) and there[:2] == own[:2] and {there[2:], own[2:]} == {(3, 3), (7, 7)}
+    return f"; set encoder.stem: {'imagenet' if there[2:] == (7, 7) else 'small'}" if is_stem else ""
 
 
 def _listed(keys: Collection[str]) -> str:

@@ -59,7 +59,8 @@ def test_torchvisions_resnet_fits_ours_and_counters_may_be_missing(tmp_path: Pat
 @pytest.mark.parametrize(
     ("made", "wanted", "message"),
     [
-        ({"name": "resnet18"}, {"name": "resnet18", "stem": "imagenet"}, r"conv1\.weight is \(64, 3, 3, 3\) there"),
+        ({"name": "resnet18"}, {"name": "resnet18", "stem": "imagenet"}, r"\(64, 3, 3, 3\) there.*stem: small"),
+        ({"name": "resnet18", "stem": "imagenet"}, {"name": "resnet18"}, r"conv1\.weight is .*\.stem: imagenet$"),
         ({"name": "resnet34"}, {"name": "resnet18"}, r"is of another model: it has layer1\.2\.bn1.* resnet18 lacks"),
         ({"name": "resnet18"}, {"name": "resnet34"}, r"lacks layer1\.2.* \d+ more of resnet34; use a file of"),
         ({"name": "resnet18"}, {"name": "timm/convnext_atto"}, r"lacks stem.* of timm/convnext_atto; it has bn1"),
@@ -126,3 +127,13 @@ def test_the_command_for_pickles_works(wrapped: Any, tmp_path: Path) -> None:
     assert load_weights(other, tmp_path / "my model.safetensors", "resnet18", None) == []
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in encoder.state_dict().items())
     assert not re.search(r'["$`\\]', CONVERSION)  # it is quoted for a shell
+
+
+def test_the_command_says_that_a_pickle_is_a_whole_model(tmp_path: Path) -> None:
+    torch.save(built("resnet18", width=4), tmp_path / "whole.pth")
+    words = [sys.executable, "-c", CONVERSION, "whole.pth", "whole.safetensors"]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("whole.pth: is damaged, or a whole model: where its code is, save model.state_dict()")
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "whole.safetensors").exists()
