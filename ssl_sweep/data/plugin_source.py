@@ -29,8 +29,8 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
     except UserError:
         raise
     except Exception as error:
-        kind = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
-        raise kind(f"{place}: {told(error)}") from error
+        fault = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
+        raise fault(f"{place}: {told(error)}") from error
     if not isinstance(source, Source):
         raise DataError(f"{place}: open_source returns a {type(source).__name__}; let it return a Source")
     try:
@@ -50,8 +50,8 @@ def read(source: Source, place: str) -> Contents:
     except UserError:
         raise
     except Exception as error:
-        kind = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
-        raise kind(f"{place}: {told(error)}") from error
+        fault = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
+        raise fault(f"{place}: {told(error)}") from error
     if not isinstance(contents, Contents):
         raise DataError(f"{place}: its images are a {type(contents).__name__}; let them be Contents of train and test")
     for split, images in (("train", contents.train), ("test", contents.test)):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from services import SPEC
 
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import Data, load_splits
 from ssl_sweep.data.summary import summarize
@@ -116,7 +116,8 @@ def test_what_is_wrong_is_told_with_its_place(folder: Path, before: str, after: 
 
 def test_a_data_error_of_its_own_is_kept(folder: Path) -> None:
     text = SOURCE.replace(
-        "count = int(argument)", "from ssl_sweep.data.images import DataError\n    raise DataError('mine')"
+        "count = int(argument)",
+        "from ssl_sweep.data.images import AbsentDataError, DataError\n    raise DataError('mine')",
     )
     write(folder, text)
     with pytest.raises(DataError, match=r"^mine$"):
@@ -130,3 +131,9 @@ def test_a_service_takes_no_plugin_of_a_folder(folder: Path, tmp_path: Path) -> 
             parse_submitted(yaml.safe_dump(spec), [], [tmp_path])
     with pytest.raises(SpecError, match="is outside the folders that the service reads"):
         parse_submitted(yaml.safe_dump({**SPEC, "data": {**SPEC["data"], "source": "lab:/etc"}}), [], [tmp_path])
+
+
+def test_files_that_a_source_lacks_are_absent_and_not_wrong(folder: Path) -> None:
+    write(folder, SOURCE.replace("count = int(argument)", "count = len((root / argument).read_bytes())"))
+    with pytest.raises(AbsentDataError, match=r"^data\.source: local/shades:none .*FileNotFoundError"):
+        summarize(Data(source="local/shades:none", image_size=8), root=folder)
