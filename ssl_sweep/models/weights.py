@@ -20,14 +20,18 @@ COUNTERS = ".num_batches_tracked"  # of batch normalisation: older files lack th
 HEADS = ("aux", "AuxLogits", "classifier", "fc", "head", "heads", "last_linear")  # starts of keys of classifiers
 FLOATS = ("F64", "F32", "F16", "BF16")  # in a file's header; narrower ones are quantised, with scales elsewhere
 SHOWN = 3  # keys in a message
-CONVERSION = (
-    "import sys, torch, safetensors.torch as s; sys.excepthook = lambda kind, error, _: print(sys.argv[1], "
+CONVERSION = (  # argparse.Namespace: many checkpoints hold the arguments of their script; it is data alone
+    "import argparse, sys, torch, safetensors.torch as s; "
+    "sys.excepthook = lambda kind, error, _: print(sys.argv[1], "
     "'is damaged, or a whole model: where its code is, save model.state_dict(), and convert that' "
     "if kind.__name__ == 'UnpicklingError' else error, sep=': ', file=sys.stderr); "
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
-    "d = next((d[k] for k in ('state_dict', 'model', 'encoder') if isinstance(d.get(k), dict)), d); "
-    "s.save_file({k.removeprefix('module.'): v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, "
-    "sys.argv[2])"
+    "torch.serialization.add_safe_globals([argparse.Namespace]); "
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d if isinstance(d, dict) else {}; "
+    "parts = [*(d.get(k) for k in ('state_dict', 'model', 'teacher', 'student', 'encoder')), d]; "
+    "found = [{k: v for k, v in p.items() if torch.is_tensor(v)} for p in parts if isinstance(p, dict)]; "
+    "w = next(filter(None, found), None) or sys.exit(sys.argv[1] + ': has no weights; write the state_dict() of the "
+    "encoder with torch.save; the keys here are: ' + ', '.join(map(str, d))); "
+    "s.save_file({k.removeprefix('module.'): v.clone().contiguous() for k, v in w.items()}, sys.argv[2])"
 )
 
 

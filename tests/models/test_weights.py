@@ -1,5 +1,6 @@
 """Files of weights: those of timm, torchvision and our own export are loaded; what does not fit is refused in words."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -116,17 +117,41 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load_weights(encoder, path, "resnet18", pinned)
 
 
-@pytest.mark.parametrize("wrapped", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def convert(folder: Path, checkpoint: object) -> subprocess.CompletedProcess[str]:
+    torch.save(checkpoint, folder / "my model.pth")
+    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = conversion("my model.pth")
+    return subprocess.run(command, shell=True, check=False, cwd=folder, env=path, text=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"student": {}, "teacher": state, "model": "resnet18"},
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.95), resume=None)},
+    ],
+)
 def test_the_command_for_pickles_works(wrapped: Any, tmp_path: Path) -> None:
     encoder = built("resnet18", width=4)
-    state = {f"module.{key}": value for key, value in encoder.net.state_dict().items()}
-    torch.save(wrapped(state), tmp_path / "my model.pth")
-    path = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(conversion("my model.pth"), shell=True, check=True, cwd=tmp_path, env=path)
+    ran = convert(tmp_path, wrapped({f"module.{key}": value for key, value in encoder.net.state_dict().items()}))
+    assert ran.returncode == 0, ran.stderr
     other = built("resnet18", width=4)
     assert load_weights(other, tmp_path / "my model.safetensors", "resnet18", None) == []
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in encoder.state_dict().items())
-    assert not re.search(r'["$`\\]', CONVERSION)  # it is quoted for a shell
+    assert not re.search(r'["$`\\!]', CONVERSION)  # it is quoted for a shell
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "keys"), [({"nets": {"a": torch.ones(1)}, "epoch": 3}, "nets, epoch"), ([], "")]
+)
+def test_the_command_for_pickles_says_where_no_weights_are(checkpoint: object, keys: str, tmp_path: Path) -> None:
+    ran = convert(tmp_path, checkpoint)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("my model.pth: has no weights; write the state_dict() of the encoder with torch.save")
+    assert ran.stderr.strip().endswith(f"the keys here are: {keys}".strip())
+    assert not (tmp_path / "my model.safetensors").exists()
 
 
 def test_the_command_says_that_a_pickle_is_a_whole_model(tmp_path: Path) -> None:
