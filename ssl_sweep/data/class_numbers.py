@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 from ssl_sweep.data.images import DataError
 
 UNLABELLED = -1
-WHOLE = re.compile(r"-?\d{1,15}(\.0*)?")  # 3.0: a column of numbers in which some are missing
+WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})(\.0*)?")  # 3.0: a column of numbers in which some are missing
 
 
-def label_of_text(text: str) -> int | str | None:
-    """A label as it is written: a whole number, a name, or None for an empty text."""
-    return int(float(text)) if WHOLE.fullmatch(text) else text or None
+def labels_of_texts(written: Sequence[Any]) -> list[Any]:
+    """Labels as a file has them: its texts become whole numbers if all are, and differ as numbers too; else names.
+
+    So `1`, `01` and `1.0` are three names beside each other. None is for an empty text; what is no text stays.
+    """
+    texts = {label for label in written if isinstance(label, str) and label}
+    numbers = {text: int(float(text)) for text in texts if WHOLE.fullmatch(text)}
+    unlabelled = {text: UNLABELLED for text, number in numbers.items() if number == UNLABELLED}
+    wanted = texts - unlabelled.keys()
+    whole = wanted <= numbers.keys() and len({numbers[text] for text in wanted}) == len(wanted)
+    known: dict[Any, Any] = (numbers if whole else {text: text for text in texts}) | unlabelled | {"": None}
+    return [known[label] if isinstance(label, str) else label for label in written]
 
 
 def names_of(labels: Iterable[Any]) -> tuple[str, ...]:
@@ -41,7 +50,7 @@ def class_numbers(
     """
     known: dict[Any, int] = {name: label for label, name in enumerate(classes)}
     if names is None:
-        known |= {int(name): label for label, name in enumerate(classes) if name.isdecimal()}
+        known |= {int(name): label for label, name in enumerate(classes) if name.isdecimal() and str(int(name)) == name}
     else:
         known |= {position: known[name] for position, name in enumerate(names) if name in known}
     known |= {None: UNLABELLED, UNLABELLED: UNLABELLED}

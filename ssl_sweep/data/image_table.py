@@ -4,9 +4,9 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ssl_sweep.data.class_numbers import class_numbers, label_of_text, names_of
+from ssl_sweep.data.class_numbers import class_numbers, labels_of_texts, names_of
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, stat_file
 from ssl_sweep.data.parquet import ParquetShard
@@ -68,19 +68,19 @@ def split_rows(path: Path, rows: list[Row], has_splits: bool, names: SplitNames 
 
 
 def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int) -> Contents:
-    classes = names_of(label_of_text(row.label) for row in train)
-    images = image_list(train, classes)
+    labels = labels_of_texts([row.label for row in (*train, *(test or ()))])
+    classes = names_of(labels[: len(train)])
+    images = image_list(train, labels[: len(train)], classes)
     if test is None:
         return Contents(*hold_out_test(images, split_seed), classes)
-    return Contents(images, image_list(test, classes), classes)
+    return Contents(images, image_list(test, labels[len(train) :], classes), classes)
 
 
-def image_list(rows: Sequence[Row], classes: tuple[str, ...]) -> ImageList:
+def image_list(rows: Sequence[Row], labels: Sequence[Any], classes: tuple[str, ...]) -> ImageList:
     def name(row: int) -> str:
         return f"{rows[row].place}: {rows[row].file}"
 
-    labels = class_numbers([label_of_text(row.label) for row in rows], classes, None, name)
-    return ImageList(labels, name, lambda row: open_image(rows[row].file))
+    return ImageList(class_numbers(labels, classes, None, name), name, lambda row: open_image(rows[row].file))
 
 
 def read_rows(path: Path, root: Path) -> tuple[list[Row], bool]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import class_numbers, label_of_text, names_of
+from ssl_sweep.data.class_numbers import class_numbers, labels_of_texts, names_of
 from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
@@ -72,23 +72,23 @@ def check_numbers(shards: Sequence[Path]) -> None:
 
 
 def read(train: Sequence[Path], test: Sequence[Path], split_seed: int) -> Contents:
-    samples = list_split(train)
-    classes = names_of(sample.label for sample in samples)
-    images = image_list(samples, classes)
+    learned, tested = list_split(train), list_split(test) if test else []
+    labels = labels_of_texts([sample.label for sample in (*learned, *tested)])
+    classes = names_of(labels[: len(learned)])
+    images = image_list(learned, labels[: len(learned)], classes)
     if not test:
         return Contents(*hold_out_test(images, split_seed), classes)
-    return Contents(images, image_list(list_split(test), classes), classes)
+    return Contents(images, image_list(tested, labels[len(learned) :], classes), classes)
 
 
-def image_list(samples: Sequence[Sample], classes: tuple[str, ...]) -> ImageList:
+def image_list(samples: Sequence[Sample], labels: Sequence[Any], classes: tuple[str, ...]) -> ImageList:
     def name(row: int) -> str:
         return f"{samples[row].shard}: {samples[row].member}"
 
     def image(row: int) -> Image.Image:
         return open_image(read_bytes(samples[row].shard, samples[row].place))
 
-    labels = class_numbers([sample.label for sample in samples], classes, None, name)
-    return ImageList(labels, name, image)
+    return ImageList(class_numbers(labels, classes, None, name), name, image)
 
 
 def list_split(shards: Sequence[Path]) -> list[Sample]:
@@ -145,7 +145,7 @@ def read_label(shard: Path, name: str, members: dict[str, Place]) -> int | str |
         if isinstance(error, DataError):
             raise
         raise DataError(f"{place}: not a readable label ({error}); write a number or a name") from error
-    return label_of_text(label) if isinstance(label, str) else label
+    return label
 
 
 def label_of(written: Any, place: str) -> int | str | None:

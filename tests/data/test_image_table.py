@@ -90,6 +90,26 @@ def test_without_splits_a_fifth_is_held_out_and_labels_may_be_missing(tmp_path: 
     assert (len(splits.train), len(splits.val), len(splits.test), splits.num_classes) == (14, 2, 4, 0)
 
 
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [
+        (["10", "2"], ("2", "10")),
+        (["10.0", "2"], ("2", "10")),
+        (["1", "01", "1.0", "-1", ""], ("01", "1", "1.0")),
+        (["01", "02", "10"], ("01", "02", "10")),
+        (["1", "one"], ("1", "one")),
+    ],
+)
+def test_labels_are_numbers_only_if_all_are(tmp_path: Path, written: list[str], classes: tuple[str, ...]) -> None:
+    files(tmp_path)
+    rows = [f"img/{n}.png,{label},{split}" for n, label in enumerate(written) for split in ("train", "test")]
+    lines(tmp_path, ["path,label,split", *rows])
+    source = opened(tmp_path)
+    assert source.classes == classes
+    named = [source.classes[label] if label >= 0 else "" for label in source.test.labels]
+    assert named == [name if name in classes else "" for name in (label.replace("10.0", "10") for label in written)]
+
+
 def test_a_missing_file_is_named_with_its_row(tmp_path: Path) -> None:
     files(tmp_path)
     lines(tmp_path, ["path,label", *(f"img/{n}.png,{n % 2}" for n in range(20)), "", "img/gone.png,1"])
