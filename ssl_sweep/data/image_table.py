@@ -42,6 +42,8 @@ def image_table(name: str, path: Path, root: Path, split_seed: int, splits: Spli
     Files are relative to FILE's folder, and below it or below `root`.
     """
     train, test, fingerprint, notes = split_rows(path, *read_rows(path, root), splits)
+    (train, *tests), repeats = without_repeats([train] if test is None else [train, test])
+    test, notes = tests[0] if tests else None, notes + repeats
     rows = [*train, *(test or ())]
     files = {row.file: stat_or_none(row.file) for row in rows}
     notes += missing_notes(path, [row for row in rows if files[row.file] is None], len(files))
@@ -64,7 +66,32 @@ def split_rows(path: Path, rows: list[Row], has_splits: bool, names: SplitNames 
     if train is None:
         raise DataError(f"{path}: its splits are {', '.join(there)}; name the one to train on by data.splits.train")
     learned, tested = ([row for row in rows if row.split == split] for split in (train, test))
-    return Split(learned, tested if test else None, fingerprint_of(train, test), split_notes(there, train, test, names))
+    notes = split_notes(there, train, test, names)
+    if empty := [row for row in rows if not row.split]:
+        notes.append(f"{len(empty):,} of {len(rows):,} rows have no split and are not read; see {empty[0].place}")
+    return Split(learned, tested if test else None, fingerprint_of(train, test), notes)
+
+
+def without_repeats(parts: Sequence[Sequence[Row]]) -> tuple[list[list[Row]], list[str]]:
+    """Each part with one row for a file, and a note on the others: they would be split between train, val and test.
+
+    Raises:
+        DataError: two rows give a file different labels.
+    """
+    known: dict[str, Row] = {}
+    kept: list[list[Row]] = []
+    repeats: list[Row] = []
+    for part in parts:
+        first: dict[str, Row] = {}
+        for row in part:
+            if (other := known.setdefault(row.file, row)).label != row.label:
+                both = f"{row.label!r} here and {other.label!r} at {other.place}"
+                raise DataError(f"{row.place}: {row.file} has the label {both}; keep one of the rows")
+            if first.setdefault(row.file, row) is not row:
+                repeats.append(row)
+        kept.append(list(first.values()))
+    left = f"{len(repeats):,} rows repeat an earlier one and are left out; see {repeats[0].place}" if repeats else ""
+    return kept, [left] if left else []
 
 
 def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int) -> Contents:

@@ -196,6 +196,27 @@ def test_a_label_of_test_that_train_lacks_and_images_in_both_are_named(tmp_path:
         _ = opened(tmp_path).contents
 
 
+def test_a_file_counts_once_and_has_one_label(tmp_path: Path) -> None:
+    files(tmp_path)
+    once = [f"img/{n}.png,{n % 2}" for n in range(20)]
+    lines(tmp_path, ["path,label", *once, *(row.replace("img/", "./img/") for row in once[:5])])
+    source = opened(tmp_path)
+    assert source.notes == (f"5 rows repeat an earlier one and are left out; see {tmp_path}/index.csv:22",)
+    assert sorted(shades(source.train) + shades(source.test)) == list(range(20))
+    lines(tmp_path, ["path,label", *once, "img/3.png,0"])
+    with pytest.raises(DataError, match=r"index.csv:22: .*3.png has the label '0' here and '1' at .*index.csv:5; keep"):
+        opened(tmp_path)
+    lines(tmp_path, ["path,label,split", "img/1.png,a,train", "img/2.png,b,train", "img/1.png,b,test"])
+    with pytest.raises(DataError, match=r"index.csv:4: .*1.png has the label 'b' here and 'a' at .*index.csv:2"):
+        opened(tmp_path)
+
+
+def test_rows_without_a_split_are_counted(tmp_path: Path) -> None:
+    files(tmp_path)
+    lines(tmp_path, ["path,split", "img/1.png,train", "img/2.png,", "img/3.png,", "img/4.png,test"])
+    assert opened(tmp_path).notes == (f"2 of 4 rows have no split and are not read; see {tmp_path}/index.csv:3",)
+
+
 def test_the_fingerprint_follows_the_table_and_its_images(tmp_path: Path) -> None:
     files(tmp_path)
     lines(tmp_path, ["path,label", *(f"img/{n}.png,{n % 2}" for n in range(20))])
