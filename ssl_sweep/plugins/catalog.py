@@ -144,7 +144,7 @@ def origin(kind: Kind, name: str) -> str:
     """Where a plugin comes from, for people: its file, or its distribution and version.
 
     Raises:
-        PluginError: there is no such plugin.
+        PluginError: there is no such plugin, or it is both a file and a folder.
     """
     _check_known(kind, name)
     if name.startswith(LOCAL):
@@ -233,6 +233,11 @@ def _local_files(kind: Kind) -> dict[str, Path]:
 def _check_known(kind: Kind, name: str) -> None:
     if name not in names(kind):
         raise PluginError(f"there is no {kind.removesuffix('s')} {name!r}; {_remedy(kind, name)}")
+    if name.startswith(LOCAL):
+        file = _local_files(kind)[name.removeprefix(LOCAL)]
+        package = file.with_suffix("") / "__init__.py"
+        if file.name != "__init__.py" and package.is_file():  # Python would import the package
+            raise PluginError(f"{kind.removesuffix('s')} {name!r} is both {file} and {package}; rename or remove one")
 
 
 def _remedy(kind: Kind, name: str) -> str:

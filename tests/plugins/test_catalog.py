@@ -52,6 +52,16 @@ def test_a_local_plugin_is_listed_and_loaded(folder: Path) -> None:
     assert not (folder / "methods" / "__pycache__").exists()
 
 
+def test_a_file_and_a_folder_of_one_name_are_refused_by_both(folder: Path) -> None:
+    (folder / "methods" / "mine").mkdir()
+    (folder / "methods" / "mine" / "__init__.py").write_text(METHOD.format(size=2))
+    (folder / "methods" / "other.py").write_text(METHOD.format(size=3))
+    for use in (catalog.load, catalog.identity, catalog.origin):
+        with pytest.raises(PluginError, match=r"'local/mine' is both .*/mine\.py and .*/mine/__init__\.py; rename or"):
+            use("methods", "local/mine")
+    assert knobs.check(knobs.load("methods", "local/other"), {}, "other") == {"size": 3}
+
+
 def test_an_edited_plugin_is_imported_anew_with_another_identity(folder: Path) -> None:
     knobs.load("methods", "local/mine")
     before = catalog.identity("methods", "local/mine")
