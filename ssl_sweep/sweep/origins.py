@@ -115,7 +115,7 @@ def _best(ledger: LedgerReader, storage: Storage) -> str:
         remedy = f"{so_far}let it end first: ssl-sweep resume {name}"
         raise WeightsError(f"{left} of its {ledger.total} trials have not ended; {remedy}")
     if best is None:
-        remedy = f"name one with SWEEP/TRIAL, see `ssl-sweep status {name}`, or run it again: ssl-sweep resume {name}"
+        remedy = f"name one, {name}/TRIAL, see `ssl-sweep status {name}`, or run it again: ssl-sweep resume {name}"
         raise WeightsError(f"no complete trial has an encoder; {remedy}")
     return best.trial_id
 

@@ -131,7 +131,7 @@ def test_sweeps_and_trials_without_encoders_are_refused(storage: FolderStorage) 
     trials = load_ledger(storage.ledger_url, "earlier").trials
     for each in trials:
         (storage.trial("earlier", each.trial_id) / "encoder.pt").unlink()
-    with pytest.raises(WeightsError, match="'earlier': no complete trial has an encoder; name one with SWEEP/TRIAL"):
+    with pytest.raises(WeightsError, match="'earlier': no complete trial has an encoder; name one, earlier/TRIAL, see"):
         check_origins(begun_from("earlier"), storage)
     with pytest.raises(WeightsError, match=r"trial \w{8} \(COMPLETE\) has no encoder: .*ssl-sweep status earlier"):
         check_origins(begun_from(f"earlier/{trials[0].trial_id}"), storage)
