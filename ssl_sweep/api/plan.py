@@ -9,6 +9,7 @@ from typing import Any
 from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.splits import data_of
 from ssl_sweep.data.summary import summarize
+from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.labels import check_labels, unmeasured
@@ -58,7 +59,15 @@ def plan(
 def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:
     """A spec from a YAML file or from data. Raises SpecError."""
     overrides = (overrides,) if isinstance(overrides, str) else overrides
+    if not isinstance(spec, str | os.PathLike | Mapping):
+        raise _not_a("spec", spec, "give the path of a YAML file, or its content as a dict")
+    if not isinstance(overrides, Sequence) or not all(isinstance(override, str) for override in overrides):
+        raise _not_a("overrides", overrides, 'give a list of texts, such as ["search.seeds=3"]')
     return check_spec(spec, overrides) if isinstance(spec, Mapping) else load_spec(spec, overrides)
+
+
+def _not_a(argument: str, value: object, remedy: str) -> SpecError:
+    return SpecError([Problem(argument, None, "", value, f"a {type(value).__name__} is not understood", remedy)])
 
 
 def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
