@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def block(page: str, title: str, language: str) -> str:
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the method, the evaluation and the encoder of the package's README, each found by its name."""
     for package, title, name in (
         (methods, "Add a method", "denoise"),
@@ -59,7 +60,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     (tmp_path / "plain.py").write_text(block(PACKAGE, "Add an encoder", "python"))
     monkeypatch.setitem(ENCODERS, "plain", runpy.run_path(str(tmp_path / "plain.py"))["Plain"])
-    return tmp_path
+    yield tmp_path
+    for name in ("methods.denoise", "evaluations.centroids"):  # else they stay the package's own
+        sys.modules.pop(f"ssl_sweep.{name}", None)
 
 
 def run(spec: dict[str, Any], folder: Path, cache: Path) -> tuple[dict[str, float], list[dict[str, float]]]:

@@ -112,7 +112,7 @@ def test_knobs_reach_the_model_or_are_refused() -> None:
     with pytest.raises(ValueError, match=r"encoder\.drop_path_rate: timm/vgg11 has no drop_path_rate; leave it out"):
         built("timm/vgg11", drop_path_rate=0.3)
     assert knobs.check(encoder_class("timm/convnext_atto"), {}, "x") == {
-        "normalize": "none", "drop_path_rate": None, "drop_rate": None,
+        "normalize": "none", "drop_path_rate": None, "drop_rate": None, "weights": None, "from": None,
     }  # fmt: skip
 
 
