@@ -126,9 +126,14 @@ def _check_the_sweep_can_be_read_without_the_folder(lab: Lab) -> None:
 
 
 def _check_an_edited_plugin_is_refused(lab: Lab, run: tuple[object, ...]) -> None:
-    with (lab.folder / "losses.py").open("a") as file:  # the method imports it
-        file.write("# edited\n")
     lab.write({**SPEC, "search": {**SPEC["search"], "confirm": {"top": 1, "seeds": 1}}})
+    shared = lab.folder / "losses.py"
+    before = shared.read_text()
+    shared.write_text(f"{before}# edited\n")  # any plugin of the folder may import it
+    assert "evaluation local/centroids: sha256:" in lab.call(*run, lab.folder, expect=2)
+    shared.write_text(before)
+    with (lab.folder / "methods" / "noisy.py").open("a") as file:
+        file.write("# edited\n")
     message = lab.call(*run, lab.folder, expect=2)
     assert "method local/noisy: sha256:" in message
     assert "evaluation" not in message
