@@ -1,6 +1,7 @@
 """Encoders of libraries, by name: `timm/NAME` and `torchvision/NAME`, without their classifiers."""
 
 import importlib
+from abc import ABC, abstractmethod
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ class LibraryError(UserError, ValueError):
         self.message, self.remedy = message, remedy
 
 
-class LibraryEncoder(Encoder):
+class LibraryEncoder(Encoder, ABC):
     """A model of a library without its classifier; its state has the library's own keys.
 
     A subclass for each library builds the model and gives its map; `library_encoder` makes one of it for each model.
@@ -57,29 +58,29 @@ class LibraryEncoder(Encoder):
             return net.to(torch.get_default_device())
 
     @classmethod
+    @abstractmethod
     def models(cls) -> list[str]:
         """The library's names of its models."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def native_size(cls) -> int:
         """The side in pixels of the images that the model was made for."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def build(cls, image_size: int, **options: Any) -> nn.Module:
         """The untrained model without its classifier; an error if it cannot have this image size."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def construction(cls, image_size: int) -> str:
         """Python that builds the library's model, whose keys the state has."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def map_of(net: nn.Module, x: Tensor) -> Tensor:
         """Normalised images (B, 3, S, S) -> the map before pooling (B, C, h, w)."""
-        raise NotImplementedError
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] -> (B, C, h, w)."""
