@@ -2,6 +2,8 @@
 
 import json
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +26,8 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
     """
     open_source = catalog.attribute("sources", kind, "open_source")
     place = f"{kind}:{argument} ({catalog.origin('sources', kind)})"
-    try:
+    with plugin_errors(place):
         source = open_source(argument, root=root, split_seed=split_seed)
-    except UserError:
-        raise
-    except Exception as error:
-        fault = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
-        raise fault(f"{place}: {told(error)}") from error
     if not isinstance(source, Source):
         raise DataError(f"{place}: open_source returns a {type(source).__name__}; let it return a Source")
     try:
@@ -45,18 +42,25 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
 
 
 def read(source: Source, place: str) -> Contents:
-    try:
+    with plugin_errors(place):
         contents = source.contents
-    except UserError:
-        raise
-    except Exception as error:
-        fault = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
-        raise fault(f"{place}: {told(error)}") from error
     if not isinstance(contents, Contents):
         raise DataError(f"{place}: its images are a {type(contents).__name__}; let them be Contents of train and test")
     for split, images in (("train", contents.train), ("test", contents.test)):
         check_labels(images, len(contents.classes), f"{place}: {split}")
     return contents
+
+
+@contextmanager
+def plugin_errors(place: str) -> Iterator[None]:
+    """Raise an error of the plugin's code as a DataError with its line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        fault = AbsentDataError if isinstance(error, FileNotFoundError) else DataError
+        raise fault(f"{place}: {told(error)}") from error
 
 
 def check_labels(images: ImageList, classes: int, place: str) -> None:
