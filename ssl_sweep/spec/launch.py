@@ -119,7 +119,7 @@ def _decides(path: str) -> bool:
 
 def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
     """The sections of a trial's config that cannot be built, or do not fit its batches, and why."""
-    name, batch_size = config["method"]["name"], config["pretrain"]["batch_size"]
+    name = config["method"]["name"]
     if error := _build_error(config, only_encoder=True):
         yield "encoder", error
     elif error := methods.lacking(name) or _build_error(config):
@@ -130,10 +130,7 @@ def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
         if groups % workers:
             words = f"{knob}: {groups} groups of a batch cannot be shared evenly by {workers} workers"
             yield "method", f"{words} (resources.workers); make it a multiple of {workers}"
-    try:
-        methods.check_sizes(config["method"], batch_size=batch_size, train_images=None)
-    except ValueError as error:
-        yield "method", str(error)
+    yield from _method_errors(config, train_images=None)
 
 
 def _size_errors(config: Config, workers: int, train_images: int) -> Iterator[tuple[str, str]]:
@@ -144,8 +141,13 @@ def _size_errors(config: Config, workers: int, train_images: int) -> Iterator[tu
         words = f"batch_size: {batch_size} is more than the {train_images} training images, whose one batch {workers}"
         remedy = f"take {max(workers, train_images // workers * workers)}"
         yield "pretrain", f"{words} workers (resources.workers) cannot share evenly; {remedy}"
+    yield from _method_errors(config, train_images)
+
+
+def _method_errors(config: Config, train_images: int | None) -> Iterator[tuple[str, str]]:
+    """What the method itself refuses about its knobs, the batch and the number of training images."""
     try:
-        methods.check_sizes(config["method"], batch_size=batch_size, train_images=train_images)
+        methods.check_sizes(config["method"], batch_size=config["pretrain"]["batch_size"], train_images=train_images)
     except ValueError as error:
         yield "method", str(error)
 
