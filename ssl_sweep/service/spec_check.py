@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ssl_sweep.knobs.problems import Loc, Problem, SpecError, key_text
-from ssl_sweep.models.weights import SUFFIX, WeightsError
+from ssl_sweep.models.weights import SUFFIX
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import parse_spec
 from ssl_sweep.spec.plan import count_trials
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.spec.weights import check_weights
+from ssl_sweep.spec.weights import weights_findings
 
 MAX_CHARS = 100_000  # of a spec; long ones have about 5,000
 MAX_OVERRIDES, MAX_OVERRIDE_CHARS = 100, 5_000
@@ -70,7 +70,7 @@ def check_submitted(spec: SweepSpec, roots: Sequence[Path]) -> None:
     problems = [_problem(loc, source, *wrong) for loc, source in _sources(spec) if (wrong := _outside(source, roots))]
     problems += [_problem(loc, name, *LOCAL_REFUSED) for loc, name in _local_names(spec)]
     outside = [_problem(loc, file, *wrong) for loc, file in _weights(spec) if (wrong := _outside(f":{file}", roots))]
-    problems += outside or _unfit_weights(spec)
+    problems += outside or [_problem(*finding) for finding in weights_findings(spec)]
     if spec.root != roots[0]:
         problems.append(_problem(("root",), None, "is the service's", "leave it out"))
     if spec.tracking.uri is not None:
@@ -105,14 +105,6 @@ def _weights(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:
     dump = spec.model_dump(mode="json")
     texts = (each for section in ("encoder", "search") for each in _texts((section,), dump[section]))
     yield from ((loc, text) for loc, text in texts if text.endswith(SUFFIX))
-
-
-def _unfit_weights(spec: SweepSpec) -> list[Problem]:
-    try:
-        check_weights(spec)
-    except WeightsError as error:
-        return [_problem((), None, str(error), "")]
-    return []
 
 
 def _sources(spec: SweepSpec) -> Iterator[tuple[Loc, str]]:

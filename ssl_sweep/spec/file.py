@@ -14,6 +14,7 @@ from ssl_sweep.spec.document import MAX_DEPTH, Document, Place, file_text, read_
 from ssl_sweep.spec.launch import launch_findings
 from ssl_sweep.spec.sections import NAMED
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.weights import weights_findings
 
 __all__ = ["SpecError", "check_spec", "load_spec", "parse_spec"]
 
@@ -90,6 +91,8 @@ def _checked(
             problems += [problem for problem in spec_error(error, document.place).problems if problem.key not in unread]
         else:
             found = [] if problems else launch_findings(spec)
+            if not problems and not found and within is None:  # a service looks first where the files lie
+                found = weights_findings(spec)
             problems += [Problem(*document.place(each.loc), key_text(each.loc), *each[1:]) for each in found]
     if problems:
         raise SpecError(sorted(problems, key=lambda problem: (problem.file != file, problem.line or 0)))

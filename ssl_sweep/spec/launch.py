@@ -91,7 +91,7 @@ def _found(spec: SweepSpec, errors_of: Callable[[Config], Iterator[tuple[str, st
     findings: dict[Loc, Finding] = {}
     for choice, config in islice(_different(spec), MAX_BUILT):
         for section, error in errors_of(config):
-            finding = _placed(spec, choice, config, section, error)
+            finding = placed(spec, choice, config, section, error)
             findings.setdefault(finding.loc, finding)
     return list(findings.values())
 
@@ -186,7 +186,7 @@ def _build(config: Config, only_encoder: bool) -> None:
         knobs.load("methods", settings.pop("name"))(encoder, **settings)
 
 
-def _placed(spec: SweepSpec, choice: Config, config: Config, section: str, error: str) -> Finding:
+def placed(spec: SweepSpec, choice: Config, config: Config, section: str, error: str) -> Finding:
     """A finding at the key that the error names, where the search, a case or the section gives its value."""
     settings = config[section]
     owner = str(settings.get("name", section))

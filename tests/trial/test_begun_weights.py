@@ -13,7 +13,7 @@ from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.models.encoders import build_encoder
 from ssl_sweep.models.weights import WeightsError, digest
 from ssl_sweep.service.spec_check import parse_submitted
-from ssl_sweep.spec.file import check_spec
+from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, grid, resolve
 from ssl_sweep.spec.weights import check_weights, weight_pins
 from ssl_sweep.sweep.pins import find_pins
@@ -106,6 +106,30 @@ def test_a_changed_file_ends_a_trial_in_words(folder: Path, cache: Path) -> None
 def test_other_files_are_refused_with_the_spec(file: str, message: str, folder: Path) -> None:
     with pytest.raises(SpecError, match=message):
         spec_of(encoder={**SETTINGS, "weights": file})
+
+
+def test_files_that_do_not_fit_are_named_at_their_lines(folder: Path) -> None:
+    (folder / "spec.yaml").write_text(
+        "name: x\n"
+        "data: {source: digits, image_size: 8}\n"
+        "encoder: {name: resnet18, width: 8}\n"
+        "method: supervised\n"
+        "evaluate: {knn: {}}\n"
+        "search:\n"
+        "  cases:\n"
+        "    random: {}\n"
+        "    wide: {encoder.weights: a.safetensors}\n"
+        "    gone:\n"
+        "      encoder.weights: none.safetensors\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(folder / "spec.yaml")
+    wide, gone = str(caught.value).splitlines()
+    assert f"{folder}/spec.yaml:9: search.cases.wide.encoder.weights: 'a.safetensors': {folder}/a.safetensors: " in wide
+    assert "conv1.weight is (4, 3, 3, 3) there, and (8, 3, 3, 3) in resnet18" in wide
+    assert f"{folder}/spec.yaml:11: search.cases.gone.encoder.weights: 'none.safetensors': " in gone
+    with pytest.raises(SpecError, match=r"--set encoder\.weights=b\.safetensors: encoder\.weights: 'b\.safetensors': "):
+        load_spec(folder / "spec.yaml", ["search.cases={}", "encoder.weights=b.safetensors"])
 
 
 def test_a_service_reads_files_below_its_roots_only(folder: Path) -> None:
