@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
@@ -34,6 +34,7 @@ from ssl_sweep.trialdir.record import RECORD, TrialRecord
 from ssl_sweep.trialdir.requests import REQUEST_FILE
 from ssl_sweep.trialdir.watchdog import DUMP, HEARTBEAT_FILE
 
+DOWNLOAD_S = 3600.0  # how long a trial waits for another's download
 EVERY_S = 2.0  # how much a killed node loses at most, beside the work since its last checkpoint
 UPLOAD_ORDER = {
     RECORD: 0,
@@ -209,9 +210,16 @@ def _fetch_origins(bucket: Bucket, folder: Path, record: TrialRecord) -> None:
         if pin.startswith("encoder.from "):
             path = origin_file(folder.parents[1], identity)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # trials of a node begin at the same time
-                if not is_origin(path, identity):
-                    bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
+            lock = FileLock(path.with_suffix(".lock"), timeout=DOWNLOAD_S)  # trials of a node begin at the same time
+            try:
+                with lock:
+                    if not is_origin(path, identity):
+                        bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
+            except Timeout:
+                raise BucketError(
+                    f"{path}: another trial of this node has downloaded it for {DOWNLOAD_S / 60:.0f} min; end the "
+                    f"process that holds {lock.lock_file}, then resume the sweep"
+                ) from None
 
 
 def _pretraining(config: Mapping[str, Any]) -> str:

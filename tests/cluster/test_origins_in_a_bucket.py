@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from ssl_sweep.cluster import trial_sync
 from ssl_sweep.cluster.trial_sync import synced_trial
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.file import check_spec
 from ssl_sweep.spec.sweep import SweepSpec, resolve
+from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
 from ssl_sweep.sweep.origins import origin_pins
@@ -90,3 +93,14 @@ def test_a_trial_gets_the_earlier_encoder_from_the_bucket(lab: Path, machine: An
     assert origin_pins(spec, b, pins) == pins  # as a driver that resumes
     assert there.read_bytes() == whole
     assert attempted("other").state == "COMPLETE"
+
+
+def test_a_download_that_never_ends_is_waited_for_no_longer_than_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial_sync, "DOWNLOAD_S", 0.1)
+    record = TrialRecord("t", "later", config={"pins": {"encoder.from earlier": "sha256:0"}})
+    path = origin_file(tmp_path / "later", "sha256:0")
+    path.parent.mkdir(parents=True)
+    with FileLock(path.with_suffix(".lock")), pytest.raises(BucketError, match="end the process that holds"):
+        trial_sync._fetch_origins(Bucket("s3://none/at/all"), tmp_path / "later" / "trials" / "t", record)
