@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import save_file
+from torchvision.models import resnet18
 
 from ssl_sweep import evaluations, methods
 from ssl_sweep.contracts.find import find
@@ -176,6 +178,8 @@ def test_the_plugins_of_the_documents_keep_their_contracts(tmp_path: Path) -> No
 @pytest.mark.usefixtures("_own_plugins")
 def test_the_specs_in_the_documents_are_accepted(tmp_path: Path) -> None:
     first, *parts = re.findall(r"```yaml\n(.*?)```", EXPERIMENTS, flags=re.DOTALL)
+    (tmp_path / "weights").mkdir()
+    save_file(resnet18().state_dict(), tmp_path / "weights" / "resnet18.safetensors")
     path, base = tmp_path / "spec.yaml", yaml.safe_load(first)
     path.write_text(first)
     assert load_spec(path).search.trials == 20
