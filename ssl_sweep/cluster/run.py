@@ -1,17 +1,15 @@
 """Runs a sweep on Ray: the scheduler's trials become Ray trials, and their reports go back to the scheduler."""
 
 import json
-import logging
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -19,25 +17,20 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from ssl_sweep.cluster import compat, plugins
+from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.start import ClusterError, ray_cluster
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
-from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.plugins.catalog import FOLDER_VARIABLE
 from ssl_sweep.spec.plan import AUTOSCALE_MAX, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import StopRequest
-
-
-class ClusterError(UserError, ValueError):
-    """The Ray cluster cannot be used."""
 
 
 class InfeasibleError(ClusterError):
@@ -91,7 +84,7 @@ def run_sweep(
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
         _interrupts_noted(scheduler),
-        _ray_cluster(address, ledger.pins),
+        ray_cluster(address, ledger.pins),
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
         _sigterm_as_interrupt(),
@@ -130,7 +123,7 @@ def check_thread() -> None:
 
 def cluster_nodes(address: str | None) -> list[dict[str, float]]:
     """What each node of a Ray cluster has: {"CPU": 64, "GPU": 8, ...}."""
-    with _ray_cluster(address):
+    with ray_cluster(address):
         return _nodes()
 
 
@@ -202,38 +195,6 @@ def _nodes() -> list[dict[str, float]]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     grown = json.loads(os.environ.get(AUTOSCALE_MAX, "null"))  # what an autoscaler adds when trials wait for it
     return [*nodes, grown] if grown else nodes
-
-
-@contextmanager
-def _ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    if ray.is_initialized():  # the caller shuts it down
-        if address is not None:
-            remedy = "leave the address out to use that Ray, or call ray.shutdown() first"
-            raise ClusterError(f"{address}: Ray runs already in this process; {remedy}")
-        if not plugins.seen_by_all(pins):
-            raise ClusterError(
-                "Ray runs already in this process, and its workers do not have your plugins: call ray.shutdown() "
-                f"first, or set {FOLDER_VARIABLE} before ray.init()"
-            )
-        yield
-        return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
-    try:
-        with plugins.runtime_env(pins) as environment:
-            ray.init(
-                address=target,
-                runtime_env=environment,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-    except ConnectionError as error:
-        remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"
-        raise ClusterError(f"no Ray cluster can be used at {target} ({error}); {remedy}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
