@@ -262,15 +262,15 @@ class LedgerScheduler:
         )
 
     def _record(self, trial: Trial) -> TrialRecord:
-        knobs = dict(self.ledger.choice(trial.choice).knobs)
+        choice = self.ledger.choice(trial.choice)
         return TrialRecord(
             trial_id=trial.trial_id,
             sweep=self.ledger.spec.name,
             choice=trial.choice,
             seed=trial.seed,
             confirms=trial.confirms,
-            knobs=knobs,
-            config=self.ledger.config(knobs, trial.seed),
+            knobs=dict(choice.knobs),
+            config=self.ledger.config(choice.run_with, trial.seed),
         )
 
     def _folder(self, trial: Trial) -> Path:

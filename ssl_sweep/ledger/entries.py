@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ssl_sweep.errors import UserError
@@ -64,6 +64,13 @@ class Choice:
     trials: tuple[Trial, ...]
     pruned: str | None = None  # why the pruner ended it
     confirming: tuple[Trial, ...] = ()  # the trials with fresh seeds
+    # knobs that an earlier version drew beside a step of their range, 0.30000000000000004, as its trials run with them
+    misrounded: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def run_with(self) -> dict[str, Any]:
+        """The knobs in the configs of its trials: stage keys depend on every digit."""
+        return {**self.knobs, **self.misrounded}
 
     @property
     def all_trials(self) -> tuple[Trial, ...]:

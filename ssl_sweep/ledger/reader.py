@@ -75,7 +75,10 @@ class LedgerReader:
         return self._choices[number]
 
     def config(self, knobs: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """The config of a trial with these searched knobs, with the pins that it uses. Raises as `resolve`."""
+        """The config of a trial with these searched knobs, with the pins that it uses. Raises as `resolve`.
+
+        Those of a choice are its `run_with`.
+        """
         config = resolve(self.spec, knobs, seed)
         pins = used_by(config, self.pins)
         return {**config, "pins": pins} if pins else config
@@ -94,21 +97,29 @@ class LedgerReader:
 
     def _choice(self, number: int, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> Choice:
         """A choice from its Optuna trial's parameters and user attributes."""
-        trials = []
+        trials, drawn = [], self._knobs.knobs(params)
+        knobs = self._knobs.knobs({**params, **self._knobs.misrounded(params)})
         for seed in self.spec.search.seeds:
             stored = attrs.get(f"seed:{seed}")
-            trials.append(Trial.read(stored) if stored else Trial(self._trial_id(number, seed), number, seed))
-        return Choice(
-            number, self._knobs.knobs(params), tuple(trials), attrs.get("pruned"), self._confirming.get(number, ())
-        )
+            trials.append(Trial.read(stored) if stored else Trial(self._trial_id(number, knobs, seed), number, seed))
+        misrounded = {path: value for path, value in drawn.items() if value != knobs[path]}
+        fresh = self._confirming.get(number, ())
+        return Choice(number, knobs, tuple(trials), attrs.get("pruned"), fresh, misrounded=misrounded)
 
-    def _trial_id(self, number: int, seed: int) -> str:
-        return str(uuid.uuid5(self._namespace, f"{number}/{seed}"))
+    def _trial_id(self, number: int, knobs: Mapping[str, Any], seed: int) -> str:
+        """The id of a trial that is not stored yet.
+
+        It contains the knobs: a ledger that is restored from an older copy gives the number to another setting.
+        """
+        return str(uuid.uuid5(self._namespace, f"{number}/{setting_key(knobs)}/{seed}"))
 
     def _unconfirmed(self) -> dict[int, list[Trial]]:
         """The trials with fresh seeds that the best choices do not have yet, by the choice's number."""
         return {
-            number: [Trial(self._trial_id(number, seed), number, seed, confirms=True) for seed in seeds]
+            number: [
+                Trial(self._trial_id(number, self._choices[number].knobs, seed), number, seed, confirms=True)
+                for seed in seeds
+            ]
             for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
         }
 

@@ -161,7 +161,8 @@ class Knobs:
     """
 
     def __init__(self, spec: SweepSpec) -> None:
-        self.always = {path: distribution(values) for path, values in space(spec).items()}
+        self._values = space(spec)
+        self.always = {path: distribution(values) for path, values in self._values.items()}
         self._paths: dict[tuple[str, str], dict[str, str]] = {}  # (section, branch) -> {path: Optuna's name}
         self._distributions = dict(self.always)
         for section, branches in spec.search.branches.items():
@@ -169,7 +170,7 @@ class Knobs:
                 names = {f"{section}.{knob}": f"{section}.{branch.name}.{knob}" for knob in branch.space}
                 self._paths[section, branch.name] = names
                 for name, values in zip(names.values(), branch.space.values(), strict=True):
-                    self._distributions[name] = distribution(values)
+                    self._values[name], self._distributions[name] = values, distribution(values)
         self._sections = tuple(spec.search.branches)
 
     @property
@@ -194,6 +195,15 @@ class Knobs:
         ]
         names = {path: own.get(path, path) for path in order}
         return {path: params[name] for path, name in names.items() if name in params}
+
+    def misrounded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters that Optuna has put beside a step of their range, 0.30000000000000004, as the spec lists them.
+
+        Other text is another stage key and another row of the table.
+        """
+        ranges = {name: values for name in params if isinstance(values := self._values.get(name), Range)}
+        listed = {name: values.nearest(params[name]) for name, values in ranges.items()}
+        return {name: value for name, value in listed.items() if value != params[name]}
 
     def _own(self, chosen: Mapping[str, Any]) -> dict[str, str]:
         own: dict[str, str] = {}

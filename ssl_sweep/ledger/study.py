@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, create_trial
@@ -135,7 +136,7 @@ class Ledger(LedgerReader):
         else:
             new = create_trial(
                 state=OptunaState.WAITING,
-                system_attrs={**last.system_attrs, **compat.fixed_params(self._knobs.params(choice.knobs))},
+                system_attrs={**last.system_attrs, **compat.fixed_params(self._knobs.params(choice.run_with))},
                 user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
                 intermediate_values=last.intermediate_values,
             )
@@ -157,6 +158,7 @@ class Ledger(LedgerReader):
                 if name not in known:
                     suggest(trial, name, values)
         if untried:
+            self._set_params(trial, self._knobs.misrounded(trial.params))
             self._vary(trial)
         number, stored = (
             trial.user_attrs.get("root", trial.number),
@@ -176,8 +178,12 @@ class Ledger(LedgerReader):
         if not others:
             return
         nearest = min(others, key=lambda setting: sum(knobs.get(path) != value for path, value in setting.items()))
-        distributions = self._knobs.distributions(nearest)
-        for name, value in self._knobs.params(nearest).items():
+        self._set_params(trial, self._knobs.params(nearest))
+
+    def _set_params(self, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
+        """Give a new trial other parameters than its sampler did."""
+        distributions = self._knobs.distributions({**trial.params, **params})
+        for name, value in params.items():
             values = distributions[name]
             self._storage.set_trial_param(trial.number, name, values.to_internal_repr(value), values)
 

@@ -1,5 +1,6 @@
 """The values of a searched knob: a list, a range, or the branches of a searched section."""
 
+import math
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
@@ -48,6 +49,14 @@ class Range(Section):
         count = int((Decimal(str(self.high)) - low) / step) + 1
         number = int if self.is_int else float
         return tuple(number(low + index * step) for index in range(count))
+
+    def nearest(self, value: int | float) -> int | float:
+        """The value of `listed` that differs from this one by rounding only; without one, the value itself."""
+        if self.step is None or self.is_int:
+            return value
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        listed = float(low + round((Decimal(str(value)) - low) / step) * step)
+        return listed if math.isclose(value, listed, rel_tol=1e-9, abs_tol=1e-9 * self.step) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -150,7 +150,7 @@ def open_configs(ledger: LedgerReader) -> list[dict[str, Any]]:
     """The configs of the trials that can still run: those that have not ended for good, and all the rest of a grid."""
     spec = ledger.spec
     open_: list[tuple[Mapping[str, object], int]] = [
-        (ledger.choice(trial.choice).knobs, trial.seed) for trial in ledger.trials if trial.state not in FINAL
+        (ledger.choice(trial.choice).run_with, trial.seed) for trial in ledger.trials if trial.state not in FINAL
     ]
     if spec.search.sampler == "grid":
         open_ += product(grid(spec)[len(ledger.choices) :], spec.search.seeds)
