@@ -18,7 +18,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.storage.open import find_storage
+from ssl_sweep.storage.open import find_storage, is_default
 from ssl_sweep.sweep.best import select_trial
 from ssl_sweep.sweep.extension import extend_spec
 from ssl_sweep.sweep.status import State, counts, state_of
@@ -217,7 +217,7 @@ class Sweep:
         return sweep_html(self.state, now, shown, self._next_step())
 
     def _next_step(self) -> str:
-        return next_step(self.name, self.state, None if self.storage == find_storage() else self.storage.place)
+        return next_step(self.name, self.state, None if is_default(self.storage) else self.storage.place)
 
     def _ledger(self) -> LedgerReader:
         return load_ledger(self.storage.ledger_url, self.name)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def next_command(words: str, storage: str | None = None) -> str:
     """A full command line to suggest to the user, for the same service or storage."""
     server = _server.get()
     named = f"--server {server} " if server and server != os.environ.get("SSL_SWEEP_SERVER") else ""
-    return f"ssl-sweep {named}{words}" + (f" --storage {storage}" if storage else "")
+    return f"ssl-sweep {named}{words}" + (f" --storage {shlex.quote(storage)}" if storage else "")
 
 
 def storage_at(place: str | None) -> "Storage":

@@ -3,6 +3,7 @@
 Commands against a service import this file, so it must not import torch or pandas, which take seconds.
 """
 
+import shlex
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ from rich.text import Text
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.storage.open import find_storage
+from ssl_sweep.storage.open import is_default
 from ssl_sweep.tables.labels import duration, views_text
 from ssl_sweep.trialdir.states import TrialState
 
@@ -215,7 +216,7 @@ def _ablation(spec: "SweepSpec", ablation: "Ablation") -> Group:
 
 
 def _next_commands(spec: "SweepSpec", storage: Storage, result: "Summary") -> Table:
-    place = "" if storage == find_storage() else f" --storage {storage.place}"
+    place = "" if is_default(storage) else f" --storage {shlex.quote(storage.place)}"
     is_open = len(result.complete) + len(result.pruned) < result.total
     rows = Table.grid(padding=(0, 2))
     for words, meaning in (

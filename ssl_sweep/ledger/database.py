@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partialmethod
-from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -18,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceE
 from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.compat import GET_TRIALS, NOTES
 from ssl_sweep.ledger.new_tables import make_tables
+from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.retry import retry
@@ -58,22 +58,25 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
             f"the ledger's {redacted(url)!r} is no database's URL ({error}); {remedy}"
         ) from error
     except OperationalError as error:
+        file = sqlite_file(url)
+        where = f"at {redacted(url)} cannot be reached" if file is None else f"{file} cannot be opened"
         remedy = "check SSL_SWEEP_LEDGER, that the database is up, and the password (PGPASSWORD for PostgreSQL)"
-        raise LedgerUnreachableError(
-            f"the ledger at {redacted(url)} cannot be reached ({_reason(error)}); {remedy}"
-        ) from error
+        if file is not None:
+            remedy = "check that its folder is there and can be written, or name another by --storage"
+        raise LedgerUnreachableError(f"the ledger {where} ({_reason(error)}); {remedy}") from error
 
 
 def has_ledger(url: str) -> bool:
     """Whether there can be sweeps: not in a file of SQLite that nobody has made yet."""
     with suppress(ArgumentError):  # `open_storage` says what is wrong
-        address = make_url(url)
-        return address.get_backend_name() != "sqlite" or Path(address.database or "").exists()
+        file = sqlite_file(url)
+        return file is None or file.exists()
     return True
 
 
 def _connect(url: str, **options: Any) -> "DatabaseStorage":
     backend = make_url(url).get_backend_name()
+    url = url.replace("{", "{{").replace("}", "}}")  # Optuna calls `format` on it
     if backend == "sqlite":  # sweeps that share a file wait for each other's writes
         return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
     arguments = POSTGRESQL if backend == "postgresql" else {}

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 
 from ssl_sweep.data.recipes import AUTO, NONE
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
-from ssl_sweep.ledger.database import DatabaseStorage, open_storage
+from ssl_sweep.ledger.database import DatabaseStorage, has_ledger, open_storage
 from ssl_sweep.ledger.entries import LedgerError, Notes
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.sampling import Knobs
@@ -17,6 +17,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
 from ssl_sweep.spec.changes import differences
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.storage.database_urls import sqlite_file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -97,12 +98,14 @@ def load_ledger(url: str, name: str) -> LedgerReader:
     Raises:
         LedgerError: there is no such sweep; the message names the existing ones.
     """
+    _check_exists(url, name)
     return _load(open_storage(url), name)
 
 
 @contextmanager
 def read_ledger(url: str, name: str) -> Iterator[LedgerReader]:
     """The same for repeated reads: closes the connections at once, not when Python collects garbage."""
+    _check_exists(url, name)
     storage = open_storage(url, known=url in _known)
     _known.add(url)
     try:
@@ -129,7 +132,16 @@ def open_notes(url: str, spec: SweepSpec) -> Notes:
 
 def sweep_names(url: str) -> list[str]:
     """The sweeps of a ledger's database, in alphabetical order."""
-    return _begun(open_storage(url))
+    return _begun(open_storage(url)) if has_ledger(url) else []
+
+
+def _check_exists(url: str, name: str) -> None:
+    """Refuse a missing file of SQLite, which Optuna would make."""
+    if not has_ledger(url) and (file := sqlite_file(url)):
+        folder = file.parent
+        missing = f"{folder} has no {file.name}" if folder.is_dir() else f"there is no storage at {folder}"
+        remedy = "name the storage of your sweeps by --storage or SSL_SWEEP_STORAGE"
+        raise LedgerError(f"no sweep named '{name}' here: {missing}; {remedy}")
 
 
 def _begun(storage: DatabaseStorage) -> list[str]:

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, Row, create_engine, delete, event, func, insert, make_url, or_, select, update
@@ -20,6 +19,7 @@ from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.service import tables
 from ssl_sweep.service.access import Access
 from ssl_sweep.service.states import SweepState
+from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.layout import POSTGRESQL
 
 BUSY_S = 30.0  # that one writer waits for another
@@ -221,10 +221,11 @@ class Store(Access):
 
 
 def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite"):
+    file = sqlite_file(url)
+    if file is None:
         arguments = POSTGRESQL if make_url(url).get_backend_name() == "postgresql" else {}
         return create_engine(url, pool_pre_ping=True, connect_args=arguments)
-    Path(make_url(url).database or "").parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")

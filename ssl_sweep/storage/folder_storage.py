@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.database_urls import sqlite_url
+from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.trialdir.disk import DiskFull, room_in
 
 
 class FolderStorage(Storage):
@@ -21,10 +23,17 @@ class FolderStorage(Storage):
         self.root.mkdir(parents=True, exist_ok=True)
         probe = self.root / ".doctor"
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may be checking
 
     def check(self, tracking_uri: str) -> None:
-        pass
+        try:
+            with room_in(self.root):
+                self.check_writable()
+        except DiskFull:
+            raise
+        except OSError as error:
+            place = f"--storage, SSL_SWEEP_STORAGE: {self.root}"
+            raise StorageError(f"{place} cannot be written ({error.strerror}); name another folder") from error
 
     def take_over(self, name: str) -> None:
         pass
@@ -60,4 +69,4 @@ class FolderStorage(Storage):
         yield self
 
     def _sqlite(self, name: str, variable: str) -> str:
-        return f"sqlite:///{self.root / f'{name}.db'}"
+        return sqlite_url(self.root / f"{name}.db")

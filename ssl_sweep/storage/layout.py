@@ -79,6 +79,7 @@ class Storage(ABC):
         """Check, before anything runs, that a sweep can be stored here.
 
         Raises:
+            StorageError: the folder cannot be written.
             BucketError: the bucket refuses writes, or MLflow would keep files in this machine's copy.
         """
 

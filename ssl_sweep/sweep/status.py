@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from ssl_sweep.ledger.database import has_ledger
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.lease import driver_of, is_driven
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.reader import LedgerReader
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.layout import Storage, StorageError
 from ssl_sweep.trialdir import journal, watchdog
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import ENDED, TrialState
@@ -34,7 +35,9 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
 
 
 def overview(storage: Storage) -> list[dict[str, Any]]:
-    """Counts of all sweeps of a storage."""
+    """Counts of all sweeps of a storage. Raises StorageError: there is none."""
+    if not has_ledger(storage.ledger_url) and not storage.root.is_dir():
+        raise StorageError(f"there is no storage at {storage.place}; name yours by --storage or SSL_SWEEP_STORAGE")
     return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
 
 

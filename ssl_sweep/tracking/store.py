@@ -18,6 +18,7 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, Sq
 from sqlalchemy import Connection, Select, and_, create_engine, select
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
@@ -63,15 +64,16 @@ def connect(tracking_uri: str) -> MlflowClient:
     """A client of an existing store. Raises NotTrackedError."""
     if not has_store(tracking_uri):
         raise NotTrackedError(
-            f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name another store by tracking.uri"
+            f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name its storage by --storage or "
+            "SSL_SWEEP_STORAGE"
         )
     return MlflowClient(tracking_uri)
 
 
 def has_store(tracking_uri: str) -> bool:
     """Whether the store exists: MLflow would take seconds to create a missing SQLite file."""
-    file = tracking_uri.removeprefix("sqlite:///")
-    return file == tracking_uri or Path(file).exists()
+    file = sqlite_file(tracking_uri) if tracking_uri.startswith("sqlite") else None
+    return file is None or file.exists()
 
 
 def is_database(tracking_uri: str) -> bool:

@@ -1,0 +1,179 @@
+"""Folders whose names mean something in a URL, a template or a shell: databases lie in them, or they are refused."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from ssl_sweep.cli import app
+from ssl_sweep.ledger.database import LedgerUnreachableError, open_storage
+from ssl_sweep.ledger.open import load_ledger, open_ledger
+from ssl_sweep.service.store import Store
+from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.storage.database_urls import sqlite_file
+from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.storage.open import find_storage
+from ssl_sweep.tracking.reader import artifact, runs
+from ssl_sweep.tracking.recorder import sync
+from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended
+from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
+
+NAMES = [
+    "two words",
+    "what?",
+    "x?mode=ro",
+    "a#b",
+    "a%20b",
+    "100%",
+    "50%s%(x)s%%",
+    "{x}",
+    "{",
+    "{{}}",
+    "{SCHEMA_VERSION}",
+    "me@host",
+    "user:pass@host",
+    "a:b",
+    "file:x",
+    ":memory:",
+    "caf\u00e9",
+    "cafe\u0301",
+    "\u5b9f\u9a13",
+    "-rf",
+    "--",
+    "it's",
+    '"quoted"',
+    "a&b;c",
+    "back\\slash",
+    "$HOME `x` ~",
+    "[bold]",
+    "new\nline",
+    "tab\t",
+    "+plus+",
+    "x" * 200,
+]
+WORST = ["x?mode=ro", "a%20b #100%{x}{", "user:pass@host", "-caf\u00e9 cafe\u0301 \u5b9f", "it's \"a&b;c\\\n[bold]"]
+
+
+def spec() -> SweepSpec:
+    data = {"source": "digits", "image_size": 8}
+    knobs: Any = {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 1}
+    base = {"data": data, "encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}}
+    return from_dump({"name": "demo", **base, "search": knobs})
+
+
+def short_sweep(storage: Storage) -> None:
+    """What a driver writes of a sweep: its ledger, its files and its runs, with one trial's picture."""
+    storage.check(storage.tracking_uri)
+    ledger = open_ledger(storage.ledger_url, spec())
+    choice = ledger.ask()
+    assert choice is not None
+    trial = choice.trials[0]
+    folder = storage.trial("demo", trial.trial_id)
+    (folder / "artifacts").mkdir(parents=True)
+    config = ledger.config(choice.knobs, trial.seed)
+    TrialRecord(trial.trial_id, "demo", choice.number, trial.seed, choice.knobs, config).write(folder)
+    (folder / "artifacts" / "picture.png").write_bytes(b"picture")
+    journal = Journal(folder)
+    journal.append(AttemptStarted(attempt=1))
+    journal.append(ArtifactAdded(path="artifacts/picture.png"))
+    journal.append(Ended(state="COMPLETE"))
+    sync("demo", storage.sweep("demo"), storage.tracking_uri)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_url_leads_to_its_file_by_every_reader(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "parent" / name
+    place.mkdir(parents=True)
+    storage = find_storage(place)
+    for url, file in (
+        (storage.ledger_url, "ledger.db"),
+        (storage.tracking_uri, "mlflow.db"),
+        (storage.service_url, "service.db"),
+    ):
+        assert sqlite_file(url) == place / file
+        assert url.format() == url  # Optuna calls it
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE made (here INTEGER)"))
+        engine.dispose()
+    assert sorted(os.listdir(place)) == ["ledger.db", "mlflow.db", "service.db"]
+    assert os.listdir(tmp_path) == ["parent"]
+    assert os.listdir(place.parent) == [name]
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_all_databases_lie_in_the_storage(name: str, tmp_path: Path, empty_store: Path) -> None:
+    place = tmp_path / "parent" / name
+    place.mkdir(parents=True)
+    shutil.copy(empty_store, place / "mlflow.db")
+    storage = find_storage(place)
+    short_sweep(storage)
+    Store(storage.service_url).close()
+    (trial,) = load_ledger(storage.ledger_url, "demo").trials
+    frame = runs(["demo"], storage.tracking_uri)
+    assert list(frame["trial_id"]) == [trial.trial_id]
+    assert artifact("demo", trial.trial_id, "picture.png", storage.tracking_uri) == b"picture"
+    assert {"ledger.db", "mlflow.db", "service.db", "mlartifacts", "demo"} <= set(os.listdir(place))
+    assert os.listdir(tmp_path) == ["parent"]
+    assert os.listdir(place.parent) == [name]
+
+
+def test_braces_in_a_password_are_no_template(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnreachableError, match=r"ssl:\*\*\*@127\.0\.0\.1:1/ledger cannot be reached"):
+        open_storage("postgresql://ssl:{x}{@127.0.0.1:1/ledger")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("/".join(["x" * 100] * 5), "is too long a path .* SQLite opens none over 500"), (b"caf\xe9", "is not UTF-8")],
+)
+def test_what_sqlite_cannot_open_is_refused(name: str | bytes, said: str, tmp_path: Path) -> None:
+    storage = find_storage(tmp_path / os.fsdecode(name))
+    for read in (lambda: storage.ledger_url, lambda: storage.tracking_uri, lambda: storage.service_url):
+        with pytest.raises(StorageError, match=f"--storage, SSL_SWEEP_STORAGE: .*{said}.*name a"):
+            read()
+    assert os.listdir(tmp_path) == []
+
+
+def refused(words: list[str]) -> str:
+    """The message of a command that is refused."""
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 2, ran.output
+    return " ".join(ran.output.split())
+
+
+@pytest.mark.parametrize("words", [["list"], ["resume", "demo"], ["table", "demo"]])
+def test_a_file_is_no_storage(words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert f"SSL_SWEEP_STORAGE: {file} is a file; name a folder" in refused([*words, f"--storage={file}"])
+    assert "Not a directory; name a folder" in refused([*words, f"--storage={file}/runs"])
+
+
+@pytest.mark.parametrize("words", [["list"], ["status", "demo"], ["resume", "demo"], ["stop", "demo"]])
+def test_where_no_storage_is_commands_say_so_and_make_none(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused(words)
+    assert f"there is no storage at {tmp_path}/runs" in said
+    assert "--storage or SSL_SWEEP_STORAGE" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_a_ledger_gets_none_by_reading(tmp_path: Path) -> None:
+    place = f"--storage={tmp_path}"
+    assert f"no sweep named 'demo' here: {tmp_path} has no ledger.db" in refused(["status", "demo", place])
+    assert CliRunner().invoke(app, ["list", place]).exit_code == 0
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/runs", "/proc/self/status/runs"])
+def test_a_storage_that_cannot_be_made_is_refused(place: str) -> None:
+    with pytest.raises(StorageError, match=f"SSL_SWEEP_STORAGE: '?{place}.*name a"):
+        find_storage(place).check("sqlite:///mlflow.db")
