@@ -28,7 +28,7 @@ from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 
 BOTH = ("train", "test")
-FORMAT = 2  # part of the key: raise it when the same images would give other files or other pixels
+FORMAT = 3  # part of the key: raise it when the same images would give other files or other pixels
 MAX_NAMED = 20  # classes in a message
 LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the memory of the largest, so a few of these fill it
 

@@ -8,15 +8,13 @@ from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ssl_sweep.data.decode import UNREADABLE
+from ssl_sweep.data.decode import UNREADABLE, upright_size
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.unreadable import open_image
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-EXIF_ORIENTATION = 0x0112
-ROTATED = range(5, 9)  # its values for a stored image that is rotated by 90 degrees; others above 8 mean nothing
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +103,10 @@ def _find_image(folder: Path, name: str, root: Element, annotation: Path) -> Pat
 
 def _image_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            is_rotated = image.getexif().get(EXIF_ORIENTATION) in ROTATED
+        with open_image(path) as image:
+            return upright_size(image)
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable image ({error}); replace it or take it off the list") from error
-    return (width, height) if is_rotated else (height, width)
 
 
 def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:
