@@ -37,16 +37,18 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
 
 
 def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row per value that a trial reported: trial_id, name, step, value, time (UTC).
+    """One row per step of each metric that a trial reported: trial_id, name, step, value, time (UTC).
 
-    Sorted by trial (choice, seed), name, step and time. `names` are metrics (`pretrain/loss`); None: all.
-    Raises NotTrackedError for an unknown sweep.
+    Of a stage that ran again, each step has its newest value. Sorted by trial (choice, seed), name and step. `names`
+    are metrics (`pretrain/loss`); None: all. Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     trials = store.trial_runs(client, sweep, tracking_uri)
     order = {trial.run_id: (rank, trial.tags.get(PREFIX + "trial_id")) for rank, trial in enumerate(trials)}
     points = store.metric_points(client, trials, tracking_uri, names)
-    points.sort(key=lambda point: (order[point.run_id][0], point.name, point.step, point.time_ms))
+    points.sort(key=lambda point: point.time_ms)
+    newest = {(order[point.run_id][0], point.name, point.step): point for point in points}
+    points = [newest[place] for place in sorted(newest)]
     columns: dict[str, Any] = {
         "trial_id": [order[point.run_id][1] for point in points],
         "name": [point.name for point in points],

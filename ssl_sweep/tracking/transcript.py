@@ -1,6 +1,7 @@
 """Translates journal events into metrics, tags, files and a status. Pure functions that know no store."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,12 +59,14 @@ class Update:
 class Transcript:
     """Turns the events of one journal, given in order in any number of lists, into updates.
 
-    Results of a stage become metrics unless the stage has reported them: an evaluation's last epoch is not logged
-    twice. Events without a counterpart in MLflow are skipped.
+    Results of a stage become metrics unless they are the last that the stage has reported: an evaluation's last epoch
+    is not logged twice. Of a stage that runs again, the newest values stand: MLflow's latest value of a metric is that
+    of the highest step, and there of the highest time. Events without a counterpart in MLflow are skipped.
     """
 
     def __init__(self, earlier: Iterable[Event] = ()) -> None:
-        self._reported_names: set[str] = set()
+        self._latest: dict[str, Point] = {}  # of each metric, as in MLflow
+        self._newest_ms: dict[str, int] = {}  # the highest time of each metric
         self.update(earlier)
 
     def update(self, events: Iterable[Event]) -> Update:
@@ -95,12 +98,26 @@ class Transcript:
 
     def _finish_stage(self, event: StageFinished, update: Update) -> None:
         measured = {**event.results, "seconds": event.seconds}
-        named = {f"{event.stage}/{name}": value for name, value in measured.items()}
-        self._log({name: value for name, value in named.items() if name not in self._reported_names}, 0, event, update)
+        for name, value in measured.items():
+            latest = self._latest.get(f"{event.stage}/{name}")
+            if latest is None or not _same(latest.value, value):
+                self._log({f"{event.stage}/{name}": value}, 0 if latest is None else latest.step, event, update)
 
     def _log(self, metrics: Mapping[str, float], step: int, event: Event, update: Update) -> None:
-        self._reported_names.update(map(sys.intern, metrics))
-        update.points += [Point(name, value, _ms(event), step) for name, value in metrics.items()]
+        for name, value in metrics.items():
+            latest, newest_ms = self._latest.get(name), self._newest_ms.get(name, 0)
+            repeats = latest is not None and step <= latest.step
+            # the stage runs again, maybe where the clock is slow
+            time_ms = max(_ms(event), newest_ms + 1) if repeats else _ms(event)
+            point = Point(sys.intern(name), value, time_ms, step)
+            update.points.append(point)
+            self._newest_ms[point.name] = max(newest_ms, time_ms)
+            if latest is None or step >= latest.step:
+                self._latest[point.name] = point
+
+
+def _same(value: float, other: float) -> bool:
+    return value == other or (math.isnan(value) and math.isnan(other))
 
 
 def _start(event: AttemptStarted, update: Update) -> None:

@@ -31,7 +31,7 @@ from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import disk, watchdog
-from ssl_sweep.trialdir.events import AttemptStarted, Ended
+from ssl_sweep.trialdir.events import AttemptStarted, Ended, MetricsReported
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.requests import read_stop_request
@@ -169,7 +169,7 @@ def _run(
         results = trial.run(record.config, report, folder, cache=cache, stages=stages)
         if any(objective in COSTS for objective in objectives):
             measured = costs(record.config)
-            Journal(folder).report(measured, 0)
+            Journal(folder).append(MetricsReported(metrics=measured, step=0))
             results |= measured
         for objective in objectives:
             _check_objective(results, objective)

@@ -156,6 +156,7 @@ class _Trial:
         results = self.finished.results(name, key)
         if results is None:
             started = time.monotonic()
+            self.journal.begin(name, key)
             log.info("%s: start", name)
             results = work(key)
             seconds = time.monotonic() - started

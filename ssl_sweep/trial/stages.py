@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from ssl_sweep.trialdir.events import (
     PretrainingFinished,
     PretrainingStarted,
     StageFinished,
+    StageStarted,
     TagsSet,
 )
 from ssl_sweep.trialdir.journal import JOURNAL, Journal, read
@@ -130,8 +131,13 @@ class SharedPretraining:
     def _follow(self) -> PretrainingFinished | None:
         """Copy new events of the pretraining's journal to the trial's; returns the last event once it is finished."""
         events, self._offset = read(self.folder, self._offset)
-        for event in events:
-            self._copy(event)
+        starts = any(isinstance(event, PretrainingStarted) for event in events)
+        if starts and isinstance(self._state, PretrainingFinished):  # it runs again: its encoder is damaged
+            self._trial.append(StageStarted(stage="pretrain", key=self.folder.name))
+        replaced = _replaced_before(events)
+        for i, event in enumerate(events):
+            if i >= replaced or not isinstance(event, MetricsReported):
+                self._copy(event)
         if isinstance(self._state, PretrainingFailed) and self._state.trial != self._id:
             self._raise_shared_failure(self._state)
         return self._state if isinstance(self._state, PretrainingFinished) else None
@@ -251,6 +257,16 @@ def link(source: Path, target: Path) -> None:
             os.link(source, partial)
     except OSError:
         write_bytes(target, source.read_bytes())
+
+
+def _replaced_before(events: Sequence[Event]) -> int:
+    """The place of the last start of a pretraining that had been finished before: it repeats all earlier reports."""
+    place, was_finished = 0, False
+    for i, event in enumerate(events):
+        if isinstance(event, PretrainingStarted) and was_finished:
+            place, was_finished = i, False
+        was_finished = was_finished or isinstance(event, PretrainingFinished)
+    return place
 
 
 def _written(path: Path) -> int | None:

@@ -58,6 +58,17 @@ class MetricsReported(Event):
         return next(iter(self.metrics), "").rpartition("/")[0]
 
 
+class StageStarted(Event):
+    """A trial started a stage under a key, and not from where an earlier attempt stood. Later reports replace earlier.
+
+    Journals of earlier versions have none.
+    """
+
+    name = "begin"
+    stage: str
+    key: str
+
+
 class StageFinished(Event):
     """A trial finished a stage. The names in `results` have no prefix."""
 
@@ -143,8 +154,8 @@ class PretrainingFailed(Event):
 TYPES = {
     kind.name: kind
     for kind in (
-        AttemptStarted, MetricsReported, StageFinished, ArtifactAdded, TagsSet, DescriptionSet, BestTrialChosen, Ended,
-        FailedAlike, PretrainingFailed,
+        AttemptStarted, MetricsReported, StageStarted, StageFinished, ArtifactAdded, TagsSet, DescriptionSet,
+        BestTrialChosen, Ended, FailedAlike, PretrainingFailed,
     )
 }  # fmt: skip
 

@@ -16,7 +16,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from ssl_sweep.errors import UserError
-from ssl_sweep.trialdir.events import Event, MetricsReported, event_type
+from ssl_sweep.trialdir.events import (
+    Event,
+    MetricsReported,
+    PretrainingFinished,
+    StageFinished,
+    StageStarted,
+    event_type,
+)
 
 JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 256 * 1024
@@ -31,23 +38,22 @@ class JournalError(UserError, ValueError):
 class Journal:
     """Appends events to `folder/journal.jsonl`. One writer at a time.
 
-    Opening removes an unfinished last line of a killed writer, and reads which metrics have been reported.
+    Opening removes an unfinished last line of a killed writer, and reads which metrics unfinished stages have reported.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / JOURNAL
         _cut_unfinished_line(self.path)
-        self._reported = {
-            (name, event.step)
-            for event in read(folder)[0]
-            if isinstance(event, MetricsReported)
-            for name in event.metrics
-        }
+        self._reported: set[tuple[str, int]] = set()
+        self._begun: dict[str, str] = {}  # the keys of unfinished stages
+        for event in read(folder)[0]:
+            self._note(event)
 
     def append(self, event: Event) -> None:
         """Append one event; returns when it is on disk."""
         _write_line(self.path, _encode(event))
+        self._note(event)
 
     def append_once(self, event: Event) -> bool:
         """Append an event unless the journal has an equal one, at any time; returns whether it was appended."""
@@ -57,16 +63,37 @@ class Journal:
         return not known
 
     def report(self, metrics: Mapping[str, float], step: int) -> bool:
-        """Append the metrics that no attempt has reported for this step; returns whether there were any.
+        """Append the metrics that their stage has not reported for this step; returns whether there were any.
 
-        A resumed trial repeats and reports the steps since its last checkpoint: the first report is kept.
+        A resumed stage repeats and reports the steps since its last checkpoint: the first report is kept. A stage that
+        was finished and runs again, or under another key, reports all steps anew.
         """
         new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._reported}
         if not new:
             return False
         self.append(MetricsReported(metrics=new, step=step))
-        self._reported.update((name, step) for name in new)
         return True
+
+    def begin(self, stage: str, key: str) -> None:
+        """Start a stage, or continue it where an earlier attempt has begun and not finished it under the same key."""
+        if self._begun.get(stage) != key:
+            self.append(StageStarted(stage=stage, key=key))
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case MetricsReported(metrics=metrics, step=step):
+                self._reported.update((name, step) for name in metrics)
+            case StageStarted(stage=stage, key=key):
+                self._begun[stage] = key
+                self._forget(stage)
+            case StageFinished(stage=stage):
+                self._begun.pop(stage, None)
+                self._forget(stage)
+            case PretrainingFinished():
+                self._reported.clear()
+
+    def _forget(self, stage: str) -> None:
+        self._reported = {(name, step) for name, step in self._reported if name.rpartition("/")[0] != stage}
 
 
 def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Event], int]:

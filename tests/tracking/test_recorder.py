@@ -500,6 +500,25 @@ def test_a_parameter_keeps_its_first_value(folder: Path, uri: str, caplog: pytes
     assert "MLflow keeps the first value of data.source, digits; now moved" in caplog.text
 
 
+def test_an_evaluation_that_runs_again_has_its_newest_result_everywhere(folder: Path, uri: str) -> None:
+    journal = begin_trial(folder, 0, 0)
+    for key, scores in (("a", [90.0, 95.0, 100.0]), ("b", [60.0, 70.0])):
+        journal.begin("linear", key)
+        for step, score in enumerate(scores):
+            journal.report({"linear/top1_test": score, "linear/loss": 100.0 - score}, step)
+        journal.append(StageFinished(stage="linear", key=key, seconds=1.0, results={"top1_test": scores[-1] + 10}))
+        journal.append(Ended(state="COMPLETE"))
+        sync("demo", folder, uri)
+    run = runs_of(uri)["overlay_alpha=0.0 seed=0"]
+    assert run.data.metrics["linear/top1_test"] == 80.0
+    frame = reader.runs(["demo"], uri)
+    assert frame["linear/top1_test"].tolist() == [80.0]
+    table = ablation(frame, rows=["views.overlay_alpha"], columns=["linear/top1_test"])
+    assert table.body[0].cells[0].mean == 80.0
+    curve = reader.histories("demo", uri, ["linear/loss", "linear/top1_test"]).groupby("name")["value"].apply(list)
+    assert curve.to_dict() == {"linear/loss": [40.0, 30.0, 0.0], "linear/top1_test": [60.0, 70.0, 80.0]}
+
+
 def test_a_lost_artifact_is_said(folder: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     begin_trial(folder, 0, 0).append(ArtifactAdded(path="artifacts/gone.png"))
     sync("demo", folder, uri)

@@ -3,7 +3,15 @@ import math
 import pytest
 
 from ssl_sweep.tracking.transcript import Point, Transcript, knob_numbers, labels, parameters, run_name, text, value_of
-from ssl_sweep.trialdir.events import AttemptStarted, BestTrialChosen, Ended, Event, MetricsReported, StageFinished
+from ssl_sweep.trialdir.events import (
+    AttemptStarted,
+    BestTrialChosen,
+    Ended,
+    Event,
+    MetricsReported,
+    StageFinished,
+    StageStarted,
+)
 from ssl_sweep.trialdir.record import TrialRecord
 
 
@@ -20,6 +28,23 @@ def test_a_result_that_was_reported_is_not_said_again() -> None:
     update = transcript.update([stage({"top1_val": 49.0, "top1_test": 48.0})])
     assert update.points == [Point("knn/top1_test", 48.0, 2000, 0), Point("knn/seconds", 1.5, 2000, 0)]
     assert transcript.update([stage({"top1_val": 49.0, "top1_test": 48.0})]).points == []
+
+
+def test_the_result_stands_over_what_was_reported() -> None:
+    """An earlier version's journal of an evaluation that ran again lacks its second reports."""
+    transcript = Transcript([report("knn/top1_val", 90.0, 2), report("knn/top1_val", 100.0, 3)])
+    assert transcript.update([stage({"top1_val": 80.0})]).points[0] == Point("knn/top1_val", 80.0, 2000, 3)
+
+
+def test_of_a_stage_that_runs_again_the_newest_values_are_the_latest() -> None:
+    """MLflow's latest value has the highest step, then the highest time, then the highest value."""
+    again = [StageStarted(time=0.5, stage="knn", key="b"), report("knn/top1_val", 70.0, 1)]  # its clock is behind
+    first = [report("knn/top1_val", 100.0, 1), report("knn/top1_val", 100.0, 2), stage({"top1_val": 100.0})]
+    points = Transcript(first).update([*again, stage({"top1_val": 80.0})]).points
+    assert points[0] == Point("knn/top1_val", 70.0, 1001, 1)
+    assert points[1] == Point("knn/top1_val", 80.0, 2000, 2)
+    third = Transcript([*first, *again]).update(again).points
+    assert third == [Point("knn/top1_val", 70.0, 1002, 1)]
 
 
 def test_the_last_state_stands() -> None:

@@ -348,8 +348,31 @@ def test_a_shared_encoder_that_is_gone_or_cut_off_is_made_again(
     spoil(trial.encoder_path(stage_of(tmp_path)))
     assert run(tmp_path, "second", cache, evaluate=OTHER).items() <= alone[1].items()
     assert_same_encoder(tmp_path / "trials" / "second", alone[0])
-    assert told(tmp_path / "trials" / "second") == told(alone[0])
+    followed, made = told(tmp_path / "trials" / "second")[:EPOCHS], told(tmp_path / "trials" / "second")[EPOCHS:]
+    assert followed == made == told(alone[0])  # what it followed, and what it made again
     assert makers(tmp_path) == ["first", "second"]
+
+
+def test_a_pretraining_that_is_made_again_replaces_what_was_reported(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the second one has other digits."""
+    run(tmp_path, "first", cache)
+    trial.encoder_path(stage_of(tmp_path)).unlink()
+    with monkeypatch.context() as gpu:
+        gpu.setattr(trial, "derive_seed", lambda seed, stage: loop.derive_seed(seed + 1, stage))
+        results = run(tmp_path, "second", cache)
+    third = run(tmp_path, "third", cache)
+    assert (third["pretrain/loss"], third["pretrain/loss"] == run(tmp_path, "first", cache)["pretrain/loss"]) == (
+        results["pretrain/loss"],
+        False,
+    )
+    for name in ("second", "third"):
+        reports = events(tmp_path / "trials" / name, "report")
+        losses = {event.step: event.metrics["pretrain/loss"] for event in reports if "pretrain/loss" in event.metrics}
+        assert losses[EPOCHS] == results["pretrain/loss"]
+    told = [event.step for event in reports if "pretrain/loss" in event.metrics]
+    assert told == sorted(set(told))  # the third trial knows nothing of the first encoder
 
 
 def test_a_picture_that_is_gone_is_not_shown(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,6 +26,7 @@ from ssl_sweep.trialdir.events import (
     PretrainingFinished,
     PretrainingStarted,
     StageFinished,
+    StageStarted,
     TagsSet,
 )
 from ssl_sweep.trialdir.journal import JOURNAL, MAX_LINE_BYTES, Journal, JournalError, read
@@ -55,6 +56,7 @@ LINES = {
     AttemptStarted: '{"time": 1, "event": "attempt", "attempt": 1, "host": "a", "pid": 2, "git_commit": null, '
     '"versions": {"torch": null}}',
     MetricsReported: '{"time": 1.5, "event": "report", "metrics": {"knn/top1_val": 3, "knn/loss": "nan"}, "step": 4}',
+    StageStarted: '{"time": 1.5, "event": "begin", "stage": "knn", "key": "k"}',
     StageFinished: '{"time": 1.5, "event": "stage", "stage": "knn", "key": "k", "seconds": 1, "results": {"a": "inf"}}',
     ArtifactAdded: '{"time": 1.5, "event": "artifact", "path": "artifacts/pictures.png"}',
     TagsSet: '{"time": 1.5, "event": "tags", "tags": {"collapsed": "true", "sampler": null, "objective": ["a", "b"]}}',
@@ -131,6 +133,27 @@ def test_the_first_report_of_a_metric_and_step_stands(tmp_path: Path) -> None:
     assert resumed.report({"loss": 0.8}, 2)
     reports = [(event.step, event.metrics) for event in events_of(tmp_path)]
     assert reports == [(0, {"loss": 1.0}), (1, {"loss": 0.9}), (1, {"top1": 50.0}), (2, {"loss": 0.8})]
+
+
+def test_a_stage_that_runs_again_reports_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.begin("knn", "a")
+    assert journal.report({"knn/top1_val": 1.0}, 1)
+    journal.begin("linear", "a")
+    assert journal.report({"linear/top1_val": 1.0}, 1)
+    journal = Journal(tmp_path)
+    journal.begin("linear", "a")  # the next attempt continues it
+    assert not journal.report({"linear/top1_val": 2.0}, 1)
+    journal.append(StageFinished(stage="linear", key="a", seconds=1.0, results={"top1_val": 1.0}))
+    journal.begin("linear", "a")
+    assert journal.report({"linear/top1_val": 3.0}, 1)  # finished, and again
+    assert not Journal(tmp_path).report({"linear/top1_val": 4.0}, 1)
+    journal.begin("linear", "b")
+    assert journal.report({"linear/top1_val": 5.0}, 1)  # other data, or settings
+    assert not Journal(tmp_path).report({"linear/top1_val": 6.0}, 1)
+    assert not journal.report({"knn/top1_val": 2.0}, 1)  # another stage
+    reports = [event.metrics for event in events_of(tmp_path) if isinstance(event, MetricsReported)]
+    assert [report["linear/top1_val"] for report in reports if "linear/top1_val" in report] == [1.0, 3.0, 5.0]
 
 
 def test_opening_cuts_off_an_unfinished_line(tmp_path: Path) -> None:
