@@ -23,8 +23,9 @@ def arrow_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
     chosen, fingerprint, notes = choose_splits(folder, splits)
     files = [data_files(split) for split in chosen]
     written = [folder / SPLITS, *(split / name for split in chosen for name in (STATE, INFO))]
-    listed = [*(path for paths in files for path in paths), *(path for path in written if path.exists())]
-    fingerprint |= {"kind": "arrow", "folder": str(folder), "files": digest(map(stat_file, listed), folder)}
+    shards = [stat_file(path) for paths in files for path in paths]
+    listed = [*shards, *(stat_file(path) for path in written if path.exists())]
+    fingerprint |= {"kind": "arrow", "folder": str(folder), "files": digest(listed, folder)}
     if len(chosen) == 1:
         fingerprint["split_seed"] = split_seed
 
@@ -32,7 +33,7 @@ def arrow_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
         opened = lru_cache(OPEN_FILES)(ArrowShard)
         return read_splits([Rows(paths, opened, folder) for paths in files], split_seed)
 
-    return Source(name, fingerprint, read, notes)
+    return Source(name, fingerprint, read, notes, files=shards, folder=folder)
 
 
 def choose_splits(folder: Path, names: SplitNames | None) -> tuple[list[Path], dict[str, str | int], list[str]]:

@@ -33,7 +33,7 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
         fingerprint["split_seed"] = split_seed
     parts = [home] + [folder / part for part in (test_name,) if part]
     notes += nesting_notes(home, train) + [note for part in parts if (note := loose_note(part))]
-    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes, files=files, folder=folder)
 
 
 def choose_folders(folder: Path, splits: SplitNames | None) -> tuple[str | None, str | None, list[str]]:

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,11 +50,13 @@ def image_table(name: str, path: Path, root: Path, split_seed: int, splits: Spli
     notes += missing_notes(path, [row for row in rows if files[row.file] is None], len(files))
     if both := {row.file for row in train} & {row.file for row in test or ()}:
         notes.append(f"{len(both):,} images are in train and in test, such as {min(both)}")
-    known = [stat_file(path), *(file or File(missing, -1, 0) for missing, file in files.items())]
-    fingerprint |= {"kind": "table", "folder": str(path), "files": digest(known, Path())}
+    known = [file or File(missing, -1, 0) for missing, file in files.items()]
+    fingerprint |= {"kind": "table", "folder": str(path), "files": digest([stat_file(path), *known], Path())}
     if test is None:
         fingerprint["split_seed"] = split_seed
-    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+    return Source(
+        name, fingerprint, partial(read, train, test, split_seed, path.parent), notes, files=known, folder=path.parent
+    )
 
 
 def split_rows(path: Path, rows: list[Row], has_splits: bool, names: SplitNames | None) -> Split:
@@ -94,20 +97,23 @@ def without_repeats(parts: Sequence[Sequence[Row]]) -> tuple[list[list[Row]], li
     return kept, [left] if left else []
 
 
-def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int) -> Contents:
+def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int, folder: Path) -> Contents:
     labels = labels_of_texts([row.label for row in (*train, *(test or ()))])
     classes = names_of(labels[: len(train)])
-    images = image_list(train, labels[: len(train)], classes)
+    images = image_list(train, labels[: len(train)], classes, folder)
     if test is None:
         return Contents(*hold_out_test(images, split_seed), classes)
-    return Contents(images, image_list(test, labels[len(train) :], classes), classes)
+    return Contents(images, image_list(test, labels[len(train) :], classes, folder), classes)
 
 
-def image_list(rows: Sequence[Row], labels: Sequence[Any], classes: tuple[str, ...]) -> ImageList:
+def image_list(rows: Sequence[Row], labels: Sequence[Any], classes: tuple[str, ...], folder: Path) -> ImageList:
     def name(row: int) -> str:
         return f"{rows[row].place}: {rows[row].file}"
 
-    return ImageList(class_numbers(labels, classes, None, name), name, lambda row: open_image(rows[row].file))
+    numbers = class_numbers(labels, classes, None, name)
+    return ImageList(
+        numbers, name, lambda row: open_image(rows[row].file), lambda row: os.path.relpath(rows[row].file, folder)
+    )
 
 
 def read_rows(path: Path, root: Path) -> tuple[list[Row], bool]:

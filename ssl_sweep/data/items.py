@@ -26,14 +26,19 @@ class ImageList:
     labels: NDArray[np.int64]  # (N,), -1 for an image without a label
     name: Callable[[int], str]  # an image's name in errors: its file, or its shard and row
     image: Callable[[int], Image.Image]  # called from several threads at once
+    key: Callable[[int], str] | None = None  # tells an image from the others of its set, where `name` says more
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: NDArray[np.int64]) -> "ImageList":
         """The images of these rows, in this order."""
+        key = self.key
         return ImageList(
-            self.labels[rows], lambda index: self.name(int(rows[index])), lambda index: self.image(int(rows[index]))
+            self.labels[rows],
+            lambda index: self.name(int(rows[index])),
+            lambda index: self.image(int(rows[index])),
+            None if key is None else lambda index: key(int(rows[index])),
         )
 
 
@@ -46,16 +51,26 @@ class Contents(NamedTuple):
 class Source:
     """An image set by name. Its lists are read at first use: a set that is already packed costs only its fingerprint.
 
-    `fingerprint` changes whenever the images, their labels or their split may have changed. `notes` say what a user may
-    not expect of what is read.
+    `fingerprint` changes whenever the images, their labels or their split may have changed, and with the folder: it is
+    the key of the set's pack. `notes` say what a user may not expect of what is read. The set's identity
+    (`data/identity.py`) has the names of `files` below `folder` and their sizes.
     """
 
     def __init__(
-        self, name: str, fingerprint: dict[str, str | int], read: Callable[[], Contents], notes: Iterable[str] = ()
+        self,
+        name: str,
+        fingerprint: dict[str, str | int],
+        read: Callable[[], Contents],
+        notes: Iterable[str] = (),
+        *,
+        files: Iterable["File"] = (),
+        folder: str | Path | None = None,
     ) -> None:
         self.name = name
         self.fingerprint = fingerprint
         self.notes = tuple(notes)
+        self.files = tuple(files)
+        self.folder = folder
         self._read = read
 
     @cached_property
@@ -102,6 +117,8 @@ class File(NamedTuple):
     path: str  # not a Path, which costs more than the rest of the listing; every trial lists its set
     size: int  # bytes
     mtime_ns: int
+    ctime_ns: int = 0  # changes with the content, also where a copy has kept the other time
+    inode: int = 0
 
 
 def list_files(folder: str | Path, around: tuple[str, ...] = ()) -> Iterator[File]:
@@ -140,11 +157,13 @@ def stat_file(path: str | Path) -> File:
     except OSError:
         # A broken link stays in the list: decoding reports it, under the policy for corrupt images.
         status = os.lstat(path)
-    return File(str(path), status.st_size, status.st_mtime_ns)
+    return File(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def digest(files: Iterable[File], folder: Path) -> str:
-    """A hash of the names of `files` below `folder`, their sizes and times; contents are not read."""
+    """A hash of the names of `files` below `folder`, their sizes, times and inodes; contents are not read."""
     start = len(str(folder))
-    lines = "".join(f"{path[start:]}\0{size}\0{mtime_ns}\n" for path, size, mtime_ns in files)
+    lines = "".join(
+        f"{path[start:]}\0{size}\0{mtime_ns}\0{ctime_ns}\0{inode}\n" for path, size, mtime_ns, ctime_ns, inode in files
+    )
     return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()

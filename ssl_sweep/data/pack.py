@@ -8,12 +8,15 @@ it is complete and on disk: of two trials that start at once only one decodes, a
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_sweep.data.images import DataError, Images
-from ssl_sweep.data.items import Source, is_held_out, put_together
-from ssl_sweep.data.packing import OnError, write_packs
+from ssl_sweep.data.items import Source, is_held_out
+from ssl_sweep.data.packing import BOTH, WHOLE, OnError, write_packs
 from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 
-BOTH = ("train", "test")
-FORMAT = 3  # part of the key: raise it when the same images would give other files or other pixels
+FORMAT = 4  # part of the key: raise it when the same images would give other files or other pixels
+UNUSED_S = 7 * 24 * 3600.0  # without an opening, after which a pack of files that have changed since is removed
+STATE = {"files", "lists", "own", "plugin", "labels", "held_out"}  # of a fingerprint: change with files and versions
 MAX_NAMED = 20  # classes in a message
 LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the memory of the largest, so a few of these fill it
 
@@ -47,6 +51,7 @@ class Pack:
     labels: Tensor  # (N,) int64, -1 for an image without a label
     classes: tuple[str, ...]
     skipped: tuple[str, ...]
+    identity: str  # of the set that was decoded
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Pack:
         labels: Tensor,
         classes: tuple[str, ...],
         skipped: tuple[str, ...],
+        identity: str = "",
     ) -> None:
         """pixels: flat, the images of `sizes` (N, 2) one after the other; labels: (N,)."""
         lengths = 3 * sizes.prod(axis=1)
@@ -67,6 +73,7 @@ class Pack:
         self.labels = labels
         self.classes = classes
         self.skipped = skipped
+        self.identity = identity
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -138,14 +145,13 @@ def open_whole_pack(source: Source, cache: Path, *, on_error: OnError, short_sid
     """The training images of `source`, and those that were held out of them by seed; else as `open_packs`."""
     if not is_held_out(source):
         return open_packs(source, cache, on_error=on_error, short_side=short_side)[0]
-    whole = Source(source.name, {**source.fingerprint, "held_out": 0}, lambda: put_together(source.contents))
-    return _open(whole, cache, ("train",), on_error, short_side)[0]
+    return _open(source, cache, WHOLE, on_error, short_side)[0]
 
 
 def _open(
     source: Source, cache: Path, splits: Sequence[str], on_error: OnError, short_side: int | None
 ) -> tuple[Pack, ...]:
-    folder = cache / pack_name(source, on_error, short_side)
+    folder = cache / pack_name(source, splits, on_error, short_side)
     if not folder.exists():
         write_once(source, folder, splits, on_error, short_side)
     try:
@@ -157,9 +163,9 @@ def _open(
     return tuple(read_pack(folder, split) for split in splits)
 
 
-def pack_name(source: Source, on_error: OnError, short_side: int | None) -> str:
+def pack_name(source: Source, splits: Sequence[str], on_error: OnError, short_side: int | None) -> str:
     """The source's readable name, then a hash of all that determines the pixels, the labels and their order."""
-    settled = json.dumps([FORMAT, source.fingerprint, on_error, short_side], sort_keys=True)
+    settled = json.dumps([FORMAT, source.fingerprint, splits, on_error, short_side], sort_keys=True)
     words = re.sub(r"[^A-Za-z0-9]+", "-", source.name)[-40:].strip("-")
     return f"{words}-{hashlib.sha256(settled.encode()).hexdigest()[:16]}"
 
@@ -182,7 +188,30 @@ def write_once(source: Source, folder: Path, splits: Sequence[str], on_error: On
                 raise
         partial.rename(folder)
         sync_folder(folder.parent)
+        remove_earlier(folder)
     warn_of_large_images(folder, short_side)
+
+
+def remove_earlier(folder: Path) -> None:
+    """Remove the packs of this set as it was before its files changed, and those of an earlier version's format.
+
+    Those that were opened lately stay: a trial may have mapped them, and a node may see other times of the same files.
+    """
+    new = set_of(folder)
+    for meta in folder.parent.glob("*/meta.json"):
+        with suppress(OSError, ValueError, KeyError):  # another process removes it, or it is damaged
+            if meta.parent != folder and meta.parent.stat().st_mtime < time.time() - UNUSED_S:
+                old = set_of(meta.parent)
+                if old.keys() <= new.keys() and all(new[key] == value for key, value in old.items()):
+                    shutil.rmtree(meta.parent)
+
+
+def set_of(folder: Path) -> dict[str, Any]:
+    """What a pack was made of beside the state of the files, and how, which earlier versions did not write."""
+    meta = json.loads((folder / "meta.json").read_text())
+    fingerprint = {key: value for key, value in meta["fingerprint"].items() if key not in STATE}
+    made = {"made": meta["made"]} if "made" in meta else {}
+    return {"source": meta["source"], **fingerprint, **made}
 
 
 @contextmanager
@@ -222,6 +251,8 @@ def read_pack(folder: Path, split: str) -> Pack:
     path = folder / split / "pixels.u8"
     try:
         meta = json.loads((folder / "meta.json").read_text())
+        with suppress(OSError):  # somebody else's
+            os.utime(folder)  # it is in use, see `remove_earlier`
         sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
         num_bytes = path.stat().st_size
     except (ValueError, EOFError, FileNotFoundError) as error:
@@ -230,7 +261,8 @@ def read_pack(folder: Path, split: str) -> Pack:
     if num_bytes != expected:
         raise Damaged(f"{path}: has {num_bytes} bytes, not {expected}; remove {folder}, and it will be packed again")
     pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: indexing a memmap is slow
-    return Pack(pixels, sizes, torch.from_numpy(labels), tuple(meta["classes"]), tuple(meta["skipped"][split]))
+    classes, skipped = tuple(meta["classes"]), tuple(meta["skipped"][split])
+    return Pack(pixels, sizes, torch.from_numpy(labels), classes, skipped, meta["identity"])
 
 
 def warn_of_large_images(folder: Path, short_side: int | None) -> None:

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_sweep.data.decode import UNREADABLE, decode
+from ssl_sweep.data.identity import identity
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import ImageList, Source
+from ssl_sweep.data.items import ImageList, Source, put_together
 from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import sync_folder
 
+BOTH = ("train", "test")
+WHOLE = ("train",)  # with the images that were held out of it by seed
 THREADS = min(16, os.cpu_count() or 1)
 PROGRESS_SECONDS = 5.0
 
@@ -29,16 +32,23 @@ OnError = Literal["raise", "skip"]
 
 
 def write_packs(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
-    """Decode these splits, "train" and "test", of `source` into the new `folder`; on return it is complete and on disk.
+    """Decode `BOTH` splits of `source`, or the `WHOLE`, into the new `folder`; on return it is complete and on disk.
 
     Raises DataError for a corrupt image, unless on_error is "skip", and when no image of a split can be decoded.
     """
-    skipped = {}
+    contents, skipped = put_together(source.contents) if splits == WHOLE else source.contents, {}
     for split in splits:
-        images = source.train if split == "train" else source.test
+        images = contents.train if split == "train" else contents.test
         (folder / split).mkdir(parents=True)
         skipped[split] = write_split(images, folder / split, on_error, short_side)
-    meta = {"source": source.name, "fingerprint": source.fingerprint, "classes": source.classes, "skipped": skipped}
+    meta = {
+        "source": source.name,
+        "fingerprint": source.fingerprint,
+        "identity": identity(source),
+        "made": [*splits, on_error, short_side],
+        "classes": source.classes,
+        "skipped": skipped,
+    }
     with (folder / "meta.json").open("wb") as file:
         file.write(json.dumps(meta, indent=1).encode())
         sync(file)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssl_sweep.data.columnar import Rows, read_splits
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, Source
+from ssl_sweep.data.items import Contents, Source, stat_file
 from ssl_sweep.data.shards import find_shards
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.unreadable import readable
@@ -29,7 +29,7 @@ def parquet_folder(name: str, folder: Path, split_seed: int, splits: SplitNames 
         rows = [Rows(paths, ParquetShard, folder) for paths in (train, test) if paths]
         return read_splits(rows, split_seed)
 
-    return Source(name, fingerprint, read, notes)
+    return Source(name, fingerprint, read, notes, files=map(stat_file, train + test), folder=folder)
 
 
 class ParquetShard:

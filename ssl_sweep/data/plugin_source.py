@@ -4,6 +4,7 @@ import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def plugin_source(kind: str, argument: str, root: Path, split_seed: int) -> Sour
     fingerprint: dict[str, str | int] = {"kind": kind, "argument": argument, "plugin": identity, "own": own}
     if is_held_out(source):
         fingerprint["split_seed"] = split_seed
-    return Source(f"{kind}:{argument}", fingerprint, lambda: read(source, place), source.notes)
+    folder = source.folder or root / argument  # what the images' names probably begin with
+    lists = partial(read, source, place)
+    return Source(f"{kind}:{argument}", fingerprint, lists, source.notes, files=source.files, folder=folder)
 
 
 def read(source: Source, place: str) -> Contents:

@@ -5,8 +5,10 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,17 @@ def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
     fingerprint: dict[str, str | int] = {"kind": "torchvision", "name": full_name, "folder": str(root)}
     if split in TEST_SPLITS or not {"train", "split"} & set(parameters):
         fingerprint["split_seed"] = split_seed
+    read_lists: Callable[[], Contents] = partial(read, name, build, parameters, split_seed)
     if split:
-        source = Source(f"torchvision:{full_name}", fingerprint, lambda: read_split(name, build, split, split_seed))
+        read_lists = partial(read_split, name, build, split, split_seed)
+    if name in PLACES:
+        files = find_files(name, root)
     else:
-        source = Source(f"torchvision:{name}", fingerprint, lambda: read(name, build, parameters, split_seed))
-    fingerprint["files"] = digest(find_files(name, root), root) if name in PLACES else digest_lists(source.contents)
-    return source
+        contents = read_lists()
+        fingerprint["lists"] = digest_lists(contents)
+        files, read_lists = list(listed_files(contents)), lambda: contents
+    fingerprint["files"] = digest(files, root)
+    return Source(f"torchvision:{full_name}", fingerprint, read_lists, files=files, folder=root)
 
 
 def find_constructor(name: str) -> Build:
@@ -123,6 +130,14 @@ def find_files(name: str, root: Path) -> list[File]:
         listed = " or ".join(map(str, places))
         raise AbsentDataError(f"torchvision:{name}: no files in {listed}; {how_to_get(name, root)}")
     return files
+
+
+def listed_files(contents: Contents) -> Iterator[File]:
+    """The images that are files of their own."""
+    for images in (contents.train, contents.test):
+        for name in map(images.name, range(len(images))):
+            if os.path.isfile(name):
+                yield stat_file(name)
 
 
 def digest_lists(contents: Contents) -> str:

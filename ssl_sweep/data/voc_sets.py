@@ -5,7 +5,7 @@ one per year: they are then merged, as in the usual VOC07+12.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, Source, digest, stat_file
+from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, stat_file
 from ssl_sweep.data.pack import Pack, open_packs
 from ssl_sweep.data.splits import Origin
 from ssl_sweep.data.unreadable import open_image
@@ -48,6 +48,8 @@ class Sets(NamedTuple):
 class Listed(NamedTuple):
     """What a source lists, before images are decoded: the images to train on and to test on."""
 
+    name: str  # of the source, with the list that is trained on
+    folder: Path
     learned: list[Item]  # train and val in one order, so that all splits share a pack
     val: set[Item] | None  # None: it is split off
     learning: list[Annotation]  # of `learned`
@@ -112,8 +114,11 @@ def load_voc(
     """
     if origin is None:
         raise DataError(f"{PLACE}: {source!r}: these splits were not opened from a source, so that no other is known")
-    learned, val, learning, testing = read_voc(source, origin.root, train_set=train_set, on_error=on_error)
-    images, tests = _open(source, learning, testing, origin, short_side)
+    listed = read_voc(source, origin.root, train_set=train_set, on_error=on_error)
+    learned, val, learning, testing = listed[2:]
+    opened = photos(listed)
+    opened.name = source  # both lists to train on can be the same photos, which are decoded once
+    images, tests = open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)
     val = _split_off(learned, origin) if val is None else val
     held = torch.tensor([learned[row] in val for row in images.labels.tolist()])
     classes = tuple(sorted({name for annotation in (*learning, *testing) for name in annotation.names}))
@@ -133,12 +138,14 @@ def read_voc(source: str, root: Path, *, train_set: TrainSet, on_error: OnError)
 
     The arguments are those of `load_voc`, `root` is its origin's. Raises DataError when it is missing or damaged.
     """
-    sets = image_sets(vocs(_folder(source, root)), train_set)
+    folder = _folder(source, root)
+    sets = image_sets(vocs(folder), train_set)
     learned = sorted({*sets.train, *(sets.val or ())})
     learning, testing = (
         [read_annotation(*item, on_error=on_error) for item in items] for items in (learned, sets.test)
     )
-    return Listed(learned, None if sets.val is None else set(sets.val), learning, testing)
+    val = None if sets.val is None else set(sets.val)
+    return Listed(f"{source} {train_set}", folder, learned, val, learning, testing)
 
 
 def vocs(folder: Path) -> list[Path]:
@@ -203,22 +210,32 @@ def _folder(source: str, root: Path) -> Path:
     return folder.resolve()
 
 
-def _open(
-    source: str, learning: Sequence[Annotation], testing: Sequence[Annotation], origin: Origin, short_side: int
-) -> tuple[Pack, Pack]:
-    fingerprint: dict[str, str | int] = {"kind": "voc"}
+def photos(listed: Listed) -> Source:
+    """The photos that a source lists, whose labels are the numbers of their annotations."""
+    folder, learning, testing = listed.folder, listed.learning, listed.testing
+    files = [stat_file(annotation.image) for annotation in (*learning, *testing)]
+    fingerprint: dict[str, str | int] = {"kind": "voc", "folder": str(folder), "files": digest(files, folder)}
     for split, annotations in (("train", learning), ("test", testing)):
-        fingerprint[split] = digest([stat_file(annotation.image) for annotation in annotations], Path())
-    contents = Contents(_images(learning), _images(testing), ())
-    opened = Source(source, fingerprint, lambda: contents)
-    return open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)
+        names = (File(str(annotation.image), 0, 0) for annotation in annotations)
+        fingerprint[split] = digest(names, folder)
+    held = {row for row, item in enumerate(listed.learned) if item in (listed.val or ())}
+    contents = Contents(_images(learning, held), _images(testing), ())
+    return Source(listed.name, fingerprint, lambda: contents, files=files, folder=folder)
 
 
-def _images(annotations: Sequence[Annotation]) -> ImageList:
+def _images(annotations: Sequence[Annotation], held: Collection[int] = ()) -> ImageList:
+    """held: the rows of the set's own val split."""
+
+    def key(row: int) -> str:
+        image, _, names, boxes, difficult, _ = annotations[row]
+        objects = [*zip(names, boxes.tolist(), difficult.tolist(), strict=True)]
+        return f"{image} {objects}{' val' if row in held else ''}"
+
     return ImageList(
         np.arange(len(annotations)),
         lambda row: str(annotations[row].image),
         lambda row: open_image(annotations[row].image),
+        key,
     )
 
 

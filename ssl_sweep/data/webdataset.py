@@ -12,7 +12,7 @@ from PIL import Image
 from ssl_sweep.data.class_numbers import class_numbers, labels_of_texts, names_of
 from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
+from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test, stat_file
 from ssl_sweep.data.shards import find_shards
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.unreadable import head, open_image, readable
@@ -52,7 +52,8 @@ def webdataset_folder(name: str, folder: Path, split_seed: int, splits: SplitNam
     fingerprint = {"kind": "webdataset", **fingerprint}
     if not test:
         fingerprint["split_seed"] = split_seed
-    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes)
+    files = map(stat_file, train + test)
+    return Source(name, fingerprint, lambda: read(train, test, split_seed), notes, files=files, folder=folder)
 
 
 def check_numbers(shards: Sequence[Path]) -> None:
