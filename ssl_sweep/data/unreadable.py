@@ -29,6 +29,14 @@ def reason(start: bytes) -> str | None:
     return None if start else "it is empty, 0 bytes; copy or download it again"
 
 
+def fault(path: Path) -> str | None:
+    """Why the file is not what it should be, if its first bytes tell: it is empty, or a pointer to another."""
+    try:
+        return reason(head(path))
+    except OSError:
+        return None
+
+
 def head(path: str | Path) -> bytes:
     with open(path, "rb") as file:
         return file.read(len(POINTER))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ssl_sweep.data.decode import UNREADABLE, upright_size
+from ssl_sweep.data.image_folder import IMAGE_SUFFIXES
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.unreadable import open_image
+from ssl_sweep.data.unreadable import fault, open_image
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -37,13 +38,16 @@ class Annotation(NamedTuple):
 def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation:
     """`Annotations/NAME.xml` of a VOC folder, and the size of its image.
 
-    on_error: a box without area inside the image raises DataError, or is left out, logged and counted. A box that
-    crosses the image's edge is clipped.
+    The format counts pixels from 1 and includes the last one, so that a box with xmin = xmax is one pixel wide. A box
+    that crosses the image's edge is clipped.
+
+    on_error: a box whose xmax is below its xmin, or that lies outside of the image, raises DataError, or is left out,
+    logged and counted.
 
     Raises DataError, naming the file, if the annotation is missing, malformed or of another size than its image, or if
     the image is missing or unreadable.
     """
-    path = folder / "Annotations" / f"{name}.xml"
+    path = find_annotation(folder, name)
     root = _parse(path)
     image = _find_image(folder / "JPEGImages", name, root, path)
     size = _image_size(image)
@@ -70,6 +74,12 @@ def read_annotation(folder: Path, name: str, *, on_error: OnError) -> Annotation
     )
 
 
+def find_annotation(folder: Path, name: str) -> Path:
+    """`Annotations/NAME.xml`, or its like with an upper-case suffix; the first where there is none."""
+    usual, upper = (folder / "Annotations" / f"{name}{suffix}" for suffix in (".xml", ".XML"))
+    return upper if upper.is_file() and not usual.is_file() else usual
+
+
 class _Builder(ElementTree.TreeBuilder):
     """Refuses documents with a DOCTYPE, whose entities can grow without bound or name other files."""
 
@@ -84,18 +94,23 @@ def _parse(path: Path) -> Element:
     except FileNotFoundError as error:
         raise DataError(f"{path}: is missing, though its image set lists it; add it or take it off the list") from error
     except (ElementTree.ParseError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable annotation ({error}); correct or remove it") from error
+        why = fault(path) or error
+        raise DataError(f"{path}: not a readable annotation ({why}); correct or remove it") from error
     if root.tag != "annotation":
         raise DataError(f"{path}: begins with <{root.tag}>, not <annotation>; expected Pascal-VOC's format")
     return root
 
 
 def _find_image(folder: Path, name: str, root: Element, annotation: Path) -> Path:
-    """The image with the annotation's name, else the one in <filename>, which renaming tools leave unchanged."""
+    """The JPEG with the annotation's name, else the file in <filename>, else an image of another kind with its name.
+
+    Renaming tools leave <filename> unchanged; suffixes may be upper-case.
+    """
     named = Path(root.findtext("filename") or "").name
-    for candidate in (folder / f"{name}.jpg", folder / named):
-        if candidate.is_file():
-            return candidate
+    others = (f"{name}{written}" for suffix in sorted(IMAGE_SUFFIXES) for written in (suffix, suffix.upper()))
+    for candidate in (f"{name}.jpg", f"{name}.JPG", named, *others):
+        if (folder / candidate).is_file():
+            return folder / candidate
     raise DataError(
         f"{folder / name}.jpg: is missing, though {annotation} describes it; add it or take it off the list"
     )
@@ -112,7 +127,7 @@ def _image_size(path: Path) -> tuple[int, int]:
 def _check_size(root: Element, size: tuple[int, int], image: Path, annotation: Path) -> None:
     """Refuse an annotation of another image size; tools write 0 for an unknown size."""
     texts = [(root.findtext(f"size/{side}") or "").strip() or "0" for side in ("height", "width")]
-    if "0" not in texts and texts != [str(side) for side in size]:
+    if "0" not in texts and texts not in ([str(side) for side in size], [f"{side}.0" for side in size]):
         (height, width), (own_height, own_width) = texts, size
         raise DataError(
             f"{annotation}: is made for {width}x{height} pixels, but {image} has {own_width}x{own_height} upright; "
@@ -135,7 +150,7 @@ def _defect(corners: Corners, size: tuple[int, int]) -> str | None:
     """Why a box is useless for training; None if it is sound."""
     said = ", ".join(f"{name} {value:g}" for name, value in zip(CORNERS, corners, strict=True))
     xmin, ymin, xmax, ymax = corners
-    if xmax <= xmin or ymax <= ymin:
+    if xmax < xmin or ymax < ymin:
         return f"has a box of no area ({said})"
     left, top, right, bottom = _clip(corners, size)
     if right <= left or bottom <= top:
@@ -168,4 +183,4 @@ def _text(element: Element, tag: str, place: str) -> str:
 
 
 def _is_difficult(element: Element) -> bool:
-    return (element.findtext("difficult") or "").strip() == "1"
+    return (element.findtext("difficult") or "").strip().lower() in ("1", "true")

@@ -5,6 +5,8 @@ one per year: they are then merged, as in the usual VOC07+12.
 """
 
 import logging
+import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, stat_file
 from ssl_sweep.data.pack import Pack, open_packs
 from ssl_sweep.data.splits import Origin
-from ssl_sweep.data.unreadable import open_image
-from ssl_sweep.data.voc import Annotation, OnError, read_annotation
+from ssl_sweep.data.unreadable import POINTER, open_image, readable
+from ssl_sweep.data.voc import Annotation, OnError, find_annotation, read_annotation
 
 LAYOUT = "expected DIR/Annotations, DIR/JPEGImages and DIR/ImageSets/Main, or DIR/VOCdevkit/VOC2007/ with these"
+FLAGS = re.compile(r"(\s+-?[01])+$")
 PLACE = "evaluate.detection.source"
 
 log = logging.getLogger(__name__)
@@ -185,18 +189,27 @@ def _all(lists: Iterable[list[Item]]) -> list[Item]:
 
 
 def _read_list(folder: Path, name: str) -> list[Item]:
-    """The first word of each line: lists of one class have more columns. A missing list has no images."""
+    """The images that the lines of a list name. A missing list has no images."""
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         return []
-    return [Item(folder, image) for image in dict.fromkeys(line.split()[0] for line in _lines(path))]
+    return [Item(folder, image) for image in dict.fromkeys(_name(line, folder) for line in _lines(path))]
+
+
+def _name(line: str, folder: Path) -> str:
+    """The name before the columns of -1, 0 and 1 that lists of one class have; it may have spaces, or a suffix."""
+    unflagged = FLAGS.sub("", line)
+    stems = [stem for stem, suffix in map(os.path.splitext, (line, unflagged)) if is_image(f"x{suffix}")]
+    names = (line, unflagged, *stems)
+    return next((name for name in names if find_annotation(folder, name).is_file()), unflagged)
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list ({error}); write one image name a line") from error
+    with readable(path, "list of image names, one a line", ValueError):
+        text = path.read_text(encoding="utf-8-sig")
+        if text.encode().startswith(POINTER):
+            raise ValueError
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _folder(source: str, root: Path) -> Path:

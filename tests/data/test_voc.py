@@ -86,8 +86,8 @@ def test_images_of_different_shapes_keep_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ((5, 5, 5, 20), r"has a box of no area \(xmin 5, ymin 5, xmax 5, ymax 20\)"),
-        ((0, 0, 0, 0), "has a box of no area"),
+        ((6, 5, 5, 20), r"has a box of no area \(xmin 6, ymin 5, xmax 5, ymax 20\)"),
+        ((0, 0, 0, 0), "has a box outside of its image"),
         ((20, 5, 10, 20), "has a box of no area"),
         ((61, 5, 80, 20), "has a box outside of its image of 60x40 pixels"),
         ((-9, 5, -2, 20), "has a box outside of its image"),
@@ -116,6 +116,15 @@ def test_a_photo_on_its_side_is_measured_upright(tmp_path: Path) -> None:
     assert read_annotation(tmp_path, "a", on_error="raise").size == (40, 60)
 
 
+def test_a_tiff_on_its_side_is_measured_as_it_is_decoded(tmp_path: Path) -> None:
+    write_image(tmp_path, "a", [GOOD])
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (40, 60)).save(tmp_path / "JPEGImages" / "a.tif", exif=exif)
+    assert read_annotation(tmp_path, "a", on_error="raise").size == (40, 60)
+
+
 def test_an_orientation_that_means_nothing_turns_nothing(tmp_path: Path) -> None:
     write_image(tmp_path, "a", [GOOD])
     exif = Image.Exif()
@@ -134,6 +143,66 @@ def test_a_list_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_a_box_that_crosses_the_edge_ends_there(tmp_path: Path) -> None:
     write_image(tmp_path, "a", [("cat", (0, 30, 61, 44))])
     assert read_annotation(tmp_path, "a", on_error="raise").boxes.tolist() == [[0, 29, 60, 40]]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [((5, 5, 5, 20), [4, 4, 5, 20]), ((1, 1, 1, 1), [0, 0, 1, 1]), ((60, 40, 60, 40), [59, 39, 60, 40])],
+)
+def test_both_corners_belong_to_a_box_so_that_one_pixel_is_a_box(
+    tmp_path: Path, box: tuple[float, ...], expected: list[float]
+) -> None:
+    write_image(tmp_path, "a", [("cat", box)])
+    assert read_annotation(tmp_path, "a", on_error="raise").boxes.tolist() == [expected]
+
+
+def test_a_size_may_be_unknown(tmp_path: Path) -> None:
+    path = write_image(tmp_path, "a", [("cat", (5, 5, 20, 20))])
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / "a.jpg", exif=exif)
+    known = path.read_text()
+    for width, height in (("0", "0"), ("60.0", "40.0"), ("", "")):
+        sized = known.replace(">60<", f">{width}<").replace(">40<", f">{height}<")
+        path.write_text(sized)
+        assert read_annotation(tmp_path, "a", on_error="raise").boxes.tolist() == [[4, 4, 20, 20]]
+
+
+def test_lists_name_images_with_spaces_suffixes_and_flags(tmp_path: Path) -> None:
+    write_sets(tmp_path, train="x", val="v", test="t")
+    for name in ("a b 1", "c d", "e", "f.2"):
+        write_image(tmp_path, name, [GOOD])
+    path = tmp_path / "ImageSets" / "Main" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbfa b 1\r\nc d  -1\r\ne.JPG 1\r\nf.2.jpg\r\n\r\n")
+    train = load(tmp_path).train
+    assert sorted(train.annotations[row].image.stem for row in train.pack.labels) == ["a b 1", "c d", "e", "f.2"]
+    path.write_text("x y\n")
+    with pytest.raises(DataError, match=r"Annotations/x y\.xml: is missing, though its image set lists it"):
+        load(tmp_path)
+
+
+def test_upper_case_suffixes(tmp_path: Path) -> None:
+    path = write_image(tmp_path, "a", [GOOD])
+    path.rename(path.with_suffix(".XML"))
+    (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "a.JPG")
+    assert read_annotation(tmp_path, "a", on_error="raise").image.name == "a.JPG"
+    Image.new("RGB", (60, 40)).save(tmp_path / "JPEGImages" / "a.PNG")
+    (tmp_path / "JPEGImages" / "a.JPG").unlink()
+    assert read_annotation(tmp_path, "a", on_error="raise").image.name == "a.PNG"
+
+
+def test_files_that_git_lfs_has_not_fetched(tmp_path: Path) -> None:
+    write_sets(tmp_path, train="a", val="v", test="t")
+    for place in ("JPEGImages/a.jpg", "Annotations/a.xml", "ImageSets/Main/train.txt"):
+        (tmp_path / place).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        with pytest.raises(DataError, match=rf"{place}: not a readable .*git lfs pull"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1", True), ("true", True), ("True", True), ("0", False), ("", False)])
+def test_difficult_in_its_usual_forms(tmp_path: Path, text: str, expected: bool) -> None:
+    write_image(tmp_path, "a", [GOOD], f"<difficult>{text}</difficult>")
+    assert read_annotation(tmp_path, "a", on_error="raise").difficult.tolist() == [expected]
 
 
 def test_difficult_objects_are_marked_and_an_image_may_be_empty(tmp_path: Path) -> None:

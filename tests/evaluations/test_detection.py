@@ -237,7 +237,7 @@ def test_objects_are_found_after_a_little_training(root: Path, tmp_path: Path) -
 
 
 def test_the_degenerate_box_ends_a_trial_that_does_not_skip_it(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box of no area .*; correct"):
+    with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box outside of its image .*; correct"):
         run(root, tmp_path, on_error="raise")
 
 
@@ -247,7 +247,7 @@ def test_a_driver_is_told_of_missing_and_damaged_data(root: Path) -> None:
         load_evaluation("detection").check_data(settings, root)
 
     check("voc:shapes")
-    with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box of no area .*; correct"):
+    with pytest.raises(DataError, match=r"train0\.xml: object 2 \('box'\) has a box outside of its image .*; correct"):
         check("voc:shapes", on_error="raise")
     with pytest.raises(DataError, match=r"evaluate.detection.source: 'voc:gone': .*gone is not a folder; give"):
         check("voc:gone")
