@@ -231,8 +231,11 @@ class Sweep:
     def _drive(self, spec: SweepSpec, **how: Any) -> Self:
         from ssl_sweep.sweep import drive  # Ray takes seconds to import
         from ssl_sweep.sweep.outcome import outcome
+        from ssl_sweep.sweep.output import LastingOutput
 
         console = self._console or Console(stderr=True, highlight=False)
+        if self._console is None and not console.is_jupyter:
+            console.file = LastingOutput(console.file)
         self.summary = drive.drive(spec, self.storage, console, address=self.address, **how)
         if self._console is None:
             words = f"{outcome(self.name, self.summary)}\n{self._next_step()}"

@@ -1,5 +1,6 @@
 """Commands that run, resume, stop, pause, extend and clean a sweep."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,7 +198,9 @@ def _show(drive: "Callable[[], Sweep]") -> None:
     from ssl_sweep.cluster.start import ClusterError
     from ssl_sweep.commands.terminal import summary
     from ssl_sweep.ledger.lease import SweepLockedError
+    from ssl_sweep.sweep.output import LastingOutput
 
+    sys.stdout = LastingOutput(sys.stdout)
     try:
         sweep = drive()
     except (SweepLockedError, ClusterError) as error:

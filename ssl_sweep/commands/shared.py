@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PIPE_WIDTH = 160  # columns; Rich would cut tables in a pipe to 80
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+out = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 REMOTE = {"submit", "priority", "delete", "plan", "list", "status", "logs", "table", "report"}
