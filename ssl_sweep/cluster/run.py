@@ -22,6 +22,7 @@ from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
+from ssl_sweep.cluster.signals import interrupts_noted, passed_to_tune
 from ssl_sweep.cluster.start import ClusterError, ray_cluster
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
 from ssl_sweep.ledger.entries import LeaseLost
@@ -83,11 +84,11 @@ def run_sweep(
     stages = storage.shared_stages(spec.name)
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
-        _interrupts_noted(scheduler),
+        interrupts_noted(scheduler),
         ray_cluster(address, ledger.pins),
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
-        _sigterm_as_interrupt(),
+        passed_to_tune(scheduler),
     ):
         plan = make_plan(spec, _nodes())
         if plan.problems:
@@ -204,35 +205,3 @@ def _scratch(folder: Path) -> Iterator[Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     yield scratch
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _interrupts_noted(scheduler: LedgerScheduler) -> Iterator[None]:
-    """Note Ctrl-C before and after Tune handles it: while Ray starts it could end the process, a notebook's kernel.
-
-    A second Ctrl-C acts at once.
-    """
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        if scheduler.interrupted and callable(before):
-            before(number, frame)
-        scheduler.interrupted = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM, which stops a job, end the sweep like Ctrl-C. Tune handles SIGUSR1 in the same way."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import ray
 
 from ssl_sweep.cluster import plugins
+from ssl_sweep.cluster.signals import hangups_held
 from ssl_sweep.errors import UserError
 from ssl_sweep.plugins.catalog import FOLDER_VARIABLE
 
@@ -41,7 +42,7 @@ def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType(
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        with plugins.runtime_env(pins) as environment:
+        with plugins.runtime_env(pins) as environment, hangups_held():
             ray.init(
                 address=target,
                 runtime_env=environment,

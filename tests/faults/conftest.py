@@ -26,11 +26,16 @@ StartDriver = Callable[..., subprocess.Popen[bytes]]
 def start_driver() -> StartDriver:
     """Starts a driver on a sweep of `TRIALS` fake trials of so many steps: `start_driver(storage, steps)`."""
 
-    def start(storage: Path | str, steps: int, name: str = "faults", **environment: str) -> subprocess.Popen[bytes]:
+    def start(
+        storage: Path | str, steps: int, name: str = "faults", *, terminal: int | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        """terminal: a pseudo-terminal's end that the driver controls as a shell's job does; else a pipe."""
         command = [sys.executable, str(DRIVER), str(storage), str(steps), name]
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-        )
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        if terminal is not None:
+            command = ["setsid", "--ctty", "--wait", *command]
+            streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+        return subprocess.Popen(command, env={**os.environ, **environment}, **streams)
 
     return start
 

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from ssl_sweep.api.handle import run
+from ssl_sweep.cli import open_streams
 from ssl_sweep.commands.driving import _show as run_and_exit
 from ssl_sweep.commands.shared import err, user_errors
 from ssl_sweep.sweep import drive
@@ -67,4 +68,5 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
 
 
 if __name__ == "__main__":
+    open_streams()
     sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

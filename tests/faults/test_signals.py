@@ -1,9 +1,11 @@
-"""Ctrl-C and SIGTERM, and a second driver beside one at work: on a sweep of fake trials in processes of its own."""
+"""Signals, a closed terminal or pipe, and a second driver: on a sweep of fake trials in processes of its own."""
 
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ STEPS = 70  # longer than the second driver takes to be refused
 Started = subprocess.Popen[bytes]
 
 
+pytestmark = pytest.mark.skipif("SSL_SWEEP_FAULTS" not in os.environ, reason="starts of Ray: make test-faults")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("SSL_SWEEP_FAULTS" not in os.environ, reason="three starts of Ray: make test-faults")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_told_to_end_it_leaves_all_to_go_on_with(
     tmp_path: Path,
     start_driver: Callable[..., Started],
@@ -46,3 +50,60 @@ def test_told_to_end_it_leaves_all_to_go_on_with(
         again.kill()
     assert again.returncode == 0, said.decode()
     check_end(tmp_path, STEPS, repeated=2)
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_leaves_all_to_go_on_with(
+    tmp_path: Path,
+    start_driver: Callable[..., Started],
+    wait_for_steps: Callable[..., None],
+    check_end: Callable[..., None],
+) -> None:
+    """Slow: two starts of Ray. Closing the terminal sends SIGHUP to all of the job, Ray's processes too."""
+    terminal, end = os.openpty()
+    driver = start_driver(tmp_path, STEPS, terminal=end)
+    os.close(end)
+    drain = threading.Thread(target=read_all, args=(terminal,))
+    drain.start()
+    try:
+        wait_for_steps(driver, tmp_path)
+        hung_up = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(hung_up, terminal)  # the last descriptor of the terminal's other side
+        assert driver.wait(100) == ExitCode.INTERRUPTED
+    finally:
+        driver.kill()
+    drain.join()
+    again = start_driver(tmp_path, STEPS)
+    said, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, said.decode()
+    check_end(tmp_path, STEPS, repeated=2)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_ignores_hangups_or_has_no_reader_goes_on(
+    tmp_path: Path,
+    start_driver: Callable[..., Started],
+    wait_for_steps: Callable[..., None],
+    check_end: Callable[..., None],
+) -> None:
+    """Slow: a start of Ray. As under `nohup`, or in `ssl-sweep run ... | head -1`."""
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        driver = start_driver(tmp_path, STEPS)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    try:
+        wait_for_steps(driver, tmp_path)
+        driver.stdout.close()
+        driver.send_signal(signal.SIGHUP)
+        assert driver.wait(200) == 0
+    finally:
+        driver.kill()
+    check_end(tmp_path, STEPS, repeated=0)
+
+
+def read_all(terminal: int) -> None:
+    """Read what is written to a terminal, until it is closed."""
+    with suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
