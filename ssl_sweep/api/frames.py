@@ -8,7 +8,7 @@ import pandas as pd
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep.status import state_now, trial_status
+from ssl_sweep.sweep.status import trial_statuses
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.events import MetricsReported
 
@@ -19,7 +19,7 @@ LAST = ("reason", "message", "attempts", "stage", "epoch", "confirms", "folder")
 def trials_frame(ledger: LedgerReader, storage: Storage) -> pd.DataFrame:
     """One row a trial, by choice and seed; see `Sweep.trials` for the columns."""
     trials = sorted(ledger.trials, key=lambda trial: (trial.choice, trial.confirms, trial.seed))
-    statuses = [{**trial_status(trial, ledger, storage), "state": str(state_now(trial, ledger))} for trial in trials]
+    statuses = trial_statuses(trials, ledger, storage)
     metrics = [_metrics(trial, Path(status["folder"])) for trial, status in zip(trials, statuses, strict=True)]
     columns: dict[str, list[Any]] = {name: [status[name] for status in statuses] for name in FIRST}
     for knob in dict.fromkeys(knob for status in statuses for knob in status["knobs"]):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock, Timeout
 
 from ssl_sweep.models.distributed import rank, world_size
 from ssl_sweep.storage.bucket import Bucket, BucketError, ObjectInfo
@@ -30,11 +29,12 @@ from ssl_sweep.trial.stage_keys import resolve_precision, stage_key
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir.events import PretrainingFinished
 from ssl_sweep.trialdir.journal import JOURNAL, read
+from ssl_sweep.trialdir.locks import locked
 from ssl_sweep.trialdir.record import RECORD, TrialRecord
 from ssl_sweep.trialdir.requests import REQUEST_FILE
+from ssl_sweep.trialdir.waits import WAITS
 from ssl_sweep.trialdir.watchdog import DUMP, HEARTBEAT_FILE
 
-DOWNLOAD_S = 3600.0  # how long a trial waits for another's download
 EVERY_S = 2.0  # how much a killed node loses at most, beside the work since its last checkpoint
 UPLOAD_ORDER = {
     RECORD: 0,
@@ -44,7 +44,7 @@ UPLOAD_ORDER = {
     "stages.json": 3,
     "key": 4,
 }  # artifacts 0, others 2
-LOCAL_FILES = {HEARTBEAT_FILE, DUMP, REQUEST_FILE, "lock"}  # never uploaded
+LOCAL_FILES = {HEARTBEAT_FILE, DUMP, REQUEST_FILE, WAITS, "lock"}  # never uploaded
 Stamp = tuple[int, int, int]
 log = logging.getLogger(__name__)
 
@@ -210,16 +210,11 @@ def _fetch_origins(bucket: Bucket, folder: Path, record: TrialRecord) -> None:
         if pin.startswith("encoder.from "):
             path = origin_file(folder.parents[1], identity)
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_suffix(".lock"), timeout=DOWNLOAD_S)  # trials of a node begin at the same time
-            try:
-                with lock:
-                    if not is_origin(path, identity):
-                        bucket.download(origin_file(Path(record.sweep), identity).as_posix(), path)
-            except Timeout:
-                raise BucketError(
-                    f"{path}: another trial of this node has downloaded it for {DOWNLOAD_S / 60:.0f} min; end the "
-                    f"process that holds {lock.lock_file}, then resume the sweep"
-                ) from None
+            with locked(path.with_suffix(".lock"), f"{path.name}, which it downloads") as turn:
+                if not is_origin(path, identity):  # trials of a node begin at the same time
+                    partial = path.with_name(f"{path.name}.{turn}")
+                    bucket.download(origin_file(Path(record.sweep), identity).as_posix(), partial)
+                    partial.replace(path)
 
 
 def _pretraining(config: Mapping[str, Any]) -> str:

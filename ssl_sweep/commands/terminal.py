@@ -22,6 +22,7 @@ from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import is_default
 from ssl_sweep.tables.labels import duration, views_text
+from ssl_sweep.trialdir.processes import Process
 from ssl_sweep.trialdir.states import TrialState
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 STYLES = {
     TrialState.COMPLETE: "green", TrialState.RUNNING: "cyan", TrialState.FAILED: "red", TrialState.CREATED: "dim",
+    TrialState.INTERRUPTED: "yellow",
     TrialState.STOPPED: "yellow", TrialState.PAUSED: "yellow", SweepState.QUEUED: "dim", SweepState.LAUNCHING: "cyan",
 }  # fmt: skip
 
@@ -115,7 +117,7 @@ def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
 
 def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
     """One line for each sweep of a storage folder."""
-    columns = ("name", "total", "complete", "running", "failed", "pruned", "objective", "best")
+    columns = ("name", "state", "total", "complete", "running", "failed", "pruned", "objective", "best")
     table = Table(*columns, box=None, header_style="dim")
     for sweep in sweeps:
         table.add_row(*(_cell(sweep[column]) for column in columns))
@@ -140,7 +142,12 @@ def status_table(status: Mapping[str, Any]) -> Group:
             f"{duration(trial['last_sign_seconds'])} ago" if trial["last_sign_seconds"] is not None else "-",
             _cell((trial["results"] or {}).get(metric)),
         )
-    states = ["complete", "running", "failed", *(state for state in ("stopped", "paused", "pruned") if status[state])]
+    states = [
+        "complete",
+        "running",
+        "failed",
+        *(state for state in ("interrupted", "stopped", "paused", "pruned") if status.get(state)),
+    ]
     counts = "  ".join(f"{state} {status[state]}" for state in (*states, "waiting"))
     phase = "  confirming" if status["phase"] == "confirming" else ""
     headline = Text.assemble((status["name"], "bold"), f"{phase}  {counts}  of {status['total']}")
@@ -153,6 +160,11 @@ def status_table(status: Mapping[str, Any]) -> Group:
         if trial["state"] in (TrialState.CREATED, TrialState.RUNNING) and trial["reason"]
     )
     messages += [Text(f"{count} tried again {message}", "yellow") for message, count in retried.items()]
+    messages += [
+        Text(f"trial {trial['trial_id'][:8]} {trial['waits']}", "yellow")
+        for trial in status["trials"]
+        if trial.get("waits")  # a service of an earlier version does not tell
+    ]
     return Group(headline, *_driver_lines(status), table, *messages)
 
 
@@ -168,7 +180,14 @@ def _driver_lines(status: Mapping[str, Any]) -> list[Text]:
     if "owner" in status:  # the sweep is a service's
         why = f": {status['reason']}" if status["reason"] else ""
         return [Text(f"{status['owner']}'s, {status['state']}{why}" + (f"; asked to {asked['ask']}" if asked else ""))]
-    lines = [Text(f"driver: process {driver['pid']} on {driver['host']}", "dim")] if driver else []
+    lines = []
+    if driver:
+        process = Process(driver["host"], driver["pid"])
+        lines.append(
+            Text(f"driver: {process.described(driver['state'])}", "yellow" if driver["state"] == "stopped" else "dim")
+        )
+    if status["state"] == "INTERRUPTED":
+        lines.append(Text(f"interrupted, no driver runs it; continue it: ssl-sweep resume {status['name']}", "yellow"))
     if asked:
         lines.append(Text(f"{asked['ask']} ({asked['why']}); continue it: ssl-sweep resume {status['name']}", "yellow"))
     return lines

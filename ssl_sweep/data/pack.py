@@ -12,8 +12,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ from torch import Tensor
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.packing import BOTH, WHOLE, OnError, write_packs
-from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
+from ssl_sweep.trialdir.locks import locked
 
 FORMAT = 4  # part of the key: raise it when the same images would give other files or other pixels
 UNUSED_S = 7 * 24 * 3600.0  # without an opening, after which a pack of files that have changed since is removed
 STATE = {"files", "lists", "own", "plugin", "labels", "held_out"}  # of a fingerprint: change with files and versions
 MAX_NAMED = 20  # classes in a message
+PACKS = "the images, which it decodes"  # what others wait for
 LARGE_PIXELS = 1024 * 1024  # every image of a batch takes the memory of the largest, so a few of these fill it
 
 log = logging.getLogger(__name__)
@@ -173,10 +174,10 @@ def pack_name(source: Source, splits: Sequence[str], on_error: OnError, short_si
 def write_once(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
     """Decode into `folder`, unless another process does so while this one waits for the lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f"{folder.name}.partial")
-    with locked(folder.with_name(f"{folder.name}.lock")):
+    with locked(folder.with_name(f"{folder.name}.lock"), PACKS) as turn:
         if folder.exists():
             return
+        partial = folder.with_name(f"{folder.name}.partial" if turn == 1 else f"{folder.name}.{turn}.partial")
         if partial.exists():  # its writer was killed: this process holds the lock
             shutil.rmtree(partial)
         with room_in(folder.parent):
@@ -186,7 +187,12 @@ def write_once(source: Source, folder: Path, splits: Sequence[str], on_error: On
             except BaseException:
                 shutil.rmtree(partial)  # half a set can be many gigabytes, and the disk may be full
                 raise
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            shutil.rmtree(partial)  # this process was stopped for so long that another one has packed the images
         sync_folder(folder.parent)
         remove_earlier(folder)
     warn_of_large_images(folder, short_side)
@@ -214,28 +220,9 @@ def set_of(folder: Path) -> dict[str, Any]:
     return {"source": meta["source"], **fingerprint, **made}
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout  # only the first process on a node comes here
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process to pack %s", path.stem)
-    while not lock.is_locked:  # its holder is on this machine and watched: it releases the lock or is ended
-        with suppress(Timeout):
-            lock.acquire(timeout=watchdog.BEAT_S)
-        watchdog.heartbeat()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def set_aside(folder: Path, splits: Sequence[str]) -> None:
     """Remove a damaged pack, once; trials that have mapped it keep their mapping."""
-    with locked(folder.with_name(f"{folder.name}.lock")):
+    with locked(folder.with_name(f"{folder.name}.lock"), PACKS):
         with suppress(Damaged):
             for split in splits:
                 read_pack(folder, split)

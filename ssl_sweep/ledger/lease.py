@@ -6,19 +6,19 @@ counter every few seconds. A process that finds a lease watches its counter, so 
 
 import errno
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
 from ssl_sweep.ledger.entries import LEASE, LedgerError, Notes
+from ssl_sweep.trialdir.processes import Process, this_process
 
 BEAT_S = 5.0
 WATCH_S = 20.0  # a driver whose counter does not move for this long is dead
@@ -62,15 +62,15 @@ def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
 
 
 def driver_of(notes: Notes) -> dict[str, Any] | None:
-    """Host and process of the lease's holder, which may be dead; None without a lease."""
+    """Host, pid and state (running, stopped or gone; None on another machine) of the lease's holder; None without."""
     held = notes.read().get(LEASE)
-    return {"host": held["host"], "pid": held["pid"]} if held else None
+    return {"host": held["host"], "pid": held["pid"], "state": _holder(held).state} if held else None
 
 
 def is_driven(notes: Notes) -> bool:
     """Whether a driver holds the lease; one on another machine may have died."""
     held = notes.read().get(LEASE)
-    return held is not None and not _has_died(held)
+    return held is not None and _holder(held).state != "gone"
 
 
 class LeaseStore(Protocol):
@@ -106,7 +106,7 @@ class Lease:
     def check_free(self) -> dict[str, Any] | None:
         """Return a dead holder's lease, or None without one. Raises SweepLockedError if the holder is alive."""
         held = self._read()
-        if held is not None and not _has_died(held) and self._moves(held):
+        if held is not None and _holder(held).state != "gone" and self._moves(held):
             raise _locked_error(self._read() or held)
         return self._read() and held
 
@@ -150,8 +150,7 @@ class Lease:
     def _write(self) -> bool:
         """Renew the lease; returns whether nobody else has written it meanwhile, however long the write took."""
         self._count += 1
-        mine = {"owner": self.owner, "host": socket.gethostname(), "pid": os.getpid(), "pids": _pids()}
-        mine["count"] = self._count
+        mine = {"owner": self.owner, **asdict(this_process()), "count": self._count}
         if not self._notes.swap(LEASE, self._held, mine):
             return False
         self._held = mine
@@ -165,7 +164,7 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise _locked_error(driver_of(notes) or {"host": "this machine", "pid": "?"}) from None
+        raise _locked_error(notes.read().get(LEASE) or {"host": "this machine", "pid": "?"}) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise
@@ -188,24 +187,10 @@ def _locked_error(held: Mapping[str, Any]) -> SweepLockedError:
 
 
 def _who(held: Mapping[str, Any]) -> str:
-    return f"process {held['pid']} on {held['host']}"
+    holder = _holder(held)
+    return holder.described(holder.state)
 
 
-def _has_died(held: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine and is gone, so that there is no need to watch its counter."""
-    if held["pids"] is None or held["pids"] != _pids():
-        return False
-    with suppress(PermissionError):
-        try:
-            os.kill(held["pid"], 0)
-        except ProcessLookupError:
-            return True
-    return False
-
-
-def _pids() -> str | None:
-    """The scope of a process id: this boot and this container; None if the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return None
+def _holder(held: Mapping[str, Any]) -> Process:
+    """The process of a lease. Earlier versions did not write when it began."""
+    return Process(held["host"], held["pid"], held.get("pids"), held.get("started"))

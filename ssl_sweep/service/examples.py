@@ -65,6 +65,7 @@ TRIAL = {
     "reason": None,
     "message": None,
     "last_sign_seconds": 2.5,
+    "waits": None,
     "results": None,
 }
 LOG = "epoch 3: loss 0.41\n"

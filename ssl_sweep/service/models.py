@@ -127,6 +127,7 @@ class Trial(BaseModel):
     reason: str | None = None
     message: str | None = None
     last_sign_seconds: float | None = None
+    waits: Annotated[str | None, Field(description="whom it waits for, or that its process is stopped")] = None
     results: dict[str, Any] | None = None
 
 

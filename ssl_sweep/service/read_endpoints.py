@@ -22,7 +22,7 @@ from ssl_sweep.service.response_cache import CachedResponse
 from ssl_sweep.service.states import WAITING
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, read_log, sweep_logs, trial_log
-from ssl_sweep.sweep.status import trial_status
+from ssl_sweep.sweep.status import trial_statuses
 
 MAX_STREAMS = 500
 MAX_LOG_CHARS = 200_000
@@ -123,9 +123,7 @@ def trials(
             if ledger is None:
                 return TrialPage(trials=[], total=0)
             matching = [trial for trial in ledger.trials if state is None or trial.state == state]
-            page = [
-                trial_status(trial, ledger, service.settings.storage) for trial in matching[offset : offset + limit]
-            ]
+            page = trial_statuses(matching[offset : offset + limit], ledger, service.settings.storage)
         return TrialPage.model_validate({"trials": page, "total": len(matching)})
 
     now = get_submission(service, name)

@@ -176,7 +176,7 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
     dump = spec.model_dump(mode="json")
     recorder = Recorder(spec.name, storage.sweep(spec.name), uri, dump, exchange, pins=ledger.pins)
     recorder.start()
-    progress = Progress(spec, ledger.trials, lambda: ledger.total, console)
+    progress = Progress(spec, ledger.trials, lambda: ledger.total, console, partial(storage.trial, spec.name))
     lease_lost, mlflow_wait_s = False, finish.MLFLOW_WAIT_S
     try:
         with progress.shown():

@@ -12,8 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ssl_sweep.knobs.knobs import UnknownNameError
 from ssl_sweep.knobs.pins import PinError, check_pins
 from ssl_sweep.ledger.entries import Trial
@@ -26,8 +24,9 @@ from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.tracking.spool import Spool
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import PRECISIONS, stage_key
-from ssl_sweep.trial.stages import FinishedStages
+from ssl_sweep.trial.stages import FinishedStages, key_of, newest_turn
 from ssl_sweep.trialdir.checkpoint import DAMAGED
+from ssl_sweep.trialdir.locks import try_lock
 from ssl_sweep.trialdir.states import TrialState
 
 FINAL = (TrialState.COMPLETE, TrialState.PRUNED)  # states of trials that are never resumed
@@ -68,7 +67,9 @@ def find_removable(ledger: LedgerReader, storage: Storage, keep_encoders: int | 
         for folder in folders.values()
         if encoder_path(folder).exists() and encoder_path(folder) not in encoders
     }
-    stages = {folder.name: folder for folder in sweep.glob("stages/*") if not _is_locked(folder)}
+    turns = [folder for folder in sweep.glob("stages/*") if folder.suffix != ".partial" and not _is_locked(folder)]
+    stages = {key_of(folder): folder for folder in turns if folder == newest_turn(folder)}
+    lost = [path for folder in turns if folder not in stages.values() for path in folder.iterdir()]
     needed = _needed(ledger, stages)
     free = {key: folder for key, folder in stages.items() if key not in needed}
     checkpoints = [path for trial in ledger.trials for path in _ended(trial, folders[trial.trial_id])]
@@ -77,7 +78,7 @@ def find_removable(ledger: LedgerReader, storage: Storage, keep_encoders: int | 
         Removable(CHECKPOINTS, tuple(path for path in checkpoints if path.exists())),
         Removable(ENCODERS, tuple(encoders)),
         Removable(PRETRAININGS, tuple(folder for key, folder in free.items() if key not in kept)),
-        Removable(LEFTOVERS, tuple(_leftovers(sweep, [*folders.values(), *stages.values()]))),
+        Removable(LEFTOVERS, (*_leftovers(sweep, [*folders.values(), *stages.values()]), *lost)),
     ]
 
 
@@ -179,7 +180,12 @@ def _ended(trial: Trial, folder: Path) -> Iterator[Path]:
 
 def _leftovers(sweep: Path, folders: Iterable[Path]) -> Iterator[Path]:
     """Partial files of writers that died, damaged files that were set aside, and Ray's snapshots."""
-    leftovers = [*sweep.glob("*.partial"), *sweep.glob("artifacts/*.partial"), *sweep.glob(".ray")]
+    leftovers = [
+        *sweep.glob("*.partial"),
+        *sweep.glob("stages/*.partial"),
+        *sweep.glob("artifacts/*.partial"),
+        *sweep.glob(".ray"),
+    ]
     for folder in folders:
         leftovers += [*folder.rglob("*.partial"), *folder.rglob(f"*{DAMAGED}")]
     yield from (path for path in leftovers if path.parent not in leftovers)
@@ -187,11 +193,8 @@ def _leftovers(sweep: Path, folders: Iterable[Path]) -> Iterator[Path]:
 
 def _is_locked(stage: Path) -> bool:
     """Whether a process that outlived its driver still runs this pretraining."""
-    try:
-        with FileLock(stage / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    with try_lock(stage / "lock") as is_free:
+        return not is_free
 
 
 def _files(path: Path) -> list[Path]:

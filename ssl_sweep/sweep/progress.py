@@ -4,6 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from threading import Event, Thread
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,11 +17,14 @@ from rich.text import Text
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep.notebook import live_output
+from ssl_sweep.sweep.status import waits_of
 from ssl_sweep.tables.labels import display_name, duration
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
 MAX_ROWS = 12
+LOOK_EVERY_S = 5.0  # whether trials wait for others
+WAIT_TOLD_S = 30.0  # a wait of so long gets a line where the display cannot be drawn
 LINE_EVERY_S = 60.0  # reports in between print no line where the display cannot be drawn
 
 
@@ -30,12 +35,21 @@ class Progress:
     a minute.
     """
 
-    def __init__(self, spec: SweepSpec, known: list[Trial], total: Callable[[], int], console: Console) -> None:
-        """total: returns the number of trials, as far as it is known yet."""
-        self._spec, self._total, self._console = spec, total, console
+    def __init__(
+        self,
+        spec: SweepSpec,
+        known: list[Trial],
+        total: Callable[[], int],
+        console: Console,
+        folder_of: Callable[[str], Path],
+    ) -> None:
+        """total: returns the number of trials, as far as it is known yet. folder_of: a trial's, by its id."""
+        self._spec, self._total, self._console, self._folder_of = spec, total, console, folder_of
         self._ended = {trial.trial_id: trial for trial in known if trial.ended}
         self._before = len(self._ended)
         self._running: dict[str, tuple[Trial, str]] = {}
+        self._waits: dict[str, tuple[str, float]] = {}  # of running trials: in words, and since when they are known
+        self._told: set[str] = set()
         self._started = self._last_line = time.monotonic()
 
     @contextmanager
@@ -46,8 +60,33 @@ class Progress:
             display = live_output(self._render)
         elif self._console.is_terminal:
             display = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
-        with display:
-            yield
+        ended = Event()
+        thread = Thread(target=self._look_regularly, args=(ended,), name="waits", daemon=True)
+        thread.start()
+        try:
+            with display:
+                yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _look_regularly(self, ended: Event) -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """See which running trials wait for another process, or are stopped, and tell those that do so for long."""
+        before, now = self._waits, time.monotonic()
+        self._waits = {
+            trial_id: (words, before[trial_id][1] if before.get(trial_id, ("",))[0] == words else now)
+            for trial_id in list(self._running)
+            if (words := waits_of(self._folder_of(trial_id))) is not None
+        }
+        for trial, _ in list(self._running.values()):
+            words, since = self._waits.get(trial.trial_id, ("", now))
+            if now - since >= WAIT_TOLD_S and words not in self._told:
+                self._told.add(words)
+                self._print(trial, words)
 
     def started(self, trial: Trial) -> None:
         self._running[trial.trial_id] = (trial, "starting")
@@ -88,6 +127,7 @@ class Progress:
     def _render(self) -> Group:
         rows = Table.grid(padding=(0, 2))
         for trial, where in list(self._running.values())[:MAX_ROWS]:
+            where = self._waits.get(trial.trial_id, (where, 0.0))[0]
             rows.add_row(f"choice {trial.choice}", f"seed {trial.seed}", f"attempt {trial.attempts}", where)
         bar = Padding(ProgressBar(self._total(), len(self._ended), width=60), 0)  # gives the bar a line of its own
         return Group(self._header(), bar, rows)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage, StorageError
-from ssl_sweep.trialdir import journal, watchdog
+from ssl_sweep.trialdir import journal, waits, watchdog
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import ENDED, TrialState
 
@@ -30,7 +31,7 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
         **counts(ledger),
         "driver": driver_of(ledger.notes),
         "asked": asdict(asked) if asked else None,
-        "trials": [trial_status(trial, ledger, storage) for trial in ledger.trials],
+        "trials": trial_statuses(ledger.trials, ledger, storage),
     }
 
 
@@ -43,13 +44,16 @@ def overview(storage: Storage) -> list[dict[str, Any]]:
 
 def counts(ledger: LedgerReader) -> dict[str, Any]:
     """The number of trials in each state, and the best result so far."""
-    states = Counter(trial.state for trial in ledger.trials)
+    state = state_of(ledger)
+    states = Counter(_now(trial, driven=state == "RUNNING") for trial in ledger.trials)
     return {
         "name": ledger.spec.name,
+        "state": state,
         "phase": _phase(ledger),
         "total": ledger.total,
         "complete": states[TrialState.COMPLETE],
         "running": states[TrialState.RUNNING],
+        "interrupted": states[TrialState.INTERRUPTED],
         "failed": states[TrialState.FAILED],
         "stopped": states[TrialState.STOPPED],
         "paused": states[TrialState.PAUSED],
@@ -75,8 +79,11 @@ def state_of(ledger: LedgerReader) -> State:
 
 def state_now(trial: Trial, ledger: LedgerReader) -> TrialState:
     """A trial's state, INTERRUPTED where it was running and no driver runs it any more."""
-    is_interrupted = trial.state == TrialState.RUNNING and not is_driven(ledger.notes)
-    return TrialState.INTERRUPTED if is_interrupted else trial.state
+    return _now(trial, driven=is_driven(ledger.notes))
+
+
+def _now(trial: Trial, *, driven: bool) -> TrialState:
+    return TrialState.INTERRUPTED if trial.state == TrialState.RUNNING and not driven else trial.state
 
 
 def _phase(ledger: LedgerReader) -> str:
@@ -97,8 +104,13 @@ def _best(ledger: LedgerReader) -> float | None:
     return (max if objective.maximizes else min)(scored, default=None)
 
 
-def trial_status(trial: Trial, ledger: LedgerReader, storage: Storage) -> dict[str, Any]:
-    """State, progress and results of a trial, as plain JSON data."""
+def trial_statuses(trials: Sequence[Trial], ledger: LedgerReader, storage: Storage) -> list[dict[str, Any]]:
+    """State, progress and results of trials, as plain JSON data."""
+    driven = is_driven(ledger.notes)
+    return [_trial_status(trial, _now(trial, driven=driven), ledger, storage) for trial in trials]
+
+
+def _trial_status(trial: Trial, state: TrialState, ledger: LedgerReader, storage: Storage) -> dict[str, Any]:
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     stage, epoch, age = last_sign(folder)
     return {
@@ -107,7 +119,7 @@ def trial_status(trial: Trial, ledger: LedgerReader, storage: Storage) -> dict[s
         "knobs": dict(ledger.choice(trial.choice).knobs),
         "seed": trial.seed,
         "confirms": trial.confirms,
-        "state": trial.state,
+        "state": state,
         "stage": stage,
         "epoch": epoch,
         "attempts": trial.attempts,
@@ -116,9 +128,19 @@ def trial_status(trial: Trial, ledger: LedgerReader, storage: Storage) -> dict[s
         "reason": trial.reason,
         "message": trial.message,
         "last_sign_seconds": age,
+        "waits": waits_of(folder) if state == TrialState.RUNNING else None,
         "results": dict(trial.results) if trial.results else None,
         "folder": str(folder),
     }
+
+
+def waits_of(folder: Path) -> str | None:
+    """Whom a running trial waits for, or that its own process is stopped, in words; None if neither."""
+    if (wait := waits.read(folder)) is not None:
+        return str(wait)
+    process = watchdog.process_of(folder / watchdog.HEARTBEAT_FILE)
+    state = process.state if process is not None else None
+    return f"does not go on: {process.described(state)}" if process is not None and state == "stopped" else None
 
 
 def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:

@@ -30,7 +30,7 @@ from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
-from ssl_sweep.trialdir import disk, watchdog
+from ssl_sweep.trialdir import disk, waits, watchdog
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, MetricsReported
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import TrialRecord
@@ -99,6 +99,7 @@ def attempt(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         record.write(folder)
+        waits.clear(folder)  # of an attempt that was killed
         Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, unwatched_report, folder, cache, stages, objectives)

@@ -34,7 +34,7 @@ from ssl_sweep.training.loop import Epoch, Report, Stage, derive_seed
 from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.training.pretrain import pretrain, visualize
 from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
-from ssl_sweep.trial.stages import FinishedStages, PretrainingOutput, SharedPretraining, link
+from ssl_sweep.trial.stages import FinishedStages, PretrainingOutput, SharedPretraining, link, newest_turn
 from ssl_sweep.trialdir import checkpoint, watchdog
 from ssl_sweep.trialdir.events import StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
@@ -123,7 +123,7 @@ class _Trial:
         splits = self._open_data(timeout)  # before rank 0 needs it: while rank 0 waits, it gives no heartbeat
         if number := int(gather_no_grad(torch.zeros(1))[0]):
             self.precision = PRECISIONS[number - 1]  # rank 0's: nodes differ
-            folder = self.stages / stage_key(self.config, "pretrain", self.precision, self.workers)
+            folder = newest_turn(self.stages / stage_key(self.config, "pretrain", self.precision, self.workers))
             stage = self._begin("pretrain", folder, _ignore)
             augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
             pretrain(self._method(), splits.seen, augment, recipe, stage, lambda epoch: None)
@@ -197,13 +197,13 @@ class _Trial:
         return Stage(folder, report, seed, self.device, self.precision)
 
     def _pretrain(self, key: str) -> dict[str, float]:
-        splits = self.splits  # decoded before the lock is taken: trials wait for this one's heartbeats
+        splits = self.splits  # decoded before the lock is taken
         for name in self.config["evaluate"]:
             self._splits_for(name)  # without the labels that it needs, a pretraining would be in vain
         shared = SharedPretraining(self.stages / key, self.journal, self.report)
-        encoder = encoder_path(shared.folder)
-        results = shared.get_or_run(partial(self._pretrain_shared, splits), lambda: is_whole(encoder))
-        link(encoder, encoder_path(self.workdir))
+        make = partial(self._pretrain_shared, splits)
+        results = shared.get_or_run(make, lambda: is_whole(encoder_path(shared.folder)))
+        link(encoder_path(shared.folder), encoder_path(self.workdir))
         return results
 
     def _pretrain_shared(self, splits: Splits, output: PretrainingOutput) -> dict[str, float]:

@@ -3,22 +3,24 @@
 A shared pretraining has a folder `stages/KEY/`: `checkpoint.pt` while it runs, then `encoder.pt`, `artifacts/`, and
 `journal.jsonl`, which every trial that shares it copies into its own. The `stage` event is written last: the other
 files are complete by then. The operating system releases the lock when the process that holds it dies.
+
+One that holds the lock and gives no sign, stopped or cut off, loses its turn: another trial goes on in `stages/KEY.2/`,
+which begins as a copy. So no folder ever has two writers. The former holder finds out at its next report.
 """
 
+import errno
 import json
 import logging
 import os
 import shutil
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout  # torch depends on it: every machine with torch has it
-
+from ssl_sweep.models.distributed import world_size
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report
 from ssl_sweep.trialdir import watchdog
@@ -36,17 +38,14 @@ from ssl_sweep.trialdir.events import (
     TagsSet,
 )
 from ssl_sweep.trialdir.journal import JOURNAL, Journal, read
+from ssl_sweep.trialdir.locks import LockWait, renewed, try_lock
 
-POLL_SECONDS = 0.5
-SILENCE_SECONDS = 3600.0  # a running pretraining saves every few minutes (training.SAVE_EVERY_SECONDS)
-GRACE_S = 60.0  # a waiting trial's heartbeat outlasts the running trial's by this, so that the latter is ended first
 DETERMINISTIC = {"Diverged": Diverged, "Collapsed": Collapsed}  # errors that the same seed repeats
-Signs = tuple[int | None, ...]
 log = logging.getLogger(__name__)
 
 
-class PretrainingStalledError(RuntimeError):
-    """The trial that runs a shared pretraining gives no heartbeat, but keeps the lock."""
+class TakenOverError(RuntimeError):
+    """Another trial has taken this trial's pretraining over, since it gave no sign for minutes."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,13 @@ class SharedPretraining:
     """A pretraining as one trial sees it: the first trial that needs it runs it, the others follow its reports."""
 
     def __init__(self, folder: Path, trial: Journal, report: Report) -> None:
-        """trial: the trial's own journal. report: called with each epoch that is new in it; may raise `Stop`."""
-        self.folder = folder
+        """folder: of the first turn. trial: its journal. report: gets each epoch that is new in it; may raise Stop."""
+        self.folder = self._first = folder  # of the newest turn
         self._trial, self._report = trial, report
         self._id = trial.path.parent.name
         self._offset = 0
         self._state: PretrainingStarted | PretrainingFailed | PretrainingFinished | None = None  # the newest of these
-        self._last_signs: tuple[Signs, float] | None = None  # of progress, and when they were first seen
+        self._wait: LockWait | None = None
 
     def get_or_run(
         self, make: Callable[["PretrainingOutput"], dict[str, float]], is_whole: Callable[[], bool] = lambda: True
@@ -112,17 +111,18 @@ class SharedPretraining:
         Raises:
             Diverged, Collapsed: the pretraining failed so, here or in another trial. A trial that is run again after
                 this error runs the pretraining itself.
-            PretrainingStalledError: the trial that runs it hangs, or has died on a host that keeps its locks.
+            TakenOverError: another trial has taken it over from this one, which has several workers.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._first.mkdir(parents=True, exist_ok=True)
         ran = False
         while (finished := self._follow()) is None or not (ran or is_whole()):
-            with self._try_lock() as is_ours:
-                if is_ours and not (self._follow() and is_whole()):
-                    self._run(make)
-                    ran = True
+            folder = self.folder
+            with try_lock(folder / "lock") as is_ours:
+                if is_ours and not (self._follow() and is_whole()) and self.folder == folder:
+                    ran = self._run(make)
             if not is_ours:
-                self._wait()
+                self._wait_a_moment()
+        self._end_wait()
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         if finished.trial != self._id:
             self._trial.append_once(TagsSet(tags={"pretrained_by": finished.trial}))
@@ -130,10 +130,13 @@ class SharedPretraining:
 
     def _follow(self) -> PretrainingFinished | None:
         """Copy new events of the pretraining's journal to the trial's; returns the last event once it is finished."""
+        if (newest := newest_turn(self._first)) != self.folder:
+            self.folder, self._offset, self._state = newest, 0, None  # events that are copied again change nothing
+            self._end_wait()
         events, self._offset = read(self.folder, self._offset)
         starts = any(isinstance(event, PretrainingStarted) for event in events)
         if starts and isinstance(self._state, PretrainingFinished):  # it runs again: its encoder is damaged
-            self._trial.append(StageStarted(stage="pretrain", key=self.folder.name))
+            self._trial.append(StageStarted(stage="pretrain", key=self._first.name))
         replaced = _replaced_before(events)
         for i, event in enumerate(events):
             if i >= replaced or not isinstance(event, MetricsReported):
@@ -163,30 +166,21 @@ class SharedPretraining:
         else:
             self._trial.append_once(ArtifactAdded(path=path))
 
-    def _wait(self) -> None:
-        """Wait a moment for the trial that runs the pretraining. Raises PretrainingStalledError."""
-        # times are only compared with each other: the clocks of two hosts differ
-        signs: Signs = tuple(
-            _written(self.folder / name) for name in (JOURNAL, "checkpoint.pt", watchdog.HEARTBEAT_FILE)
-        )
-        if self._last_signs is None:
+    def _wait_a_moment(self) -> None:
+        """Wait for the trial that runs the pretraining; take it over if that trial has lost its turn."""
+        if self._wait is None:
             log.info("pretrain: another trial runs it; following %s", self.folder)
-        if self._last_signs is None or self._last_signs[0] != signs:
-            self._last_signs = signs, time.monotonic()
-        silent_s = time.monotonic() - self._last_signs[1]
-        if silent_s > SILENCE_SECONDS:
-            raise PretrainingStalledError(self._stalled_message())
-        if silent_s < GRACE_S:
-            watchdog.heartbeat()
-        time.sleep(POLL_SECONDS)
+            alive, journal, saved = (self.folder / name for name in (watchdog.HEARTBEAT_FILE, JOURNAL, "checkpoint.pt"))
+            self._wait = LockWait("the same pretraining", alive, journal, saved)
+        maker = self._state.trial if self._state is not None else None
+        if self._wait.is_over(maker):
+            log.warning("pretrain: trial %s gives no sign; going on without it, from its last checkpoint", maker)
+            _begin_turn(self.folder, next_turn(self.folder), self._id)
 
-    def _stalled_message(self) -> str:
-        maker, host, pid = (getattr(self._state, name, None) or "?" for name in ("trial", "host", "pid"))
-        return (
-            f"{self.folder}: trial {maker} makes this pretraining (host {host}, process {pid}) and has given no sign "
-            f"for {SILENCE_SECONDS / 60:.0f} min; end that process, or where the host is gone remove "
-            f"{self.folder / 'lock'}; then resume the sweep"
-        )
+    def _end_wait(self) -> None:
+        if self._wait is not None:
+            self._wait.end()
+            self._wait = None
 
     def _raise_shared_failure(self, failure: PretrainingFailed) -> None:
         """Raise the failure of another trial's pretraining, once: if a user resumes this trial, it runs its own."""
@@ -194,43 +188,49 @@ class SharedPretraining:
             return
         raise DETERMINISTIC[failure.kind](f"{failure.message} (trial {failure.trial}, same pretraining)")
 
-    def _run(self, make: Callable[["PretrainingOutput"], dict[str, float]]) -> None:
-        journal = Journal(self.folder)
+    def _run(self, make: Callable[["PretrainingOutput"], dict[str, float]]) -> bool:
+        """Run the pretraining; returns whether it is done, and not taken over by another trial."""
+        self._end_wait()
+        journal, folder = Journal(self.folder), self.folder
         journal.append(PretrainingStarted(trial=self._id, host=socket.gethostname(), pid=os.getpid()))
+
+        def check() -> None:
+            if newest_turn(self._first) != folder:
+                raise TakenOverError(f"{folder}: another trial has taken this pretraining over while {self._id} hung")
+
         try:
-            with watchdog.marking(self.folder / watchdog.HEARTBEAT_FILE):
-                results = make(PretrainingOutput(self.folder, journal, self._follow))
+            with renewed(folder / watchdog.HEARTBEAT_FILE):
+                results = make(PretrainingOutput(folder, journal, check, self._follow))
+                check()
         except tuple(DETERMINISTIC.values()) as error:
             journal.append(PretrainingFailed(trial=self._id, kind=type(error).__name__, message=str(error)))
             raise
+        except TakenOverError as error:
+            if world_size() > 1:  # the other workers have been dismissed
+                raise
+            log.warning("pretrain: %s; following it", error)
+            return False
         journal.append(PretrainingFinished(trial=self._id, results=results))
-
-    @contextmanager
-    def _try_lock(self) -> Iterator[bool]:
-        """Give whether this trial got the lock; it is held while the block runs."""
-        lock = FileLock(self.folder / "lock")
-        with suppress(Timeout):
-            lock.acquire(timeout=0)
-        try:
-            yield lock.is_locked
-        finally:
-            lock.release()
+        return True
 
 
 class PretrainingOutput:
     """The reports, tags and files of a running pretraining: written to its journal, which all sharing trials copy."""
 
-    def __init__(self, folder: Path, journal: Journal, follow: Callable[[], object]) -> None:
+    def __init__(self, folder: Path, journal: Journal, check: Callable[[], None], follow: Callable[[], object]) -> None:
+        """check: raises TakenOverError. follow: has the trial copy the journal."""
         self.folder = folder
-        self._journal, self._follow = journal, follow
+        self._journal, self._check, self._follow = journal, check, follow
 
     def report(self, metrics: dict[str, float], step: int) -> None:
         """Report an epoch's metrics."""
+        self._check()
         self._journal.report(metrics, step)
         self._follow()
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag; repeated calls, also of other attempts, have no effect."""
+        self._check()
         self._journal.append_once(TagsSet(tags={name: value}))
         self._follow()
 
@@ -242,6 +242,7 @@ class PretrainingOutput:
         partial.mkdir()
         whole.mkdir(exist_ok=True)
         yield partial
+        self._check()
         for file in sorted(partial.iterdir()):
             file.replace(whole / file.name)  # not overwritten in place: trials have hard links to the old file
             self._journal.append(ArtifactAdded(path=f"artifacts/{file.name}"))
@@ -269,9 +270,39 @@ def _replaced_before(events: Sequence[Event]) -> int:
     return place
 
 
-def _written(path: Path) -> int | None:
-    """When a file was last written, in ns; None if there is none."""
+def newest_turn(first: Path) -> Path:
+    """The folder of a shared pretraining where it goes on; `first` unless its maker has lost its turn."""
+    folder = first
+    while (later := next_turn(folder)).exists():
+        folder = later
+    return folder
+
+
+def next_turn(folder: Path) -> Path:
+    """The folder of the turn after this one: `KEY`, `KEY.2`, `KEY.3`."""
+    turn = folder.name.removeprefix(key_of(folder)).removeprefix(".")
+    return folder.with_name(f"{key_of(folder)}.{int(turn or 1) + 1}")
+
+
+def key_of(folder: Path) -> str:
+    """The key of the pretraining in a folder, whichever turn it is."""
+    return folder.name.partition(".")[0]
+
+
+def _begin_turn(old: Path, new: Path, trial: str) -> None:
+    """Make the folder of the next turn as a copy of the old one's state, unless another trial does."""
+    partial = new.with_name(f"{new.name}.{trial}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    names = ["checkpoint.pt", *(f"artifacts/{path.name}" for path in (old / "artifacts").glob("*"))]
+    for name in names:  # none is written in place
+        with suppress(FileNotFoundError):
+            link(old / name, partial / name)
+    journal = (old / JOURNAL).read_bytes()  # last: it has to have the epochs of the checkpoint
+    write_bytes(partial / JOURNAL, journal[: journal.rfind(b"\n") + 1])
     try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+        partial.rename(new)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    shutil.rmtree(partial, ignore_errors=True)

@@ -5,12 +5,16 @@ timer per process, hence the global state: a process runs one trial at a time.
 """
 
 import faulthandler
+import json
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
+
+from ssl_sweep.trialdir.processes import Process, this_process
 
 DUMP, HEARTBEAT_FILE = "hung.txt", "alive"
 BEAT_S = 1.0  # between heartbeats that are written: each takes system calls, and a training step may take 1 ms
@@ -24,7 +28,8 @@ def watched(folder: Path, timeout: float | None) -> Iterator[None]:
     """While the block runs, end the process after `timeout` seconds (None: never) without a heartbeat."""
     global _watch
     with (folder / DUMP).open("w") as file:
-        _watch = _Watch(timeout, file, [folder / HEARTBEAT_FILE])
+        _watch = _Watch(timeout, file, folder)
+        (folder / HEARTBEAT_FILE).write_text(json.dumps(asdict(this_process())))
         _watch.beat()
         try:
             yield
@@ -51,15 +56,22 @@ def waiting() -> Iterator[None]:
             _watch.beat()
 
 
-@contextmanager
-def marking(mark: Path) -> Iterator[None]:
-    """While the block runs, each heartbeat also touches this file, for trials that wait for this one."""
-    marks = _watch.marks if _watch is not None else []
-    marks.append(mark)
+def folder() -> Path | None:
+    """The folder of the trial that this process runs; None outside of one."""
+    return _watch.folder if _watch is not None else None
+
+
+def silence_s() -> float:
+    """Seconds since the trial's last heartbeat; 0 outside of a trial."""
+    return time.monotonic() - _watch.beaten if _watch is not None else 0.0
+
+
+def process_of(alive: Path) -> Process | None:
+    """The process that a heartbeat's file names; None if there is none, or it is being written."""
     try:
-        yield
-    finally:
-        marks.remove(mark)
+        return Process(**json.loads(alive.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def take_dump(folder: Path) -> str | None:
@@ -84,10 +96,10 @@ def summary(dump: str) -> str:
 
 
 class _Watch:
-    """The timer of one attempt. A heartbeat touches the files in `marks`."""
+    """The timer of one attempt. A heartbeat touches the folder's `HEARTBEAT_FILE`, which names the process."""
 
-    def __init__(self, timeout: float | None, file: IO[str], marks: list[Path]) -> None:
-        self.timeout, self.file, self.marks = timeout, file, marks
+    def __init__(self, timeout: float | None, file: IO[str], folder: Path) -> None:
+        self.timeout, self.file, self.folder = timeout, file, folder
         self.every = BEAT_S if timeout is None else min(BEAT_S, timeout / 4)
         self.beaten = 0.0
 
@@ -96,5 +108,4 @@ class _Watch:
         if self.timeout is not None:
             faulthandler.dump_traceback_later(self.timeout, exit=True, file=self.file)
         with suppress(OSError):  # a full disk is reported by the trial's own writes
-            for mark in self.marks:
-                mark.touch()
+            (self.folder / HEARTBEAT_FILE).touch()

@@ -21,6 +21,7 @@ from ssl_sweep.ledger.entries import LeaseLost, Notes
 from ssl_sweep.ledger.lease import Lease, NoFileLocksError, SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.trialdir import processes
 
 ELSEWHERE = {"owner": "other", "host": "node7", "pid": 1, "pids": "another boot", "count": 3}
 
@@ -87,7 +88,7 @@ def test_a_driver_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, url: st
 def test_a_driver_of_this_machine_that_was_killed_is_replaced_at_once(tmp_path: Path, url: str) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    notes(url).write("lease", {**ELSEWHERE, "pid": ended.pid, "pids": lease._pids()})
+    notes(url).write("lease", {**ELSEWHERE, "pid": ended.pid, "pids": processes.scope()})
     began = time.monotonic()
     with sole_driver(tmp_path, notes(url)):
         assert time.monotonic() - began < 1.0

@@ -1,5 +1,7 @@
 import io
+import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep import progress
 from ssl_sweep.sweep.progress import Progress
+from ssl_sweep.trialdir import waits
 from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.processes import Process
 
 TRIAL = Trial("t0", choice=3, seed=1, state="RUNNING", attempts=1)
 
@@ -33,7 +37,7 @@ def watched(
     clock = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     text = io.StringIO()
-    return Progress(spec, [], lambda: 2, Console(file=text, width=200, **console)), text, clock
+    return Progress(spec, [], lambda: 2, Console(file=text, width=200, **console), Path), text, clock
 
 
 def test_a_pipe_gets_a_line_as_each_trial_ends(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +87,27 @@ def test_the_bar_has_a_line_of_its_own(spec: SweepSpec, monkeypatch: pytest.Monk
     Console(file=text, width=200).print(shown._render())
     header, bar, row = (line.rstrip() for line in text.getvalue().splitlines())
     assert (header.split()[0], set(bar), row) == ("watched", {"━"}, "choice 3  seed 1  attempt 1  starting")
+
+
+def test_who_waits_for_whom_is_shown_and_told_within_a_minute(
+    spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maker = Process("node7", 4711, "another boot")
+    waits.note(waits.Wait("the same pretraining", time.time(), maker, "stopped", "9c1b2d3e4f"), tmp_path)
+    said = "for the same pretraining of trial 9c1b2d3e: process 4711 on node7, which is stopped: `kill -CONT 4711`"
+    waiting = replace(TRIAL, trial_id=str(tmp_path))
+    shown, text, clock = watched(spec, monkeypatch)
+    shown.started(waiting)
+    for _ in range(10):
+        shown.look()
+        clock[0] += 6
+    assert text.getvalue().count(said) == 1
+    waits.clear(tmp_path)
+    shown.look()
+    assert shown._waits == {}
+    shown, text, clock = watched(spec, monkeypatch, force_terminal=True)
+    shown.started(waiting)
+    waits.note(waits.Wait("the same pretraining", time.time(), maker, "stopped", "9c1b2d3e4f"), tmp_path)
+    shown.look()
+    shown._console.print(shown._render())
+    assert "waits since" in text.getvalue()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from ssl_sweep.training import loop
 from ssl_sweep.training.loop import Diverged, Stop
 from ssl_sweep.trial import attempt, stage_keys, stages
 from ssl_sweep.trial import run as trial
-from ssl_sweep.trialdir import journal
+from ssl_sweep.trialdir import journal, locks, waits
 from ssl_sweep.trialdir.events import PretrainingStarted
 from ssl_sweep.trialdir.record import TrialRecord
 
@@ -165,7 +166,7 @@ def test_when_the_maker_is_killed_the_one_that_waits_goes_on_from_its_checkpoint
     maker, stage = start(tmp_path, "maker", cache, **long), stage_of(tmp_path, **long)
     wait_for((stage / "checkpoint.pt").exists, maker)
     os.kill(maker.pid, signal.SIGSTOP)  # it lives, and holds the lock
-    threading.Timer(2 * stages.POLL_SECONDS, maker.kill).start()
+    threading.Timer(2 * locks.POLL_S, maker.kill).start()
     results = run(tmp_path, "heir", cache, **long)
     maker.join(10)
     assert maker.exitcode == -signal.SIGKILL
@@ -200,7 +201,7 @@ def test_a_trial_that_waits_tells_the_makers_epochs_and_can_be_stopped(tmp_path:
 
     def make() -> None:
         for step in (1, 2, 3):
-            time.sleep(stages.POLL_SECONDS)
+            time.sleep(locks.POLL_S)
             making.report({"pretrain/loss": 1.0}, step)
 
     with FileLock(stage / "lock"):
@@ -215,32 +216,71 @@ def test_a_trial_that_waits_tells_the_makers_epochs_and_can_be_stopped(tmp_path:
     assert "another trial runs it" in (tmp_path / "waits" / "log.txt").read_text()
 
 
-def test_a_maker_that_falls_silent_is_named_and_not_waited_for(
+def test_a_stopped_maker_loses_its_turn_and_writes_nothing_that_another_one_reads(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(stages, "SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    monkeypatch.setattr(locks, "LEASE_S", 1.0)
+    long = {"pretrain": {**SPEC["pretrain"], "epochs": 12}}
+    undisturbed = trial.run(config(**long), ignore, tmp_path / "undisturbed", cache=cache)
+    maker, stage = start(tmp_path, "maker", cache, **long), stage_of(tmp_path, **long)
+    wait_for((stage / "checkpoint.pt").exists, maker)
+    os.kill(maker.pid, signal.SIGSTOP)
+    begun = {path: path.stat().st_mtime_ns for path in stage.rglob("*") if path.is_file()}
+    seen: list[waits.Wait | None] = []
+    noted = waits.note
+    monkeypatch.setattr(waits, "note", lambda wait, folder: (noted(wait, folder), seen.append(waits.read(folder))))
+    outcome = attempt.attempt(
+        TrialRecord("heir", config=config(**long)), 1, ignore, tmp_path / "trials" / "heir", cache,
+        stages=tmp_path / "stages",
+    )  # fmt: skip
+    assert outcome.results == undisturbed
+    last = seen[-1]
+    assert (last.trial, last.state, last.holder.pid) == ("maker", "stopped", maker.pid)
+    assert re.fullmatch(
+        rf"waits since \S+ for the same pretraining of trial maker: process {maker.pid} on \S+, it is stopped: "
+        rf"`kill -CONT {maker.pid}` there lets it go on, `kill -KILL {maker.pid}` ends it",
+        str(last),
+    )
+    assert waits.read(tmp_path / "trials" / "heir") is None
+    second = stages.next_turn(stage)
+    heirs = {path: path.stat().st_mtime_ns for path in second.rglob("*") if path.is_file()}
+    assert begun == {path: path.stat().st_mtime_ns for path in begun}
+    os.kill(maker.pid, signal.SIGCONT)
+    maker.join(60)
+    assert maker.exitcode == 0
+    assert heirs == {path: path.stat().st_mtime_ns for path in second.rglob("*") if path.is_file()}
+    assert not trial.encoder_path(stage).exists()
+    assert [event.trial for event in events(second, "attempt")] == ["maker", "heir"]
+    assert run(tmp_path, "maker", cache, **long) == run(tmp_path, "third", cache, **long) == undisturbed
+    for name in ("maker", "heir", "third"):
+        assert told(tmp_path / "trials" / name) == told(tmp_path / "undisturbed")
+        assert_same_encoder(tmp_path / "trials" / name, tmp_path / "undisturbed")
+
+
+def test_of_many_that_wait_for_a_silent_maker_one_goes_on(
+    tmp_path: Path, cache: Path, epochs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    monkeypatch.setattr(locks, "LEASE_S", 3.0)
+    monkeypatch.setattr(locks, "BEAT_S", 0.1)
     stage = stage_of(tmp_path)
     stage.mkdir(parents=True)
-    lives_until = time.monotonic() + 1.5
-
-    def live() -> None:
-        while time.monotonic() < lives_until:
-            (stage / "checkpoint.pt").write_bytes(b"under way")
-            time.sleep(0.1)
-
-    maker = threading.Thread(target=live)
     with FileLock(stage / "lock"):  # a lock that outlives its host is held like this
         journal.Journal(stage).append(PretrainingStarted(trial="maker", host="node7", pid=4711))
-        maker.start()
-        said = rf"trial maker .*node7, process 4711.*remove {stage / 'lock'}; then resume"
-        with pytest.raises(stages.PretrainingStalledError, match=said):
-            run(tmp_path, "waits", cache)
-        assert time.monotonic() > lives_until
-        maker.join()
-    (stage / "checkpoint.pt").unlink()
-    run(tmp_path, "waits", cache)
-    assert makers(tmp_path) == ["maker", "waits"]
+        names = ("a", "b", "c")
+        results: dict[str, dict[str, float]] = {}
+        waiting = [
+            threading.Thread(target=lambda name=name: results.update({name: run(tmp_path, name, cache)}))
+            for name in names
+        ]
+        for thread in waiting:
+            thread.start()
+        for thread in waiting:
+            thread.join(120)
+    assert results["a"] == results["b"] == results["c"]
+    assert len(epochs) == EPOCHS
+    assert sorted(path.name for path in stage.parent.iterdir()) == [stage.name, f"{stage.name}.2"]
 
 
 def test_data_is_decoded_before_the_turn_is_taken(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

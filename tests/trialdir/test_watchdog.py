@@ -2,15 +2,9 @@
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import pytest
-
-from ssl_sweep.trial import stages
-from ssl_sweep.trial.stages import SharedPretraining
 from ssl_sweep.trialdir import watchdog
-from ssl_sweep.trialdir.journal import Journal
 
 HANGS = """
 import ctypes, sys
@@ -67,49 +61,3 @@ def test_signs_of_life_keep_a_trial_and_nothing_stays_armed_after_it(tmp_path: P
 def test_a_killed_process_is_not_taken_for_a_hung_one(tmp_path: Path) -> None:
     (tmp_path / watchdog.DUMP).touch()  # as an attempt leaves it that was watched and killed
     assert watchdog.take_dump(tmp_path) is None
-
-
-def test_a_trial_that_waits_for_a_pretraining_lives_as_long_as_its_maker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    signs: list[float] = []
-    monkeypatch.setattr(watchdog, "heartbeat", lambda: signs.append(0))
-    monkeypatch.setattr(stages, "GRACE_S", 0.2)
-    monkeypatch.setattr(stages, "POLL_SECONDS", 0.02)
-    made, shared = threading.Event(), tmp_path / "stages" / "key"
-
-    def make(making: stages.PretrainingOutput) -> dict[str, float]:
-        making.folder.joinpath("begun").touch()
-        while not made.wait(0.02):
-            if not making.folder.joinpath("hang").exists():
-                (making.folder / watchdog.HEARTBEAT_FILE).touch()  # what the real heartbeat() does
-        return {"loss": 1.0}
-
-    def take(trial: str) -> None:
-        SharedPretraining(shared, Journal(tmp_path / trial), lambda *_: None).get_or_run(make)
-
-    maker = threading.Thread(target=take, args=("maker",))
-    maker.start()
-    wait_until(shared / "begun")
-    waiter = threading.Thread(target=take, args=("waiter",))
-    waiter.start()
-    try:
-        waiter.join(0.8)
-        assert len(signs) > 10
-        (shared / "hang").touch()
-        waiter.join(0.5)
-        known = len(signs)
-        waiter.join(0.5)
-        assert len(signs) == known  # of a maker that hangs, the waiting trial does not vouch
-    finally:
-        made.set()
-        maker.join()
-        waiter.join()
-
-
-def wait_until(path: Path) -> None:
-    for _ in range(1000):
-        if path.exists():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError(f"{path} never came")

@@ -19,7 +19,7 @@ from ssl_sweep.service.states import ACTIVE, ENDED, WAITING, SweepState
 from ssl_sweep.service.store import Submission
 from ssl_sweep.service.write_endpoints import cluster, may_change
 from ssl_sweep.spec.views import with_views
-from ssl_sweep.sweep.status import last_sign
+from ssl_sweep.sweep.status import last_sign, waits_of
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.trialdir.journal import JournalError
 from ssl_sweep.trialdir.states import TrialState
@@ -183,12 +183,12 @@ def actions(user: User, submission: Submission) -> list[Action]:
 
 
 def _stage(folder: Path) -> str:
-    """A running trial's stage and epoch; empty if its journal is broken, since the table shows all trials."""
+    """A running trial's stage and epoch, or whom it waits for; empty if its journal is broken: the table shows all."""
     try:
         stage, epoch, _ = last_sign(folder)
     except JournalError:
         return ""
-    return f"{stage}, epoch {epoch}" if stage else ""
+    return waits_of(folder) or (f"{stage}, epoch {epoch}" if stage else "")
 
 
 def _sweep_context(submission: Submission, places: Mapping[str, int]) -> dict[str, Any]:
