@@ -13,6 +13,7 @@ from ssl_sweep.commands.shared import (
     Plugins,
     StorageFolder,
     app,
+    err,
     out,
     remote_client,
     storage_at,
@@ -118,11 +119,14 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send all events of a sweep to MLflow. Those that it already has are not changed."""
     with user_errors():
+        from ssl_sweep.sweep.storage_identity import restore_sweep_id, settle
         from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
         from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
+        settle(place, lambda words: err.print(words, markup=False, soft_wrap=True))
         with place.snapshot(name) as copy:
+            restore_sweep_id(copy.sweep(name), name, place)
             events = deliver(name, copy.sweep(name), stored_tracking_uri(place, name))
         out.print(f"{events} events of {name} are in MLflow")
 

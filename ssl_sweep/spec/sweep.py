@@ -45,6 +45,7 @@ from ssl_sweep.spec.sections import (
 )
 from ssl_sweep.spec.space import read_search
 from ssl_sweep.spec.table import Table, read_table
+from ssl_sweep.storage.layout import FILES
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
 __all__ = [
@@ -155,6 +156,8 @@ class SweepSpec(Section):
                 errors.add(("search", key), str(objective), message, did_you_mean(objective.metric, measured))
         if self.name in self.search.earlier:
             errors.add(("search", "from"), self.name, "is this sweep itself", "give the new sweep another name")
+        if self.name in FILES and not _is_stored(info):
+            errors.add(("name",), self.name, "is a file of every storage", "give the sweep another name")
         if not self._is_trusted(info):
             found = pruning_findings(self.search, self.method, self.pretrain, self.evaluate)
             errors.findings += [finding.nested_in("search") for finding in found]

@@ -20,6 +20,9 @@ POSTGRESQL = {
 }
 
 
+FILES = ("ledger.db", "mlflow.db", "service.db", "mlartifacts", "storage.json")  # beside the sweeps' folders
+
+
 class StorageError(UserError, ValueError):
     """Sweeps cannot be stored there, or a setting is missing; the message names it."""
 

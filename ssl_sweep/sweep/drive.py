@@ -32,10 +32,10 @@ from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.pins import take_pins
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
+from ssl_sweep.sweep.storage_identity import keep_sweep_id, settle
 from ssl_sweep.sweep.tracking_uri import tracking_uri
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
-from ssl_sweep.tracking.writer import sweep_id
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
 from ssl_sweep.trialdir.states import TrialState
@@ -126,11 +126,12 @@ def drive(
     with room_in(storage.root), sole_driver(folder, notes) as lease:
         if resume is None:
             check_not_stopped(notes, spec.name)
+        storage_id = settle(storage, say)
         storage.take_over(spec.name)
         take_pins(spec, storage, notes, say, extends=extends)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
-        sweep_id(folder / "sweep_id")
+        keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
         storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume) if resume is not None else None
         result = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))

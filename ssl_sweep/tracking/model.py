@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_sweep.tracking.locations import Files
 from ssl_sweep.tracking.store import MAX_POINTS, MlflowRejectedError
 from ssl_sweep.tracking.transcript import KNOB, labels, searched
 from ssl_sweep.trial import export
@@ -33,7 +34,7 @@ FILE_METADATA = ("format", "load", "metrics")  # describe an exported file; MLfl
 UNSUPPORTED_CODES = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")  # of MLflow servers before version 3
 
 
-def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
+def log_model(client: MlflowClient, files: Files, run_id: str, folder: Path) -> str | None:
     """Log the encoder of a trial's folder as a model of its run; returns the model's URI, or None without an encoder.
 
     The model gets the latest value of each metric of the run, so that models can be compared like runs. The call may be
@@ -48,7 +49,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path) -> str | None:
     try:
         model = _find(client, run)
         if model is None or model.status != LoggedModelStatus.READY:
-            model = _upload(client, run, folder, model)
+            model = _upload(client, files, run, folder, model)
         _link(client, run, model)
     except MlflowException as error:
         if error.error_code in UNSUPPORTED_CODES:
@@ -91,7 +92,7 @@ def _find(client: MlflowClient, run: Run) -> LoggedModel | None:
     return models[0] if models else None
 
 
-def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel | None) -> LoggedModel:
+def _upload(client: MlflowClient, files: Files, run: Run, folder: Path, started: LoggedModel | None) -> LoggedModel:
     """Upload the model's files; `started` is the entry of an interrupted call."""
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / NAME
@@ -107,7 +108,7 @@ def _upload(client: MlflowClient, run: Run, folder: Path, started: LoggedModel |
         model.run_id, model.model_id, model.model_uuid = run.info.run_id, entry.model_id, entry.model_id
         model.artifact_path = entry.artifact_location
         model.save(str(saved / "MLmodel"))
-        client.log_model_artifacts(entry.model_id, str(saved))
+        files.log_model(entry.artifact_location, saved)
     return client.finalize_logged_model(entry.model_id, LoggedModelStatus.READY)
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Select, and_, create_engine, select
 from ssl_sweep.errors import UserError
 from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.urls import redacted
+from ssl_sweep.tracking.locations import files_to_read
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
 EXPERIMENT = "ssl_sweep/"  # prefix of a sweep's name: a shared server has other people's experiments
@@ -161,11 +162,12 @@ def metric_points(
 def read_file(client: MlflowClient, run_id: str, path: str) -> bytes | None:
     """An artifact's content; None if the run has none at this path."""
     parent = str(PurePosixPath(path).parent)
-    paths = {file.path for file in client.list_artifacts(run_id, None if parent == "." else parent)}
+    files = files_to_read(client, run_id)
+    paths = {file.path for file in files.list_artifacts(None if parent == "." else parent)}
     if path not in paths:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+        return Path(files.download_artifacts(path, folder)).read_bytes()
 
 
 def unclipped(value: float) -> float:

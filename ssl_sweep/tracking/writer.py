@@ -10,23 +10,28 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Param, RunTag
+from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 
+from ssl_sweep.tracking.locations import FOLDER, Files, is_own, located, mend_locations, place_run
 from ssl_sweep.tracking.spool import SWEEP, folder_of
 from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag_filter
 from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
+from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters; MLflow's limits
 MAX_PARAMS = 100  # in one batch
 LOCK_TIMEOUT_S = 60.0
+SWEEP_ID = "sweep_id"  # the file's name
+MAX_SEARCHED = 50  # trials whose runs are searched for a lost id
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +39,17 @@ class SweepRuns:
     """The runs of one sweep: finds or creates them, and writes to them. `name`: a trial's id, or `SWEEP`."""
 
     def __init__(self, sweep: str, folder: Path, tracking_uri: str) -> None:
-        self._sweep, self._folder = sweep, folder
+        self._sweep, self._folder, self._uri = sweep, folder, tracking_uri
+        self._root = folder.parent.resolve() if is_database(tracking_uri) else None
         self._lock = FileLock(folder.parent / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
         with self._lock:  # two sweeps must not create the store's tables at once
             self._client = MlflowClient(tracking_uri)
-            self._experiment_id = self._experiment(tracking_uri)
-            self._sweep_id = sweep_id(folder / "sweep_id")
+            self._files = Files(self._client, self._root)
+            self._experiment_id = self._experiment()
+            self._sweep_id = read_sweep_id(folder) or self._find_sweep_id() or uuid.uuid4().hex
+            write_sweep_id(folder, self._sweep_id)
+            if self._root and not is_own(tracking_uri, self._root):
+                mend_locations(tracking_uri, self._root, self._sweep_id)
         self._known: dict[str, str] = {}
         self.parent, _ = self.run(SWEEP)
 
@@ -83,7 +93,7 @@ class SweepRuns:
             for start in range(MAX_POINTS, len(points), MAX_POINTS):
                 self._client.log_batch(run_id, metrics=points[start : start + MAX_POINTS])
             for file, content in update.texts.items():
-                self._client.log_text(run_id, content, file)
+                self._files.log_text(run_id, content, file)
         for path in dict.fromkeys(update.files):
             self._upload(name, run_id, path)
         if update.status == "RUNNING":
@@ -95,17 +105,16 @@ class SweepRuns:
         """Log a trial's encoder as a model of its run; returns the model's URI, or None without an encoder."""
         from ssl_sweep.tracking.model import log_model  # imports torch, which a sweep without models does not need here
 
-        return log_model(self._client, run_id, folder_of(self._folder, name))
+        return log_model(self._client, self._files, run_id, folder_of(self._folder, name))
 
-    def _experiment(self, tracking_uri: str) -> str:
+    def _experiment(self) -> str:
         name = EXPERIMENT + self._sweep
         experiment: Experiment | None = self._client.get_experiment_by_name(name)
         if experiment is not None:
             if experiment.lifecycle_stage == "deleted":
                 self._client.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
-        local = (self._folder.parent / "mlartifacts").resolve().as_uri()
-        location = local if is_database(tracking_uri) else None  # a server has its own location
+        location = (self._root / FOLDER).as_uri() if self._root else None  # a server has its own location
         # with this kind MLflow's pages show training runs, not traces
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
@@ -115,6 +124,15 @@ class SweepRuns:
         query = f"{role} and {tag_filter('sweep_id')} = '{self._sweep_id}'"
         runs = self._client.search_runs([self._experiment_id], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
+
+    def _find_sweep_id(self) -> str | None:
+        """The id that the runs of this folder's trials have: trials keep their ids for life, the file may be lost."""
+        trials = (path.name for path in (self._folder / "trials").glob("*") if re.fullmatch(r"[\w-]+", path.name))
+        for trial in islice(trials, MAX_SEARCHED):
+            query = f"{tag_filter('trial_id')} = '{trial}'"
+            for run in self._client.search_runs([self._experiment_id], query, max_results=1):
+                return str(run.data.tags[f"{PREFIX}sweep_id"])
+        return None
 
     def _create(self, name: str) -> str:
         tags: dict[str, Any] = {"sweep": self._sweep, "sweep_id": self._sweep_id, "role": "parent"}
@@ -126,8 +144,16 @@ class SweepRuns:
         first, _ = read(folder_of(self._folder, name), 0, MAX_LINE_BYTES)
         started = first[0].time if first else time.time()
         prefixed = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
-        run = self._client.create_run(self._experiment_id, int(started * 1000), prefixed | parent, title)
-        return str(run.info.run_id)
+        run = self._client.create_run(self._experiment_id, int(started * 1000), prefixed | parent, title).info
+        self._place(run)
+        return str(run.run_id)
+
+    def _place(self, run: RunInfo) -> None:
+        """In a database that several storages use, the experiment may lie in another one."""
+        if self._root and not is_own(self._uri, self._root):
+            here = located(run.artifact_uri, self._root)
+            if here != run.artifact_uri:
+                place_run(self._uri, run.run_id, here)
 
     def _record(self, name: str) -> TrialRecord:
         try:
@@ -146,7 +172,7 @@ class SweepRuns:
             log.warning("%s is gone and cannot be logged to MLflow", path)
             return
         directory = path.parent.relative_to(folder).as_posix().removeprefix("artifacts").strip("/.")
-        self._client.log_artifact(run_id, str(path), directory or None)
+        self._files.log(run_id, path, directory)
 
 
 @contextmanager
@@ -159,11 +185,19 @@ def _rejections() -> Iterator[None]:
         raise
 
 
-def sweep_id(path: Path) -> str:
+def read_sweep_id(folder: Path) -> str | None:
     """The permanent id of a sweep's folder: a new sweep of an old name must not write to the old runs."""
-    if not path.exists() or not path.read_text():
-        path.write_text(uuid.uuid4().hex)
-    return path.read_text()
+    try:
+        stored = (folder / SWEEP_ID).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return stored if re.fullmatch("[0-9a-f]{32}", stored) else None  # a cut file is a lost one
+
+
+def write_sweep_id(folder: Path, sweep_id: str) -> None:
+    """Write the id of a sweep's folder, unless it has it already."""
+    if read_sweep_id(folder) != sweep_id:
+        write_text(folder / SWEEP_ID, sweep_id)
 
 
 def _valid_name(name: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
+from ssl_sweep.storage.database_urls import sqlite_url
 from ssl_sweep.trial.export import read
 
 ROOT = Path(__file__).parents[2]
+STORAGE = "runs?mode=ro a%20b {x}#me@host:1"  # any folder can be a storage
 SPEC: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "digits", "image_size": 8},
@@ -64,7 +67,7 @@ def status(storage: Path) -> dict[str, Any]:
 
 
 def child_runs(storage: Path) -> list[Any]:
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    client = mlflow.MlflowClient(sqlite_url(storage / "mlflow.db"))
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=1000)
     return [run for run in runs if "mlflow.parentRunId" in run.data.tags]
@@ -74,11 +77,12 @@ def child_runs(storage: Path) -> list[Any]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The storage of a sweep that ran undisturbed."""
     folder = tmp_path_factory.mktemp("finished")
-    printed = run_sweep(written(folder), folder / "runs")
+    storage = folder / STORAGE
+    printed = run_sweep(written(folder), storage)
     assert "4 of 4 trials complete" in printed
     for hint in ("ssl-sweep ui", "ssl-sweep table tiny --format tex", "ssl-sweep status tiny"):
         assert hint in printed
-    return folder / "runs"
+    return storage
 
 
 def test_ledger_and_mlflow_agree(finished: Path) -> None:
@@ -116,7 +120,7 @@ def test_the_table_holds_the_means_that_the_ledger_gives(finished: Path, form: s
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")  # MLflow's, of its own modules
 def test_the_best_encoder_is_a_model_in_mlflow_and_a_file(finished: Path, tmp_path: Path) -> None:
     printed = ssl_sweep("export", "tiny", tmp_path / "out.safetensors", "--storage", finished)
-    client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    client = mlflow.MlflowClient(sqlite_url(finished / "mlflow.db"))
     experiment = client.get_experiment_by_name("ssl_sweep/tiny").experiment_id
     (parent,) = client.search_runs([experiment], "tags.ssl_sweep.role = 'parent'")
     (model,) = client.search_logged_models([experiment])
@@ -134,6 +138,24 @@ def test_a_finished_sweep_run_again_runs_nothing(finished: Path) -> None:
     assert "4 of 4 trials complete" in run_sweep(written(finished), finished)
     assert {run.info.run_id for run in child_runs(finished)} == before
     assert [trial["attempts"] for trial in status(finished)["trials"]] == [1] * 4
+
+
+def test_a_copy_of_a_moved_storage_goes_on_by_itself(finished: Path, tmp_path: Path) -> None:
+    moved, copy = tmp_path / "moved", tmp_path / "copy"
+    shutil.copytree(finished, moved)  # the other tests need it where it is
+    before = files_of(finished)
+    shutil.copytree(moved, copy)
+    assert "4 of 4 trials complete" in run_sweep(written(tmp_path), copy)
+    assert files_of(finished) == before
+    assert files_of(moved) == before
+    ssl_sweep("report", "tiny", "--out", tmp_path / "page.html", "--storage", moved)
+    assert files_of(moved) == before
+    assert len(child_runs(copy)) == 4
+    assert all(str(run.info.artifact_uri).startswith(copy.as_uri()) for run in child_runs(copy))
+
+
+def files_of(storage: Path) -> dict[Path, bytes]:
+    return {path.relative_to(storage): path.read_bytes() for path in storage.rglob("*") if path.is_file()}
 
 
 def test_the_same_spec_in_another_storage_gives_the_same_metrics_to_the_last_digit(

@@ -67,6 +67,7 @@ def test_all_mistakes_at_once() -> None:
     [
         ({"name": "a/b"}, "name", "rename it"),
         ({"name": ".."}, "name", "rename it"),
+        ({"name": "mlflow.db"}, "name", "is a file of every storage; give the sweep another name"),
         ({"encoder": "resnet17"}, "encoder", "there is no encoder 'resnet17'; did you mean 'resnet18'?"),
         ({"method": {"name": "toy_contrst"}}, "method.name", "did you mean 'toy_contrast'?"),
         ({"method": {"temperature": 1}}, "method", "must name one of the methods"),

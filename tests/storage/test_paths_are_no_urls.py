@@ -3,25 +3,19 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from short_sweeps import next_trial
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
 from ssl_sweep.ledger.database import LedgerUnreachableError, open_storage
-from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.service.store import Store
-from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.database_urls import sqlite_file
-from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.storage.layout import StorageError
 from ssl_sweep.storage.open import find_storage
 from ssl_sweep.tracking.reader import artifact, runs
-from ssl_sweep.tracking.recorder import sync
-from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended
-from ssl_sweep.trialdir.journal import Journal
-from ssl_sweep.trialdir.record import TrialRecord
 
 NAMES = [
     "two words",
@@ -59,32 +53,6 @@ NAMES = [
 WORST = ["x?mode=ro", "a%20b #100%{x}{", "user:pass@host", "-caf\u00e9 cafe\u0301 \u5b9f", "it's \"a&b;c\\\n[bold]"]
 
 
-def spec() -> SweepSpec:
-    data = {"source": "digits", "image_size": 8}
-    knobs: Any = {"space": {"views.overlay_alpha": [0.0, 0.1]}, "seeds": 1}
-    base = {"data": data, "encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}}
-    return from_dump({"name": "demo", **base, "search": knobs})
-
-
-def short_sweep(storage: Storage) -> None:
-    """What a driver writes of a sweep: its ledger, its files and its runs, with one trial's picture."""
-    storage.check(storage.tracking_uri)
-    ledger = open_ledger(storage.ledger_url, spec())
-    choice = ledger.ask()
-    assert choice is not None
-    trial = choice.trials[0]
-    folder = storage.trial("demo", trial.trial_id)
-    (folder / "artifacts").mkdir(parents=True)
-    config = ledger.config(choice.knobs, trial.seed)
-    TrialRecord(trial.trial_id, "demo", choice.number, trial.seed, choice.knobs, config).write(folder)
-    (folder / "artifacts" / "picture.png").write_bytes(b"picture")
-    journal = Journal(folder)
-    journal.append(AttemptStarted(attempt=1))
-    journal.append(ArtifactAdded(path="artifacts/picture.png"))
-    journal.append(Ended(state="COMPLETE"))
-    sync("demo", storage.sweep("demo"), storage.tracking_uri)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_url_leads_to_its_file_by_every_reader(name: str, tmp_path: Path) -> None:
     place = tmp_path / "parent" / name
@@ -112,12 +80,10 @@ def test_all_databases_lie_in_the_storage(name: str, tmp_path: Path, empty_store
     place.mkdir(parents=True)
     shutil.copy(empty_store, place / "mlflow.db")
     storage = find_storage(place)
-    short_sweep(storage)
+    trial = next_trial(storage)
     Store(storage.service_url).close()
-    (trial,) = load_ledger(storage.ledger_url, "demo").trials
-    frame = runs(["demo"], storage.tracking_uri)
-    assert list(frame["trial_id"]) == [trial.trial_id]
-    assert artifact("demo", trial.trial_id, "picture.png", storage.tracking_uri) == b"picture"
+    assert list(runs(["demo"], storage.tracking_uri)["trial_id"]) == [trial]
+    assert artifact("demo", trial, "pictures.png", storage.tracking_uri) == trial.encode()
     assert {"ledger.db", "mlflow.db", "service.db", "mlartifacts", "demo"} <= set(os.listdir(place))
     assert os.listdir(tmp_path) == ["parent"]
     assert os.listdir(place.parent) == [name]

@@ -18,7 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
-from ssl_sweep.tracking import reader, writer
+from ssl_sweep.tracking import locations, reader
 from ssl_sweep.tracking.model import mlflow, save
 from ssl_sweep.tracking.recorder import Recorder, sync
 from ssl_sweep.trial.export import Trained, read_trial, write
@@ -203,7 +203,7 @@ def test_a_model_whose_upload_was_cut_off_is_finished(folder: Path, uri: str, mo
         raise MlflowException("the server went away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(writer.MlflowClient, "log_model_artifacts", away)
+        patched.setattr(locations.Files, "log_model", away)
         with pytest.raises(MlflowException, match="went away"):
             sync("demo", folder, uri)
     (begun,) = models_of(uri)

@@ -467,7 +467,7 @@ def test_a_new_sweep_of_an_old_name_stays_apart(folder: Path, uri: str) -> None:
     make_sweep(folder)
     sync("demo", folder, uri)
     shutil.rmtree(folder)
-    end_trial(begin_trial(folder, 0, 0), 70.0)
+    end_trial(begin_trial(folder, 3, 0), 70.0)  # trials of another sweep have other ids
     sync("demo", folder, uri)
     assert reader.runs(["demo"], uri)["finetune/top1_test"].tolist() == [70.0]
 
