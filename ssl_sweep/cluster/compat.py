@@ -11,6 +11,9 @@ from typing import Any, cast
 
 READ_VERSIONS = ("2.60.0",)
 PRIVATE_PARTS = {
+    "ray.job_config:JobConfig._runtime_env_has_working_dir": (
+        "is overridden; Ray asks it whether workers import from the driver's current directory and script's folder"
+    ),
     "ray.tune.registry:_global_registry": "its methods get, contains and register are replaced by caching ones",
     "ray.air.execution._internal.actor_manager:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
@@ -49,6 +52,20 @@ def check_version(version: str) -> None:
             f"Ray {version} is none of {', '.join(READ_VERSIONS)}. Read these private parts in its source, run `make "
             f"test-faults`, then add it to READ_VERSIONS in {__file__}:\n{parts}"
         )
+
+
+def job_config() -> Any:
+    """Ray's JobConfig, whose workers import only what is installed, or on PYTHONPATH: nothing that lies about.
+
+    Ray puts the driver's current directory and the folder of its script before all else, unless it ships a folder.
+    """
+    from ray.job_config import JobConfig
+
+    class Installed(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return Installed()
 
 
 def patch_tune() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from ssl_sweep.cluster import compat
+from ssl_sweep.cluster.shipping import shipped
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.training.loop import Report
@@ -125,7 +126,7 @@ def _trainer(work: Callable[[Report], Outcome], mailbox: Any, resources: Resourc
     def send(message: Message) -> None:
         ray.get(mailbox.send.remote(message))
 
-    def loop() -> None:
+    def rank_loop() -> None:
         import torch
         from ray.train import get_context
 
@@ -136,6 +137,17 @@ def _trainer(work: Callable[[Report], Outcome], mailbox: Any, resources: Resourc
             send({"rank": rank, "outcome": json.dumps(asdict(outcome))})
         if outcome.state == TrialState.FAILED or (rank == 0 and outcome.state != TrialState.COMPLETE):
             raise GangFailed(outcome.message)
+
+    def refuse(outcome: str) -> None:
+        from ray.train import get_context
+
+        send({"rank": get_context().get_world_rank(), "outcome": outcome})
+        raise RuntimeError(outcome)  # Ray Train then ends the other workers
+
+    checked = shipped(rank_loop, refuse)
+
+    def loop() -> None:  # Ray Train looks at its arguments
+        checked()
 
     return compat.torch_trainer(
         loop,

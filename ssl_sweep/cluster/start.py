@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import ray
 
-from ssl_sweep.cluster import plugins
+from ssl_sweep.cluster import compat, plugins
 from ssl_sweep.cluster.signals import hangups_held
 from ssl_sweep.errors import UserError
 from ssl_sweep.plugins.catalog import FOLDER_VARIABLE
@@ -45,6 +45,7 @@ def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType(
         with plugins.runtime_env(pins) as environment, hangups_held():
             ray.init(
                 address=target,
+                job_config=compat.job_config(),
                 runtime_env=environment,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -12,6 +12,7 @@ from ray import tune
 
 from ssl_sweep.cluster.gang import hide_gpus, run_gang
 from ssl_sweep.cluster.metrics import export_gpu_memory
+from ssl_sweep.cluster.shipping import shipped
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.bucket import PATIENCE_S
 from ssl_sweep.storage.bucket_storage import BucketStorage
@@ -49,10 +50,11 @@ def trainable(spec: SweepSpec, work: AttemptFunction, place: str, scratch: Path)
             outcome = _run_single(attempt, spec)
         tune.report({"outcome": json.dumps(asdict(outcome))})
 
+    checked = shipped(trial, lambda outcome: tune.report({"outcome": outcome}))
     # Ray registers trainables by name for the whole cluster: two sweeps must not share one
-    trial.__name__ = trial.__qualname__ = f"ssl_sweep_{spec.name}"
+    checked.__name__ = checked.__qualname__ = f"ssl_sweep_{spec.name}"
     single = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
-    return tune.with_resources(trial, DRIVER if spec.resources.workers > 1 else single)
+    return tune.with_resources(checked, DRIVER if spec.resources.workers > 1 else single)
 
 
 @lru_cache(maxsize=1)

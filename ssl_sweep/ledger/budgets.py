@@ -7,8 +7,8 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.states import TrialState
 
-NO_RETRY = ("oom", "diverged", "collapsed", "data", "plugin")  # the same settings would fail again
-HALTS = ("disk",)  # every trial fails until a person intervenes
+NO_RETRY = ("oom", "diverged", "collapsed", "data", "plugin", "import")  # the same settings would fail again
+HALTS = ("disk", "code")  # every trial fails until a person intervenes
 LOST = ("lost", "hung")  # not the trial's own fault: counted apart from its crashes
 LONGEST_WAIT_S = 60.0
 

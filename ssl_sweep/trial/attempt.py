@@ -24,6 +24,7 @@ from ssl_sweep.knobs.cost import costs
 from ssl_sweep.knobs.objective import COSTS
 from ssl_sweep.knobs.pins import PinError
 from ssl_sweep.models.distributed import Dismissed, is_of_a_lost_rank, rank
+from ssl_sweep.models.library import LibraryError
 from ssl_sweep.models.weights import WeightsError
 from ssl_sweep.plugins.catalog import PluginError
 from ssl_sweep.storage.bucket import BucketError
@@ -42,7 +43,8 @@ REQUESTED_STATES = {"prune": TrialState.PRUNED, "stop": TrialState.STOPPED, "pau
 MONITOR = ("low on memory", "OutOfMemory", "OUT_OF_MEMORY")  # in Ray's messages on processes that its monitor killed
 # torch has a type for a full GPU only: host memory, cuBLAS and NCCL are recognized by their messages
 MEMORY_WORDS = ("can't allocate memory", "ALLOC_FAILED", "out of memory")
-# the error's line in a traceback
+# the line of an error in a traceback
+IMPORT_ERROR = r"^(?:ModuleNotFoundError|ImportError): .+$"
 BUCKET_ERROR = rf"^{re.escape(BucketError.__module__)}\.{BucketError.__name__}: (.+)$"
 log = logging.getLogger("ssl_sweep.attempt")
 
@@ -130,7 +132,7 @@ def ended(folder: Path, outcome: Outcome) -> Outcome:
 
 
 def dead_process_outcome(folder: Path, message: str, ray_message: str, config: Mapping[str, Any]) -> Outcome:
-    """Write and return the outcome of an attempt whose process died: `lost`, `oom` or `hung`.
+    """Write and return the outcome of an attempt whose process died: `lost`, `oom`, `hung` or `import`.
 
     Args:
         folder: the trial's.
@@ -144,6 +146,8 @@ def dead_process_outcome(folder: Path, message: str, ray_message: str, config: M
     if any(words in ray_message for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
         outcome = Outcome(TrialState.FAILED, reason="oom", message=message, traceback=ray_message)
+    if errors := re.findall(IMPORT_ERROR, ray_message, flags=re.MULTILINE):
+        outcome = Outcome(TrialState.FAILED, reason="import", message=errors[-1], traceback=ray_message)
     dumps = [watchdog.take_dump(path) for path in (folder, *sorted(folder.glob("rank*")))]
     if (dump := next(filter(None, dumps), None)) is not None:
         message = f"{watchdog.summary(dump)} (resources.timeout)"
@@ -191,11 +195,14 @@ def _failed(error: Exception, config: Mapping[str, Any], folder: Path) -> Outcom
         message = f"out of memory; {what_to_lower(config)} ({message})"
     if reason == "disk":
         message = disk.message(error, folder)
+    if isinstance(error, ImportError):
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+        message = f"{message} ({frames[-1].filename}:{frames[-1].lineno})"
     return Outcome(TrialState.FAILED, {}, reason, message, "".join(traceback.format_exception(error)))
 
 
 def failure_reason(error: BaseException) -> str:
-    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data`, `plugin` or `crash`."""
+    """The kind of a failure: `disk`, `oom`, `diverged`, `collapsed`, `data`, `plugin`, `import` or `crash`."""
     if disk.is_full(error):
         return "disk"
     kinds: dict[str, tuple[type[BaseException], ...]] = {
@@ -204,6 +211,7 @@ def failure_reason(error: BaseException) -> str:
         "collapsed": (Collapsed,),
         "data": (DataError, WeightsError),
         "plugin": (PluginError, PinError),
+        "import": (ImportError, LibraryError),
     }
     kind = next((kind for kind, types in kinds.items() if isinstance(error, types)), "crash")
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
