@@ -185,7 +185,7 @@ class Sweep:
             choices: `"+20"` adds 20; `40` makes 40 in all.
             overrides: `search.space.KNOB=...` may widen numeric ranges.
         """
-        from ssl_sweep.cluster.start import ClusterError
+        from ssl_sweep.cluster.errors import ClusterError
 
         catalog.use(self.plugins)
         spec = extend_spec(self.spec, str(choices), _listed(overrides))

@@ -18,12 +18,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from ssl_sweep.cluster import compat
+from ssl_sweep.cluster.errors import ClusterError, InfeasibleError
 from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.signals import interrupts_noted, passed_to_tune
-from ssl_sweep.cluster.start import ClusterError, ray_cluster
+from ssl_sweep.cluster.start import ray_cluster
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
@@ -32,10 +33,6 @@ from ssl_sweep.spec.plan import AUTOSCALE_MAX, make_plan
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import StopRequest
-
-
-class InfeasibleError(ClusterError):
-    """No node of the cluster, as it is now, has the resources for a trial."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def run_sweep(
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
         interrupts_noted(scheduler),
-        ray_cluster(address, ledger.pins),
+        ray_cluster(address, ledger.pins) as note_death,
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
         passed_to_tune(scheduler),
@@ -95,7 +92,7 @@ def run_sweep(
             raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
         # drivers of gangs reserve almost nothing, so their number is limited to that of the gangs that fit
         max_concurrent = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
-        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, max_concurrent, scratch)
+        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, note_death, max_concurrent, scratch)
         compat.patch_tune()
         if not scheduler.interrupted:
             with compat.cached_trainables():
@@ -131,9 +128,9 @@ def cluster_nodes(address: str | None) -> list[dict[str, float]]:
 class _FirstPending(FIFOScheduler):
     """Starts trials in Tune's own order, without searching through all ended trials."""
 
-    def __init__(self, search: LedgerSearch) -> None:
+    def __init__(self, search: LedgerSearch, note_death: Callable[[], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._search = search
+        self._search, self._note_death = search, note_death
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The oldest pending trial."""
@@ -142,6 +139,7 @@ class _FirstPending(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Pass Ray's message about a dead process to the searcher: Tune gives it to its scheduler only."""
+        self._note_death()
         with suppress(OSError):
             self._search.death_messages[trial.trial_id] = Path(trial.error_file).read_text()
 
@@ -170,13 +168,15 @@ class _DriverCallback(tune.Callback):
             handler(number, frame)
 
 
-def _tuner(function: Any, search: LedgerSearch, max_concurrent: int | None, scratch: Path) -> tune.Tuner:
+def _tuner(
+    function: Any, search: LedgerSearch, note_death: Callable[[], None], max_concurrent: int | None, scratch: Path
+) -> tune.Tuner:
     """A Tuner that leaves the order and the retries of trials to the searcher."""
     return tune.Tuner(
         function,
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=_FirstPending(search),
+            scheduler=_FirstPending(search, note_death),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,

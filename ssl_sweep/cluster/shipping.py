@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ray import cloudpickle
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
 
 PACKAGE = "ssl_sweep"
 RUN_BY_TRIALS = ("data", "evaluations", "knobs", "methods", "models", "training", "trial", "trialdir")
@@ -64,7 +64,8 @@ def shipped(function: Callable[..., Any], refuse: Callable[[str], Any]) -> Calla
         function: what to call.
         refuse: called in its place, with the outcome of a refused attempt as JSON; it must do without ssl_sweep.
     """
-    content, expected = cloudpickle.dumps(function), code_here()
+    content: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
+    expected = code_here()
     loaded: list[Callable[..., Any]] = []
 
     def call(*arguments: Any) -> Any:

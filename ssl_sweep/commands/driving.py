@@ -194,8 +194,7 @@ def _print_queued(sweep: "Mapping[str, Any]") -> None:
 
 def _show(drive: "Callable[[], Sweep]") -> None:
     """Drive a sweep, print its result and exit with its code."""
-    from ssl_sweep.cluster.run import InfeasibleError
-    from ssl_sweep.cluster.start import ClusterError
+    from ssl_sweep.cluster.errors import ClusterError, InfeasibleError
     from ssl_sweep.commands.terminal import summary
     from ssl_sweep.ledger.lease import SweepLockedError
     from ssl_sweep.sweep.output import LastingOutput

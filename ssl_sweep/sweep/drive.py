@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
+from ssl_sweep.cluster.start import check_start
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import data_of
@@ -112,6 +113,7 @@ def drive(
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     check_thread()
+    check_start(address)
     train_images = _open_data(spec)
     for note in check_weights(spec):
         console.print(note, style="yellow", markup=False, soft_wrap=True)

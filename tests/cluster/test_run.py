@@ -16,9 +16,9 @@ from PIL import Image
 from ray import cloudpickle
 
 from ssl_sweep.cluster import run
+from ssl_sweep.cluster.errors import ClusterError
 from ssl_sweep.cluster.run import run_sweep
 from ssl_sweep.cluster.scheduler import Launch, LedgerScheduler
-from ssl_sweep.cluster.start import ClusterError
 from ssl_sweep.cluster.trial_queue import LOOK_AHEAD
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger

@@ -14,8 +14,8 @@ import ray
 import torch
 from ray.util import placement_group_table
 
+from ssl_sweep.cluster.errors import ClusterError
 from ssl_sweep.cluster.run import run_sweep
-from ssl_sweep.cluster.start import ClusterError
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve

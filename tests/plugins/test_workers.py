@@ -12,8 +12,8 @@ import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from ssl_sweep.cluster.errors import ClusterError
 from ssl_sweep.cluster.run import run_sweep
-from ssl_sweep.cluster.start import ClusterError
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.pins import check_pins
 from ssl_sweep.ledger.open import open_ledger, open_notes

@@ -8,8 +8,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.cluster.run import Ending, InfeasibleError
-from ssl_sweep.cluster.start import ClusterError
+from ssl_sweep.cluster.errors import ClusterError, InfeasibleError
+from ssl_sweep.cluster.run import Ending
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import SweepLockedError
 from ssl_sweep.ledger.open import open_ledger
