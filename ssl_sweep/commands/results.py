@@ -148,4 +148,5 @@ def ui(
         )
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
         environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": place.tracking_uri}  # `ps` must not show a password
+        environment["PYTHONSAFEPATH"] = "1"  # nothing is imported from the current directory
         raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own interpreter

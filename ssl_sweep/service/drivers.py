@@ -98,7 +98,7 @@ class Drivers:
         folder.mkdir(parents=True, exist_ok=True)
         spec = folder / f"{submission.name}.yaml"
         write_text(spec, json.dumps({key: value for key, value in submission.spec.items() if key != "root"}))
-        command = [sys.executable, "-m", "ssl_sweep", *_arguments(submission, spec)]
+        command = [sys.executable, "-P", "-m", "ssl_sweep", *_arguments(submission, spec)]
         command += ["--storage", str(self._settings.storage.root)]  # Ray gives a job the cluster's address
         environment = {"SSL_SWEEP_DATA": str(self._settings.data_roots[0])}
         if (most := self._settings.autoscale_max) != Capacity(0, 0):

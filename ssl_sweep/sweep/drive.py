@@ -34,7 +34,7 @@ from ssl_sweep.sweep.pins import take_pins
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.sweep.steering import ResumeSelection, check_not_stopped, prepare_resume
 from ssl_sweep.sweep.storage_identity import keep_sweep_id, settle
-from ssl_sweep.sweep.tracking_uri import tracking_uri
+from ssl_sweep.sweep.tracking_uri import check_environment, check_own_store, tracking_uri
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.trialdir.atomic import write_text
@@ -109,18 +109,20 @@ def drive(
         DataError: the data cannot be opened.
         SpecError: a new sweep's settings do not fit its number of training images.
         WeightsError: a file of weights cannot be read, or does not fit its encoder.
+        StorageError: the address of MLflow or of the ledger is none, or relative.
         BucketError: the storage's bucket refuses access or cannot be reached.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     check_thread()
     check_start(address)
+    check_environment()
     train_images = _open_data(spec)
     for note in check_weights(spec):
         console.print(note, style="yellow", markup=False, soft_wrap=True)
     storage.check(tracking_uri(spec, storage))
     say = partial(console.print, markup=False, soft_wrap=True)
     if resume is None and not extends:
-        _check_sizes(spec, train_images, storage, say)
+        _check_new(spec, train_images, storage, say)
     folder = storage.sweep(spec.name)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,12 +160,13 @@ def _open_data(spec: SweepSpec) -> int:
     return summary.train_images
 
 
-def _check_sizes(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
-    """Check a sweep that has not begun against its training images; one that has begun goes on as it is."""
+def _check_new(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
+    """Check the addresses and sizes of a sweep that has not begun; one that has begun goes on as it is."""
     with room_in(storage.root):
         storage.root.mkdir(parents=True, exist_ok=True)
         if spec.name in sweep_names(storage.ledger_url):
             return
+    check_own_store(spec)
     if findings := size_findings(spec, train_images):
         raise launch_error(spec.name, findings)
     for warning in size_warnings(spec, train_images):
