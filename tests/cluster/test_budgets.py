@@ -154,8 +154,11 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.Mo
         assert said in outcome.message
 
 
-def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_path: Path, clock: Clock) -> None:
-    full = Outcome("FAILED", reason="disk", message="the disk of /x is full")
+@pytest.mark.parametrize("reason", ["disk", "code"])
+def test_what_every_trial_meets_ends_the_sweep_costs_no_budget_and_is_taken_up_again(
+    reason: str, tmp_path: Path, clock: Clock
+) -> None:
+    full = Outcome("FAILED", reason=reason, message="the disk of /x is full, or a worker has other code")
     ledger, search = make(tmp_path)
     assert isinstance(search.next("a"), Launch)
     assert isinstance(search.next("b"), Launch)
@@ -164,7 +167,7 @@ def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_pa
     search.end("b", Outcome("COMPLETE", {"knn/top1_val": 50.0}))
     assert search.next("c") is Idle.FINISHED
     assert search.halted == full.message
-    assert [(trial.state, trial.reason) for trial in ledger.trials] == [("CREATED", "disk"), ("COMPLETE", None)]
+    assert [(trial.state, trial.reason) for trial in ledger.trials] == [("CREATED", reason), ("COMPLETE", None)]
     _, again = make(tmp_path)
     assert alpha(again.next("a")) == 0.0
     assert [(trial.failures, trial.lost) for trial in ledger.trials] == [(0, 0), (0, 0)]
@@ -176,6 +179,11 @@ def test_a_full_disk_ends_the_sweep_costs_no_budget_and_is_taken_up_again(tmp_pa
         ("Task was killed due to the node running low on memory.", "oom", "lower one of pretrain.batch_size (256)"),
         ("(1) The process is killed by SIGKILL by OOM killer due to high memory usage.", "lost", "maybe by the kernel"),
         ("", "lost", "see `dmesg`"),
+        (
+            "The actor failed to import:\n  File ...\nModuleNotFoundError: No module named 'x'\n\nAn error",
+            "import",
+            "ModuleNotFoundError: No module named 'x'",
+        ),
     ],
 )
 def test_what_ray_says_of_a_process_that_died_tells_memory_from_loss(

@@ -124,7 +124,7 @@ def test_a_crash_is_tried_again_and_its_count_is_kept(tmp_path: Path) -> None:
     assert sorted(trial.attempts for trial in ledger.trials) == [1] * 6 + [3] * 2
 
 
-TRIES = {"crash": 3, "diverged": 1, "oom": 1, "data": 1, "collapsed": 1, "plugin": 1}
+TRIES = {"crash": 3, "diverged": 1, "oom": 1, "data": 1, "collapsed": 1, "plugin": 1, "import": 1}
 
 
 def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_trials_that_keep_failing_are_given_up(tmp_path: Path) -> None:
             return Outcome("FAILED", reason=reason, message=f"broken by {reason}")
         return quadratic(record, *rest)
 
-    reasons = dict(zip([0.1, 0.2, 0.3, 0.35, 0.4, 0.45], TRIES, strict=True))
+    reasons = dict(zip([0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.15], TRIES, strict=True))
     ledger, storage = make(tmp_path, search={"space": {"views.overlay_alpha": [0.0, *reasons]}, "seeds": 1})
     run_sweep(ledger, storage, Log(), work=fails_or_not)
-    assert states(ledger) == {"COMPLETE": 1, "FAILED": 6}
+    assert states(ledger) == {"COMPLETE": 1, "FAILED": 7}
     failed = {trial.reason: (trial.attempts, trial.message) for trial in ledger.trials if trial.state == "FAILED"}
     messages = {reason: f"broken by {reason}" for reason in TRIES} | {"crash": "broken by crash (3 times; retries: 2)"}
     assert failed == {reason: (tries, messages[reason]) for reason, tries in TRIES.items()}

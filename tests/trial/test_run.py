@@ -1,5 +1,6 @@
 """A trial from its config to its metrics, on the real digits: resumed to the bit, and its finished stages kept."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from ssl_sweep.data.images import DataError
+from ssl_sweep.models.library import LibraryError
 from ssl_sweep.spec.sweep import from_dump, resolve
 from ssl_sweep.training.loop import Diverged, Stop
 from ssl_sweep.trial import attempt
@@ -269,11 +271,25 @@ def test_the_number_of_workers_matters_where_each_has_its_own_batch_statistics()
         (MemoryError(), "oom"),
         (Diverged("loss is nan"), "diverged"),
         (DataError("broken.jpg"), "data"),
+        (ModuleNotFoundError("No module named 'timm'"), "import"),
+        (LibraryError("timm is not installed", "install it"), "import"),
         (RuntimeError("else"), "crash"),
     ],
 )
 def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
     assert attempt.failure_reason(error) == reason
+
+
+def test_an_import_error_names_the_file_that_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> dict[str, float]:
+        return vars(importlib.import_module("stray_module"))
+
+    (tmp_path / "stray_module.py").write_text("\nimport no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trial, "run", broken)
+    outcome = attempt.attempt(TrialRecord("t", config=config()), 1, ignore, tmp_path / "trial", tmp_path)
+    said = f"ModuleNotFoundError: No module named 'no_such_module' ({tmp_path / 'stray_module.py'}:2)"
+    assert (outcome.state, outcome.reason, outcome.message) == ("FAILED", "import", said)
 
 
 def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> None:
