@@ -105,7 +105,7 @@ class ArrowShard:
             check_end(path)
             self._table = with_features(opened(memory_map(str(path))).read_all(), path.parent / INFO)
         self.schema = self._table.schema
-        self.group_rows = [len(chunk) for chunk in self._table.column(0).chunks]
+        self.group_rows = [len(chunk) for column in self._table.columns[:1] for chunk in column.chunks]
 
     def column(self, name: str) -> Any:
         return self._table.column(name)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +11,46 @@ from numpy.typing import NDArray
 from ssl_sweep.data.images import DataError
 
 UNLABELLED = -1
+MISSING = frozenset({"nan", "NaN", "NA", "N/A", "<NA>", "null", "NULL"})  # as tools write "no label" into text
+MISSING_NUMBERS = MISSING | {"None", "none"}  # names, but beside numbers
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,14})(\.0*)?")  # 3.0: a column of numbers in which some are missing
 
 
-def labels_of_texts(written: Sequence[Any]) -> list[Any]:
+def labels_of_texts(written: Sequence[Any], place: Callable[[int], str]) -> list[Any]:
     """Labels as a file has them: its texts become whole numbers if all are, and differ as numbers too; else names.
 
-    So `1`, `01` and `1.0` are three names beside each other. None is for an empty text; what is no text stays.
+    So `1`, `01` and `1.0` are three names beside each other. What is no text stays; see `without_missing`.
     """
-    texts = {label for label in written if isinstance(label, str) and label}
+    written = without_missing(written, place)
+    texts = {label for label in written if isinstance(label, str)}
     numbers = {text: int(float(text)) for text in texts if WHOLE.fullmatch(text)}
     unlabelled = {text: UNLABELLED for text, number in numbers.items() if number == UNLABELLED}
     wanted = texts - unlabelled.keys()
     whole = wanted <= numbers.keys() and len({numbers[text] for text in wanted}) == len(wanted)
-    known: dict[Any, Any] = (numbers if whole else {text: text for text in texts}) | unlabelled | {"": None}
+    known: dict[Any, Any] = (numbers if whole else {text: text for text in texts}) | unlabelled
     return [known[label] if isinstance(label, str) else label for label in written]
+
+
+def without_missing(labels: Sequence[Any], place: Callable[[int], str]) -> list[Any]:
+    """The labels with None for an empty text, and for `nan`, `NA` and the like where all others are whole numbers.
+
+    Raises DataError for such a word beside names, which may be the name of a class.
+    """
+    words = {label for label in labels if isinstance(label, str)} - {""}
+    names = [word for word in words - MISSING_NUMBERS if not WHOLE.fullmatch(word)]
+    for row, label in enumerate(labels):
+        if names and isinstance(label, str) and label in MISSING:
+            remedy = f"beside {min(names)!r}; leave it empty where there is no label, or give the class another name"
+            raise DataError(f"{place(row)}: label {label!r} may be a class or no label, {remedy}")
+    missing = {""} if names else {"", *MISSING_NUMBERS}
+    return [None if isinstance(label, str) and label in missing else label for label in labels]
 
 
 def names_of(labels: Iterable[Any]) -> tuple[str, ...]:
     """The names of classes that only their labels name, in order; none where no image has a label."""
     present = {label for label in labels if isinstance(label, str) or (label is not None and label >= 0)}
-    return tuple(str(label) for label in sorted(present, key=lambda label: (isinstance(label, str), label)))
+    ordered = sorted(present, key=lambda label: (isinstance(label, str), label))
+    return tuple(dict.fromkeys(str(label) for label in ordered))  # 1 and "1" are the same
 
 
 def class_numbers(
@@ -51,8 +70,10 @@ def class_numbers(
     known: dict[Any, int] = {name: label for label, name in enumerate(classes)}
     if names is None:
         known |= {int(name): label for label, name in enumerate(classes) if name.isdecimal() and str(int(name)) == name}
+    elif tuple(names) == tuple(classes):
+        known |= {position: position for position in range(len(classes))}
     else:
-        known |= {position: known[name] for position, name in enumerate(names) if name in known}
+        known |= {position: known[name] for position, name in enumerate(names)}
     known |= {None: UNLABELLED, UNLABELLED: UNLABELLED}
     for row, label in enumerate(labels):
         if label not in known:
@@ -61,15 +82,23 @@ def class_numbers(
     return np.array([known[label] for label in labels], dtype=np.int64)
 
 
-def number_names(
-    own: tuple[str, ...] | None, file: Path, first: tuple[str, ...] | None, first_file: Path
-) -> tuple[str, ...] | None:
-    """What whole numbers of `file` stand for, by its `own` class names and those of the set's `first` file.
+class Named(NamedTuple):
+    """Class names by number, and the file that has them."""
+
+    names: tuple[str, ...]
+    file: Path
+
+
+def number_names(own: tuple[str, ...] | None, file: Path, first: Named | None) -> tuple[str, ...] | None:
+    """What whole numbers of `file` stand for, by its `own` class names and those of the `first` file that has some.
 
     Two files may have the same names in another order. Raises DataError when they have different names.
     """
-    if own and first and set(own) != set(first):
-        apart = min(set(own) ^ set(first))
-        has, lacks = (file, first_file) if apart in own else (first_file, file)
-        raise DataError(f"{has}: has a class {apart!r} that {lacks} lacks; the splits of a set have the same classes")
-    return own or first if first else None
+    if own is None or first is None or own == first.names:
+        return first.names if first else None
+    if apart := sorted(set(own) ^ set(first.names)):
+        has, lacks = (file, first.file) if apart[0] in own else (first.file, file)
+        raise DataError(f"{has}: has a class {apart[0]!r} that {lacks} lacks; the files of a set have the same classes")
+    if len(set(own)) < len(own) or len(own) != len(first.names):
+        raise DataError(f"{file}: names a class twice, and in another order than {first.file}; give each its own name")
+    return own

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import UNLABELLED, class_numbers, names_of, number_names
-from ssl_sweep.data.columns import class_features, find_image_column, find_label_column, label_values
+from ssl_sweep.data.class_numbers import UNLABELLED, Named, class_numbers, names_of, number_names
+from ssl_sweep.data.columns import class_features, find_columns, label_values
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, hold_out_test
 from ssl_sweep.data.paths import below
@@ -34,10 +34,14 @@ class File(Protocol):
 
 
 def read_splits(splits: Sequence["Rows"], split_seed: int) -> Contents:
-    """The images of train and test by the classes of train; where train is all, a fifth of it is held out."""
+    """The images of train and test by the names that a file has for its numbers, or by the labels of train.
+
+    Where train is all, a fifth of it is held out.
+    """
     train = splits[0]
-    classes = train.class_names()
-    images = [split.images(classes, train) for split in splits]
+    named = next((split.named for split in splits if split.named), None)
+    classes = named.names if named else names_of(chain.from_iterable(train.labels))
+    images = [split.images(classes, named) for split in splits]
     train_images, test_images = images if len(images) > 1 else hold_out_test(images[0], split_seed)
     return Contents(train_images, test_images, classes)
 
@@ -63,19 +67,19 @@ class Rows:
     def __init__(self, paths: Sequence[Path], open_file: Callable[[Path], File], folder: Path) -> None:
         self.paths, self.open_file, self.folder = paths, open_file, folder
         files = [open_file(path) for path in paths]
-        self.schema = files[0].schema
-        self.image_column = find_image_column(self.schema, paths[0])
-        self.label_column = find_label_column(self.schema, paths[0])
-        self.names = [class_features(file.schema).get(self.label_column or "") for file in files]
+        schemas = {path: file.schema for path, file in zip(paths, files, strict=True)}
+        self.image_column, self.label_column = find_columns(schemas)
+        self.names = [class_features(schema, path).get(self.label_column or "") for path, schema in schemas.items()]
+        self.named = next((Named(names, path) for names, path in zip(self.names, paths, strict=True) if names), None)
         self.groups = list(list_groups(paths, files))
         self._recent: OrderedDict[Group, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def images(self, classes: tuple[str, ...], train: "Rows") -> ImageList:
-        """All images, labelled by `classes`, which `train` has named."""
+    def images(self, classes: tuple[str, ...], named: Named | None) -> ImageList:
+        """All images, labelled by `classes`, which are the names of the file `named`, if there is one."""
         numbers, start = [], 0
         for path, labels, own in zip(self.paths, self.labels, self.names, strict=True):
-            names = number_names(own, path, train.names[0], train.paths[0])
+            names = number_names(own, path, named)
             numbers.append(class_numbers(labels, classes, names, partial(self._name_from, start)))
             start += len(labels)
         return ImageList(np.concatenate(numbers), self.name, self.image)
@@ -124,10 +128,6 @@ class Rows:
             labels.append([UNLABELLED] * rows if column is None else label_values(file.column(column), column, place))
             start += rows
         return labels
-
-    def class_names(self) -> tuple[str, ...]:
-        """The class names of the hub's metadata; without them, the labels in order."""
-        return self.names[0] or names_of(chain.from_iterable(self.labels))
 
 
 def list_groups(paths: Sequence[Path], files: Sequence[File]) -> Iterator[Group]:

@@ -1,25 +1,52 @@
 """The columns of images and labels in an Arrow schema, and the class names in its metadata."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_sweep.data.class_numbers import without_missing
 from ssl_sweep.data.images import DataError
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "category")
 
 
-def class_features(schema: Any) -> dict[str, tuple[str, ...]]:
+def class_features(schema: Any, place: Path) -> dict[str, tuple[str, ...]]:
     """Class names by column, as the hub's `datasets` library writes them into the schema."""
-    written = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(written).get("info", {}).get("features", {}) if written else {}
-    return {
-        column: tuple(feature["names"])
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-    }
+    try:
+        written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = (written.get("info") or {}).get("features") or {}
+        return {
+            column: tuple(feature["names"])
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        remedy = "save it again by the library `datasets`"
+        raise DataError(f"{place}: its class names, in the metadata, cannot be read ({error}); {remedy}") from error
+
+
+def find_columns(schemas: Mapping[Path, Any]) -> tuple[str, str | None]:
+    """The columns of images and of labels, or None without labels, in the files of a split.
+
+    Raises DataError where a file lacks one of them or has it in another type.
+    """
+    (first, schema), *others = schemas.items()
+    image, label = found = find_image_column(schema, first), find_label_column(schema, first)
+    for path, other in others:
+        if (find_image_column(other, path), find_label_column(other, path)) != found:
+            have = f"columns of {first} are {image!r} and {label!r}" if label else f"column of {first} is {image!r}"
+            raise DataError(f"{path}: its columns are {', '.join(other.names)}, but the {have}; write the files alike")
+        if label and not class_features(schema, first):
+            check_alike(schema.field(label).type, other.field(label).type, f"{path}: column {label!r}", first)
+    return image, label
+
+
+def check_alike(kind: Any, other: Any, column: str, first: Path) -> None:
+    """Refuse numbers in one file and names in another. A column without any label has a type of its own."""
+    if "null" not in (str(kind), str(other)) and holds_text(kind) != holds_text(other):
+        raise DataError(f"{column} is of type {other}, and of type {kind} in {first}; write the files alike")
 
 
 def find_image_column(schema: Any, place: Path) -> str:
@@ -32,16 +59,33 @@ def holds_bytes(kind: Any) -> bool:
     import pyarrow.types as types
 
     if types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        return any(field.name == "bytes" and (holds_bytes(field.type) or types.is_null(field.type)) for field in fields)
+    kind = without_dictionary(kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def holds_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    kind = without_dictionary(kind)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def without_dictionary(kind: Any) -> Any:
+    """The type of the values of a column, also where each is written once and rows have its number."""
+    import pyarrow.types as types
+
+    return kind.value_type if types.is_dictionary(kind) else kind
 
 
 def find_label_column(schema: Any, place: Path) -> str | None:
     """The column with the labels; None if the images have none."""
     named = [name for name in LABEL_COLUMNS if name in schema.names]
-    if not named and not class_features(schema):
+    featured = list(class_features(schema, place))
+    if not named and not featured:
         return None
-    return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, list(class_features(schema)), schema, place)
+    return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, featured, schema, place)
 
 
 def label_values(column: Any, name: str, place: Callable[[int], str]) -> list[int | str | None]:
@@ -51,10 +95,15 @@ def label_values(column: Any, name: str, place: Callable[[int], str]) -> list[in
     """
     import pyarrow.types as types
 
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if not (types.is_null(kind) or is_number(kind) or types.is_string(kind) or types.is_large_string(kind)):
+    kind = without_dictionary(column.type)
+    if not (types.is_null(kind) or is_number(kind) or holds_text(kind)):
         raise DataError(f"{place(0)}: column {name!r} is of type {kind}; a label is a whole number or a class name")
-    values = column.to_pylist()
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place(0)}: column {name!r} has a label that is no text ({error}); write it anew") from error
+    if holds_text(kind):
+        return without_missing(values, place)
     if types.is_boolean(kind):
         return [None if value is None else int(value) for value in values]
     if not types.is_floating(kind):

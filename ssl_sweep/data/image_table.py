@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssl_sweep.data.class_numbers import class_numbers, labels_of_texts, names_of
+from ssl_sweep.data.columns import label_values
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, stat_file
 from ssl_sweep.data.parquet import ParquetShard
@@ -98,7 +99,8 @@ def without_repeats(parts: Sequence[Sequence[Row]]) -> tuple[list[list[Row]], li
 
 
 def read(train: Sequence[Row], test: Sequence[Row] | None, split_seed: int, folder: Path) -> Contents:
-    labels = labels_of_texts([row.label for row in (*train, *(test or ()))])
+    rows = (*train, *(test or ()))
+    labels = labels_of_texts([row.label for row in rows], lambda row: rows[row].place)
     classes = names_of(labels[: len(train)])
     images = image_list(train, labels[: len(train)], classes, folder)
     if test is None:
@@ -178,8 +180,12 @@ def delimiter(path: Path, header: str) -> str:
 def read_parquet(path: Path) -> tuple[list[str], Columns]:
     shard = ParquetShard(path)
     wanted = [name for name in shard.schema.names if name.lower() in (*PATHS, *LABELS, *SPLITS)]
+    places = [f"{path} row {row}" for row in range(sum(shard.group_rows))]
     columns = {name: [text_of(value) for value in shard.column(name).to_pylist()] for name in wanted}
-    return [f"{path} row {row}" for row in range(sum(shard.group_rows))], columns
+    if (labels := find_column(wanted, LABELS)) and places:
+        values = label_values(shard.column(labels), labels, places.__getitem__)
+        columns[labels] = [text_of(value) for value in values]
+    return places, columns
 
 
 def text_of(value: object) -> str:

@@ -43,7 +43,7 @@ class ParquetShard:
         self._readable = partial(readable, path, "Parquet file", ArrowException)
         with self._readable():
             self._file = opened(path)
-        self.schema = self._file.schema_arrow
+            self.schema = self._file.schema_arrow
         self.group_rows = [self._file.metadata.row_group(n).num_rows for n in range(self._file.num_row_groups)]
 
     def column(self, name: str) -> Any:
@@ -51,4 +51,5 @@ class ParquetShard:
             return self._file.read([name]).column(0)
 
     def group(self, number: int, name: str) -> Any:
-        return self._file.read_row_group(number, [name]).column(0)
+        with self._readable():
+            return self._file.read_row_group(number, [name]).column(0)

@@ -1,6 +1,7 @@
 """`webdataset:DIR`: tar shards. Members that share a name up to its first dot are a sample: `0001.jpg`, `0001.cls`."""
 
 import json
+import math
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import class_numbers, labels_of_texts, names_of
+from ssl_sweep.data.class_numbers import WHOLE, class_numbers, labels_of_texts, names_of
 from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test, stat_file
@@ -74,7 +75,8 @@ def check_numbers(shards: Sequence[Path]) -> None:
 
 def read(train: Sequence[Path], test: Sequence[Path], split_seed: int) -> Contents:
     learned, tested = list_split(train), list_split(test) if test else []
-    labels = labels_of_texts([sample.label for sample in (*learned, *tested)])
+    samples = (*learned, *tested)
+    labels = labels_of_texts([sample.label for sample in samples], lambda row: name_of(samples[row]))
     classes = names_of(labels[: len(learned)])
     images = image_list(learned, labels[: len(learned)], classes)
     if not test:
@@ -84,12 +86,16 @@ def read(train: Sequence[Path], test: Sequence[Path], split_seed: int) -> Conten
 
 def image_list(samples: Sequence[Sample], labels: Sequence[Any], classes: tuple[str, ...]) -> ImageList:
     def name(row: int) -> str:
-        return f"{samples[row].shard}: {samples[row].member}"
+        return name_of(samples[row])
 
     def image(row: int) -> Image.Image:
         return open_image(read_bytes(samples[row].shard, samples[row].place))
 
     return ImageList(class_numbers(labels, classes, None, name), name, image)
+
+
+def name_of(sample: Sample) -> str:
+    return f"{sample.shard}: {sample.member}"
 
 
 def list_split(shards: Sequence[Path]) -> list[Sample]:
@@ -132,29 +138,52 @@ def group_members(shard: Path) -> dict[str, dict[str, Place]]:
 
 
 def read_label(shard: Path, name: str, members: dict[str, Place]) -> int | str | None:
-    """What a sample's `.cls` says, else its `.json`; None without a label."""
-    ending = next((each for each in ("cls", "json") if each in members), None)
-    if ending is None:
-        return None
-    place = f"{shard}: {name}.{ending}"
-    if members[ending][1] > MAX_LABEL_BYTES:
-        raise DataError(f"{place}: has {members[ending][1]:,} bytes; a label is a number or a name")
+    """What a sample's `.cls` says, else its `.json`; None without a label.
+
+    Raises DataError where they say two numbers or two names; a number may stand for the other's name.
+    """
+    label = said(shard, name, "cls", members["cls"]) if "cls" in members else None
+    if "json" not in members:
+        return label
     try:
-        text = read_bytes(shard, members[ending]).decode("utf-8-sig")
-        label = text.strip() if ending == "cls" else label_of(json.loads(text), place)
+        other = said(shard, name, "json", members["json"])
+    except DataError:
+        if "cls" in members:
+            return label  # its .json is about other things
+        raise
+    if "cls" in members and are_apart(label, other):
+        both = f"{label!r} in its .cls and {other!r} in its .json"
+        raise DataError(f"{shard}: {name!r} has the label {both}; remove one of them, or call the .json's otherwise")
+    return label if "cls" in members else other
+
+
+def are_apart(*labels: int | str | None) -> bool:
+    """Whether two of the labels are different numbers, or different names; a number may stand for a name."""
+    texts = {str(label) for label in labels if label not in (None, "")}
+    numbers = {text for text in texts if WHOLE.fullmatch(text)}
+    return len({float(number) for number in numbers}) > 1 or len(texts - numbers) > 1
+
+
+def said(shard: Path, name: str, ending: str, place: Place) -> int | str | None:
+    """The label in a sample's member `cls` or `json`."""
+    member = f"{shard}: {name}.{ending}"
+    if place[1] > MAX_LABEL_BYTES:
+        raise DataError(f"{member}: has {place[1]:,} bytes; a label is a number or a name")
+    try:
+        text = read_bytes(shard, place).decode("utf-8-sig")
+        return text.strip() if ending == "cls" else label_of(json.loads(text), member)
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{place}: not a readable label ({error}); write a number or a name") from error
-    return label
+        raise DataError(f"{member}: not a readable label ({error}); write a number or a name") from error
 
 
 def label_of(written: Any, place: str) -> int | str | None:
     if not isinstance(written, dict):
         raise DataError(f"{place}: is no mapping; write one with the key {LABEL_KEYS[0]!r}")
     label = next((written[key] for key in LABEL_KEYS if key in written), None)
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
+    if isinstance(label, float):
+        label = None if math.isnan(label) else int(label) if label.is_integer() else label
     if isinstance(label, bool) or not isinstance(label, int | str | None):
         raise DataError(f"{place}: label {label!r} is neither a whole number nor a name")
     return label

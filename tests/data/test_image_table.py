@@ -98,6 +98,9 @@ def test_without_splits_a_fifth_is_held_out_and_labels_may_be_missing(tmp_path: 
         (["1", "01", "1.0", "-1", ""], ("01", "1", "1.0")),
         (["01", "02", "10"], ("01", "02", "10")),
         (["1", "one"], ("1", "one")),
+        (["20", "22", "21"], ("20", "21", "22")),
+        (["1", "2", "nan", "NA", "None", "null"], ("1", "2")),
+        (["cat", "none"], ("cat", "none")),
     ],
 )
 def test_labels_are_numbers_only_if_all_are(tmp_path: Path, written: list[str], classes: tuple[str, ...]) -> None:
@@ -108,6 +111,27 @@ def test_labels_are_numbers_only_if_all_are(tmp_path: Path, written: list[str], 
     assert source.classes == classes
     named = [source.classes[label] if label >= 0 else "" for label in source.test.labels]
     assert named == [name if name in classes else "" for name in (label.replace("10.0", "10") for label in written)]
+
+
+def test_a_word_that_may_be_a_class_or_no_label_is_refused(tmp_path: Path) -> None:
+    files(tmp_path)
+    lines(tmp_path, ["path,label", "img/1.png,cat", "img/2.png,NaN"])
+    with pytest.raises(DataError, match=r"index.csv:3: label 'NaN' may be a class or no label, beside 'cat'; leave it"):
+        _ = opened(tmp_path).contents
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 0.5], r"index.parquet row 1: column 'label' of type double has 0.5; a label is a whole number"),
+        ([[0], [1]], r"index.parquet row 0: column 'label' is of type list<.*>; a label is a whole number or a class"),
+    ],
+)
+def test_labels_of_another_type_are_refused(tmp_path: Path, labels: list[object], message: str) -> None:
+    files(tmp_path)
+    pq.write_table(pa.table({"path": ["img/1.png", "img/2.png"], "label": labels}), tmp_path / "index.parquet")
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path, "index.parquet")
 
 
 def test_a_missing_file_is_named_with_its_row(tmp_path: Path) -> None:

@@ -82,15 +82,37 @@ def test_labels_in_their_usual_forms(tmp_path: Path) -> None:
         "f.cls": "",
         "g.txt": "a caption",
         "h.cls": "dog",
-        "h.json": json.dumps({"label": "cat"}),
+        "h.json": json.dumps({"label": 3}),  # a number stands for a name
+        "i.cls": "cat",
+        "i.json": json.dumps(["about", "other", "things"]),
+        "j.json": '{"label": NaN}',
     }
-    members = {f"{stem}.png": image(10) for stem in "abcdefgh"} | labels
+    members = {f"{stem}.png": image(10) for stem in "abcdefghij"} | labels
     shard(tmp_path / "train-0.tar", members)
     shard(tmp_path / "test-0.tar", {"a.png": image(1), "a.cls": "dog"})
     source = opened(tmp_path)
     assert source.classes == ("cat", "dog")
-    assert source.train.labels.tolist() == [0, 1, 0, -1, -1, -1, -1, 1]
+    assert source.train.labels.tolist() == [0, 1, 0, -1, -1, -1, -1, 1, 0, -1]
     assert source.test.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(["20", "22", "21", "nan"], ("20", "21", "22")), (["1", "2.0", "None", "-1"], ("1", "2"))],
+)
+def test_numbers_with_gaps_are_the_sorted_distinct_values(
+    tmp_path: Path, labels: list[str], classes: tuple[str, ...]
+) -> None:
+    members = {
+        f"{row}.{end}": content for row, label in enumerate(labels) for end, content in (("png", b"x"), ("cls", label))
+    }
+    shard(tmp_path / "train-0.tar", members)
+    shard(tmp_path / "test-0.tar", {"a.png": b"x", "a.cls": labels[1]})
+    source = opened(tmp_path)
+    assert source.classes == classes
+    assert source.train.labels.tolist() == [
+        classes.index(name) if name in classes else -1 for name in (label.replace(".0", "") for label in labels)
+    ]
 
 
 def test_names_end_at_the_first_dot_and_folders_inside_count(tmp_path: Path) -> None:
@@ -192,6 +214,16 @@ def test_names_that_lead_out_of_a_shard_are_only_names(tmp_path: Path) -> None:
         ({"a.png": b"x", "a.json": "[1]"}, r"train-0.tar: a.json: is no mapping"),
         ({"a.png": b"x", "a.json": '{"label": [1]}'}, r"a.json: label \[1\] is neither a whole number nor a name"),
         ({"a.png": b"x", "a.cls": "1" * 1_000_001}, r"a.cls: has 1,000,001 bytes"),
+        ({"a.png": b"x", "a.json": '{"label": 0.5}'}, r"a.json: label 0.5 is neither a whole number nor a name"),
+        (
+            {"a.png": b"x", "a.cls": "dog", "a.json": '{"label": "cat"}'},
+            r"train-0.tar: 'a' has the label 'dog' in its .cls and 'cat' in its .json; remove one",
+        ),
+        ({"a.png": b"x", "a.cls": "1", "a.json": '{"cls": 2}'}, "'a' has the label '1' in its .cls and 2 in its .json"),
+        (
+            {"a.png": b"x", "a.cls": "cat", "b.png": b"x", "b.cls": "NA"},
+            r"train-0.tar: b.png: label 'NA' may be a class or no label, beside 'cat'; leave it empty",
+        ),
     ],
 )
 def test_what_is_wrong_inside_a_shard_is_named(
