@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, number_text, numbers, shortened, style, thinned
 from ssl_sweep.report.sweep import Knob, Sweep, label_of
 from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.labels import display_name, name_with_unit, row_key, value_text
+from ssl_sweep.tables.labels import display_name, label_text, name_with_unit, value_text
 from ssl_sweep.tables.pivot import is_fresh, values_of
 from ssl_sweep.tables.table import Cell, Interval, Row
 from ssl_sweep.trialdir.states import TrialState
@@ -92,9 +92,9 @@ def _reordered(
     reordered: dict[str, dict[Any, float]] = defaultdict(dict)
     for metric, figures in published.items():
         for label, figure_ in figures.items():
-            key = row_key(label)
-            if len(key) == len(rows):
-                reordered[metric][(key[place], *key[:place], *key[place + 1 :])] = figure_
+            parts = [part.strip() for part in label_text(label).split(",")]
+            if len(parts) == len(rows):
+                reordered[metric][", ".join([parts[place], *parts[:place], *parts[place + 1 :]])] = figure_
     return reordered
 
 

@@ -134,7 +134,7 @@ def _candidates(sweep: Sweep) -> pd.DataFrame:
 def _by_row(sweep: Sweep, tracking_uri: str) -> Sequence[Picture]:
     """A picture of the best trial of each row; rows with the same one, as from a shared pretraining, share it."""
     runs = sweep.best_first(sweep.runs)
-    keys = zip(*(values_of(runs, row) for row in sweep.rows), strict=True)
+    keys = map(Key, zip(*(values_of(runs, row) for row in sweep.rows), strict=True))
     best: dict[Key, str] = {}
     for key, trial_id in zip(keys, runs["trial_id"] if sweep.rows else (), strict=True):
         best.setdefault(key, trial_id)

@@ -14,7 +14,7 @@ import pandas as pd
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.labels import display_name, value_text
+from ssl_sweep.tables.labels import Key, display_name, value_text
 from ssl_sweep.tables.options import objectives_of, options, with_undrawn
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
@@ -258,7 +258,7 @@ def _knobs(spec: Mapping[str, Any], runs: pd.DataFrame) -> Sequence[Knob]:
         wanted = space[path]
         if isinstance(wanted, Mapping) and "choices" in wanted:
             wanted = [each if isinstance(each, str) else each["name"] for each in wanted["choices"]]
-        values = list(dict.fromkeys(values_of(runs, path)))
+        values = [value for (value,) in dict.fromkeys(Key([value]) for value in values_of(runs, path))]
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         values = sorted(values) if numeric else _in_order_of(wanted, values)
         is_range = isinstance(wanted, Mapping)

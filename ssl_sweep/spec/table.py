@@ -12,7 +12,7 @@ from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
 from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.section import Section
 from ssl_sweep.spec.sections import NAMED, metric_remedy
-from ssl_sweep.tables.labels import Key, row_key, row_label
+from ssl_sweep.tables.labels import label_meant, label_text, row_label
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
@@ -100,11 +100,11 @@ def read_table(
     labels = _labels(read["rows"], searched)
     if isinstance(raw.get("group_by"), dict):
         read["group_by"] = _groups(raw["group_by"], labels, errors)
-        groups: dict[Key, str] | None = {row_key(name): name for name in raw["group_by"]}
+        groups: list[str] | None = list(raw["group_by"])
     else:
         read["group_by"] = _names("group_by", raw, [], recorded, message, errors)
         groups = _labels(read["group_by"], searched)
-    labels = None if labels is None or groups is None else {**groups, **labels}
+    labels = None if labels is None or groups is None else [*groups, *labels]
     if metrics is not None and isinstance(raw.get("published"), dict):
         read["published"] = {
             column: _published(column, figures, read["columns"], labels, errors)
@@ -151,25 +151,25 @@ def _recorded(sections: Mapping[str, Any], searched: Iterable[str]) -> list[str]
     return list(dict.fromkeys([*searched, *(path for settings in configs for path in flat(settings)), *OF_ALL]))
 
 
-def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> dict[Key, str] | None:
-    """Every row's label by value; None if the spec alone does not determine the rows."""
+def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> list[str] | None:
+    """Every row's label; None if the spec alone does not determine the rows."""
     if not isinstance(rows, list | tuple) or not all(isinstance(row, str) and row in searched for row in rows):
         return None
     values = [searched[row].listed() for row in rows]
     if not all(values):
         return None
-    return {row_key(label): label for label in map(row_label, product(*values))}
+    return list(map(row_label, product(*values)))
 
 
-def _row(loc: Loc, label: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector) -> str:
+def _row(loc: Loc, label: Any, labels: Sequence[str] | None, errors: ErrorCollector) -> str:
     """Return a row's label as the table writes it; a row that is not in the table is an error."""
-    key = row_key(label)
-    if labels is not None and key not in labels:
-        errors.add(loc, label, "is not a row of the table", did_you_mean(str(label), labels.values()))
-    return (labels or {}).get(key, label if isinstance(label, str) else row_label([label]))
+    meant = None if labels is None else label_meant(label, labels)
+    if labels is not None and meant is None:
+        errors.add(loc, label, "is not a row of the table", did_you_mean(str(label), labels))
+    return meant or label_text(label)
 
 
-def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, errors: ErrorCollector) -> dict[str, Any]:
+def _groups(groups: Mapping[str, Any], labels: Sequence[str] | None, errors: ErrorCollector) -> dict[str, Any]:
     """The groups with their rows' labels; a row in two groups is an error."""
     read: dict[str, Any] = {}
     owners: dict[str, str] = {}
@@ -187,9 +187,7 @@ def _groups(groups: Mapping[str, Any], labels: Mapping[Key, str] | None, errors:
     return read
 
 
-def _published(
-    column: str, figures: Any, columns: Any, labels: Mapping[Key, str] | None, errors: ErrorCollector
-) -> Any:
+def _published(column: str, figures: Any, columns: Any, labels: Sequence[str] | None, errors: ErrorCollector) -> Any:
     """A column's figures by row label."""
     if column not in columns:
         errors.add(("published", column), None, "is not a column of the table", did_you_mean(column, columns))

@@ -11,7 +11,7 @@ import pandas as pd
 from ssl_sweep.knobs.objective import COSTS, parse_objectives
 from ssl_sweep.tables import notes as table_notes
 from ssl_sweep.tables import stats
-from ssl_sweep.tables.labels import Key, row_key
+from ssl_sweep.tables.labels import Key, label_meant
 from ssl_sweep.tables.pivot import Groups, Pivot, by_seed, front_of, lower_is_better, pivot
 from ssl_sweep.tables.table import Cell, Interval, Row, Table
 
@@ -100,13 +100,20 @@ def _column(
 
 def _by_row(pivoted: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:
     """The figures of the rows that have one; a group's figure has precedence over that of its row."""
-    by_label = {row_key(label): figure for label, figure in figures.items()}
+    labels = _labels(pivoted)
+    by_label = {label_meant(label, labels): figure for label, figure in figures.items()}
     given = {key: [by_label[label] for label in labels if label in by_label] for key, labels in pivoted.labels.items()}
     return {key: own[0] for key, own in given.items() if own}
 
 
 def _row_called(pivoted: Pivot, label: Any) -> Key | None:
-    return next((key for key, labels in pivoted.labels.items() if row_key(label) in labels), None)
+    meant = label_meant(label, _labels(pivoted))
+    return next((key for key, labels in pivoted.labels.items() if meant in labels), None)
+
+
+def _labels(pivoted: Pivot) -> frozenset[str]:
+    """The labels of all rows and groups, shown or not."""
+    return pivoted.known.union(*pivoted.labels.values())
 
 
 def _cell(seeds: Mapping[Any, float], published: float | None, interval: Interval) -> Cell:

@@ -1,6 +1,7 @@
 """Display names of tables: knobs and metrics in the header, values in cells, rows by the values of their knobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ssl_sweep.tracking.transcript import text, value_of
@@ -20,7 +21,20 @@ MARKS = {  # of a trial's states, distinct without colour
     TrialState.PAUSED: "‖",
     TrialState.CREATED: "○",
 }
-Key = tuple[Any, ...]
+
+
+class Key(tuple[Any, ...]):
+    """The values of a row. A boolean is no number here: true and 1 are two rows, 1 and 1.0 are one."""
+
+    __slots__ = ()
+    __hash__ = tuple.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple) and super().__eq__(other) and _booleans(self) == _booleans(other)
+
+
+def _booleans(key: tuple[Any, ...]) -> list[bool]:
+    return [isinstance(value, bool) for value in key]
 
 
 def duration(seconds: float) -> str:
@@ -77,10 +91,30 @@ def row_label(values: Sequence[Any]) -> str:
     return ", ".join(map(text, values))
 
 
-def row_key(label: Any) -> Key:
-    """A label by value: 0, 0.0 and "0" are the same, as are null and None. A tuple of values is a label too."""
-    written = label if isinstance(label, str) else row_label(label if isinstance(label, (tuple, list)) else [label])
-    return tuple(_value(part.strip()) for part in written.split(","))
+def label_text(label: Any) -> str:
+    """A label as text: a text, a value, or a tuple or list of values."""
+    return label if isinstance(label, str) else row_label(label if isinstance(label, (tuple, list)) else [label])
+
+
+def label_meant(label: Any, labels: Collection[str]) -> str | None:
+    """The one of these labels that a user's label means: the same text, else the only one with the same values.
+
+    0, 0.0 and "0" have the same values, as have null and None. None if there is no such label, or several.
+    """
+    if (written := label_text(label)) in labels:
+        return written
+    alike = [other for other in labels if row_key(other) == row_key(written)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def row_key(label: Any) -> tuple[Any, ...]:
+    """A label's values, as far as its text tells: "1" is a number."""
+    return _values(label_text(label))
+
+
+@lru_cache(maxsize=100_000)
+def _values(label: str) -> tuple[Any, ...]:
+    return tuple(_value(part.strip()) for part in label.split(","))
 
 
 def _value(written: str) -> Any:
@@ -89,4 +123,6 @@ def _value(written: str) -> Any:
         value = value_of(constant if constant in ("true", "false", "null") else written)
     except ValueError:
         return written
-    return written if value != value else value  # a text "nan" must equal itself
+    if value != value:
+        return written  # a text "nan" must equal itself
+    return float(f"{value:.12g}") if isinstance(value, float) else value

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.tables import stats
-from ssl_sweep.tables.labels import FRONT, Key, row_key, row_name, value_text
+from ssl_sweep.tables.labels import FRONT, Key, label_meant, label_text, row_label, row_name
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
 from ssl_sweep.tables.table import Table
 from ssl_sweep.trialdir.states import TrialState
@@ -95,7 +95,8 @@ def _on_choice(runs: pd.DataFrame, table: "Table", pivoted: Pivot) -> Iterator[s
     counts = Counter(pivoted.chosen_from.values())
     tried = f", of {counts.popitem()[0]} each" if len(counts) == 1 else ""
     if not tried and len(pivoted.chosen_from) <= MAX_NAMED:
-        counted = [f"{_text(pivoted.labels[key][0])} of {count}" for key, count in pivoted.chosen_from.items()]
+        groups = {key: next(iter(labels), row_label(key)) for key, labels in pivoted.labels.items()}
+        counted = [f"{groups[key]} of {count}" for key, count in pivoted.chosen_from.items()]
         tried = f": {', '.join(counted)}"
     best = "lowest" if pivoted.lowest else "highest"
     yield f"each group's row has the {best} mean {pivoted.chosen_by}{tried}"
@@ -137,7 +138,7 @@ def _on_tests(table: "Table", baseline: Any, reference: Key | None, test: str) -
     if baseline is None:
         return
     if reference is None:
-        yield f"no tests: the baseline {_text(row_key(baseline))} is no row here"
+        yield f"no tests: the baseline {label_text(baseline)} is no row here"
         return
     name = row_name(reference, table.rows)
     others = [row for row in table.body if row.key != reference]
@@ -163,16 +164,12 @@ def _on_tests(table: "Table", baseline: Any, reference: Key | None, test: str) -
 
 
 def _on_published(table: "Table", pivoted: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
-    shown = {label for labels in pivoted.labels.values() for label in labels}
-    wanted = dict.fromkeys(row_key(label) for metric in table.columns for label in published.get(metric, {}))
-    if lost := [label for label in wanted if label not in shown | pivoted.known]:
-        yield f"published, but no row here: {'; '.join(map(_text, lost))}"
+    labels = pivoted.known.union(*pivoted.labels.values())
+    wanted = dict.fromkeys(label_text(label) for metric in table.columns for label in published.get(metric, {}))
+    if lost := [label for label in wanted if label_meant(label, labels) is None]:
+        yield f"published, but no row here: {'; '.join(lost)}"
     if any(cell.difference is not None for row in table.body for cell in row.cells):
         yield "difference: our mean minus the published figure"
-
-
-def _text(label: Key) -> str:
-    return ", ".join(map(value_text, label))
 
 
 def _several(named: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.labels import Key, row_key, row_label
+from ssl_sweep.tables.labels import label_meant, row_label
 from ssl_sweep.tables.pivot import values_of
 from ssl_sweep.tables.table import Table
 
@@ -83,18 +83,23 @@ def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
 def _relabelled(tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]) -> dict[str, Any]:
     """The sweeps' options about rows with the labels of this table's rows; a label without a row here is kept."""
     homes = _homes(tables, runs, rows)
+
+    def here(sweep: str, label: Any) -> list[Any]:
+        own = label_meant(label, homes[sweep])
+        return [label] if own is None else homes[sweep][own]
+
     published: dict[str, dict[str, float]] = defaultdict(dict)
     groups: dict[str, list[str]] = defaultdict(list)
     baselines = []
     for name, table in tables.items():
         for column, figures in (table.get("published") or {}).items():
             for label, figure in figures.items():
-                published[column] |= dict.fromkeys(homes.get((name, row_key(label)), [label]), figure)
+                published[column] |= dict.fromkeys(here(name, label), figure)
         if isinstance(table.get("group_by"), Mapping):
             for group, labels in table["group_by"].items():
-                groups[group] += [row for label in labels for row in homes.get((name, row_key(label)), [label])]
+                groups[group] += [row for label in labels for row in here(name, label)]
         if table.get("baseline") is not None:
-            baselines += homes.get((name, row_key(table["baseline"])), [table["baseline"]])
+            baselines += here(name, table["baseline"])
     first = next(iter(tables.values())).get("group_by") or ()
     return {
         "published": published,
@@ -105,16 +110,17 @@ def _relabelled(tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, row
 
 def _homes(
     tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]
-) -> dict[tuple[str, Key], list[str]]:
-    """For each row of a sweep, the rows of this table that hold its trials and no others."""
+) -> dict[str, dict[str, list[str]]]:
+    """By sweep and its row, the rows of this table that hold its trials and no others."""
     own_labels = {name: _labels(runs, table.get("rows") or ()) for name, table in tables.items()}
-    owners: dict[str, set[tuple[str, Key]]] = defaultdict(set)
+    owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for index, (label, sweep) in enumerate(zip(_labels(runs, rows), runs[SWEEP], strict=True)):
-        owners[label].add((sweep, row_key(own_labels[sweep][index])))
-    homes: dict[tuple[str, Key], list[str]] = defaultdict(list)
+        owners[label].add((sweep, own_labels[sweep][index]))
+    homes: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in tables}
     for label, own in owners.items():
         if len(own) == 1:
-            homes[own.pop()].append(label)
+            sweep, own_label = own.pop()
+            homes[sweep][own_label].append(label)
     return homes
 
 

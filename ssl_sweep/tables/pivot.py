@@ -3,7 +3,7 @@
 import difflib
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,8 @@ import pandas as pd
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.objective import Objective
-from ssl_sweep.tables.labels import SPLITS, Key, row_key, row_label, value_text
+from ssl_sweep.tables.labels import SPLITS, Key, label_meant, row_label, value_text
 from ssl_sweep.tables.pareto import on_front
-from ssl_sweep.tracking.transcript import value_of
 from ssl_sweep.trialdir.states import TrialState
 
 LOWER_IS_BETTER = ("loss", "error", "seconds", "alignment", "uniformity", "cost/")
@@ -36,7 +35,7 @@ class Pivot:
         trials: the positions of each row's COMPLETE trials of the search, in the order of the table.
         fresh: those of its COMPLETE trials with fresh seeds, which confirm the best choices.
         confirmed: the part of `trials` whose choices have trials with fresh seeds.
-        labels: the labels that name a row, its group's first.
+        labels: the labels that name a row and no other, its group's first.
         known: the labels of all rows, shown or not.
         chosen_by: the metric that chose each group's row; None where every row is shown.
         lowest: whether the lowest value of it is the best.
@@ -47,8 +46,8 @@ class Pivot:
     trials: Trials
     fresh: Trials
     confirmed: Trials
-    labels: Mapping[Key, tuple[Key, ...]]
-    known: frozenset[Key]
+    labels: Mapping[Key, tuple[str, ...]]
+    known: frozenset[str]
     chosen_by: str | None = None
     lowest: bool = False
     chosen_from: Mapping[Key, int] = field(default_factory=dict)
@@ -60,8 +59,8 @@ def pivot(
     """The rows of a table, by the arguments of `tables.ablation`. Raises TableError."""
     if not group_by:
         trials = _trials(runs, rows)
-        labels = {key: (_label(key),) for key in trials}
-        return Pivot(tuple(rows), *_parted(runs, trials), labels, frozenset(map(_label, trials)))
+        labels = {key: (row_label(key),) for key in trials}
+        return Pivot(tuple(rows), *_parted(runs, trials), _unambiguous(labels), frozenset(map(row_label, trials)))
     metric = _validated(columns[0] if objective is None else objective.metric)
     lowest = lower_is_better(metric, () if objective is None else (objective,))
     return _chosen(runs, rows, group_by, metric, lowest)
@@ -70,26 +69,27 @@ def pivot(
 def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, lowest: bool) -> Pivot:
     """The row of each group with the best mean of the metric; an empty row where none has a mean."""
     names, width, trials = _grouped(runs, rows, group_by)
-    places = [names.index(row) for row in rows]
-    row_labels = {key: _label(key[place] for place in places) for key in trials}
+    places = [names.index(row if row in names else f"{row}.name") for row in rows]
+    row_labels = {key: row_label([key[place] for place in places]) for key in trials}
     searched, fresh, _ = _parted(runs, trials)
     scores, confirmed = _means(runs, metric, searched), _means(runs, metric, fresh)
     members: dict[Key, list[Key]] = defaultdict(list)
     for key in trials:
-        members[key[:width]].append(key)
+        members[Key(key[:width])].append(key)
     shown: Trials = {}
-    shown_labels: dict[Key, tuple[Key, ...]] = {}
+    shown_labels: dict[Key, tuple[str, ...]] = {}
     chosen_from: dict[Key, int] = {}
     for group, keys in members.items():
         means = confirmed if any(key in confirmed for key in keys) else scores
         scored = [key for key in keys if key in means]
         best = (min if lowest else max)(scored, key=means.__getitem__) if scored else None
-        best = keys[0] if len(keys) == 1 else best or (*group, *[None] * (len(names) - width))
+        best = keys[0] if len(keys) == 1 else best or Key((*group, *[None] * (len(names) - width)))
         shown[best] = trials.get(best, [])
-        shown_labels[best] = (_label(group), *([row_labels[best]] if best in row_labels else []))
+        shown_labels[best] = (row_label(group), *([row_labels[best]] if best in row_labels else []))
         chosen_from[best] = len(keys)
     known = frozenset(row_labels.values())
-    return Pivot(names, *_parted(runs, shown), shown_labels, known, metric, lowest, chosen_from)
+    labels = _unambiguous(shown_labels)
+    return Pivot(names, *_parted(runs, shown), labels, known, metric, lowest, chosen_from)
 
 
 def is_fresh(runs: pd.DataFrame) -> pd.Series:
@@ -143,20 +143,18 @@ def front_of(runs: pd.DataFrame, pivoted: Pivot, objectives: Sequence[Objective]
 
 
 def plain(value: Any) -> Any:
-    """A value as a Python number, bool, None or text, whether it is numpy's, pandas' or a text that stands for one."""
+    """A value as a Python number, bool, None or text, also where it is numpy's or pandas'."""
     value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, str):
-        try:
-            value = value_of(value.strip())
-        except ValueError:
-            return value.strip()
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def values_of(runs: pd.DataFrame, name: str) -> list[Any]:
-    """A parameter's value in each run; None where a run does not have it. Raises TableError where none has it."""
+    """A parameter's value in each run; None where a run does not have it. Raises TableError where none has it.
+
+    Numbers that differ after 12 digits only are one: earlier versions sampled 0.30000000000000004 for 0.3.
+    """
     if name in runs.columns:
-        return [plain(value) for value in runs[name]]
+        return _same_digits([plain(value) for value in runs[name]])
     known = [column for column in runs.columns if "/" not in column]
     if not any("." in column for column in known):  # the trials died before they logged their parameters
         return [None] * len(runs)
@@ -165,19 +163,30 @@ def values_of(runs: pd.DataFrame, name: str) -> list[Any]:
     raise TableError(f"table.rows: {name!r} is not a parameter of these runs; {remedy}")
 
 
-def _label(key: Iterable[Any]) -> Key:
-    return row_key(row_label(list(key)))
+def _same_digits(values: Sequence[Any]) -> list[Any]:
+    shortest: dict[str, float] = {}
+    for value in values:
+        if isinstance(value, float):
+            rounded = f"{value:.12g}"
+            shortest[rounded] = min(shortest.get(rounded, value), value, key=lambda number: len(repr(number)))
+    return [shortest[f"{value:.12g}"] if isinstance(value, float) else value for value in values]
+
+
+def _unambiguous(labels: Mapping[Key, tuple[str, ...]]) -> dict[Key, tuple[str, ...]]:
+    """The labels without those of several rows: null and "null" have the same."""
+    rows = Counter(label for own in labels.values() for label in set(own))
+    return {key: tuple(label for label in own if rows[label] == 1) for key, own in labels.items()}
 
 
 def _trials(runs: pd.DataFrame, rows: Sequence[str]) -> Trials:
     """The positions of each row's COMPLETE trials; numbers in their order, other values in order of appearance."""
     if runs.empty:
         return {}
-    keys: list[Key] = list(zip(*(values_of(runs, name) for name in rows), strict=True))
-    keys = keys or [()] * len(runs)  # a sweep that searches nothing is one row
+    keys = list(map(Key, zip(*(values_of(runs, name) for name in rows), strict=True)))
+    keys = keys or [Key()] * len(runs)  # a sweep that searches nothing is one row
     order = [_ranks(values) for values in zip(*keys, strict=True)]
-    distinct = sorted(set(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
-    trials: Trials = {key: [] for key in distinct}
+    ranked = sorted(dict.fromkeys(keys), key=lambda key: [ranks[part] for ranks, part in zip(order, key, strict=True)])
+    trials: Trials = {key: [] for key in ranked}
     for position, (key, state) in enumerate(zip(keys, runs["state"], strict=True)):
         if state == TrialState.COMPLETE:
             trials[key].append(position)
@@ -185,21 +194,24 @@ def _trials(runs: pd.DataFrame, rows: Sequence[str]) -> Trials:
 
 
 def _ranks(values: Sequence[Any]) -> dict[Any, int]:
-    distinct = [value for value in dict.fromkeys(values) if value is not None]
-    if all(isinstance(value, (int, float)) for value in distinct):
-        distinct.sort()
-    return {value: rank for rank, value in enumerate([*distinct, None])}
+    known = [value for value in dict.fromkeys(values) if value is not None]
+    if all(isinstance(value, (int, float)) for value in known):
+        known.sort()
+    return {value: rank for rank, value in enumerate([*known, None])}
 
 
 def _grouped(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups) -> tuple[tuple[str, ...], int, Trials]:
     """The names of a key's parts, how many of them are the group, and each row's trials; groups in their order."""
     if not isinstance(group_by, Mapping):
-        names = (*group_by, *(row for row in rows if row not in group_by))
+        # a searched method is `method` among the rows, and `method.name` in every trial's config
+        names = (*group_by, *(row for row in rows if not {row, f"{row}.name"} & set(group_by)))
         return names, len(group_by), _trials(runs, names)
-    group_of = {row_key(label): name for name, labels in group_by.items() for label in labels}
+    own = _trials(runs, rows)
+    labels = [row_label(key) for key in own]
+    group_of = {label_meant(label, labels): name for name, listed in group_by.items() for label in listed}
     keyed = {
-        (group_of.get(_label(key), ", ".join(map(value_text, key))), *key): trials
-        for key, trials in _trials(runs, rows).items()
+        Key((group_of.get(row_label(key), ", ".join(map(value_text, key))), *key)): trials
+        for key, trials in own.items()
     }
     order = {name: rank for rank, name in enumerate(group_by)}
     return (GROUP, *rows), 1, dict(sorted(keyed.items(), key=lambda item: order.get(item[0][0], len(order))))

@@ -9,7 +9,7 @@ import pandas as pd
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.store import NotTrackedError, StoredRun
-from ssl_sweep.tracking.transcript import PREFIX, value_of
+from ssl_sweep.tracking.transcript import EXACT, PREFIX, text, value_of
 from ssl_sweep.trialdir.states import TrialState
 
 __all__ = ["NotTrackedError", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
@@ -19,18 +19,19 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     """One row per trial, by choice and seed.
 
     Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of one of the
-    best choices), then parameters (`views.overlay_alpha`, as numbers if all of them are), then the latest value of each
-    metric (`finetune/top1_test`), then start and end (UTC).
+    best choices), then parameters (`views.overlay_alpha`) with the types of the trial's config, lists as JSON; of runs
+    of earlier versions, a text that reads as a number is one. Then the latest value of each metric
+    (`finetune/top1_test`), then start and end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trial_runs(client, sweep, tracking_uri)]
     first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message"]
-    params = sorted({name for row in rows for name in row["params"]} - set(first))
+    params = sorted({name for row in rows for name in {**row["params"], **row["exact"]}} - set(first))
     metrics = sorted({name for row in rows for name in row["metrics"]})
     columns: dict[str, list[Any]] = {name: [row["tags"].get(name) for row in rows] for name in first}
     columns["confirms"] = [row["tags"].get("confirms") == "true" for row in rows]
-    columns |= {name: _typed([row["params"].get(name) for row in rows]) for name in params}
+    columns |= {name: _parameter(name, rows) for name in params}
     columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in metrics}
     columns |= {name: [row[name] for row in rows] for name in ("start", "end")}
     return pd.DataFrame(columns)
@@ -96,14 +97,31 @@ def _row(sweep: str, trial: StoredRun) -> dict[str, Any]:
     return {
         "tags": {"state": TrialState.CREATED, **tags, **numbers, "sweep": sweep},
         "params": trial.params,
+        "exact": json.loads(trial.tags.get(PREFIX + EXACT, "{}")),
         "metrics": trial.metrics,
         "start": pd.Timestamp(trial.start_ms, unit="ms", tz="UTC"),
         "end": pd.NaT if ended is None else pd.Timestamp(ended, unit="ms", tz="UTC"),
     }
 
 
-def _typed(written: list[str | None]) -> list[Any]:
+def _parameter(name: str, rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """A parameter's value in each run. A text of an earlier version's run has the type that it has in other runs."""
+    known = {text(row["exact"][name]): row["exact"][name] for row in rows if name in row["exact"]}
+    is_text = any(isinstance(value, str) for value in known.values())
+    values = []
+    for row in rows:
+        written = row["params"].get(name)
+        if name in row["exact"]:
+            values.append(row["exact"][name])
+        elif written in known:
+            values.append(known[written])
+        else:
+            values.append(written if written is None or is_text else _guess(written))
+    return [text(value) if isinstance(value, list | dict) else value for value in values]
+
+
+def _guess(written: str) -> Any:
     try:
-        return [None if value is None else value_of(value) for value in written]
+        return value_of(written)
     except ValueError:
         return written

@@ -23,6 +23,7 @@ from ssl_sweep.trialdir.states import TrialState
 
 PREFIX = "ssl_sweep."  # of this package's tags
 KNOB = "knob/"  # prefix of searched knobs that are logged as metrics
+EXACT = "parameters"  # the tag with a trial's parameters as JSON: MLflow's own are texts, which lose their types
 # status of a run in MLflow, by the end of its trial's last attempt
 STATUS = {
     TrialState.COMPLETE: "FINISHED",
@@ -138,7 +139,20 @@ def _end(event: Ended, update: Update) -> None:
 def parameters(record: TrialRecord) -> dict[str, str]:
     """A trial's knobs, config and seed as flat strings: `views.overlay_alpha` -> `0.3`."""
     seed = {} if record.seed is None else {"seed": text(record.seed)}
-    return {**searched(record), **flat(record.config), **seed}
+    return {**flat(record.config), **searched(record), **seed}
+
+
+def exact_parameters(record: TrialRecord, max_length: int) -> str:
+    """The values of `parameters` as JSON, in at most so many characters: of more, the longest are left out."""
+    seed = {} if record.seed is None else {"seed": record.seed}
+    values = {**_flatten(record.config), **record.knobs, **seed}
+    written = {path: json.dumps(value) for path, value in values.items()}
+    for longest in sorted(written, key=lambda path: len(written[path]), reverse=True):
+        whole = "{" + ", ".join(f"{json.dumps(path)}: {value}" for path, value in written.items()) + "}"
+        if len(whole) <= max_length:
+            return whole
+        del written[longest]
+    return "{}"
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:

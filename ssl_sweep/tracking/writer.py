@@ -22,7 +22,17 @@ from mlflow.exceptions import MlflowException
 from ssl_sweep.tracking.locations import FOLDER, Files, is_own, located, mend_locations, place_run
 from ssl_sweep.tracking.spool import SWEEP, folder_of
 from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag_filter
-from ssl_sweep.tracking.transcript import PREFIX, Update, knob_numbers, labels, parameters, run_name, text
+from ssl_sweep.tracking.transcript import (
+    EXACT,
+    PREFIX,
+    Update,
+    exact_parameters,
+    knob_numbers,
+    labels,
+    parameters,
+    run_name,
+    text,
+)
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
@@ -73,6 +83,7 @@ class SweepRuns:
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
         params = [Param(key, value) for key, value in values.items() if key not in known]
         tags = [RunTag(key, _valid_value(value)) for key, value in labels(record).items()]
+        tags.append(RunTag(PREFIX + EXACT, exact_parameters(record, MAX_TAG)))
         tags.append(RunTag(PARENT, self.parent))  # for a parent that was deleted and created again
         # at the time of the run's start, so that a repetition is the same row
         numbers = [

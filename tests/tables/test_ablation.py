@@ -100,7 +100,8 @@ def test_published_figures_match_by_number_or_text(keys: tuple[object, ...]) -> 
     published = {TOP1: dict(zip(keys, (37.1, 37.0, 38.12), strict=True))}
     for knob in (SCORES, {str(value): scores for value, scores in SCORES.items()}):
         table = make_table(make_runs(knob), published=published)
-        assert [row.cells[0].published for row in table.body] == [37.1, 37.0, 38.12]
+        shown = {float(row.key[0]): row.cells[0].published for row in table.body}
+        assert shown == {0.0: 37.1, 0.1: 37.0, 0.3: 38.12}
         assert table.has_published == (True, False)
         differences = [row.cells[0].difference for row in table.body]
         assert differences == pytest.approx([37.0 - 37.1, 40.25 - 37.0, 42.0 - 38.12])

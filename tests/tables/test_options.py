@@ -105,7 +105,7 @@ def test_groups_of_rows_are_found_in_several_sweeps() -> None:
 def test_figures_of_a_setting_do_not_stand_beside_a_mean_over_several() -> None:
     table = made({"overlay": OVERLAY}, OVERLAYS, rows=["method.name"])
     assert [row.cells[0].published for row in table.body] == [None]
-    assert "published, but no row here: 0; 0.3; 0.9" in table.notes
+    assert "published, but no row here: 0.0; 0.3; 0.9" in table.notes
     finer = made({"overlay": OVERLAY}, OVERLAYS, rows=["method.name", ALPHA])
     assert [row.cells[0].published for row in finer.body] == [37.1, 38.1]
 
@@ -117,8 +117,8 @@ def test_sweeps_that_disagree_on_the_objective_are_judged_by_the_first_column() 
 
 
 def test_runs_of_two_stores_fit_together_by_value() -> None:
-    texts = OVERLAYS.assign(sweep="again", **{ALPHA: OVERLAYS[ALPHA].map(str)})  # a column with texts in it
-    table = made({"overlay": OVERLAY, "again": OVERLAY}, OVERLAYS, texts)
+    mixed = OVERLAYS.assign(sweep="again", **{ALPHA: OVERLAYS[ALPHA].astype(object)})  # a column with texts in it
+    table = made({"overlay": OVERLAY, "again": OVERLAY}, OVERLAYS, mixed)
     assert [row.key for row in table.body] == [("overlay", 0.0), ("overlay", 0.3), ("again", 0.0), ("again", 0.3)]
     assert [row.cells[0].published for row in table.body] == [37.1, 38.1, 37.1, 38.1]
 

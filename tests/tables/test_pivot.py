@@ -110,3 +110,50 @@ def test_a_group_of_one_needs_no_choice() -> None:
 
 def test_no_trials_yet() -> None:
     assert best(pd.DataFrame(columns=["trial_id", "sweep", "choice", "seed", "state"])).body == ()
+
+
+def test_a_searched_method_that_groups_stands_once() -> None:
+    runs = make_runs()
+    runs["method"] = runs[NAME]
+    table = best(runs, rows=["method", ALPHA], baseline="byol, 0.0", published={TEST: {"moco, 0.1": 56.0}})
+    assert table.rows == (NAME, ALPHA)
+    assert keys_and_means(table) == [("moco", 0.1, 54.5), ("byol", 0.0, 50.5)]
+    assert table.body[0].cells[0].published == 56.0
+    assert any("not tested against method=byol, overlay_alpha=0" in note for note in table.notes)
+
+
+NAMES = ["1.1", "1.10", "null", "nan", None, "true", True, "1", 1, "1e-3", 0.001, "2024-01-02", 0.3]
+
+
+def of_values(values: list[object]) -> pd.DataFrame:
+    columns = {"trial_id": map(str, range(len(values))), "sweep": "a", "choice": range(len(values)), "seed": 0}
+    scores = [float(place) for place in range(len(values))]
+    return pd.DataFrame({**columns, "state": "COMPLETE", "case": pd.Series(values, dtype=object), TEST: scores})
+
+
+def test_values_of_other_types_are_other_rows() -> None:
+    table = ablation(of_values(NAMES), rows=["case"], columns=[TEST])
+    assert sorted(row.cells[0].mean for row in table.body) == list(map(float, range(len(NAMES))))
+    by_mean = {row.cells[0].mean: row.key[0] for row in table.body}
+    assert [(type(by_mean[place]), by_mean[place]) for place in range(len(NAMES))] == [(type(n), n) for n in NAMES]
+
+
+def test_numbers_that_differ_by_rounding_are_one_row() -> None:
+    table = ablation(of_values([0.30000000000000004, 0.3, 1, 1.0]), rows=["case"], columns=[TEST])
+    assert [(row.key, row.cells[0].mean) for row in table.body] == [((0.3,), 0.5), ((1,), 2.5)]
+
+
+def test_a_label_names_the_row_that_is_written_alike() -> None:
+    figures = {"1.1": 50.0, "1.10": 60.0, "1.100": 70.0, "0.30": 80.0, "null": 90.0}
+    table = ablation(of_values(NAMES), rows=["case"], columns=[TEST], published={TEST: figures}, baseline="1.10")
+    shown = {row.key[0]: row.cells[0].published for row in table.body if row.cells[0].published is not None}
+    assert shown == {"1.1": 50.0, "1.10": 60.0, 0.3: 80.0}
+    # three ways to write one number are no name, nor is the text of a missing value and of a name
+    assert "published, but no row here: 1.100" in table.notes
+    assert any("not tested against case=1.10" in note for note in table.notes)
+
+
+def test_groups_know_names_that_look_like_numbers() -> None:
+    runs = of_values(["1.1", "1.10", "0"]).assign(**{VAL: [1.0, 2.0, 3.0]})
+    table = best(runs, rows=["case"], group_by={"new": ["1.10"], "old": ["1.1", "0"]})
+    assert keys_and_means(table) == [("new", "1.10", 1.0), ("old", "0", 2.0)]

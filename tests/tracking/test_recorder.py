@@ -519,6 +519,47 @@ def test_an_evaluation_that_runs_again_has_its_newest_result_everywhere(folder: 
     assert curve.to_dict() == {"linear/loss": [40.0, 30.0, 0.0], "linear/top1_test": [60.0, 70.0, 80.0]}
 
 
+def name_case(folder: Path, choice: int, case: str) -> Path:
+    """Give a trial's record another searched knob, a case."""
+    record = folder / "trials" / f"uuid-{choice}-0" / "config.yaml"
+    stored = yaml.safe_load(record.read_text())
+    record.write_text(yaml.safe_dump(stored | {"knobs": {"case": case}}))
+    return record
+
+
+def test_names_that_look_like_values_are_rows_of_their_own(folder: Path, uri: str) -> None:
+    cases = ["1.1", "1.10", "null", "nan", "true", "1e-3", "0.001", "2024-01-02"]
+    for choice, case in enumerate(cases):
+        journal = begin_trial(folder, choice, 0)
+        name_case(folder, choice, case)
+        end_trial(journal, 50.0 + choice)
+    sync("demo", folder, uri)
+    frame = reader.runs(["demo"], uri)
+    assert frame["case"].tolist() == cases
+    assert frame["views.auto_augment"].tolist() == [True] * len(cases)
+    assert frame["method.sizes"].tolist() == ["[1, 2]"] * len(cases)
+    table = ablation(frame, rows=["case"], columns=["finetune/top1_test"], published={"knn/top1_test": {"1.10": 1.0}})
+    assert [(row.key, row.cells[0].mean) for row in table.body] == [((case,), 50.0 + i) for i, case in enumerate(cases)]
+
+
+def test_a_sweep_that_an_earlier_version_tracked_has_the_types_of_its_newer_runs(folder: Path, uri: str) -> None:
+    for choice, case in enumerate(("1.1", "1.10", "1.1")):
+        journal = begin_trial(folder, choice, 0)
+        name_case(folder, choice, case)
+        end_trial(journal)
+    sync("demo", folder, uri)
+    exact = "ssl_sweep.parameters"
+    old = [run.info.run_id for run in runs_of(uri).values() if run.data.tags.get("ssl_sweep.choice") in ("1", "2")]
+    for run_id in old:
+        MlflowClient(uri).delete_tag(run_id, exact)
+    assert reader.runs(["demo"], uri)["case"].tolist() == ["1.1", "1.10", "1.1"]
+    MlflowClient(uri).delete_tag(
+        next(run.info.run_id for run in runs_of(uri).values() if exact in run.data.tags), exact
+    )
+    assert reader.runs(["demo"], uri)["case"].tolist() == [1.1, 1.1, 1.1]  # as ever, until `sync`
+    assert reader.runs(["demo"], uri)["views.overlay_alpha"].tolist() == [0.0, 0.1, 0.3]
+
+
 def test_a_lost_artifact_is_said(folder: Path, uri: str, caplog: pytest.LogCaptureFixture) -> None:
     begin_trial(folder, 0, 0).append(ArtifactAdded(path="artifacts/gone.png"))
     sync("demo", folder, uri)
