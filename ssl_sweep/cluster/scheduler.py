@@ -67,7 +67,7 @@ class LedgerScheduler:
         self._only, self._lease = only, lease
         self._poll_at = -math.inf  # when requests are read next
         self._requested_ids = set[str]()  # ids of running trials that have received their requests
-        self._queue = TrialQueue(lambda trial: pretraining(self._record(trial).config))
+        self._queue = TrialQueue(lambda trial: pretraining(self.ledger.record(trial).config))
         self._running: dict[str, Trial] = {}
         self._first_failures: list[str] | None = []  # None once a trial has completed
         for trial in ledger.pruned_running:  # the driver died before these trials ended themselves
@@ -101,7 +101,7 @@ class LedgerScheduler:
         self._requested_ids.discard(trial.trial_id)
         self._running[run] = trial
         self.observer.started(trial)
-        return Launch(self._record(trial), trial.attempts, self._folder(trial))
+        return Launch(self.ledger.record(trial), trial.attempts, self._folder(trial))
 
     def report(self, run: str, metrics: dict[str, float], step: int) -> None:
         """Record the metrics that an attempt reports, and ask its trial to end if it is pruned."""
@@ -127,7 +127,7 @@ class LedgerScheduler:
         """
         if (trial := self._take_running(run)) is not None:
             with self.storage.synced_journal(self._folder(trial)):
-                outcome = dead_process_outcome(self._folder(trial), LOST, message, self._record(trial).config)
+                outcome = dead_process_outcome(self._folder(trial), LOST, message, self.ledger.record(trial).config)
             self._decide(trial, outcome)
 
     def abandon(self, run: str) -> None:
@@ -200,7 +200,7 @@ class LedgerScheduler:
             folder = self._folder(trial)
             if trial.ended and trial.attempts == 0 and not (folder / JOURNAL).exists():
                 with self.storage.synced_journal(folder):
-                    self._record(trial).write(folder)
+                    self.ledger.record(trial).write(folder)
                     Journal(folder).append(Ended(state=trial.state, message=trial.message))
 
     def _settle(self, trial: Trial, outcome: Outcome) -> None:
@@ -259,18 +259,6 @@ class LedgerScheduler:
         seeds = self.ledger.choice(trial.choice).all_trials
         return trial.reason in ("diverged", "collapsed") and any(
             seed.state == TrialState.FAILED and seed.seed != trial.seed for seed in seeds
-        )
-
-    def _record(self, trial: Trial) -> TrialRecord:
-        choice = self.ledger.choice(trial.choice)
-        return TrialRecord(
-            trial_id=trial.trial_id,
-            sweep=self.ledger.spec.name,
-            choice=trial.choice,
-            seed=trial.seed,
-            confirms=trial.confirms,
-            knobs=dict(choice.knobs),
-            config=self.ledger.config(choice.run_with, trial.seed),
         )
 
     def _folder(self, trial: Trial) -> Path:

@@ -1,6 +1,5 @@
 """A sweep's choices and trials as its ledger has them: what the driver shares with everybody who only reads."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,8 @@ from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.warm_start import FROM
 from ssl_sweep.spec.plan import count_choices
 from ssl_sweep.spec.sweep import SweepSpec, resolve
+from ssl_sweep.trialdir.record import TrialRecord
+from ssl_sweep.trialdir.record import setting_key as setting_key  # also what other modules compare choices by
 
 CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh seeds, one note for each choice
 
@@ -83,6 +84,19 @@ class LedgerReader:
         pins = used_by(config, self.pins)
         return {**config, "pins": pins} if pins else config
 
+    def record(self, trial: Trial) -> TrialRecord:
+        """The record of a trial, as it runs with it."""
+        choice = self._choices[trial.choice]
+        return TrialRecord(
+            trial_id=trial.trial_id,
+            sweep=self.spec.name,
+            choice=trial.choice,
+            seed=trial.seed,
+            confirms=trial.confirms,
+            knobs=dict(choice.knobs),
+            config=self.config(choice.run_with, trial.seed),
+        )
+
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it judges next."""
         return rules.due(self.spec.search, choice)
@@ -122,12 +136,6 @@ class LedgerReader:
             ]
             for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
         }
-
-
-def setting_key(knobs: Mapping[str, Any]) -> str:
-    """The same text for the same values of the searched knobs; of floats, what rounding leaves alike."""
-    rounded = {path: f"{value:.12g}" if isinstance(value, float) else value for path, value in knobs.items()}
-    return json.dumps(rounded, sort_keys=True)
 
 
 def choice_number(frozen: FrozenTrial) -> int:

@@ -28,6 +28,7 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.weights import check_weights
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
+from ssl_sweep.sweep.agreement import settle_journals
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.pins import take_pins
@@ -138,6 +139,7 @@ def drive(
         keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
         storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume) if resume is not None else None
+        settle_journals(ledger, storage)
         result = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
         if not result.ending.interrupted:
             finish.clean_up(ledger, storage, say)

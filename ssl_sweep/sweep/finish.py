@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from ssl_sweep.cluster.run import Ending
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.report.page import make_page
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.agreement import differing, settle_results
 from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 from ssl_sweep.sweep.notify import Notifier
@@ -53,7 +56,7 @@ def publish(
         notifier.tell("done")
     elif ending.halted is not None or not ending.interrupted:
         notifier.tell("failed", ending.halted)
-    table = _log_table(spec, recorder, uri)
+    table = _log_table(ledger, storage, recorder, uri)
     if table is not None:
         _log_page(spec, recorder, uri)
     if spec.tracking.models != "none" and not ending.interrupted and (best := best_trial(ledger, storage)):
@@ -68,22 +71,41 @@ def _is_done(ledger: Ledger) -> bool:
     return done == ledger.total
 
 
-def _log_table(spec: SweepSpec, recorder: Recorder, uri: str) -> Table | None:
+def _log_table(ledger: Ledger, storage: Storage, recorder: Recorder, uri: str) -> Table | None:
     """Make the ablation table from MLflow and log it; None while MLflow lacks events or cannot be read."""
-    deadline = time.monotonic() + MLFLOW_WAIT_S
-    while recorder.pending() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    if recorder.pending():
-        return None
+    spec = ledger.spec
     try:
-        frame = runs([spec.name], uri)
+        frame = _runs(ledger, storage, recorder, uri)
     except Exception as error:  # MLflow has just gone away
         log.warning("sweep %s: MLflow cannot be read (%s); its table: ssl-sweep table %s", spec.name, error, spec.name)
+        return None
+    if frame is None:
         return None
     dump = spec.model_dump(mode="json")
     table = ablation(with_undrawn(frame, [dump]), **options({spec.name: dump}, frame))
     recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
     return table
+
+
+def _runs(ledger: Ledger, storage: Storage, recorder: Recorder, uri: str) -> pd.DataFrame | None:
+    """The sweep's runs once MLflow has all events, and agrees with the ledger; None if it lacks events."""
+    if not _is_delivered(recorder):
+        return None
+    frame = runs([ledger.spec.name], uri)
+    if wrong := differing(ledger, frame):
+        recorder.deliver_again(settle_results(ledger, storage, wrong))
+        if not _is_delivered(recorder):
+            return None
+        frame = runs([ledger.spec.name], uri)
+    return frame
+
+
+def _is_delivered(recorder: Recorder) -> bool:
+    """Wait until MLflow has taken all events; returns whether it has."""
+    deadline = time.monotonic() + MLFLOW_WAIT_S
+    while recorder.pending() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not recorder.pending()
 
 
 def _log_page(spec: SweepSpec, recorder: Recorder, uri: str) -> None:

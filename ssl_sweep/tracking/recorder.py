@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,15 @@ from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError
 from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
-from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, BestTrialChosen, DescriptionSet, Ended, TagsSet
+from ssl_sweep.trialdir.events import (
+    ArtifactAdded,
+    AttemptStarted,
+    BestTrialChosen,
+    DescriptionSet,
+    Ended,
+    Superseded,
+    TagsSet,
+)
 from ssl_sweep.trialdir.journal import Journal, JournalError
 
 LONGEST_DELAY_S = 30.0
@@ -91,9 +99,13 @@ class Recorder:
         """Record the end of the sweep: COMPLETE, FAILED or STOPPED."""
         self._journal.append(Ended(state=state))
 
+    def deliver_again(self, trials: Collection[str]) -> None:
+        """Have the runs of these trials made anew from their journals; a trial without a journal has none then."""
+        self._delivery.again.update(trials)
+
     def pending(self) -> int:
-        """The number of undelivered events."""
-        return self._spool.pending()
+        """The number of undelivered events, and of runs that are to be made anew."""
+        return self._spool.pending() + len(self._delivery.again)
 
     def close(self, timeout_s: float = 10.0) -> int:
         """Deliver the rest in at most `timeout_s` seconds; returns the number of events that remain for `sync`."""
@@ -167,21 +179,32 @@ class _Delivery:
         self._transcripts: dict[str, Transcript] = {}
         self._refused: set[str] = set()
         self._failures: dict[str, int] = {}
+        self.again = set[str]()  # trials whose runs are to be made anew
 
     def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
         """Deliver the journals that have grown, those that failed before last; returns the number of events."""
         names = [name for name in self._spool.undelivered_journals() if name not in self._refused]
-        if not names:
+        if not names and not self.again:
             return 0
         try:
             self._runs = self._runs or self._connect()
             self._spool.set_destination(self._runs.parent)
+            if self.again:
+                self._discard(self._runs)
+                return self.deliver(expired)
             return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
         except Exception:
             self._runs = None  # after an outage the runs may differ, or be gone
             raise
         finally:
             self._spool.save()
+
+    def _discard(self, runs: SweepRuns) -> None:
+        for name in list(self.again):
+            runs.discard(name)
+            self._spool.rewind(name)
+            self._transcripts.pop(name, None)
+            self.again.discard(name)
 
     def _by_failures(self, names: list[str]) -> list[str]:
         # the sweep's own journal last: it refers to events of trials
@@ -206,6 +229,11 @@ class _Delivery:
         events, offset = self._spool.read(name)
         if not events:
             return 0
+        if isinstance(events[-1], Superseded):
+            runs.discard(name)
+            self._transcripts.pop(name, None)
+            self._spool.mark_delivered(name, offset)
+            return len(events)
         run_id, restarts = self._run_of(runs, name)
         if restarts:
             return self._deliver_chunk(runs, name)

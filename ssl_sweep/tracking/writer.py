@@ -20,6 +20,7 @@ from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 
 from ssl_sweep.tracking.locations import FOLDER, Files, is_own, located, mend_locations, place_run
+from ssl_sweep.tracking.only_run import only_run
 from ssl_sweep.tracking.spool import SWEEP, folder_of
 from ssl_sweep.tracking.store import EXPERIMENT, MAX_POINTS, PARENT, MlflowRejectedError, is_database, tag_filter
 from ssl_sweep.tracking.transcript import (
@@ -72,12 +73,19 @@ class SweepRuns:
             self._known[name] = existing or self._create(name)
         return self._known[name], existing is None
 
+    def discard(self, name: str) -> None:
+        """Delete a trial's runs, which MLflow keeps for `mlflow gc`."""
+        with self._lock:
+            for run in self._client.search_runs([self._experiment_id], self._query(name)):
+                self._client.delete_run(run.info.run_id)
+        self._known.pop(name, None)
+
     def log_record(self, name: str, run_id: str) -> None:
         """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics."""
         if name == SWEEP:
             return
         record, run = self._record(name), self._client.get_run(run_id)
-        values = {_valid_name(key): value[:MAX_PARAM] for key, value in parameters(record).items()}
+        values = {valid_name(key): value[:MAX_PARAM] for key, value in parameters(record).items()}
         known = run.data.params
         for key in sorted(key for key, value in known.items() if values.get(key, value) != value):
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
@@ -87,7 +95,7 @@ class SweepRuns:
         tags.append(RunTag(PARENT, self.parent))  # for a parent that was deleted and created again
         # at the time of the run's start, so that a repetition is the same row
         numbers = [
-            Metric(_valid_name(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()
+            Metric(valid_name(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()
         ]
         with _rejections():
             self._client.log_batch(run_id, metrics=numbers, tags=tags)
@@ -97,8 +105,8 @@ class SweepRuns:
 
     def write(self, name: str, run_id: str, update: Update) -> None:
         """Write an update; may be repeated."""
-        points = [Metric(_valid_name(point.name), point.value, point.time_ms, point.step) for point in update.points]
-        tags = [RunTag(_valid_name(key), _valid_value(value)) for key, value in update.tags.items()]
+        points = [Metric(valid_name(point.name), point.value, point.time_ms, point.step) for point in update.points]
+        tags = [RunTag(valid_name(key), _valid_value(value)) for key, value in update.tags.items()]
         with _rejections():
             self._client.log_batch(run_id, metrics=points[:MAX_POINTS], tags=tags)
             for start in range(MAX_POINTS, len(points), MAX_POINTS):
@@ -131,10 +139,12 @@ class SweepRuns:
         return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
 
     def _find(self, name: str) -> str | None:
+        record = None if name == SWEEP else self._record(name)
+        return only_run(self._client, self._experiment_id, self._query(name), record)
+
+    def _query(self, name: str) -> str:
         role = f"{tag_filter('role')} = 'parent'" if name == SWEEP else f"{tag_filter('trial_id')} = '{name}'"
-        query = f"{role} and {tag_filter('sweep_id')} = '{self._sweep_id}'"
-        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+        return f"{role} and {tag_filter('sweep_id')} = '{self._sweep_id}'"
 
     def _find_sweep_id(self) -> str | None:
         """The id that the runs of this folder's trials have: trials keep their ids for life, the file may be lost."""
@@ -211,8 +221,8 @@ def write_sweep_id(folder: Path, sweep_id: str) -> None:
         write_text(folder / SWEEP_ID, sweep_id)
 
 
-def _valid_name(name: str) -> str:
-    """The name with only characters that MLflow accepts."""
+def valid_name(name: str) -> str:
+    """A metric's or parameter's name with only characters that MLflow accepts."""
     return re.sub(r"/{2,}", "/", re.sub(r"[^/\w.\- :]", "_", name)).strip("/.")
 
 

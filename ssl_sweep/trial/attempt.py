@@ -31,6 +31,7 @@ from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
+from ssl_sweep.trial.claim import claim
 from ssl_sweep.trialdir import disk, waits, watchdog
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, MetricsReported
 from ssl_sweep.trialdir.journal import Journal
@@ -99,8 +100,7 @@ def attempt(
             report(metrics, step)
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        record.write(folder)
+        claim(folder, record)
         waits.clear(folder)  # of an attempt that was killed
         Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):

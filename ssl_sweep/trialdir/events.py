@@ -117,6 +117,12 @@ class Ended(Event):
     traceback: str | None = None
 
 
+class Superseded(Event):
+    """The ledger, restored from another state, does not have this trial. Any later event takes this back."""
+
+    name = "superseded"
+
+
 class FailedAlike(Event):
     """A trial failed because the shared pretraining failed, which the trial `maker` ran."""
 
@@ -155,7 +161,7 @@ TYPES = {
     kind.name: kind
     for kind in (
         AttemptStarted, MetricsReported, StageStarted, StageFinished, ArtifactAdded, TagsSet, DescriptionSet,
-        BestTrialChosen, Ended, FailedAlike, PretrainingFailed,
+        BestTrialChosen, Ended, Superseded, FailedAlike, PretrainingFailed,
     )
 }  # fmt: skip
 

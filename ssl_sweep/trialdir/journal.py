@@ -115,6 +115,21 @@ def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Eve
     return events, start
 
 
+def last_event(folder: Path) -> Event | None:
+    """The last event of a journal; None where there is none. Raises JournalError."""
+    path = folder / JOURNAL
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - MAX_LINE_BYTES)
+            file.seek(start)
+            tail = file.read()
+    except FileNotFoundError:
+        return None
+    end = tail.rfind(b"\n")
+    line = tail.rfind(b"\n", 0, max(0, end)) + 1
+    return _decode(tail[line : end + 1], path, start + line) if end >= 0 else None
+
+
 def _cut_unfinished_line(path: Path) -> None:
     if not path.exists():
         return

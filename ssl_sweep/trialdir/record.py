@@ -18,6 +18,12 @@ class RecordError(UserError, ValueError):
     """A trial's `config.yaml` cannot be read."""
 
 
+def setting_key(knobs: Mapping[str, Any]) -> str:
+    """The same text for the same values of searched knobs; of floats, what rounding leaves alike."""
+    digits = {path: f"{value:.12g}" if isinstance(value, float) else [value] for path, value in knobs.items()}
+    return json.dumps(digits, sort_keys=True)
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial's identity, its searched knobs, and its config with every knob resolved.
@@ -32,6 +38,12 @@ class TrialRecord:
     confirms: bool = False  # it runs one of the best choices with a seed that the search did not use
     knobs: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_of(self, other: "TrialRecord") -> bool:
+        """Whether both are records of one trial: of the same choice, searched knobs and seed."""
+        return (self.choice, self.seed) == (other.choice, other.seed) and setting_key(self.knobs) == setting_key(
+            other.knobs
+        )
 
     def to_json(self) -> str:
         """The record for Ray's messages."""

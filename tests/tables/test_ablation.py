@@ -103,8 +103,8 @@ def test_published_figures_match_by_number_or_text(keys: tuple[object, ...]) -> 
         shown = {float(row.key[0]): row.cells[0].published for row in table.body}
         assert shown == {0.0: 37.1, 0.1: 37.0, 0.3: 38.12}
         assert table.has_published == (True, False)
-        differences = [row.cells[0].difference for row in table.body]
-        assert differences == pytest.approx([37.0 - 37.1, 40.25 - 37.0, 42.0 - 38.12])
+        differences = {float(row.key[0]): row.cells[0].difference for row in table.body}
+        assert differences == pytest.approx({0.0: 37.0 - 37.1, 0.1: 40.25 - 37.0, 0.3: 42.0 - 38.12})
 
 
 @pytest.mark.parametrize("label", ["true", "True", True])

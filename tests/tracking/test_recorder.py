@@ -548,14 +548,13 @@ def test_a_sweep_that_an_earlier_version_tracked_has_the_types_of_its_newer_runs
         name_case(folder, choice, case)
         end_trial(journal)
     sync("demo", folder, uri)
-    exact = "ssl_sweep.parameters"
-    old = [run.info.run_id for run in runs_of(uri).values() if run.data.tags.get("ssl_sweep.choice") in ("1", "2")]
-    for run_id in old:
-        MlflowClient(uri).delete_tag(run_id, exact)
+    exact, client = "ssl_sweep.parameters", MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name("ssl_sweep/demo").experiment_id])
+    first, *others = sorted((run for run in found if exact in run.data.tags), key=lambda run: run.data.tags[exact])
+    for run in others:
+        client.delete_tag(run.info.run_id, exact)
     assert reader.runs(["demo"], uri)["case"].tolist() == ["1.1", "1.10", "1.1"]
-    MlflowClient(uri).delete_tag(
-        next(run.info.run_id for run in runs_of(uri).values() if exact in run.data.tags), exact
-    )
+    client.delete_tag(first.info.run_id, exact)
     assert reader.runs(["demo"], uri)["case"].tolist() == [1.1, 1.1, 1.1]  # as ever, until `sync`
     assert reader.runs(["demo"], uri)["views.overlay_alpha"].tolist() == [0.0, 0.1, 0.3]
 

@@ -298,7 +298,7 @@ def test_an_attempt_writes_down_how_it_ended(tmp_path: Path, cache: Path) -> Non
     assert (outcome.state, outcome.reason) == ("FAILED", "diverged")
     assert "lower lr" in (outcome.message or "")
     events = journal.read(tmp_path)[0]
-    assert [event.name for event in events] == ["attempt", "artifact", "end"]
+    assert [event.name for event in events] == ["attempt", "begin", "artifact", "end"]
     assert events[0].versions["torch"]
     assert "Diverged" in events[-1].traceback
     assert "Diverged" in (tmp_path / "log.txt").read_text()

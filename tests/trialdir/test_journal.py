@@ -27,9 +27,10 @@ from ssl_sweep.trialdir.events import (
     PretrainingStarted,
     StageFinished,
     StageStarted,
+    Superseded,
     TagsSet,
 )
-from ssl_sweep.trialdir.journal import JOURNAL, MAX_LINE_BYTES, Journal, JournalError, read
+from ssl_sweep.trialdir.journal import JOURNAL, MAX_LINE_BYTES, Journal, JournalError, last_event, read
 
 
 def events_of(folder: Path) -> list[Any]:
@@ -63,6 +64,7 @@ LINES = {
     DescriptionSet: '{"time": 1.5, "event": "note", "text": "| a |"}',
     BestTrialChosen: '{"time": 1.5, "event": "best", "trial": "one"}',
     Ended: '{"time": 1.5, "event": "end", "state": "FAILED", "reason": "oom", "message": "m", "traceback": null}',
+    Superseded: '{"time": 1.5, "event": "superseded"}',
     FailedAlike: '{"time": 1.5, "event": "failed_alike", "maker": "one", "failed_at": 1.25}',
     PretrainingStarted: '{"time": 1.5, "event": "attempt", "trial": "one", "host": "a", "pid": 2}',
     PretrainingFinished: '{"time": 1.5, "event": "stage", "trial": "one", "results": {"loss": 0.5}}',
@@ -184,6 +186,19 @@ def test_read_goes_on_from_an_offset_and_stops_at_an_end(tmp_path: Path) -> None
     assert read(tmp_path, offsets[2]) == ([], offsets[2])
     events, end = read(tmp_path, offsets[0], offsets[1] + 3)
     assert ([event.attempt for event in events], end) == ([1], offsets[1])
+
+
+def test_the_last_event_is_read_alone(tmp_path: Path) -> None:
+    assert last_event(tmp_path) is None
+    journal = Journal(tmp_path)
+    assert last_event(tmp_path) is None
+    for number in range(3):
+        journal.append(Ended(state="FAILED", message="m" * 2_000, traceback="t" * 20_000))
+        journal.append(AttemptStarted(attempt=number))
+        assert last_event(tmp_path) == events_of(tmp_path)[-1]
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"time": 1.0, "event": "rep')
+    assert last_event(tmp_path) == events_of(tmp_path)[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""Takes a trial's folder for an attempt: what another setting has left there must not become a part of its results."""
+
+import logging
+from pathlib import Path
+
+from ssl_sweep.trialdir.checkpoint import DAMAGED
+from ssl_sweep.trialdir.events import TagsSet
+from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
+
+log = logging.getLogger(__name__)
+
+
+def claim(folder: Path, record: TrialRecord) -> None:
+    """Write the trial's record into its folder, which may exist.
+
+    The files of another choice, setting or seed, as a ledger of another state than the folders leaves them, are set
+    aside in a folder that `ssl-sweep clean` removes; the trial begins anew.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        earlier = TrialRecord.read(folder)
+    except (FileNotFoundError, RecordError):  # new, or only this file is lost
+        earlier = record
+    if earlier.is_of(record):
+        record.write(folder)
+        return
+    aside = _set_aside(folder)
+    record.write(folder)
+    whose = f"choice {earlier.choice}, seed {earlier.seed}, {dict(earlier.knobs)}"
+    log.warning("%s: had the files of %s, now in %s: the trial begins anew", folder, whose, aside.name)
+    Journal(folder).append(TagsSet(tags={"replaced": f"{whose}, in {aside.name}"}))
+
+
+def _set_aside(folder: Path) -> Path:
+    """Move all files into a folder of their own; the record goes last, so that a process that dies is repeated."""
+    names = (folder / f"other-{number}{DAMAGED}" for number in range(1, 10_000))
+    aside = next(path for path in names if not path.exists())
+    files = [path for path in folder.iterdir() if path.suffix != DAMAGED]
+    aside.mkdir()
+    for path in sorted(files, key=lambda path: path.name == RECORD):
+        path.rename(aside / path.name)
+    return aside
