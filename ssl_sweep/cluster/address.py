@@ -38,15 +38,19 @@ def check_address(address: str, name: str) -> None:
         raise ClusterError(f"{name} {address!r}: no machine has this name ({error.strerror}); {remedy}") from None
 
 
-def wait_for_answer(address: str) -> None:
-    """Wait until Ray answers at this address.
+def wait_for_answer(found: str, address: str) -> None:
+    """Wait until Ray answers.
+
+    Args:
+        found: HOST:PORT of the cluster.
+        address: what a message calls it.
 
     Raises:
         ClusterError: it has not for half a minute.
     """
     if os.environ.get("RAY_USE_TLS") == "1":  # needs Ray's certificates
         return
-    channel: Any = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    channel: Any = grpc.insecure_channel(found, options=[("grpc.enable_http_proxy", 0)])
     ready = grpc.channel_ready_future(channel)
     try:
         try:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 READ_VERSIONS = ("2.60.0",)
 PRIVATE_PARTS = {
+    "ray._private.services:canonicalize_bootstrap_address": "finds the address that `auto` means",
     "ray.job_config:JobConfig._runtime_env_has_working_dir": (
         "is overridden; Ray asks it whether workers import from the driver's current directory and script's folder"
     ),
@@ -52,6 +53,17 @@ def check_version(version: str) -> None:
             f"Ray {version} is none of {', '.join(READ_VERSIONS)}. Read these private parts in its source, run `make "
             f"test-faults`, then add it to READ_VERSIONS in {__file__}:\n{parts}"
         )
+
+
+def found_address(address: str) -> str:
+    """HOST:PORT of a cluster's address, which may be `auto`: the one that runs on this machine.
+
+    Raises:
+        ConnectionError: `auto` finds none.
+    """
+    from ray._private import services
+
+    return str(services.canonicalize_bootstrap_address(address))
 
 
 def job_config() -> Any:

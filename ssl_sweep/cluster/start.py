@@ -94,10 +94,11 @@ def _start_here(environment: Mapping[str, Any] | None) -> None:
 
 
 def _join(target: str, environment: Mapping[str, Any] | None) -> None:
-    if target != "auto":
-        wait_for_answer(target)
     try:
+        wait_for_answer(compat.found_address(target), target)
         _init(target, environment)
+    except ClusterError:
+        raise
     except Exception as error:  # Ray has many for a cluster that refuses
         ray.shutdown()
         remedy = "check that it is up; one that wants a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too"

@@ -4,6 +4,8 @@ import logging
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,9 +55,17 @@ def test_a_silent_address_is_given_up_with_a_word_before(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         where = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ClusterError, match=f"no Ray cluster can be used at {where}: nothing answers; check"):
-            wait_for_answer(where)
-    assert f"no Ray answers at {where}; waiting for up to" in caplog.text
+        with pytest.raises(ClusterError, match="no Ray cluster can be used at auto: nothing answers; check"):
+            wait_for_answer(where, "auto")
+    assert "no Ray answers at auto; waiting for up to" in caplog.text
+
+
+def test_a_setting_of_rays_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray is imported, the process ends with a segmentation fault."""
+    monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "soon")
+    ran = subprocess.run([sys.executable, "-c", "import ssl_sweep.cluster.run"], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "unset what should be a number: RAY_gcs_server_request_timeout_seconds=soon" in ran.stderr
 
 
 def test_too_few_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
