@@ -2,16 +2,18 @@
 
 import logging
 import os
+import re
 import resource
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ssl_sweep.cluster import address as addresses
-from ssl_sweep.cluster import sessions, surroundings
+from ssl_sweep.cluster import sessions, start, surroundings
 from ssl_sweep.cluster.address import check_address, wait_for_answer
 from ssl_sweep.cluster.errors import ClusterError
 from ssl_sweep.cluster.start import check_start
@@ -66,6 +68,43 @@ def test_a_setting_of_rays_that_is_no_number_is_named(monkeypatch: pytest.Monkey
     ran = subprocess.run([sys.executable, "-c", "import ssl_sweep.cluster.run"], capture_output=True, text=True)
     assert ran.returncode == 1
     assert "unset what should be a number: RAY_gcs_server_request_timeout_seconds=soon" in ran.stderr
+
+
+MISMATCH = "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1"
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "said"),
+    [
+        (
+            "127.0.0.1:6379",
+            RuntimeError(MISMATCH),
+            "Ray: 2.9.0 Python: 3.9.1); run the driver with the Python and the Ray",
+        ),
+        (
+            "127.0.0.1:6379",
+            ConnectionError("no token"),
+            "no Ray cluster can be used at 127.0.0.1:6379 .*RAY_AUTH_TOKEN",
+        ),
+        (
+            "local",
+            OSError("no more processes"),
+            "cannot start on this machine: OSError: no more processes.*/ray/session_",
+        ),
+    ],
+)
+def test_what_ray_refuses_is_one_message(
+    target: str, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(start, "_init", refuse)
+    monkeypatch.setattr(start, "wait_for_answer", lambda *_: None)
+    with pytest.raises(ClusterError) as refused, start.ray_cluster(target):
+        raise AssertionError("was started")
+    assert re.search(said.replace(")", r"\)"), str(refused.value))
+    assert "\n" not in str(refused.value)
 
 
 def test_too_few_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

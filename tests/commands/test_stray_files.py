@@ -1,0 +1,57 @@
+"""What lies about in the current directory is imported by neither a driver nor its workers."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+SPEC = {
+    "name": "stray",
+    "data": {"source": "digits", "image_size": 8},
+    "encoder": {"name": "resnet18", "width": 4},
+    "method": "autoencoder",
+    "precision": "fp32",
+    "pretrain": {"epochs": 1},
+    "evaluate": {"knn": {}},
+    "tracking": {"models": "none"},
+}
+
+
+@pytest.fixture
+def rays_folder() -> Iterator[Path]:
+    """A temporary folder short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def lay_about(folder: Path, *modules: str) -> None:
+    for name in modules:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"raise RuntimeError('the stray {name} was imported')\n")
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_beside_stray_modules_and_leaves_nothing_of_rays(tmp_path: Path, rays_folder: Path) -> None:
+    """Slow: Ray and MLflow start, and a trial is trained."""
+    lay_about(tmp_path, "ssl_sweep/__init__.py", "torchvision.py", "numpy.py", "typing.py", "pandas.py")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    command = [str(Path(sys.executable).with_name("ssl-sweep")), "run", "spec.yaml"]
+    environment = {**os.environ, "RAY_TMPDIR": str(rays_folder)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert (ran.returncode, "1 of 1 trials complete" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+    assert list((rays_folder / "ray").glob("session_*")) == []
+
+
+def test_so_does_python_m(tmp_path: Path) -> None:
+    lay_about(tmp_path, "typer.py", "rich.py", "json.py")
+    command = [sys.executable, "-m", "ssl_sweep", "--help"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, "resume" in ran.stdout) == (0, True), ran.stderr
