@@ -5,6 +5,7 @@ Each message names the place, the value and a remedy. Each class stands in the p
 UserError
 ├── BucketError             storage   a bucket cannot be reached, or refuses a request
 ├── ClusterError            cluster   the Ray cluster cannot be used
+│   ├── BrokenClusterError  cluster   Ray has died while a sweep ran
 │   └── InfeasibleError     cluster   no node has the resources for a trial
 ├── ContractError           contracts a method, an encoder, ... breaks a promise of its kind
 ├── DamagedRequestError     trialdir  a trial cannot read the request to end it

@@ -18,6 +18,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # its snapshots are never read back
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "300")  # then Ray ends the process; see watch.py
 logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)  # asks every notebook for ipywidgets
 
 

@@ -4,9 +4,11 @@ A new Ray may rename or change them without notice. When you raise Ray's version
 `PRIVATE_PARTS` in its source, run `make test-faults`, and add the version to `READ_VERSIONS`.
 """
 
+import atexit
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from subprocess import Popen
 from typing import Any, cast
 
 READ_VERSIONS = ("2.60.0",)
@@ -16,10 +18,15 @@ PRIVATE_PARTS = {
         "is overridden; Ray asks it whether workers import from the driver's current directory and script's folder"
     ),
     "ray.tune.registry:_global_registry": "its methods get, contains and register are replaced by caching ones",
+    "ray.tune.registry:_unregister_all": "asks Ray when the process exits; unregistered where Ray is dead",
     "ray.air.execution._internal.actor_manager:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.experiment_state:logger": "Tune's warnings about snapshots, silenced by the logger's name",
     "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that have not ended",
+    "ray._private.node:Node.kill_all_processes": (
+        "ends the Ray that this process started; ray._private.worker._global_node has it, its `all_processes` are Popen"
+    ),
+    "ray._raylet:GcsClient": "asks the head for the nodes, with a time limit; ray.nodes() waits for ever",
     "ray.train.torch.config:_TorchBackend": "its hooks on_start and on_shutdown are overridden",
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks": "is overridden",
     "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller": (
@@ -129,6 +136,50 @@ def cached_trainables() -> Iterator[None]:
 def live_trials(tune_controller: Any) -> list[Any]:
     """Tune's trials that have not ended."""
     return list(tune_controller.get_live_trials())
+
+
+def local_processes() -> dict[str, Popen[bytes]]:
+    """The processes on which the Ray that this process started depends; none of a Ray that it has joined."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    processes = node.all_processes if node is not None else {}
+    return {name: processes[name][0].process for name in ("gcs_server", "raylet") if name in processes}
+
+
+def leave_dead_ray() -> None:
+    """End all processes of the Ray that this process started, and ask Ray for nothing more when this process exits."""
+    import ray
+    from ray._private import worker
+    from ray.tune import registry
+
+    atexit.unregister(ray.shutdown)
+    atexit.unregister(registry._unregister_all)
+    if worker._global_node is not None:
+        worker._global_node.kill_all_processes(check_alive=False, allow_graceful=True)
+
+
+def living_nodes() -> Callable[[float], dict[str, dict[str, float]]]:
+    """A function that asks Ray's head, for so many seconds at most, for the resources of the living nodes by their ids.
+
+    Any error means that the head has not answered. The function outlives ray.shutdown().
+    """
+    import ray
+    from ray import _raylet
+    from ray.core.generated import gcs_pb2
+
+    raylet, protocol = cast(Any, _raylet), cast(Any, gcs_pb2)  # compiled: type checkers do not see what they have
+    client = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+
+    def ask(timeout_s: float) -> dict[str, dict[str, float]]:
+        nodes = client.get_all_node_info(timeout=timeout_s)
+        return {
+            key.hex(): dict(node.resources_total)
+            for key, node in nodes.items()
+            if node.state == protocol.GcsNodeInfo.ALIVE
+        }
+
+    return ask
 
 
 def torch_config(on_start: Callable[[Any], None], **settings: Any) -> Any:

@@ -9,3 +9,7 @@ class ClusterError(UserError, ValueError):
 
 class InfeasibleError(ClusterError):
     """No node of the cluster, as it is now, has the resources for a trial."""
+
+
+class BrokenClusterError(ClusterError):
+    """Ray has died, or does not answer any more, while a sweep ran."""

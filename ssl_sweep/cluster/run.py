@@ -1,9 +1,6 @@
 """Runs a sweep on Ray: the scheduler's trials become Ray trials, and their reports go back to the scheduler."""
 
-import json
-import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -23,14 +20,18 @@ from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
-from ssl_sweep.cluster.signals import interrupts_noted, passed_to_tune
+from ssl_sweep.cluster.signals import interrupts_noted, noted_after_ray
+from ssl_sweep.cluster.signs import TrialSigns
 from ssl_sweep.cluster.start import ray_cluster
+from ssl_sweep.cluster.supervise import Supervisor
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
+from ssl_sweep.cluster.watch import AwakeClock, with_growth
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.spec.plan import AUTOSCALE_MAX, make_plan
+from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.open import find_storage
 from ssl_sweep.trial.attempt import attempt
 from ssl_sweep.trialdir.requests import StopRequest
 
@@ -70,37 +71,46 @@ def run_sweep(
 
     Raises:
         ClusterError: the cluster cannot be reached or refuses access.
-        InfeasibleError: no node has the resources for a trial.
+        InfeasibleError: no node has the resources for a trial, or those that had are gone.
+        BrokenClusterError: Ray has died, or does not answer any more.
         LeaseLost: another driver has taken the sweep over.
         LedgerUnreachableError: the ledger's database could not be reached for too long.
     """
     spec = ledger.spec
-    metrics = SweepMetrics(ledger, backlog)
-    scheduler = LedgerScheduler(ledger, storage, Observers((observer, metrics)), only=only, lease=lease)
+    metrics, clock = SweepMetrics(ledger, backlog), AwakeClock()
+    signs = TrialSigns(storage, spec.name, clock)
+    scheduler = LedgerScheduler(ledger, storage, Observers((observer, metrics, signs)), only=only, lease=lease)
     search = LedgerSearch(scheduler)
     stages = storage.shared_stages(spec.name)
     work = work or partial(attempt, stages=stages, objectives=spec.search.metrics, timeout=spec.resources.timeout)
     with (
         interrupts_noted(scheduler),
-        ray_cluster(address, ledger.pins) as note_death,
+        ray_cluster(address, ledger.pins) as joined,
         metrics.exported(),
         _scratch(storage.sweep(spec.name)) as scratch,
-        passed_to_tune(scheduler),
+        noted_after_ray(scheduler),
     ):
         plan = make_plan(spec, _nodes())
         if plan.problems:
             raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
         # drivers of gangs reserve almost nothing, so their number is limited to that of the gangs that fit
         max_concurrent = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
-        tuner = _tuner(trainable(spec, work, storage.place, scratch), search, note_death, max_concurrent, scratch)
+        tuner = _tuner(
+            trainable(spec, work, storage.place, scratch), search, joined.note_death, max_concurrent, scratch
+        )
         compat.patch_tune()
+        supervisor = Supervisor(search, signs, clock, joined)
         if not scheduler.interrupted:
             with compat.cached_trainables():
-                tuner.fit()
+                supervisor.run(tuner.fit)
     if search.first_error is not None:
         raise search.first_error
     if lease is not None and lease.taken_by is not None:
         raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
+    if supervisor.error is not None:
+        raise type(supervisor.error)(f"{supervisor.error}; {_go_on(spec.name, storage)}")
+    if supervisor.unanswered is not None:
+        scheduler.end_unanswered(supervisor.unanswered)
     has_more = sum(trial.ended for trial in ledger.trials) < ledger.total
     interrupted = scheduler.open or scheduler.stop_request is not None or (scheduler.interrupted and has_more)
     return Ending(interrupted=interrupted, halted=scheduler.halted, stop_request=scheduler.stop_request)
@@ -144,28 +154,19 @@ class _FirstPending(FIFOScheduler):
             self._search.death_messages[trial.trial_id] = Path(trial.error_file).read_text()
 
 
-class _DriverCallback(tune.Callback):
-    """Polls requests between Ray's events, and handles interrupts."""
+class _WhenInterrupted(tune.Stopper):
+    """Ends all trials, and Tune, when the sweep is interrupted."""
 
     def __init__(self, search: LedgerSearch) -> None:
-        self._search = search
+        self._search = search  # which Tune can pickle, as it does a stopper
 
-    def setup(self, *_: Any, **__: Any) -> None:
-        """Note interrupts: Tune ignores its own flag while it waits for a trial and none runs."""
-        for number in (signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, partial(self._interrupt, signal.getsignal(number)))
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether to end a trial: never."""
+        return False
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """About ten times a second."""
-        self._search.poll_requests()
-        scheduler = self._search.scheduler
-        if (scheduler.lease_lost or self._search.first_error) and not scheduler.interrupted:
-            os.kill(os.getpid(), signal.SIGUSR1)  # Tune then stops all trials
-
-    def _interrupt(self, handler: Any, number: int, frame: Any) -> None:
-        self._search.scheduler.interrupted = True
-        if callable(handler):
-            handler(number, frame)
+    def stop_all(self) -> bool:
+        """Asked about ten times a second."""
+        return self._search.scheduler.interrupted
 
 
 def _tuner(
@@ -186,16 +187,19 @@ def _tuner(
             storage_path=str(scratch),
             verbose=0,
             progress_reporter=tune.CLIReporter(),  # of verbosity 0; a notebook's would clear the cell's output
-            callbacks=[_DriverCallback(search)],
+            stop=_WhenInterrupted(search),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
 
 
 def _nodes() -> list[dict[str, float]]:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    grown = json.loads(os.environ.get(AUTOSCALE_MAX, "null"))  # what an autoscaler adds when trials wait for it
-    return [*nodes, grown] if grown else nodes
+    return with_growth(node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+
+
+def _go_on(name: str, storage: Storage) -> str:
+    place = "" if storage == find_storage() else f" --storage {storage.place}"
+    return f"trials go on from their last checkpoints: ssl-sweep resume {name}{place}"
 
 
 @contextmanager

@@ -134,6 +134,12 @@ class LedgerScheduler:
         """Forget an attempt that an interrupt ended. Its trial stays RUNNING, and the next driver resumes it."""
         del self._running[run]
 
+    def end_unanswered(self, request: StopRequest) -> None:
+        """End the trials that run for the ledger, but have not answered a request to stop; their processes are dead."""
+        for trial in self.ledger.trials:
+            if trial.state == TrialState.RUNNING:
+                self._end(trial, Outcome(REQUESTED_STATES[request.ask], message=request.why))
+
     def poll_requests(self) -> None:
         """Read users' requests every POLL_EVERY_S: pass them on to running trials, and end queued trials."""
         if time.monotonic() < self._poll_at:

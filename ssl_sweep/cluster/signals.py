@@ -11,7 +11,7 @@ from ssl_sweep.cluster.scheduler import LedgerScheduler
 
 @contextmanager
 def interrupts_noted(scheduler: LedgerScheduler) -> Iterator[None]:
-    """Note these signals before and after Tune handles them: while Ray starts they could end the process.
+    """Note these signals, which could end the process while Ray starts.
 
     A second one acts at once.
     """
@@ -28,21 +28,14 @@ def interrupts_noted(scheduler: LedgerScheduler) -> Iterator[None]:
 
 
 @contextmanager
-def passed_to_tune(scheduler: LedgerScheduler) -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end Tune as Ctrl-C does. Tune handles SIGUSR1 in the same way."""
+def noted_after_ray(scheduler: LedgerScheduler) -> Iterator[None]:
+    """Note SIGTERM and SIGHUP again, once Ray has started: it has set a handler of its own."""
 
-    def end(number: int) -> None:
+    def note(_: int) -> None:
         scheduler.interrupted = True
-        if callable(signal.getsignal(signal.SIGUSR1)):  # Tune runs
-            os.kill(os.getpid(), signal.SIGUSR1)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}  # Tune changes these
-    with _handled(end, signal.SIGTERM, signal.SIGHUP):
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    with _handled(note, signal.SIGTERM, signal.SIGHUP):
+        yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,7 @@ import ray
 from ssl_sweep.cluster import compat, plugins
 from ssl_sweep.cluster.address import check_address, wait_for_answer
 from ssl_sweep.cluster.errors import ClusterError
+from ssl_sweep.cluster.joined import JoinedRay
 from ssl_sweep.cluster.sessions import own_session
 from ssl_sweep.cluster.signals import hangups_held
 from ssl_sweep.cluster.surroundings import check_machine, temporary_folder
@@ -33,10 +34,8 @@ def check_start(address: str | None) -> None:
 
 
 @contextmanager
-def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType({})) -> Iterator[Callable[[], None]]:
+def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType({})) -> Iterator[JoinedRay]:
     """A Ray cluster to run on: the one of this process if there is one, that of an address, or one of this machine.
-
-    Yields a function that notes the death of a process of Ray's: its logs are kept then.
 
     Args:
         address: None takes RAY_ADDRESS, or starts Ray on this machine.
@@ -45,6 +44,10 @@ def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType(
     Raises:
         ClusterError: the cluster cannot be started, cannot be reached or refuses access.
     """
+    if JoinedRay.abandoned:
+        raise ClusterError(
+            "Ray has stopped answering in this process: start another process; in a notebook, restart the kernel"
+        )
     if ray.is_initialized():  # the caller shuts it down
         if address is not None:
             remedy = "leave the address out to use that Ray, or call ray.shutdown() first"
@@ -54,7 +57,7 @@ def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType(
                 "Ray runs already in this process, and its workers do not have your plugins: call ray.shutdown() "
                 f"first, or set {FOLDER_VARIABLE} before ray.init()"
             )
-        yield _nothing
+        yield JoinedRay(owned=False)
         return
     target = _target(address)
     check_start(address)
@@ -63,22 +66,19 @@ def ray_cluster(address: str | None, pins: Mapping[str, str] = MappingProxyType(
             _start_here(environment)
         else:
             _join(target, environment)
+    joined = JoinedRay(owned=True)
     try:
         if target == "local":
-            with own_session(ray.shutdown) as note_death:
-                yield note_death
+            with own_session(joined.shut_down) as joined.note_death:
+                yield joined
         else:
-            yield _nothing
+            yield joined
     finally:
-        ray.shutdown()
+        joined.shut_down()
 
 
 def _target(address: str | None) -> str:
     return address or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def _nothing() -> None:
-    """Note nothing: the logs are another's."""
 
 
 def _start_here(environment: Mapping[str, Any] | None) -> None:

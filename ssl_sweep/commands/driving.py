@@ -194,17 +194,20 @@ def _print_queued(sweep: "Mapping[str, Any]") -> None:
 
 def _show(drive: "Callable[[], Sweep]") -> None:
     """Drive a sweep, print its result and exit with its code."""
-    from ssl_sweep.cluster.errors import ClusterError, InfeasibleError
+    from ssl_sweep.cluster.errors import BrokenClusterError, ClusterError, InfeasibleError
     from ssl_sweep.commands.terminal import summary
+    from ssl_sweep.ledger.entries import LeaseLost
     from ssl_sweep.ledger.lease import SweepLockedError
     from ssl_sweep.sweep.output import LastingOutput
 
     sys.stdout = LastingOutput(sys.stdout)
     try:
         sweep = drive()
-    except (SweepLockedError, ClusterError) as error:
+    except (SweepLockedError, LeaseLost, ClusterError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
-        may_pass = isinstance(error, SweepLockedError | InfeasibleError)
+        if isinstance(error, BrokenClusterError):
+            raise typer.Exit(ExitCode.BROKEN_CLUSTER) from None
+        may_pass = isinstance(error, SweepLockedError | LeaseLost | InfeasibleError)
         raise typer.Exit(ExitCode.TRY_AGAIN if may_pass else ExitCode.USER_ERROR) from None
     out.print(summary(sweep.spec, sweep.storage, sweep.summary))
     raise typer.Exit(sweep.summary.exit_code)

@@ -138,8 +138,14 @@ def user_errors() -> Iterator[None]:
     """Print a user's error as one message without a stack trace, and exit with 2."""
     try:
         yield
+        return
     except (UserError, FileNotFoundError, PermissionError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(ExitCode.USER_ERROR) from None
+        code: int = ExitCode.USER_ERROR
     except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        code = ExitCode.INTERRUPTED
+    except typer.Exit as end:
+        code = end.exit_code
+    if (cluster := sys.modules.get("ssl_sweep.cluster.joined")) is not None:  # this command has imported Ray
+        cluster.end_process(code)
+    raise typer.Exit(code)

@@ -51,7 +51,7 @@ def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = Non
         more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
         pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
         evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
-    problems, fits = _fit(spec.resources, nodes)
+    problems, fits = fit(spec.resources, nodes)
     return Plan(
         choices=choices,
         seeds=seeds,
@@ -133,7 +133,7 @@ def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[
     return pretrains, pretrain_epochs * pretrains, epochs
 
 
-def _fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:
+def fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:
     """The resources that a trial lacks on these nodes, and how many trials run at once."""
     workers = resources.workers
     per_worker = {name: amount for name, amount in (("CPU", resources.cpus), ("GPU", resources.gpus)) if amount}

@@ -42,6 +42,8 @@ from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.disk import is_full, room_in
 from ssl_sweep.trialdir.states import TrialState
 
+ENDED_WAIT_S = 10.0  # for MLflow, after an error or a second Ctrl-C; the next driver delivers the rest
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -195,7 +197,7 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
         lease_lost, mlflow_wait_s = True, 0.0
         raise
     except BaseException as error:  # Ctrl-C and SIGTERM too: the parent run must not stay RUNNING
-        mlflow_wait_s = 0.0 if is_full(error) else mlflow_wait_s
+        mlflow_wait_s = 0.0 if is_full(error) else ENDED_WAIT_S
         if isinstance(error, Exception):
             notifier.tell("failed", f"{type(error).__name__}: {error}")
         recorder.finish("FAILED" if isinstance(error, Exception) else "STOPPED")
