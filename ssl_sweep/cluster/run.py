@@ -18,6 +18,7 @@ from ssl_sweep.cluster import compat
 from ssl_sweep.cluster.errors import ClusterError, InfeasibleError
 from ssl_sweep.cluster.metrics import SweepMetrics
 from ssl_sweep.cluster.observers import Observer, Observers
+from ssl_sweep.cluster.patience import AwakeClock
 from ssl_sweep.cluster.scheduler import LedgerScheduler
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.signals import interrupts_noted, noted_after_ray
@@ -25,7 +26,7 @@ from ssl_sweep.cluster.signs import TrialSigns
 from ssl_sweep.cluster.start import ray_cluster
 from ssl_sweep.cluster.supervise import Supervisor
 from ssl_sweep.cluster.trainable import AttemptFunction, trainable
-from ssl_sweep.cluster.watch import AwakeClock, with_growth
+from ssl_sweep.cluster.watch import with_growth
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger

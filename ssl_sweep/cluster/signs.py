@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ssl_sweep.cluster.watch import AwakeClock
+from ssl_sweep.cluster.patience import AwakeClock, silent_s
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.watchdog import HEARTBEAT_FILE, process_of
-
-PATIENCE_S = 45.0
-PATIENCE_WITHOUT_HEARTBEATS_S = 600.0
 
 
 @dataclass
@@ -33,8 +30,7 @@ class TrialSigns:
 
     def __init__(self, storage: Storage, sweep: str, clock: AwakeClock) -> None:
         self._storage, self._sweep, self._clock = storage, sweep, clock
-        # heartbeats of trials on other machines stay there if the storage is a bucket: their reports alone are signs
-        self.patience_s = PATIENCE_S if storage.shared_stages(sweep) is not None else PATIENCE_WITHOUT_HEARTBEATS_S
+        self.patience_s = silent_s(storage, sweep)
         self._signs: dict[str, Sign] = {}
         self._lock = threading.Lock()  # Tune's thread observes, the driver's asks
 

@@ -7,18 +7,16 @@ from datetime import datetime
 
 from ssl_sweep.cluster.errors import BrokenClusterError, ClusterError, InfeasibleError
 from ssl_sweep.cluster.joined import JoinedRay
+from ssl_sweep.cluster.patience import LONGEST_STOP_S, LOST_HEAD_S, NODES_S, UNWIND_S, AwakeClock
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.signs import TrialSigns
-from ssl_sweep.cluster.watch import LOST_S, AwakeClock, ClusterWatch, with_growth
+from ssl_sweep.cluster.watch import ClusterWatch, with_growth
 from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.spec.plan import fit
 from ssl_sweep.trialdir.requests import StopRequest
 
 POLL_S = 0.2
 LOOK_EVERY_S = 2.0  # at trials and nodes
-UNWIND_S = 15.0  # for Tune to end its trials
-NODES_S = 600.0  # how long a sweep waits for nodes on which its trials fit
-STOP_S = 3600.0  # the longest time from a request to stop until its trials have reported
 log = logging.getLogger(__name__)
 
 
@@ -67,7 +65,7 @@ class Supervisor:
             return
         if (fault := self._watch.fault()) is not None:
             self._ray.note_death()
-            self._end(BrokenClusterError(fault), unwind_s=0.0 if self._watch.silent_s > LOST_S else UNWIND_S)
+            self._end(BrokenClusterError(fault), unwind_s=0.0 if self._watch.silent_s > LOST_HEAD_S else UNWIND_S)
         elif self._scheduler.lease_lost or isinstance(self._search.first_error, LeaseLost):
             if self._ray.owned:  # at once: trials would write into folders that are another driver's now
                 self._ends_at = self._clock.now
@@ -96,7 +94,7 @@ class Supervisor:
             return
         self._asked_at = self._clock.now if self._asked_at is None else self._asked_at
         waited_s = self._clock.now - self._asked_at
-        if waited_s > STOP_S or (waited_s > self._signs.patience_s and len(silent) == len(self._signs) > 0):
+        if waited_s > LONGEST_STOP_S or (waited_s > self._signs.patience_s and len(silent) == len(self._signs) > 0):
             self.unanswered = request
             self._scheduler.interrupted = True
 

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from subprocess import Popen
@@ -14,29 +13,13 @@ from subprocess import Popen
 import ray
 
 from ssl_sweep.cluster import compat
+from ssl_sweep.cluster.patience import LOST_HEAD_S, SILENT_HEAD_S, AwakeClock
 from ssl_sweep.spec.plan import AUTOSCALE_MAX
 from ssl_sweep.trialdir.processes import Process, scope
 
 ASK_EVERY_S = 2.0
 ASK_TIMEOUT_S = 10.0
-SILENT_S = 20.0  # a head that is silent for so long is named
-LOST_S = 55.0  # one that is silent for so long is given up
-MAX_TICK_S = 1.0
 log = logging.getLogger(__name__)
-
-
-class AwakeClock:
-    """Seconds that this process has run. Time in which it was stopped, or the machine slept, does not count."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._last = time.monotonic()
-
-    def tick(self) -> None:
-        """Go on. Called several times a second."""
-        now = time.monotonic()
-        self.now += min(now - self._last, MAX_TICK_S)
-        self._last = now
 
 
 class ClusterWatch:
@@ -74,13 +57,13 @@ class ClusterWatch:
             self._answers_seen, self._silent_since, self._named = self._answers, self._clock.now, False
         if self.nodes is not None and self._own_node not in self.nodes:
             return f"the Ray node of this driver ({self._own_node[:8]} on {socket.gethostname()}) is dead"
-        if self.silent_s > LOST_S:
-            return f"no answer for {LOST_S:g} s from {self._head()}"
-        if self.silent_s > SILENT_S and not self._named:
+        if self.silent_s > LOST_HEAD_S:
+            return f"no answer for {LOST_HEAD_S:g} s from {self._head()}"
+        if self.silent_s > SILENT_HEAD_S and not self._named:
             self._named = True
             log.warning(
                 "waiting for %s: no answer for %.0f s; given up in %.0f s",
-                *(self._head(), self.silent_s, LOST_S - self.silent_s),
+                *(self._head(), self.silent_s, LOST_HEAD_S - self.silent_s),
             )
         return None
 

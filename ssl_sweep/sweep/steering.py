@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ssl_sweep.cluster.patience import LONGEST_STOP_S, silent_s
 from ssl_sweep.ledger.entries import LedgerError, Notes, Trial
 from ssl_sweep.ledger.lease import SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
@@ -16,6 +17,7 @@ from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.trial.attempt import REQUESTED_STATES
 from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, read
+from ssl_sweep.trialdir.processes import Process
 from ssl_sweep.trialdir.requests import StopRequest
 from ssl_sweep.trialdir.states import TrialState
 
@@ -56,10 +58,13 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
             current = open_ledger(storage.ledger_url, ledger.spec, owner=lease.owner)  # a driver may just have ended
             count = _end_now(current, storage, request)
     except SweepLockedError:
-        driver = driver_of(ledger.notes) or {"pid": "?", "host": "?"}
+        driver = driver_of(ledger.notes) or {"pid": "?", "host": "?", "state": None}
         which = "it ends" if len(chosen) == 1 else "they end" if chosen else "its running trials end"
-        where = f"process {driver['pid']} on {driver['host']}"
-        return f"asked its driver ({where}): {which} at the next report, with a checkpoint"
+        where = Process(driver["host"], driver["pid"]).described(driver["state"])
+        asked = f"asked its driver ({where}): {which} at the next report, with a checkpoint"
+        silent, longest_min = silent_s(storage, name), LONGEST_STOP_S / 60
+        bound = f"one that gives no sign of life for {silent:g} s ends where its last checkpoint is"
+        return asked if chosen else f"{asked}; {bound}, and after {longest_min:g} min all do"
     return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}"
 
 
