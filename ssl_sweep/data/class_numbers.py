@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,22 @@ def names_of(labels: Iterable[Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(label) for label in ordered))  # 1 and "1" are the same
 
 
+def check_forms(classes: Iterable[str], place: str) -> None:
+    """Raise DataError for two classes whose names look the same: as composed and as decomposed Unicode, of macOS."""
+    known: dict[str, str] = {}
+    for name in classes:
+        other = known.setdefault(normalize("NFC", name), name)
+        if other != name:
+            raise DataError(f"{place}: classes {other!a} and {name!a} are one name in two Unicode forms; rename one")
+
+
+def like(name: str, classes: Iterable[str]) -> str:
+    """For a message, the class that differs from an unknown name in case or Unicode form only, if there is one."""
+    folded = normalize("NFC", name).casefold()
+    found = next((other for other in classes if normalize("NFC", other).casefold() == folded), None)
+    return f"; {found!a} is, which differs in case or Unicode form only: rename one" if found else ""
+
+
 def class_numbers(
     labels: Sequence[Any], classes: Sequence[str], names: Sequence[str] | None, place: Callable[[int], str]
 ) -> NDArray[np.int64]:
@@ -78,7 +95,8 @@ def class_numbers(
     for row, label in enumerate(labels):
         if label not in known:
             remedy = "train and test must have the same classes; -1 or null is an image without a label"
-            raise DataError(f"{place(row)}: label {label!r} is none of the {len(classes)} classes; {remedy}")
+            hint = like(str(label), classes)
+            raise DataError(f"{place(row)}: label {label!r} is none of the {len(classes)} classes{hint}; {remedy}")
     return np.array([known[label] for label in labels], dtype=np.int64)
 
 

@@ -1,6 +1,6 @@
 """Where a labelled set looks wrong, from the numbers of its images by class: `ssl-sweep plan` says it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,14 @@ def doubts(train: Tensor, test: Tensor, classes: Sequence[str]) -> list[str]:
         (learned == 1, "a single training image, and none to validate on"),
         ((learned > 0) & (tested == 0) & bool(len(test)), "no test image"),
     ]
-    return [_said(which, classes, lack) for which, lack in found if bool(which.any())]
+    return [*_alike(classes), *(_said(which, classes, lack) for which, lack in found if bool(which.any()))]
+
+
+def _alike(classes: Sequence[str]) -> Iterator[str]:
+    known: dict[str, str] = {}
+    for name in classes:
+        if (other := known.setdefault(name.casefold().strip(), name)) != name:
+            yield f"the names of classes {other!r} and {name!r} differ in case or spaces only: are they one class?"
 
 
 def _said(which: Tensor, classes: Sequence[str], lack: str) -> str:

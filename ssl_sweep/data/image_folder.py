@@ -1,14 +1,24 @@
 """`imagefolder:DIR`: one folder of images per class, or images without labels in one folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ssl_sweep.data.class_numbers import UNLABELLED
+from ssl_sweep.data.class_numbers import UNLABELLED, like
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold_out_test, is_folder, list_files
+from ssl_sweep.data.items import (
+    Contents,
+    File,
+    ImageList,
+    Source,
+    digest,
+    hold_out_test,
+    is_folder,
+    is_hidden,
+    list_files,
+)
 from ssl_sweep.data.split_names import TEST_NAMES, TRAIN_NAMES, SplitNames, find_splits, fingerprint_of, split_notes
 from ssl_sweep.data.unreadable import open_image, readable
 
@@ -25,6 +35,7 @@ def image_folder(name: str, folder: Path, split_seed: int, splits: SplitNames | 
     train_name, test_name, notes = choose_folders(folder, splits)
     home = folder / train_name if train_name else folder
     train = list_classes(home)
+    check_depth(home, train, is_split=train_name is not None)
     test = list_classes(folder / test_name) if test_name else None
     files = [file for split in (train, test or {}) for class_files in split.values() for file in class_files]
     fingerprint: dict[str, str | int] = {"kind": "imagefolder", "folder": str(folder), "files": digest(files, folder)}
@@ -56,24 +67,41 @@ def choose_folders(folder: Path, splits: SplitNames | None) -> tuple[str | None,
 
 def nesting_notes(home: Path, train: Folders) -> list[str]:
     """A note on class folders that all hold the same folders, as splits below classes do, and classes below splits."""
-    shared: set[str] | None = None
-    for name, files in train.items():
-        inner = [file.path[len(f"{home / name}/") :].partition("/") for file in files]
-        folders = {first for first, slash, _ in inner if slash}
-        if not all(slash for _, slash, _ in inner) or (shared is not None and folders != shared):
-            return []
-        shared = folders
-    are_splits = {name.lower() for name in shared or ()} <= {*TRAIN_NAMES, *TEST_NAMES}
-    if len(train) < 2 or not shared or (len(shared) == 1 and not are_splits):  # CLASS/images is usual
+    shared, *others = (inner_folders(home / name, files) for name, files in train.items())
+    if not others or not shared or any(other != shared for other in others):
+        return []
+    if len(shared) == 1 and not are_splits(shared):  # CLASS/images is usual
         return []
     classes, below = ", ".join([*train][:MAX_NAMED]), ", ".join(sorted(shared)[:MAX_NAMED])
     remedy = "if those are the splits, name them by data.splits; if these are, move CLASS/SPLIT to SPLIT/CLASS"
     return [f"the folders {classes} are taken for classes, and each holds {below}; {remedy}"]
 
 
+def check_depth(home: Path, classes: Folders, *, is_split: bool) -> None:
+    """Raise DataError where a single folder holds all others: its folders are the classes, or the splits."""
+    (name, files), *others = classes.items()
+    inner = inner_folders(home / name, files)
+    if name != NO_CLASS and not others and inner and (len(inner) > 1 or are_splits(inner)):
+        below = ", ".join(sorted(inner)[:MAX_NAMED])
+        remedy = f"move them to {home}" if is_split else f"name {home / name} in data.source"
+        raise DataError(
+            f"{home}: {name!r} is its only folder, and would be the only class, but holds {below}; {remedy}"
+        )
+
+
+def inner_folders(folder: Path, files: Sequence[File]) -> set[str]:
+    """The folders right below `folder` that images are in; none where an image is beside them."""
+    inner = [file.path[len(f"{folder}/") :].partition("/") for file in files]
+    return {first for first, _, _ in inner} if all(slash for _, slash, _ in inner) else set()
+
+
+def are_splits(folders: Iterable[str]) -> bool:
+    return {name.lower() for name in folders} <= {*TRAIN_NAMES, *TEST_NAMES}
+
+
 def list_folders(folder: Path) -> list[str]:
     with readable(folder, "folder"), os.scandir(folder) as entries:  # not iterdir: there may be a million photos
-        return sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if is_folder(entry) and not is_hidden(entry.name))
 
 
 def list_classes(folder: Path) -> Folders:
@@ -110,7 +138,8 @@ def read(train: Folders, test: Folders | None, split_seed: int) -> Contents:
     if unknown := sorted(set(test) - {*classes, NO_CLASS}):
         place = os.path.dirname(test[unknown[0]][0].path)
         remedy = "both have the same classes: remove it, add images of it to train, or name the splits by data.splits"
-        raise DataError(f"{place}: class {unknown[0]!r} of the test split is not in train/; {remedy}")
+        hint = like(unknown[0], classes)
+        raise DataError(f"{place}: class {unknown[0]!r} of the test split is not in train/{hint}; {remedy}")
     return Contents(label_files(train, classes), label_files(test, classes), classes)
 
 

@@ -14,7 +14,7 @@ from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, hold
 from ssl_sweep.data.parquet import ParquetShard
 from ssl_sweep.data.paths import below
 from ssl_sweep.data.split_names import SplitNames, find_splits, fingerprint_of, split_notes
-from ssl_sweep.data.unreadable import open_image, readable
+from ssl_sweep.data.unreadable import POINTER, open_image, readable
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img")
 LABELS = ("label", "labels", "class", "target", "category")
@@ -153,8 +153,10 @@ def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
 
 def read_text(path: Path) -> tuple[list[str], Columns]:
     """The place of each row, and its values by column."""
-    with readable(path, "table", csv.Error, UnicodeDecodeError), path.open(encoding="utf-8-sig", newline="") as file:
+    with readable(path, "table", csv.Error, ValueError), path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
+        if first.encode().startswith(POINTER):
+            raise ValueError
         file.seek(0)
         lines = csv.reader(file, delimiter=delimiter(path, first), strict=True)
         header = next(lines, [])

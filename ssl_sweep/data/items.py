@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_sweep.data.class_numbers import check_forms
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.stratify import stratified_split
 
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # of macOS's archives, and of Synology's disks
 TEST_FRACTION = 0.2  # for a set without a test split
 
 
@@ -75,7 +77,9 @@ class Source:
 
     @cached_property
     def contents(self) -> Contents:
-        return self._read()
+        contents = self._read()
+        check_forms(contents.classes, self.name)
+        return contents
 
     @property
     def train(self) -> ImageList:
@@ -140,8 +144,13 @@ def list_files(folder: str | Path, around: tuple[str, ...] = ()) -> Iterator[Fil
     for entry in entries:
         if not os.path.isdir(entry.path):
             yield stat_file(entry.path)
-        elif not entry.name.startswith("."):
+        elif not is_hidden(entry.name):
             yield from list_files(entry.path, (*around, real))
+
+
+def is_hidden(folder: str) -> bool:
+    """Whether a folder of this name holds what a system has made of the files beside it, such as their thumbnails."""
+    return folder.startswith(".") or folder in SYSTEM_FOLDERS
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

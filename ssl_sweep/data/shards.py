@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import digest, stat_file
+from ssl_sweep.data.items import digest, list_files, stat_file
 from ssl_sweep.data.split_names import (
     TEST_NAMES,
     TRAIN_NAMES,
@@ -52,10 +52,11 @@ def find_shards(kind: str, folder: Path, suffix: str, names: SplitNames | None) 
 
 
 def list_parts(folder: Path, suffix: str, names: SplitNames | None) -> Parts:
+    files = sorted(Path(file.path) for file in list_files(folder))
     paths = {
         path: path.name.removesuffix(suffix)
-        for path in sorted(folder.rglob(f"*{suffix}"))
-        if not path.name.startswith(".")
+        for path in files
+        if path.name.endswith(suffix) and not path.name.startswith(".")
     }
     wanted = {stem: name for name in (names or {}).values() for stem in expand(name.removesuffix(suffix))}
     known = {name.lower() for name in (*TRAIN_NAMES, *TEST_NAMES, *wanted.values())}

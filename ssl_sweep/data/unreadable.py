@@ -48,6 +48,8 @@ def readable(path: Path, what: str, *errors: type[Exception]) -> Iterator[None]:
     expected: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         yield
+    except DataError:
+        raise
     except expected as error:
         raise DataError(f"{path}: not a readable {what} ({explain(path, error)})") from error
 
