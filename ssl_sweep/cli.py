@@ -17,6 +17,7 @@ STDERR = 2
 
 def main() -> None:
     """Entry point of `ssl-sweep`."""
+    put_current_folder_last()
     open_streams()
     try:
         try:
@@ -40,3 +41,15 @@ def open_streams() -> None:
         stream.reconfigure(errors="replace")
         setattr(sys, name, stream)
     sys.stderr = LastingOutput(sys.stderr)
+
+
+def put_current_folder_last() -> None:
+    """Import what is installed before what lies in the current directory, unless PYTHONPATH names it.
+
+    An empty entry means it too: `PYTHONPATH=$PYTHONPATH:/lab` has one where there was no PYTHONPATH. A package of the
+    user's may be installed from there, in place.
+    """
+    named = {os.path.realpath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
+    here = os.path.realpath(".") if os.path.exists(".") else ""
+    if here not in named:
+        sys.path.sort(key=lambda entry: os.path.realpath(entry) == here)

@@ -16,7 +16,7 @@ from ssl_sweep.cluster.errors import ClusterError
 from ssl_sweep.cluster.joined import JoinedRay
 from ssl_sweep.cluster.sessions import own_session
 from ssl_sweep.cluster.signals import hangups_held
-from ssl_sweep.cluster.surroundings import check_machine, temporary_folder
+from ssl_sweep.cluster.surroundings import check_machine, name_import_folders, temporary_folder
 from ssl_sweep.plugins.catalog import FOLDER_VARIABLE
 
 
@@ -83,6 +83,7 @@ def _target(address: str | None) -> str:
 
 def _start_here(environment: Mapping[str, Any] | None) -> None:
     folder = temporary_folder()
+    name_import_folders()
     try:
         _init("local", environment, _temp_dir=str(folder))
     except Exception as error:  # whatever Ray finds missing

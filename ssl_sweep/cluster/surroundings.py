@@ -38,6 +38,15 @@ def check_machine() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+def name_import_folders() -> None:
+    """Drop empty entries of PYTHONPATH, which mean the current directory, for Ray's processes."""
+    if "PYTHONPATH" in os.environ:
+        named = filter(None, os.environ["PYTHONPATH"].split(os.pathsep))
+        os.environ["PYTHONPATH"] = os.pathsep.join(named)
+        if not os.environ["PYTHONPATH"]:  # Ray puts the folders of plugins before it, and the separator
+            del os.environ["PYTHONPATH"]
+
+
 def temporary_folder() -> Path:
     """The folder of Ray's sockets and logs: below RAY_TMPDIR, TMPDIR or /tmp.
 

@@ -128,6 +128,19 @@ def test_rays_token_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
+@pytest.mark.parametrize(
+    ("given", "left"), [("", None), (":", None), (":/lab", "/lab"), ("/lab::src:", "/lab:src"), (None, None)]
+)
+def test_workers_are_not_sent_to_the_current_directory_by_accident(
+    given: str | None, left: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", given or "")
+    if given is None:
+        monkeypatch.delenv("PYTHONPATH")
+    surroundings.name_import_folders()
+    assert os.environ.get("PYTHONPATH") == left
+
+
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_temporary_folder_too_long_for_a_socket_is_replaced_and_this_is_said(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssl_sweep.cli import put_current_folder_last
+
 SPEC = {
     "name": "stray",
     "data": {"source": "digits", "image_size": 8},
@@ -55,3 +57,14 @@ def test_so_does_python_m(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ssl_sweep", "--help"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (ran.returncode, "resume" in ran.stdout) == (0, True), ran.stderr
+
+
+@pytest.mark.parametrize(("pythonpath", "first"), [("", False), (":/lab", False), ("/lab:.", True)])
+def test_a_driver_prefers_what_is_installed_to_the_current_directory_unless_pythonpath_names_it(
+    pythonpath: str, first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", pythonpath)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "/lab", "/lib"])
+    put_current_folder_last()
+    assert sys.path == ([str(tmp_path), "/lab", "/lib"] if first else ["/lab", "/lib", str(tmp_path)])
