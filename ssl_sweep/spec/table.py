@@ -12,7 +12,7 @@ from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
 from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.section import Section
 from ssl_sweep.spec.sections import NAMED, metric_remedy
-from ssl_sweep.tables.labels import label_meant, label_text, row_label
+from ssl_sweep.tables.labels import label_text, labels_alike, row_label
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.training.health import METRICS as HEALTH_METRICS
 
@@ -163,10 +163,14 @@ def _labels(rows: Any, searched: Mapping[str, Categorical | Range]) -> list[str]
 
 def _row(loc: Loc, label: Any, labels: Sequence[str] | None, errors: ErrorCollector) -> str:
     """Return a row's label as the table writes it; a row that is not in the table is an error."""
-    meant = None if labels is None else label_meant(label, labels)
-    if labels is not None and meant is None:
+    alike = [] if labels is None else labels_alike(label, labels)
+    if labels is not None and not alike:
         errors.add(loc, label, "is not a row of the table", did_you_mean(str(label), labels))
-    return meant or label_text(label)
+    if len(alike) > 1:
+        errors.add(
+            loc, label, f"may be one of {len(alike)} rows", f"write one in quotes: {', '.join(map(repr, alike))}"
+        )
+    return alike[0] if alike else label_text(label)
 
 
 def _groups(groups: Mapping[str, Any], labels: Sequence[str] | None, errors: ErrorCollector) -> dict[str, Any]:

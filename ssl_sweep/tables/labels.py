@@ -97,14 +97,19 @@ def label_text(label: Any) -> str:
 
 
 def label_meant(label: Any, labels: Collection[str]) -> str | None:
-    """The one of these labels that a user's label means: the same text, else the only one with the same values.
-
-    0, 0.0 and "0" have the same values, as have null and None. None if there is no such label, or several.
-    """
-    if (written := label_text(label)) in labels:
-        return written
-    alike = [other for other in labels if row_key(other) == row_key(written)]
+    """The one of these labels that a user's label means; None if there is none, or several."""
+    alike = labels_alike(label, labels)
     return alike[0] if len(alike) == 1 else None
+
+
+def labels_alike(label: Any, labels: Collection[str]) -> list[str]:
+    """The label of the same text, else those with the same values: 0, 0.0 and "0" have, as have null and None.
+
+    Only a text has a text of its own: YAML reads 1.10 as the number 1.1.
+    """
+    if isinstance(label, str) and label in labels:
+        return [label]
+    return [other for other in dict.fromkeys(labels) if row_key(other) == row_key(label)]
 
 
 def row_key(label: Any) -> tuple[Any, ...]:

@@ -190,7 +190,9 @@ class _Delivery:
             self._runs = self._runs or self._connect()
             self._spool.set_destination(self._runs.parent)
             if self.again:
-                self._discard(self._runs)
+                for name in list(self.again):
+                    self._discard(self._runs, name)
+                    self.again.discard(name)
                 return self.deliver(expired)
             return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
         except Exception:
@@ -199,12 +201,10 @@ class _Delivery:
         finally:
             self._spool.save()
 
-    def _discard(self, runs: SweepRuns) -> None:
-        for name in list(self.again):
-            runs.discard(name)
-            self._spool.rewind(name)
-            self._transcripts.pop(name, None)
-            self.again.discard(name)
+    def _discard(self, runs: SweepRuns, name: str) -> None:
+        runs.discard(name)
+        self._spool.rewind(name)
+        self._transcripts.pop(name, None)
 
     def _by_failures(self, names: list[str]) -> list[str]:
         # the sweep's own journal last: it refers to events of trials
@@ -229,9 +229,10 @@ class _Delivery:
         events, offset = self._spool.read(name)
         if not events:
             return 0
+        if self._spool.is_replaced(name) and name != SWEEP:
+            self._discard(runs, name)
         if isinstance(events[-1], Superseded):
-            runs.discard(name)
-            self._transcripts.pop(name, None)
+            self._discard(runs, name)
             self._spool.mark_delivered(name, offset)
             return len(events)
         run_id, restarts = self._run_of(runs, name)

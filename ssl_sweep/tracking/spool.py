@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import zlib
 from pathlib import Path
 
 from ssl_sweep.trialdir import journal
@@ -11,13 +12,15 @@ from ssl_sweep.trialdir.events import Event
 from ssl_sweep.trialdir.journal import JOURNAL
 
 SWEEP = ""  # name of the sweep's own journal; the others have their trial's id
+SUMMED_BYTES = 512  # before an offset
 CHUNK_BYTES = 1 << 20  # one read; bounds memory and the repetition after a failure; exceeds MAX_LINE_BYTES
 
 
 class Spool:
     """The undelivered events in `STORAGE/SWEEP/**/journal.jsonl`; used by two threads.
 
-    `recorded.json` holds the offsets and the run that they belong to; without it everything is delivered again.
+    `recorded.json` holds the offsets, the run that they belong to, and a checksum of the text before each offset;
+    without it everything is delivered again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,6 +29,8 @@ class Spool:
         self._lock = threading.Lock()
         self._destination: str | None = None
         self._offsets: dict[str, int] = {}
+        self._sums: dict[str, int] = {}
+        self._replaced = set[str]()  # journals that are not those that were delivered
         self._saved: dict[str, int] = {}
         self._load()
 
@@ -53,6 +58,14 @@ class Spool:
         """Record that the events before `offset` are delivered."""
         with self._lock:
             self._offsets[name] = offset
+            self._sums[name] = _checksum(folder_of(self.folder, name) / JOURNAL, offset)
+
+    def is_replaced(self, name: str) -> bool:
+        """Whether a journal is another than was delivered, as of a restored folder; says so once."""
+        with self._lock:
+            was_replaced = name in self._replaced
+            self._replaced.discard(name)
+            return was_replaced
 
     def rewind(self, name: str) -> bool:
         """Restart a journal from its first event; returns whether any event had been delivered."""
@@ -78,7 +91,7 @@ class Spool:
             if self._offsets == self._saved:
                 return
             self._saved = dict(self._offsets)
-            text = json.dumps({"destination": self._destination, "offsets": self._saved})
+            text = json.dumps({"destination": self._destination, "offsets": self._saved, "sums": self._sums})
         with replacing(self._path) as partial:
             partial.write_text(text)
 
@@ -95,6 +108,7 @@ class Spool:
         ):  # not written yet, or cut off by a power failure
             return
         self._destination, self._offsets = saved["destination"], saved["offsets"]
+        self._sums = saved.get("sums", {})  # earlier versions had none
         self._saved = dict(self._offsets)
 
     def _names(self) -> list[str]:
@@ -104,18 +118,31 @@ class Spool:
             return [SWEEP]
 
     def _has_undelivered(self, name: str) -> bool:
+        path, offset = (
+            f"{self._trials}/{name}/{JOURNAL}" if name else f"{self.folder}/{JOURNAL}",
+            self._offsets.get(name, 0),
+        )
         try:
-            size = os.stat(f"{self._trials}/{name}/{JOURNAL}" if name else f"{self.folder}/{JOURNAL}").st_size
+            size = os.stat(path).st_size
+            same = size == offset or (size > offset and self._sums.get(name) in (None, _checksum(Path(path), offset)))
         except (FileNotFoundError, NotADirectoryError):
             return False
-        if size < self._offsets.get(name, 0):
-            self._offsets[name] = 0  # not the journal that was delivered
+        if not same:
+            self._offsets[name] = 0
+            self._replaced.add(name)
         return size > self._offsets.get(name, 0)
 
 
 def folder_of(sweep: Path, name: str) -> Path:
     """The folder of a journal in a sweep's folder."""
     return sweep / "trials" / name if name else sweep
+
+
+def _checksum(path: Path, offset: int) -> int:
+    """A checksum of the last line before an offset, which has its time: of the last bytes of a long one."""
+    with path.open("rb") as file:
+        file.seek(max(0, offset - SUMMED_BYTES))
+        return zlib.crc32(file.read(min(offset, SUMMED_BYTES)))
 
 
 def _lines(path: Path, offset: int) -> int:

@@ -1,13 +1,14 @@
 """Takes a trial's folder for an attempt: what another setting has left there must not become a part of its results."""
 
 import logging
+from itertools import count
 from pathlib import Path
 
-from ssl_sweep.trialdir.checkpoint import DAMAGED
 from ssl_sweep.trialdir.events import TagsSet
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
 
+ASIDE = "set-aside-"  # begins the names of folders with another setting's files
 log = logging.getLogger(__name__)
 
 
@@ -15,7 +16,7 @@ def claim(folder: Path, record: TrialRecord) -> None:
     """Write the trial's record into its folder, which may exist.
 
     The files of another choice, setting or seed, as a ledger of another state than the folders leaves them, are set
-    aside in a folder that `ssl-sweep clean` removes; the trial begins anew.
+    aside in a folder for people to keep or remove; the trial begins anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -34,9 +35,8 @@ def claim(folder: Path, record: TrialRecord) -> None:
 
 def _set_aside(folder: Path) -> Path:
     """Move all files into a folder of their own; the record goes last, so that a process that dies is repeated."""
-    names = (folder / f"other-{number}{DAMAGED}" for number in range(1, 10_000))
-    aside = next(path for path in names if not path.exists())
-    files = [path for path in folder.iterdir() if path.suffix != DAMAGED]
+    files = [path for path in folder.iterdir() if not path.name.startswith(ASIDE)]
+    aside = next(path for number in count(1) if not (path := folder / f"{ASIDE}{number}").exists())
     aside.mkdir()
     for path in sorted(files, key=lambda path: path.name == RECORD):
         path.rename(aside / path.name)

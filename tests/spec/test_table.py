@@ -151,3 +151,17 @@ def test_mistakes(table: dict[str, Any], key: str, text: str) -> None:
     found = {key_text(each.loc): f"{each.message}; {each.remedy}" for each in findings_of(raised.value)}
     assert found.keys() == {f"table.{key}"}
     assert text in found[f"table.{key}"]
+
+
+def test_cases_that_are_the_same_number_are_named_as_they_are_written() -> None:
+    cases = {name: {"views.gray": gray} for gray, name in zip((0.1, 0.2, 0.3), ("1.1", "1.10", "2"), strict=True)}
+    figures = {"1.1": 50, "1.10": 60, "2.0": 70}
+    table = table_of({"published": {"knn/top1_test": figures}, "baseline": "1.10"}, cases=cases)
+    assert table.published == {"knn/top1_test": {"1.1": 50, "1.10": 60, "2": 70}}
+    assert table.baseline == "1.10"
+    assert table_of({"baseline": 2}, cases=cases).baseline == "2"
+    with pytest.raises(ValidationError) as error:
+        table_of({"baseline": 1.10, "published": {"knn/top1_test": {"1.100": 1}}}, cases=cases)
+    found = {key_text(finding.loc): (finding.message, finding.remedy) for finding in findings_of(error.value)}
+    wanted = ("may be one of 2 rows", "write one in quotes: '1.1', '1.10'")
+    assert found == {"table.baseline": wanted, "table.published.knn/top1_test.1.100": wanted}

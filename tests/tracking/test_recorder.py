@@ -500,6 +500,22 @@ def test_a_parameter_keeps_its_first_value(folder: Path, uri: str, caplog: pytes
     assert "MLflow keeps the first value of data.source, digits; now moved" in caplog.text
 
 
+def test_a_folder_that_was_replaced_by_another_settings_gets_a_run_of_its_own(folder: Path, uri: str) -> None:
+    for alpha, top1 in ((0.0, 90.0), (0.7, 50.0)):
+        shutil.rmtree(folder / "trials", ignore_errors=True)
+        journal = begin_trial(folder, 0, 0, {"views": {"overlay_alpha": alpha}})
+        record = folder / "trials" / "uuid-0-0" / "config.yaml"
+        stored = yaml.safe_load(record.read_text())
+        record.write_text(yaml.safe_dump(stored | {"knobs": {"views.overlay_alpha": alpha}}))
+        end_trial(journal, top1)
+        journal.report({"finetune/top1_test": top1}, 2)  # longer than what was delivered
+        recorder = Recorder("demo", folder, uri, SPEC)
+        recorder.start()
+        assert recorder.close(60) == 0
+    frame = reader.runs(["demo"], uri)
+    assert frame[["views.overlay_alpha", "finetune/top1_test"]].to_numpy().tolist() == [[0.7, 50.0]]
+
+
 def test_an_evaluation_that_runs_again_has_its_newest_result_everywhere(folder: Path, uri: str) -> None:
     journal = begin_trial(folder, 0, 0)
     for key, scores in (("a", [90.0, 95.0, 100.0]), ("b", [60.0, 70.0])):

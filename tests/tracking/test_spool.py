@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,30 @@ def test_a_journal_begun_anew_is_delivered_from_its_first_event(tmp_path: Path) 
     assert spool.undelivered_journals() == []
     write(tmp_path, "a", 1)
     assert deliver(spool) == 1
+
+
+def test_a_journal_of_another_state_is_delivered_from_its_first_event(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    path = tmp_path / "trials" / "a" / "journal.jsonl"
+    write(tmp_path, "a", 3)
+    deliver(spool)
+    assert not spool.is_replaced("a")
+    path.unlink()
+    write(tmp_path, "a", 5)  # longer than what was delivered
+    again = Spool(tmp_path)
+    assert deliver(again) == 5
+    assert (again.is_replaced("a"), again.is_replaced("a")) == (True, False)
+    write(tmp_path, "a", 1)
+    assert (deliver(again), again.is_replaced("a")) == (1, False)
+
+
+def test_offsets_of_an_earlier_version_count(tmp_path: Path) -> None:
+    write(tmp_path, "a", 3)
+    deliver(Spool(tmp_path))
+    recorded = tmp_path / "recorded.json"
+    recorded.write_text(json.dumps({**json.loads(recorded.read_text()), "sums": {}}))
+    write(tmp_path, "a", 1)
+    assert deliver(Spool(tmp_path)) == 1
 
 
 def test_rewind_and_forget(tmp_path: Path) -> None:

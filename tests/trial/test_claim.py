@@ -40,23 +40,23 @@ def test_the_files_of_another_setting_are_set_aside(tmp_path: Path) -> None:
     for number, other in enumerate(others, 1):
         before = TrialRecord.read(tmp_path)
         claim(tmp_path, other)
-        aside = tmp_path / f"other-{number}.damaged"
+        aside = tmp_path / f"set-aside-{number}"
         assert TrialRecord.read(tmp_path) == other
         assert TrialRecord.read(aside) == before
         (said,) = read(tmp_path)[0]
-        assert said.tags["replaced"].endswith(f"in other-{number}.damaged")
+        assert said.tags["replaced"].endswith(f"in set-aside-{number}")
         assert f"choice {before.choice}, seed {before.seed}, {{'views.gray'" in said.tags["replaced"]
         assert not (tmp_path / "stages.json").exists()
-    assert (tmp_path / "other-1.damaged" / "knn" / "checkpoint.pt").read_text() == "weights"
+    assert (tmp_path / "set-aside-1" / "knn" / "checkpoint.pt").read_text() == "weights"
 
 
 def test_a_process_that_dies_while_it_sets_files_aside_is_repeated(tmp_path: Path) -> None:
     used(tmp_path)
-    (tmp_path / "other-1.damaged").mkdir()
-    (tmp_path / "stages.json").rename(tmp_path / "other-1.damaged" / "stages.json")
+    (tmp_path / "set-aside-1").mkdir()
+    (tmp_path / "stages.json").rename(tmp_path / "set-aside-1" / "stages.json")
     claim(tmp_path, replace(RECORD_A, seed=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        RECORD, "journal.jsonl", "other-1.damaged", "other-2.damaged",
+        RECORD, "journal.jsonl", "set-aside-1", "set-aside-2",
     ]  # fmt: skip
 
 
