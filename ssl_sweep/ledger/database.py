@@ -1,4 +1,4 @@
-"""The ledger's database. If it is a server, its storage retries while the server cannot be reached."""
+"""The ledger's database: retries while a server cannot be reached, or another process locks the file of an SQLite."""
 
 import json
 import logging
@@ -22,7 +22,8 @@ from ssl_sweep.storage.layout import POSTGRESQL
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.retry import retry
 
-PATIENCE_S = 300.0  # how long a sweep waits for a server that cannot be reached
+PATIENCE_S = 300.0  # how long a sweep waits for a server that cannot be reached, or a file that is locked
+BUSY_S = 20.0  # how long SQLite itself waits for a lock, before a message says it
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -46,7 +47,7 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
         if known:
             with suppress(StorageInternalError):  # unreachable, or without tables: the first read reports it
                 return _connect(url, skip_table_creation=True, skip_compatibility_check=True)
-        return make_tables(lambda: _connect(url))
+        return _patiently(url, lambda _: make_tables(lambda: _connect(url)), _is_locked)
     except ImportError as error:
         remedy = "for PostgreSQL: pip install 'ssl-sweep[postgres]'"
         raise LedgerUnreachableError(
@@ -78,18 +79,32 @@ def _connect(url: str, **options: Any) -> "DatabaseStorage":
     backend = make_url(url).get_backend_name()
     url = url.replace("{", "{{").replace("}", "}}")  # Optuna calls `format` on it
     if backend == "sqlite":  # sweeps that share a file wait for each other's writes
-        return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": 60}}, **options)
+        return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_S}}, **options)
     arguments = POSTGRESQL if backend == "postgresql" else {}
-    return RetryingStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
+    return DatabaseStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
 
 
 class DatabaseStorage(RDBStorage):
-    """A database of studies. A driver writes its trials with `transact` only."""
+    """A database of studies, of which a server may be restarted: retries what fails meanwhile, for some minutes.
+
+    A driver writes its trials with `transact` only. A write may be committed although its answer is lost.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open
 
     def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
-        """Run `write` in a transaction; its second argument says that an earlier try may have been committed."""
-        with self.engine.begin() as connection:
-            return write(connection, False)
+        """Run `write` in a transaction; its second argument says that an earlier try may have been committed.
+
+        Raises LedgerUnreachableError.
+        """
+
+        def once(again: bool) -> Answer:
+            with self.engine.begin() as connection:
+                return write(connection, again)
+
+        return _patiently(self.url, once, _is_unreachable)
 
     def swap_note(self, study: str, name: str, old: Any, new: Any) -> bool:
         """See `Notes.swap`."""
@@ -112,61 +127,8 @@ class DatabaseStorage(RDBStorage):
         except IntegrityError:  # another process has just inserted the row
             return False
 
-
-class RetryingStorage(DatabaseStorage):
-    """A database on a server that may be restarted: retries what fails meanwhile, for some minutes.
-
-    A write may be committed although its answer is lost.
-    """
-
-    def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
-        weakref.finalize(self, self.engine.dispose)  # a server has few connections: leave none open
-
-    def transact(self, write: Callable[[Connection, bool], Answer]) -> Answer:
-        """As above, with retries. Raises LedgerUnreachableError."""
-
-        def once(again: bool) -> Answer:
-            with self.engine.begin() as connection:
-                return write(connection, again)
-
-        return self._with_retries(once)
-
     def _retried(self, name: str, *wiring: Any, **values: Any) -> Any:
-        return self._with_retries(lambda _: getattr(RDBStorage, name)(self, *wiring, **values))
-
-    def _with_retries(self, call: Callable[[bool], Answer]) -> Answer:
-        """Retry a call, which gets whether it is a retry. Raises LedgerUnreachableError."""
-
-        def call_again(failures: int) -> Answer:
-            answer = call(failures > 0)
-            if failures:
-                log.warning("the ledger at %s can be reached again", redacted(self.url))
-            return answer
-
-        def warn_once(error: Exception, failures: int) -> None:
-            if not failures:
-                log.warning("the ledger at %s cannot be reached (%s); retrying", redacted(self.url), _reason(error))
-
-        try:
-            return retry(
-                call_again,
-                is_transient=_is_unreachable,
-                first_delay_s=FIRST_DELAY_S,
-                longest_delay_s=LONGEST_DELAY_S,
-                patience_s=PATIENCE_S,
-                on_failure=warn_once,
-            )
-        except (SQLAlchemyError, StorageInternalError) as error:
-            if not _is_unreachable(error):
-                raise
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: Exception) -> LedgerUnreachableError:
-        return LedgerUnreachableError(
-            f"the ledger at {redacted(self.url)} could not be reached for {PATIENCE_S:g} s ({_reason(error)}); when it "
-            "can, `ssl-sweep resume` continues the sweep"
-        )
+        return _patiently(self.url, lambda _: getattr(RDBStorage, name)(self, *wiring, **values), _is_unreachable)
 
 
 # Optuna's reads, and its writes of a study's own values: each is a transaction that may be repeated
@@ -183,18 +145,69 @@ for _name in (
     "set_study_system_attr",
     GET_TRIALS,
 ):
-    setattr(RetryingStorage, _name, partialmethod(RetryingStorage._retried, _name))
+    setattr(DatabaseStorage, _name, partialmethod(DatabaseStorage._retried, _name))
+
+
+def _patiently(url: str, call: Callable[[bool], Answer], is_transient: Callable[[Exception], bool]) -> Answer:
+    """Retry a call, which gets whether it is a retry. Raises LedgerUnreachableError."""
+
+    def call_again(failures: int) -> Answer:
+        answer = call(failures > 0)
+        if failures:
+            log.warning("the ledger at %s can be reached again", redacted(url))
+        return answer
+
+    def warn_once(error: Exception, failures: int) -> None:
+        if not failures:
+            what = "is locked by another process" if _is_locked(error) else "cannot be reached"
+            log.warning("the ledger at %s %s (%s); retrying for %g s", redacted(url), what, _reason(error), PATIENCE_S)
+
+    try:
+        return retry(
+            call_again,
+            is_transient=is_transient,
+            first_delay_s=FIRST_DELAY_S,
+            longest_delay_s=LONGEST_DELAY_S,
+            patience_s=PATIENCE_S,
+            on_failure=warn_once,
+        )
+    except (SQLAlchemyError, StorageInternalError) as error:
+        if not is_transient(error):
+            raise
+        raise _unreachable(url, error) from error
+
+
+def _unreachable(url: str, error: Exception) -> LedgerUnreachableError:
+    remedy = "when it can, `ssl-sweep resume` continues the sweep"
+    if _is_locked(error):
+        remedy = (
+            f"end the process that locks it (`fuser {sqlite_file(url)}` names it); `ssl-sweep resume` continues a sweep"
+        )
+    return LedgerUnreachableError(
+        f"the ledger at {redacted(url)} could not be reached for {PATIENCE_S:g} s ({_reason(error)}); {remedy}"
+    )
+
+
+def _is_locked(error: Exception) -> bool:
+    """Whether another process holds the lock of an SQLite file for longer than SQLite waits."""
+    return str(getattr(_cause(error), "orig", "")) in ("database is locked", "database table is locked")
 
 
 def _is_unreachable(error: Exception) -> bool:
     """Whether the connection failed, not the statement."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
+    if isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlite_errorcode", None) is not None:
+        return _is_locked(error)  # a file of SQLite is at hand or is not
     return isinstance(cause, OperationalError | InterfaceError) or (
         isinstance(cause, DBAPIError) and cause.connection_invalidated
     )
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+    cause = _cause(error)
     text = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
     return redacted(text.splitlines()[0])
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error

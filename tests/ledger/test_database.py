@@ -2,7 +2,8 @@
 
 import random
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from servers import Postgres, free_port
 
 from ssl_sweep.ledger import database
 from ssl_sweep.ledger import open as ledgers
-from ssl_sweep.ledger.database import LedgerUnreachableError, RetryingStorage, open_storage
+from ssl_sweep.ledger.database import DatabaseStorage, LedgerUnreachableError, open_storage
 from ssl_sweep.ledger.entries import LeaseLost, LedgerError
-from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes, read_ledger
+from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes, read_ledger, sweep_names
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import from_dump
 
@@ -52,8 +53,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Unreliable.share = 0.0
 
 
-def unreliable(url: str) -> RetryingStorage:
-    return RetryingStorage(url, engine_kwargs={"connect_args": {"factory": Unreliable}})
+def unreliable(url: str) -> DatabaseStorage:
+    return DatabaseStorage(url, engine_kwargs={"connect_args": {"factory": Unreliable}})
 
 
 def spec(sampler: str) -> Any:
@@ -210,3 +211,59 @@ def test_sweeps_that_begin_at_once_make_the_new_database_together(tmp_path: Path
             url = f"sqlite:///{tmp_path / f'{number}.db'}"
             for opened in [pool.submit(open_storage, url) for _ in range(6)]:
                 assert opened.result().get_all_studies() == []
+
+
+@pytest.fixture
+def locking(tmp_path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
+    """Locks the ledger's file as another process does that writes; `rollback` of the answer releases it."""
+    held: list[sqlite3.Connection] = []
+
+    def lock() -> sqlite3.Connection:
+        connection = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)
+        connection.execute("BEGIN EXCLUSIVE")
+        held.append(connection)
+        return connection
+
+    yield lock
+    for connection in held:
+        connection.close()
+
+
+def test_a_locked_file_is_waited_for_with_one_message(
+    tmp_path: Path,
+    locking: Callable[[], sqlite3.Connection],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.05)
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    ledger = open_ledger(url, spec("grid"))
+    choice = ledger.ask()
+    assert choice is not None
+    running = replace(choice.trials[0], state="RUNNING", attempts=1)
+    for use in (lambda: ledger.update(running), lambda: load_ledger(url, "sweep").trials, lambda: sweep_names(url)):
+        caplog.clear()
+        lock = locking()
+        threading.Timer(0.5, lock.rollback).start()
+        use()
+        said = [record.message for record in caplog.records]
+        assert len(said) == 2
+        assert "ledger.db is locked by another process (database is locked); retrying for 300 s" in said[0]
+        assert said[1].endswith("ledger.db can be reached again")
+    assert load_ledger(url, "sweep").trials[0].state == "RUNNING"
+
+
+def test_a_file_that_stays_locked_ends_a_sweep_with_a_remedy(
+    tmp_path: Path, locking: Callable[[], sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_S", 0.05)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.2)
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    ledger = open_ledger(url, spec("grid"))
+    locking()
+    for use in (ledger.ask, lambda: load_ledger(url, "sweep"), lambda: sweep_names(url)):
+        said = (
+            r"could not be reached for 0.2 s \(database is locked\); end the process that locks it \(`fuser .*ledger.db"
+        )
+        with pytest.raises(LedgerUnreachableError, match=said):
+            use()

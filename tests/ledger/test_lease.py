@@ -16,7 +16,7 @@ import pytest
 
 from ssl_sweep.ledger import database, lease
 from ssl_sweep.ledger import open as ledgers
-from ssl_sweep.ledger.database import RetryingStorage
+from ssl_sweep.ledger.database import DatabaseStorage
 from ssl_sweep.ledger.entries import LeaseLost, Notes
 from ssl_sweep.ledger.lease import Lease, NoFileLocksError, SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger, open_notes
@@ -179,14 +179,14 @@ class CutOff(sqlite3.Connection):
 
 
 @pytest.fixture
-def far(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], RetryingStorage]:
+def far(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], DatabaseStorage]:
     """Opens a database that is tried again when it is away."""
     monkeypatch.setattr(database, "FIRST_DELAY_S", 0.01)
-    return lambda url: RetryingStorage(url, engine_kwargs={"connect_args": {"factory": CutOff, "timeout": 60}})
+    return lambda url: DatabaseStorage(url, engine_kwargs={"connect_args": {"factory": CutOff, "timeout": 60}})
 
 
 def test_a_driver_that_was_cut_off_writes_nothing_once_another_drives(
-    tmp_path: Path, url: str, far: Callable[[str], RetryingStorage], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, far: Callable[[str], DatabaseStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sole_driver(tmp_path, notes(url)) as ours:
         monkeypatch.setattr(lease, "BEAT_S", 60)
@@ -207,7 +207,7 @@ def test_a_driver_that_was_cut_off_writes_nothing_once_another_drives(
 
 
 def test_a_sign_of_life_that_was_held_up_overwrites_nobodys_lease(
-    url: str, far: Callable[[str], RetryingStorage], monkeypatch: pytest.MonkeyPatch
+    url: str, far: Callable[[str], DatabaseStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes(url)
     with monkeypatch.context() as patched:
