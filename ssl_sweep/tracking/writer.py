@@ -10,11 +10,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
@@ -36,6 +36,7 @@ from ssl_sweep.tracking.transcript import (
 )
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
+from ssl_sweep.trialdir.locks import briefly_locked
 from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters; MLflow's limits
@@ -52,8 +53,8 @@ class SweepRuns:
     def __init__(self, sweep: str, folder: Path, tracking_uri: str) -> None:
         self._sweep, self._folder, self._uri = sweep, folder, tracking_uri
         self._root = folder.parent.resolve() if is_database(tracking_uri) else None
-        self._lock = FileLock(folder.parent / ".mlflow.lock", timeout=LOCK_TIMEOUT_S)
-        with self._lock:  # two sweeps must not create the store's tables at once
+        self._alone = partial(briefly_locked, folder.parent / ".mlflow.lock", LOCK_TIMEOUT_S)
+        with self._alone():  # two sweeps must not create the store's tables at once
             self._client = MlflowClient(tracking_uri)
             self._files = Files(self._client, self._root)
             self._experiment_id = self._experiment()
@@ -68,7 +69,7 @@ class SweepRuns:
         """The id of a run, and whether it had to be created."""
         if name in self._known:
             return self._known[name], False
-        with self._lock, _rejections():
+        with self._alone(), _rejections():
             existing = self._find(name)
             self._known[name] = existing or self._create(name)
         return self._known[name], existing is None

@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from filelock import FileLock, Timeout  # torch depends on it: every machine with torch has it
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir import waits, watchdog
 from ssl_sweep.trialdir.processes import this_process
 
@@ -23,6 +24,27 @@ GONE_S = 5.0  # the same for one that is known to be gone, whose lock somebody e
 BEAT_S = 5.0
 HANG_S = 3600.0  # a holder whose trial makes no step for so long gives no more signs
 POLL_S = 0.5
+
+
+class LockHeldError(UserError, TimeoutError):
+    """Another process holds a lock for too long."""
+
+
+@contextmanager
+def briefly_locked(path: Path, patience_s: float) -> Iterator[None]:
+    """Hold a lock that its holders keep for seconds. Raises LockHeldError."""
+    lock, alive = FileLock(path), path.with_name(f"{path.name}.alive")
+    try:
+        lock.acquire(timeout=patience_s)
+    except Timeout:
+        holder = watchdog.process_of(alive)
+        who = holder.described(holder.state) if holder else "another process"
+        raise LockHeldError(f"{path} has been held for {patience_s:g} s by {who}") from None
+    try:
+        alive.write_text(json.dumps(asdict(this_process())))
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssl_sweep.trialdir import locks, waits, watchdog
-from ssl_sweep.trialdir.locks import locked
+from ssl_sweep.trialdir.locks import LockHeldError, locked
 from ssl_sweep.trialdir.processes import Process, scope, this_process
 
 HOLDS = """
@@ -103,6 +103,15 @@ def test_a_stopped_holder_loses_its_turn_and_both_have_their_own(
     assert f"process {holder.pid} on {this_process().host}, which is stopped" in caplog.text
     with locked(tmp_path / "lock", "it") as turn:  # the next one does not wait again
         assert turn == 2
+
+
+def test_a_lock_that_is_held_for_too_long_is_refused_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / ".mlflow.lock"
+    refused = pytest.raises(LockHeldError, match=f"by process {os.getpid()} on ")
+    with locks.briefly_locked(path, 60.0), refused, locks.briefly_locked(path, 0.1):
+        pass
+    with locks.briefly_locked(path, 0.1):
+        pass
 
 
 def test_a_trial_that_hangs_for_an_hour_gives_no_more_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
