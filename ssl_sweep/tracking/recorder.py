@@ -81,7 +81,7 @@ class Recorder:
         folder = self._folder / "artifacts"
         for name, content in files.items():
             with replacing(folder / name) as partial:
-                partial.write_text(content, encoding="utf-8")
+                partial.write_text(content, encoding="utf-8", errors="replace")
             self._journal.append(ArtifactAdded(path=f"artifacts/{name}"))
 
     def log_table(self, files: Mapping[str, str]) -> None:

@@ -209,7 +209,8 @@ def text(value: Any) -> str:
         return "true" if value else "false"
     if value is None:
         return "null"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else str(value)
+    written = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else str(value)
+    return written.encode("utf-8", "replace").decode()  # no store takes what is left of a path that is not UTF-8
 
 
 def value_of(written: str) -> bool | int | float | None:

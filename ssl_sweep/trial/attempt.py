@@ -262,7 +262,7 @@ def what_to_lower(config: Mapping[str, Any]) -> str:
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Log the package's messages to the trial's own file while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="replace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("ssl_sweep")
     logger.addHandler(handler)

@@ -129,3 +129,8 @@ def test_what_trials_are_picked_and_sorted_by() -> None:
     }
     assert knob_numbers(record) == {"knob/method.dim": 64.0, "knob/views.alpha": 0.3, "knob/seed": 3.0}
     assert (labels(TrialRecord("one")), knob_numbers(TrialRecord("one"))) == ({}, {})
+
+
+def test_text_that_is_no_utf8_is_written_with_replacements() -> None:
+    assert text("caf\u00e9 \udcff") == "caf\u00e9 ?"
+    assert text(["\udcff"]) == '["?"]'
