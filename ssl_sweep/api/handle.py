@@ -1,6 +1,7 @@
 """A sweep as a Python object: run it, resume it, and read its results as pandas."""
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +22,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage, is_default
 from ssl_sweep.sweep.best import select_trial
 from ssl_sweep.sweep.extension import extend_spec
-from ssl_sweep.sweep.status import State, counts, state_of
+from ssl_sweep.sweep.status import State, counts, may_be_driven, state_of
 from ssl_sweep.sweep.steering import ResumeSelection, stop_or_pause
 from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
 from ssl_sweep.tables.ablation import Test
@@ -149,8 +150,8 @@ class Sweep:
 
         target = Path(path or f"{self.name}.html")
         target.parent.mkdir(parents=True, exist_ok=True)
-        page = make_page(self.name, stored_tracking_uri(self.storage, self.name))
-        target.write_text(page, encoding="utf-8")
+        page = make_page(self.name, stored_tracking_uri(self.storage, self.name), partial(may_be_driven, self.storage))
+        target.write_text(page, encoding="utf-8", errors="replace")
         return target
 
     def resume(

@@ -1,11 +1,13 @@
 """The ablation table of sweeps, made from MLflow; and as a data frame that shows itself as the table does."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
 
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.sweep.status import may_be_driven
 from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
 from ssl_sweep.tables.ablation import Test
 from ssl_sweep.tables.options import table_of
@@ -39,7 +41,7 @@ def make_table(
             raise TableError(f"{option}: {value!r} is not known; use one of {', '.join(get_args(kind))}")
     stores = {name: tracking_uri or stored_tracking_uri(storage, name) for name in names}
     lists = {"rows": _listed(rows), "columns": _listed(columns), "group_by": _listed(group_by)}
-    return table_of(stores, **lists, interval=interval, baseline=baseline, test=test)
+    return table_of(stores, partial(may_be_driven, storage), **lists, interval=interval, baseline=baseline, test=test)
 
 
 def _listed(names: Names) -> list[str] | None:

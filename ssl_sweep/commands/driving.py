@@ -38,7 +38,7 @@ def run(
     plugins: Plugins = None,
 ) -> None:
     """Run a sweep, or continue it. Finished trials are not run again."""
-    with user_errors():
+    with user_errors("interrupted; nothing was begun"):
         from ssl_sweep.api import handle
 
         at: dict[str, Any] = {"storage": storage, "address": address, "plugins": plugins, "console": err}

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,12 +107,15 @@ def report(
             page = client.report(name)
         else:
             from ssl_sweep.report.page import make_page
+            from ssl_sweep.sweep.status import may_be_driven
             from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
 
-            page = make_page(name, tracking_uri or stored_tracking_uri(storage_at(storage), name))
+            place = storage_at(storage)
+            uri = tracking_uri or stored_tracking_uri(place, name)
+            page = make_page(name, uri, partial(may_be_driven, place))
         target = output or Path(f"{name}.html")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
+        target.write_text(page, encoding="utf-8", errors="replace")
         out.print(f"wrote {target}", markup=False, soft_wrap=True)
 
 
@@ -119,12 +123,14 @@ def report(
 def sync(name: Name, storage: StorageFolder = None) -> None:
     """Send all events of a sweep to MLflow. Those that it already has are not changed."""
     with user_errors():
+        from ssl_sweep.sweep.interrupted import end_undriven
         from ssl_sweep.sweep.storage_identity import restore_sweep_id, settle
         from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
         from ssl_sweep.tracking.recorder import sync as deliver
 
         place = storage_at(storage)
         settle(place, lambda words: err.print(words, markup=False, soft_wrap=True))
+        end_undriven(place, name)
         with place.snapshot(name) as copy:
             restore_sweep_id(copy.sweep(name), name, place)
             events = deliver(name, copy.sweep(name), stored_tracking_uri(place, name))

@@ -134,15 +134,20 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Print a user's error as one message without a stack trace, and exit with 2."""
+def user_errors(interrupted: str | None = None) -> Iterator[None]:
+    """Print a user's error as one message without a stack trace, and exit with 2.
+
+    interrupted: printed after Ctrl-C, unless the interrupt has a note of its own.
+    """
     try:
         yield
         return
     except (UserError, FileNotFoundError, PermissionError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
         code: int = ExitCode.USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        for line in getattr(error, "__notes__", filter(None, [interrupted])):
+            err.print(line, markup=False, soft_wrap=True)
         code = ExitCode.INTERRUPTED
     except typer.Exit as end:
         code = end.exit_code

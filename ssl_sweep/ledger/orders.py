@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ssl_sweep.ledger.entries import Notes
 from ssl_sweep.trialdir.requests import StopRequest
@@ -23,7 +24,12 @@ class Orders:
 
 def read_orders(notes: Notes) -> Orders:
     """Read all requests that have not been cleared."""
-    asks = {name: StopRequest(**value) for name, value in notes.read().items() if name.split(":")[0] == NOTE and value}
+    return orders_in(notes.read())
+
+
+def orders_in(values: Mapping[str, Any]) -> Orders:
+    """The requests among the values of notes."""
+    asks = {name: StopRequest(**value) for name, value in values.items() if name.split(":")[0] == NOTE and value}
     return Orders(asks.pop(NOTE, None), {name.removeprefix(f"{NOTE}:"): ask for name, ask in asks.items()})
 
 
@@ -33,8 +39,8 @@ def give_order(notes: Notes, ask: StopRequest, trials: Collection[str] = ()) -> 
         notes.write(name, asdict(ask))
 
 
-def clear_orders(notes: Notes) -> None:
-    """Clear all requests."""
-    for name, value in notes.read().items():
+def clear_orders(notes: Notes, given: Mapping[str, Any]) -> None:
+    """Clear the requests among `given`, the notes as they were read; a request that has come since stays."""
+    for name, value in given.items():
         if name.split(":")[0] == NOTE and value is not None:
-            notes.write(name, None)
+            notes.swap(name, value, None)

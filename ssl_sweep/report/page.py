@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -34,9 +34,12 @@ DASHARRAY = dict(zip(DASHES, ("none", "9 5", "2 4", "9 4 2 4", "14 5", "14 4 2 4
 INTERVALS = {"t": "Student's t", "bootstrap": "bootstrap"}
 
 
-def make_page(name: str, tracking_uri: str) -> str:
-    """The page of a sweep as HTML, also of an unfinished one. Raises NotTrackedError for an unknown sweep."""
-    sweep = read_sweep(name, tracking_uri)
+def make_page(name: str, tracking_uri: str, is_driven: Callable[[str], bool] = lambda name: True) -> str:
+    """The page of a sweep as HTML, also of an unfinished one. Raises NotTrackedError for an unknown sweep.
+
+    is_driven: see `with_interrupted`.
+    """
+    sweep = read_sweep(name, tracking_uri, is_driven)
     return render_page(
         sweep,
         read_curves(sweep, tracking_uri),

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +15,7 @@ from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import Key, display_name, value_text
-from ssl_sweep.tables.options import objectives_of, options, with_undrawn
+from ssl_sweep.tables.options import objectives_of, options, with_interrupted, with_undrawn
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
@@ -153,15 +153,15 @@ class Sweep:
             yield Choice(number, label_of(shown), knobs, means[0], len(seeds), means[1], len(fresh_seeds))
 
 
-def read_sweep(name: str, tracking_uri: str) -> Sweep:
-    """Read a sweep's spec and trials from MLflow. Raises NotTrackedError."""
+def read_sweep(name: str, tracking_uri: str, is_driven: Callable[[str], bool] = lambda name: True) -> Sweep:
+    """Read a sweep's spec and trials from MLflow. Raises NotTrackedError. is_driven: see `with_interrupted`."""
     client = store.connect(tracking_uri)
     parent = store.parent_run(client, name, tracking_uri)
     tags = [trial.tags for trial in store.trial_runs(client, name, tracking_uri)]
     commits = dict.fromkeys(each[f"{PREFIX}git_commit"] for each in tags if f"{PREFIX}git_commit" in each)
     collapsed = {each.get(f"{PREFIX}trial_id", "") for each in tags if each.get(f"{PREFIX}collapsed") == "true"}
     spec = reader.spec_of(name, tracking_uri)
-    runs = with_undrawn(reader.runs([name], tracking_uri), [spec])
+    runs = with_undrawn(with_interrupted(reader.runs([name], tracking_uri), is_driven), [spec])
     searched = _planned(spec)
     return Sweep(
         name=name,

@@ -12,6 +12,7 @@ from ssl_sweep.service.access import User
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.middleware import AWAY_S, ApiError
 from ssl_sweep.service.models import NAME
+from ssl_sweep.service.states import ACTIVE
 from ssl_sweep.service.store import Submission
 from ssl_sweep.storage.urls import redacted
 
@@ -46,6 +47,11 @@ def get_submission(service: Dispatcher, name: str) -> Submission:
     if submission is None:
         raise ApiError(404, f"no sweep named {name!r} was submitted here")
     return submission
+
+
+def is_driven(service: Dispatcher, name: str) -> bool:
+    """Whether a driver of this service runs the sweep, or is being started."""
+    return get_submission(service, name).state in ACTIVE
 
 
 async def run_slow(work: Callable[..., T], *given: Any, **named: Any) -> T:

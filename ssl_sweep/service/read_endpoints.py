@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -12,7 +13,16 @@ from ssl_sweep.ledger.entries import LedgerError
 from ssl_sweep.ledger.open import read_ledger
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service import examples
-from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission, run_slow
+from ssl_sweep.service.dependencies import (
+    Name,
+    Named,
+    Service,
+    Viewer,
+    from_mlflow,
+    get_submission,
+    is_driven,
+    run_slow,
+)
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import job_name
 from ssl_sweep.service.feed import BEAT_S, Feed
@@ -212,7 +222,8 @@ async def table(
 
         names = [_launched(service, each) for each in sweep]
         options = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}
-        result = table_of(dict.fromkeys(names, service.settings.storage.tracking_uri), **options, test=test)
+        stores = dict.fromkeys(names, service.settings.storage.tracking_uri)
+        result = table_of(stores, partial(is_driven, service), **options, test=test)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
     return PlainTextResponse(await from_mlflow(make), media_type=FORMATS[form])
@@ -229,7 +240,8 @@ async def report(name: Name, _: Viewer, service: Service) -> Response:
     def make() -> str:
         from ssl_sweep.report.page import make_page
 
-        return make_page(_launched(service, name), service.settings.storage.tracking_uri)
+        uri = service.settings.storage.tracking_uri
+        return make_page(_launched(service, name), uri, partial(is_driven, service))
 
     page = await from_mlflow(make)
     # sandboxed from the service; the page itself allows its scripts by their hashes

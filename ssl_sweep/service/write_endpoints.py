@@ -234,7 +234,7 @@ def _extended_spec(service: Dispatcher, old: Submission, body: Extend) -> SweepS
     base = from_dump(old.spec).model_copy(update={"search": ledger.spec.search})
     spec = extend_spec(base, body.trials, body.overrides)
     check_submitted(spec, service.settings.data_roots)
-    clear_orders(ledger.notes)
+    clear_orders(ledger.notes, ledger.notes.read())
     return spec
 
 

@@ -30,6 +30,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.agreement import settle_journals
 from ssl_sweep.sweep.exit_codes import ExitCode
+from ssl_sweep.sweep.interrupted import end_interrupted
 from ssl_sweep.sweep.notify import Notifier
 from ssl_sweep.sweep.pins import take_pins
 from ssl_sweep.sweep.progress import Progress
@@ -130,9 +131,10 @@ def drive(
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
         notes = open_notes(storage.ledger_url, spec)
+        asked = notes.read()  # requests that come later are to this driver
     with room_in(storage.root), sole_driver(folder, notes) as lease:
         if resume is None:
-            check_not_stopped(notes, spec.name)
+            check_not_stopped(notes, spec.name, asked)
         storage_id = settle(storage, say)
         storage.take_over(spec.name)
         take_pins(spec, storage, notes, say, extends=extends)
@@ -140,9 +142,14 @@ def drive(
         _write_spec(spec, folder)
         keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
         storage.push(spec.name)  # before MLflow receives anything under this identity
-        only = prepare_resume(ledger, resume) if resume is not None else None
+        only = prepare_resume(ledger, resume, asked) if resume is not None else None
         settle_journals(ledger, storage)
-        result = _run_and_finish(ledger, storage, console, partial(run_sweep, address=address, only=only, lease=lease))
+        run = partial(run_sweep, address=address, only=only, lease=lease)
+        try:
+            result = _run_and_finish(ledger, storage, console, run)
+        except KeyboardInterrupt as error:
+            error.add_note(f"interrupted; continue it: ssl-sweep resume {spec.name}")
+            raise
         if not result.ending.interrupted:
             finish.clean_up(ledger, storage, say)
         return result
@@ -204,7 +211,7 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
         raise
     finally:
         if not lease_lost:
-            finish.end_interrupted(ledger, storage)
+            end_interrupted(ledger, storage)
         unrecorded = recorder.close(mlflow_wait_s)
         notifier.close()
         if not lease_lost:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 
@@ -25,8 +24,6 @@ from ssl_sweep.tracking.reader import runs
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir.disk import is_full
-from ssl_sweep.trialdir.events import Ended
-from ssl_sweep.trialdir.journal import Journal, JournalError, read
 from ssl_sweep.trialdir.states import TrialState
 
 MLFLOW_WAIT_S = 60.0  # how long a finished sweep waits for MLflow to take the rest of its events
@@ -115,31 +112,6 @@ def _log_page(spec: SweepSpec, recorder: Recorder, uri: str) -> None:
     except Exception as error:
         words = "sweep %s: its page could not be made (%s); try again: ssl-sweep report %s"
         log.error(words, spec.name, error, spec.name, exc_info=not is_full(error))
-
-
-def end_interrupted(ledger: Ledger, storage: Storage) -> None:
-    """Write INTERRUPTED to the journals of running trials, so that MLflow does not show them as running.
-
-    The ledger keeps them as RUNNING: the next driver resumes them.
-    """
-    for trial in ledger.trials:
-        folder = storage.trial(ledger.spec.name, trial.trial_id)
-        try:
-            if trial.state == TrialState.RUNNING:
-                with storage.synced_journal(folder):
-                    _end_attempt(folder)
-        except BucketError as error:  # the bucket has been retried for long enough
-            log.warning("MLflow may show trials as running (%s)", error)
-            return
-        except (JournalError, OSError) as error:  # the others are to be ended all the same
-            log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
-
-
-def _end_attempt(folder: Path) -> None:
-    events = read(folder)[0]
-    if events and not isinstance(events[-1], Ended):
-        message = "its sweep was interrupted, and can go on with it"
-        Journal(folder).append(Ended(state=TrialState.INTERRUPTED, message=message))
 
 
 def push_sweep(storage: Storage, name: str) -> None:

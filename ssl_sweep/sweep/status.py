@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ssl_sweep.ledger.database import has_ledger
-from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.database import LedgerUnreachableError, has_ledger
+from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import driver_of, is_driven
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.orders import read_orders
@@ -75,6 +75,14 @@ def state_of(ledger: LedgerReader) -> State:
     if request is None:
         return "INTERRUPTED"
     return "STOPPED" if request.ask == "stop" else "PAUSED"
+
+
+def may_be_driven(storage: Storage, name: str) -> bool:
+    """Whether a driver may run a sweep: one whose ledger is not in this storage, may be driven elsewhere."""
+    try:
+        return is_driven(load_ledger(storage.ledger_url, name).notes)
+    except (LedgerError, LedgerUnreachableError):
+        return True
 
 
 def state_now(trial: Trial, ledger: LedgerReader) -> TrialState:

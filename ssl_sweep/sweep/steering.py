@@ -1,15 +1,17 @@
 """Stops and pauses sweeps and trials, and selects what a resume runs."""
 
+import logging
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ssl_sweep.cluster.patience import LONGEST_STOP_S, silent_s
 from ssl_sweep.ledger.entries import LedgerError, Notes, Trial
 from ssl_sweep.ledger.lease import SweepLockedError, driver_of, sole_driver
 from ssl_sweep.ledger.open import load_ledger, open_ledger
-from ssl_sweep.ledger.orders import clear_orders, give_order, read_orders
+from ssl_sweep.ledger.orders import clear_orders, give_order, orders_in, read_orders
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.layout import Storage
@@ -21,6 +23,9 @@ from ssl_sweep.trialdir.processes import Process
 from ssl_sweep.trialdir.requests import StopRequest
 from ssl_sweep.trialdir.states import TrialState
 
+LEDGER_S = 20.0  # how long a request waits for the ledger of a sweep that has a folder
+POLL_S = 0.2
+log = logging.getLogger(__name__)
 RESUMED_STATES = (TrialState.FAILED, TrialState.STOPPED)  # of the trials that a resume without names runs again
 
 
@@ -48,10 +53,10 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
         LedgerError: there is no such sweep, or it has ended.
         NoSuchTrial: there is no such trial, or it has ended.
     """
-    ledger = load_ledger(storage.ledger_url, name)
+    ledger = _await_ledger(storage, name)
     if sum(trial.ended for trial in ledger.trials) == ledger.total:
         raise LedgerError(f"{name} has ended: there is nothing to {what}; `ssl-sweep status {name}` lists its trials")
-    request = StopRequest(what, f"ssl-sweep {what} on {socket.gethostname()}")
+    request = StopRequest(what, f"ssl-sweep {what} on {socket.gethostname()} at {time.strftime('%H:%M:%S')}")
     chosen = place_order(ledger, request, named)
     try:
         with sole_driver(storage.sweep(name), ledger.notes) as lease:
@@ -65,7 +70,23 @@ def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], n
         silent, longest_min = silent_s(storage, name), LONGEST_STOP_S / 60
         bound = f"one that gives no sign of life for {silent:g} s ends where its last checkpoint is"
         return asked if chosen else f"{asked}; {bound}, and after {longest_min:g} min all do"
-    return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}"
+    told = f"; `ssl-sweep sync {name}` tells MLflow" if count else ""
+    return f"no driver runs {name}: {count} trials marked {REQUESTED_STATES[what]}{told}"
+
+
+def _await_ledger(storage: Storage, name: str) -> LedgerReader:
+    """The ledger of a sweep; if its driver has just begun, once it is made. Raises LedgerError: there is none."""
+    deadline, told = time.monotonic() + LEDGER_S, False
+    while True:
+        try:
+            return load_ledger(storage.ledger_url, name)
+        except LedgerError:
+            if not storage.sweep(name).is_dir() or time.monotonic() > deadline:
+                raise
+        if not told:
+            log.warning("%s has no ledger yet; waiting up to %g s for a driver that has just begun", name, LEDGER_S)
+        told = True
+        time.sleep(POLL_S)
 
 
 def place_order(ledger: LedgerReader, request: StopRequest, named: Sequence[str] = ()) -> list[Trial]:
@@ -100,8 +121,13 @@ def _end_now(ledger: Ledger, storage: Storage, request: StopRequest) -> int:
     return count
 
 
-def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str] | None:
-    """Cancel all stops and pauses, and reopen the selected trials.
+def prepare_resume(ledger: Ledger, selection: ResumeSelection, asked: Mapping[str, Any]) -> frozenset[str] | None:
+    """Cancel all earlier stops and pauses, and reopen the selected trials.
+
+    Args:
+        ledger: the sweep's.
+        selection: which trials.
+        asked: the notes with the earlier requests, as they were before this driver took the lease.
 
     Returns:
         The ids of the trials to run; None runs all.
@@ -118,7 +144,7 @@ def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str]
         only = {
             trial.trial_id for trial in ledger.trials if trial.state == TrialState.FAILED and trial.trial_id in only
         }
-    clear_orders(ledger.notes)
+    clear_orders(ledger.notes, asked)
     for choice in ledger.choices:
         chosen = [
             trial.trial_id
@@ -130,14 +156,14 @@ def prepare_resume(ledger: Ledger, selection: ResumeSelection) -> frozenset[str]
     return frozenset(only) if named or selection.failed else None
 
 
-def check_not_stopped(notes: Notes, name: str) -> None:
-    """Refuse to run a sweep that was stopped. A paused one continues.
+def check_not_stopped(notes: Notes, name: str, asked: Mapping[str, Any]) -> None:
+    """Refuse to run a sweep that was stopped. A paused one continues. asked: as of `prepare_resume`.
 
     Raises:
         LedgerError: the sweep was stopped.
     """
-    orders = read_orders(notes)
+    orders = orders_in(asked)
     if orders.sweep is not None and orders.sweep.ask == "stop":
         raise LedgerError(f"{name} was stopped ({orders.sweep.why}); continue it: ssl-sweep resume {name}")
     if orders.sweep is not None:
-        clear_orders(notes)
+        clear_orders(notes, asked)

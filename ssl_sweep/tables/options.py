@@ -1,7 +1,7 @@
 """The options of the table of one sweep or several: from the specs' `table` sections, and what a user overrides."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import label_meant, row_label
 from ssl_sweep.tables.pivot import values_of
 from ssl_sweep.tables.table import Table
+from ssl_sweep.trialdir.states import TrialState
 
 SWEEP = "sweep"
 
@@ -67,8 +68,13 @@ def _knobs_of_choices(spec: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{section}.{knob}" for knob in choice if isinstance(choice, Mapping) and knob != "name")
 
 
-def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
-    """The table of these sweeps, each with the tracking URI of its store; `overrides` are as of `options`."""
+def table_of(
+    stores: Mapping[str, str], is_driven: Callable[[str], bool] = lambda name: True, **overrides: Any
+) -> Table:
+    """The table of these sweeps, each with the tracking URI of its store; `overrides` are as of `options`.
+
+    is_driven: see `with_interrupted`.
+    """
     from ssl_sweep.tracking.reader import runs, spec_of  # MLflow takes seconds to import
 
     specs = {name: spec_of(name, uri) for name, uri in stores.items()}
@@ -76,8 +82,18 @@ def table_of(stores: Mapping[str, str], **overrides: Any) -> Table:
     for name, uri in stores.items():
         by_store[uri].append(name)
     all_runs = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
-    all_runs = with_undrawn(all_runs, specs.values())
+    all_runs = with_undrawn(with_interrupted(all_runs, is_driven), specs.values())
     return ablation(all_runs, **options(specs, all_runs, **overrides))
+
+
+def with_interrupted(runs: pd.DataFrame, is_driven: Callable[[str], bool]) -> pd.DataFrame:
+    """The runs with the state INTERRUPTED for trials that MLflow has as running, and whose sweep no driver runs.
+
+    is_driven: of a sweep's name; called only for sweeps with running trials.
+    """
+    running = runs["state"] == TrialState.RUNNING
+    undriven = [name for name in runs.loc[running, SWEEP].unique() if not is_driven(name)]
+    return runs.assign(state=runs["state"].mask(running & runs[SWEEP].isin(undriven), TrialState.INTERRUPTED))
 
 
 def _relabelled(tables: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, rows: Sequence[str]) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_a_corrupt_image_stops_a_sweep_once_and_is_named(tmp_path: Path) -> None
     assert 3 <= len(tried) <= 4
     shutil.copy(corrupt.with_name("2.png"), corrupt)
     again = open_ledger(storage.ledger_url, ledger.spec)
-    prepare_resume(again, ResumeSelection())
+    prepare_resume(again, ResumeSelection(), again.notes.read())
     run_sweep(again, storage, Watcher(), work=work)
     assert [trial.state for trial in again.trials] == 4 * ["COMPLETE"]
     for trial in again.trials:

@@ -123,7 +123,7 @@ def test_a_failed_fresh_seed_is_taken_up_again_and_the_choice_told_once(storage:
     searched(ledger, [50.0, 60.0, 40.0, 55.0])
     for trial in ledger.confirm():
         ledger.update(replace(trial, state="FAILED", attempts=3, failures=3, reason="crash"))
-    only = steering.prepare_resume(ledger, ResumeSelection(failed=True))
+    only = steering.prepare_resume(ledger, ResumeSelection(failed=True), ledger.notes.read())
     fresh = [trial for choice in ledger.choices for trial in choice.confirming]
     assert only == {trial.trial_id for trial in fresh}
     assert {(trial.state, trial.attempts, trial.failures, trial.confirms) for trial in fresh} == {

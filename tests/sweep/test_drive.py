@@ -12,14 +12,18 @@ import pytest
 from mlflow import MlflowClient
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
+from typer.testing import CliRunner
 
+from ssl_sweep.api import handle
+from ssl_sweep.cli import app
 from ssl_sweep.cluster.run import Ending
+from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
-from ssl_sweep.sweep import drive, finish
+from ssl_sweep.sweep import drive, finish, interrupted
 from ssl_sweep.trialdir.disk import DiskFull
 from ssl_sweep.trialdir.events import AttemptStarted, Ended
 from ssl_sweep.trialdir.journal import Journal
@@ -98,7 +102,7 @@ def test_a_spoilt_journal_does_not_leave_the_others_running(
     spoilt, _, last = (storage.trial("demo", trial.trial_id) / "journal.jsonl" for trial in ledger.trials)
     Journal(last.parent).append(AttemptStarted(attempt=1))
     spoilt.write_text("no json\n")
-    finish.end_interrupted(ledger, storage)
+    interrupted.end_interrupted(ledger, storage)
     assert '"state": "INTERRUPTED"' in last.read_text()
     assert f"trial {ledger.trials[0].trial_id}: MLflow may show it as running" in caplog.text
     assert "remove that line" in caplog.text
@@ -136,3 +140,26 @@ def test_a_ledger_whose_disk_is_full_is_one_message(
     monkeypatch.setattr(drive, "run_sweep", run_sweep)
     with pytest.raises(DiskFull, match=f"^the disk of {storage.root} is full.*then: ssl-sweep resume NAME$"):
         drive.drive(spec, storage, Console(file=io.StringIO()))
+
+
+def test_sync_ends_what_a_killed_driver_left_running_in_mlflow(storage: Storage, spec: SweepSpec) -> None:
+    storage.sweep("demo").mkdir()
+    ledger = open_ledger(storage.ledger_url, spec)
+    begin(ledger, storage)
+    Journal(storage.sweep("demo")).append(AttemptStarted())
+    before = storage.sweep("demo").joinpath("journal.jsonl").read_text()
+    with sole_driver(storage.sweep("demo"), ledger.notes):
+        interrupted.end_undriven(storage, "demo")
+    assert storage.sweep("demo").joinpath("journal.jsonl").read_text() == before  # a driver runs it
+    ran = CliRunner().invoke(app, ["sync", "demo", "--storage", str(storage.root)], catch_exceptions=False)
+    assert ran.exit_code == 0
+    assert statuses(storage.tracking_uri) == [("parent", "KILLED"), ("trial", "FAILED"), ("trial", "KILLED")]
+
+
+def test_an_interrupt_before_a_sweep_is_begun_says_so(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted_by_user(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(handle, "run", interrupted_by_user)
+    ran = CliRunner().invoke(app, ["run", "spec.yaml"], catch_exceptions=False)
+    assert (ran.exit_code, ran.stderr) == (130, "interrupted; nothing was begun\n")

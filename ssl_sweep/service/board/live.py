@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
@@ -14,7 +15,7 @@ from ssl_sweep.service.board.curves import MAX_TRIALS, learning_curves
 from ssl_sweep.service.board.progress import By, best_so_far, history
 from ssl_sweep.service.board.snapshot import Snapshot, Snapshots
 from ssl_sweep.service.board.trials import best_rows
-from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission
+from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission, is_driven
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.middleware import ApiError
 from ssl_sweep.trialdir.journal import JournalError
@@ -104,7 +105,8 @@ async def table(name: Name, request: Request, _: Viewer, service: Service) -> Re
         from ssl_sweep.report.sweep import read_sweep
         from ssl_sweep.tables.render import render
 
-        sweep = read_sweep(get_submission(service, name).name, service.settings.storage.tracking_uri)
+        uri = service.settings.storage.tracking_uri
+        sweep = read_sweep(get_submission(service, name).name, uri, partial(is_driven, service))
         return render(shown_rows(sweep), "html", caption=caption_of(sweep))
 
     return if_new(request, (await from_mlflow(make)).encode(), "text/html")
