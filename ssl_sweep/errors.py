@@ -22,6 +22,7 @@ UserError
 ├── LedgerUnreachableError  ledger    the ledger's database cannot be reached
 ├── LibraryError            models    a library of encoders is not installed, or has no such model
 ├── LockHeldError           trialdir  another process holds a lock for too long
+├── MlflowLockedError       tracking  another process locks MLflow's database for too long
 ├── NoSuchTrial             sweep     no trial, or more than one, fits the request
 ├── NotTrackedError         tracking  MLflow holds no such sweep or trial
 ├── PinError                knobs     a plugin or a file is not the one that the sweep began with

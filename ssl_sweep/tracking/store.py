@@ -21,6 +21,7 @@ from ssl_sweep.errors import UserError
 from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.locations import files_to_read
+from ssl_sweep.tracking.locked_file import await_unlocked
 from ssl_sweep.tracking.transcript import KNOB, PREFIX
 
 EXPERIMENT = "ssl_sweep/"  # prefix of a sweep's name: a shared server has other people's experiments
@@ -62,12 +63,14 @@ class StoredPoint(NamedTuple):
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of an existing store. Raises NotTrackedError."""
+    """A client of an existing store. Raises NotTrackedError, MlflowLockedError."""
     if not has_store(tracking_uri):
         raise NotTrackedError(
             f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name its storage by --storage or "
             "SSL_SWEEP_STORAGE"
         )
+    if tracking_uri.startswith("sqlite") and (file := sqlite_file(tracking_uri)) is not None:
+        await_unlocked(file)
     return MlflowClient(tracking_uri)
 
 
