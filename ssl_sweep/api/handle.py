@@ -29,6 +29,7 @@ from ssl_sweep.tables.ablation import Test
 from ssl_sweep.tables.table import Interval
 
 if TYPE_CHECKING:
+    from ssl_sweep.sweep.data_check import DataChanged
     from ssl_sweep.sweep.drive import Summary
 
 Place = str | Path | None
@@ -161,6 +162,7 @@ class Sweep:
         trials: Sequence[str] = (),
         retries: int | None = None,
         max_concurrent: int | None = None,
+        data_changed: "DataChanged | None" = None,
     ) -> Self:
         """Continue the sweep, and run its failed and stopped trials again.
 
@@ -169,6 +171,7 @@ class Sweep:
             trials: run only these, by id or the start of it.
             retries: new limit of retries of a crashed trial.
             max_concurrent: new limit of trials at a time.
+            data_changed: see `run`.
         """
         catalog.use(self.plugins)  # files may have been edited
         spec = self.spec
@@ -177,21 +180,24 @@ class Sweep:
         if max_concurrent is not None:
             resources = spec.resources.model_copy(update={"max_concurrent": max_concurrent})
             spec = spec.model_copy(update={"resources": resources})
-        return self._drive(spec, resume=ResumeSelection(failed, _listed(trials)))
+        return self._drive(spec, resume=ResumeSelection(failed, _listed(trials)), data_changed=data_changed)
 
-    def extend(self, choices: str | int, overrides: Sequence[str] = ()) -> Self:
+    def extend(
+        self, choices: str | int, overrides: Sequence[str] = (), *, data_changed: "DataChanged | None" = None
+    ) -> Self:
         """Run more choices in the same study.
 
         Args:
             choices: `"+20"` adds 20; `40` makes 40 in all.
             overrides: `search.space.KNOB=...` may widen numeric ranges.
+            data_changed: see `run`.
         """
         from ssl_sweep.cluster.errors import ClusterError
 
         catalog.use(self.plugins)
         spec = extend_spec(self.spec, str(choices), _listed(overrides))
         try:
-            return self._drive(spec, extends=True)
+            return self._drive(spec, extends=True, data_changed=data_changed)
         except ClusterError as error:
             remedy = f"{self.name} is extended already, continue it: ssl-sweep resume {self.name}"
             raise type(error)(f"{error}; {remedy}") from None
@@ -251,6 +257,7 @@ def run(
     storage: Place = None,
     address: str | None = None,
     plugins: Place = None,
+    data_changed: "DataChanged | None" = None,
     console: Console | None = None,
 ) -> Sweep:
     """Run a sweep, or continue it. Finished trials are not run again.
@@ -262,6 +269,8 @@ def run(
         address: Ray cluster; None: RAY_ADDRESS, else this machine.
         plugins: folder of your own methods, encoders, evaluations and sources, as `local/NAME` in the spec; its code is
             run. None: SSL_SWEEP_PLUGINS.
+        data_changed: what to do where the data is not what the sweep began with. None refuses to go on; "keep":
+            finished trials keep their results, and the others use the new data; "restart": finished trials run again.
         console: see `Sweep`.
 
     Raises:
@@ -271,7 +280,7 @@ def run(
     catalog.use(plugins)
     checked = read_spec(spec, overrides)
     sweep = Sweep(checked.name, find_storage(storage), address=address, plugins=plugins, console=console)
-    return sweep._drive(checked)
+    return sweep._drive(checked, data_changed=data_changed)
 
 
 def open(  # noqa: A001 - users read `ssl_sweep.open`

@@ -149,13 +149,16 @@ class Client:
         """Pause a sweep."""
         return self._json("POST", f"/sweeps/{_quoted(name)}/pause")
 
-    def resume(self, name: str, *, failed: bool = False, trials: Sequence[str] = ()) -> Json:
-        """Queue an ended sweep again."""
-        return self._json("POST", f"/sweeps/{_quoted(name)}/resume", json={"failed": failed, "trials": list(trials)})
+    def resume(
+        self, name: str, *, failed: bool = False, trials: Sequence[str] = (), data_changed: str | None = None
+    ) -> Json:
+        """Queue an ended sweep again; `data_changed`, keep or restart, lets it go on with other data."""
+        content = {"failed": failed, "trials": list(trials), **_given(data_changed=data_changed)}
+        return self._json("POST", f"/sweeps/{_quoted(name)}/resume", json=content)
 
-    def extend(self, name: str, trials: str, overrides: Sequence[str] = ()) -> Json:
-        """Run more choices: `+20`, or `40` in all."""
-        content = {"trials": trials, "overrides": list(overrides)}
+    def extend(self, name: str, trials: str, overrides: Sequence[str] = (), *, data_changed: str | None = None) -> Json:
+        """Run more choices: `+20`, or `40` in all; `data_changed` as above."""
+        content = {"trials": trials, "overrides": list(overrides), **_given(data_changed=data_changed)}
         return self._json("POST", f"/sweeps/{_quoted(name)}/extend", json=content)
 
     def priority(self, name: str, priority: int) -> Json:
@@ -241,6 +244,11 @@ def _may_repeat(method: str, has_key: bool, error: Exception) -> bool:
         return True
     # the server still works on a slow answer: a second request makes it slower
     return method == "GET" and not isinstance(error, httpx2.ReadTimeout)
+
+
+def _given(**values: Any) -> Json:
+    """The values that are given: a service of an earlier version refuses keys that it does not know."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _quoted(name: str) -> str:

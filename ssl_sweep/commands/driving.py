@@ -7,6 +7,7 @@ import typer
 
 from ssl_sweep.commands.shared import (
     Address,
+    DataChanged,
     Name,
     Plugins,
     Set,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def run(
     spec_file: SpecFile,
     overrides: Set = None,
+    data_changed: DataChanged = None,
     storage: StorageFolder = None,
     address: Address = None,
     plugins: Plugins = None,
@@ -42,7 +44,7 @@ def run(
         from ssl_sweep.api import handle
 
         at: dict[str, Any] = {"storage": storage, "address": address, "plugins": plugins, "console": err}
-        _show(lambda: handle.run(spec_file, overrides or (), **at))
+        _show(lambda: handle.run(spec_file, overrides or (), data_changed=data_changed, **at))
 
 
 @app.command()
@@ -56,6 +58,7 @@ def resume(
     max_concurrent: Annotated[
         int | None, typer.Option("--max-concurrent", min=1, metavar="N", help="New limit of trials at a time.")
     ] = None,
+    data_changed: DataChanged = None,
     storage: StorageFolder = None,
     address: Address = None,
     plugins: Plugins = None,
@@ -67,13 +70,13 @@ def resume(
                 words = "the service resumes with the submitted spec, and its queue limits trials at a time"
                 err.print(f"{words}: leave out --retries and --max-concurrent", style="red", markup=False)
                 raise typer.Exit(ExitCode.USER_ERROR)
-            _print_queued(client.resume(name, failed=failed, trials=trials or ()))
+            _print_queued(client.resume(name, failed=failed, trials=trials or (), data_changed=data_changed))
             return
         from ssl_sweep.api import handle
 
         sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
         limits = {"retries": retries, "max_concurrent": max_concurrent}
-        _show(lambda: sweep.resume(failed=failed, trials=trials or (), **limits))
+        _show(lambda: sweep.resume(failed=failed, trials=trials or (), data_changed=data_changed, **limits))
 
 
 @app.command()
@@ -120,6 +123,7 @@ def extend(
         ),
     ],
     overrides: Set = None,
+    data_changed: DataChanged = None,
     storage: StorageFolder = None,
     address: Address = None,
     plugins: Plugins = None,
@@ -130,12 +134,12 @@ def extend(
     """
     with user_errors():
         if client := remote_client(storage=storage, address=address, plugins=plugins):
-            _print_queued(client.extend(name, choices, overrides or ()))
+            _print_queued(client.extend(name, choices, overrides or (), data_changed=data_changed))
             return
         from ssl_sweep.api import handle
 
         sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
-        _show(lambda: sweep.extend(choices, overrides or ()))
+        _show(lambda: sweep.extend(choices, overrides or (), data_changed=data_changed))
 
 
 @app.command()

@@ -61,6 +61,14 @@ Plugins = Annotated[
         show_default="$SSL_SWEEP_PLUGINS",
     ),
 ]
+DataChanged = Annotated[
+    Literal["keep", "restart"] | None,
+    typer.Option(
+        "--data-changed",
+        help="Go on although the data is not what the sweep began with. keep: finished trials keep their results; "
+        "restart: they run again.",
+    ),
+]
 Trials = Annotated[
     list[str] | None,
     typer.Option("--trial", metavar="ID", help="Only this trial, by its id or the start of it. Repeatable."),

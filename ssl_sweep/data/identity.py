@@ -1,28 +1,32 @@
 """The identity of an image set: what it holds, wherever it lies and whenever it was copied there.
 
 A listing has the set's classes, its files with their sizes, and the label and the name of each image of train and test,
-in their order. Names are relative to the set's folder; contents of images are not read. The identity is its hash.
+in their order. Names are relative to the set's folder. Contents are read of some files only: of formats without
+compression all files have one size, and two classes may have the same names. The identity is the listing's hash.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator
 
-from ssl_sweep.data.items import ImageList, Source
+from ssl_sweep.data.items import File, ImageList, Source
 
 SPLITS = ("train", "test")
-SHORT = 12  # digits of a hash that people see
+SAMPLED = 256  # files, at most, whose contents are read
+PART = 32 * 1024  # bytes of them, at each end
 
 
 def listing(source: Source) -> str:
     """Lines of three fields with tabs between them: what it is, its size or label, its name.
 
-    `class 0 cat`, `file 1234 train/cat/1.jpg` in the order of the names, `train 0 train/cat/1.jpg`.
+    `class 0 cat`, `file 1234 train/cat/1.jpg` in the order of the names, `content 0f3a... train/cat/1.jpg` of some
+    files, `train 0 train/cat/1.jpg`.
     """
     cut = f"{source.folder}/"
-    files = sorted((relative(path, cut), size) for path, size, *_ in source.files)
+    files = sorted((relative(file.path, cut), file) for file in source.files)
     lines = [f"class\t{number}\t{_line(name)}" for number, name in enumerate(source.classes)]
-    lines += [f"file\t{size}\t{_line(name)}" for name, size in files]
+    lines += [f"file\t{file.size}\t{_line(name)}" for name, file in files]
+    lines += [f"content\t{_content(file)}\t{_line(name)}" for name, file in files[:: len(files) // SAMPLED + 1]]
     for split, images in zip(SPLITS, source.contents, strict=False):
         lines += [f"{split}\t{label}\t{_line(name.replace(cut, ''))}" for label, name in _images(images)]
     return "\n".join(lines)
@@ -38,14 +42,20 @@ def identity_of(listed: str) -> str:
     return f"sha256:{hashlib.sha256(listed.encode(errors='surrogateescape')).hexdigest()}"
 
 
-def short(identity: str) -> str:
-    """An identity as people see it."""
-    return identity.removeprefix("sha256:")[:SHORT]
-
-
 def relative(path: str, folder: str) -> str:
     """A path as seen from a folder, whose name ends in a slash; some sets have files beside their folder."""
     return path.removeprefix(folder) if path.startswith(folder) else os.path.relpath(path, folder)
+
+
+def _content(file: File) -> str:
+    """A hash of a file's beginning and end."""
+    try:
+        with open(file.path, "rb") as opened:
+            head = opened.read(PART)
+            opened.seek(max(0, file.size - PART))
+            return hashlib.sha256(head + opened.read(PART)).hexdigest()[:16]
+    except OSError:  # decoding reports it, under the policy for corrupt images
+        return "unreadable"
 
 
 def _images(images: ImageList) -> Iterator[tuple[int, str]]:

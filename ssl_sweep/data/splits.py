@@ -1,21 +1,24 @@
 """The spec's `data:` section, and the three splits that a trial sees."""
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ssl_sweep.data.fingerprints import LABELLED, SOURCE, short
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.pack import Pack, labelled, open_packs, open_whole_pack
 from ssl_sweep.data.sources import Source, open_source
 from ssl_sweep.data.stratify import stratified_split
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 LABELS_REMEDY = "name images with labels, as data.labelled: imagefolder:DIR"
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -83,6 +86,11 @@ class Origin:
     data: Data
     root: Path  # of relative sources
     cache: Path  # of decoded images
+    expected: Mapping[str, str] = field(default_factory=dict)  # identities of the other sources by their names
+
+    def check(self, place: str, name: str, identity: str) -> None:
+        """Raise DataError if a source, or the part of it that is seen, is not the one that is expected here."""
+        check_identity(place, self.expected.get(name), identity)
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class Splits:
     val: Pack
     test: Pack
     image_size: int
-    open_other: Callable[[str], "Splits"] | None = None  # opens another source with its classes, split and sized alike
+    open_other: Callable[[str], "Splits"] | None = (
+        None  # opens another source where none of these was opened, in checks
+    )
     origin: Origin | None = None
     unsplit: Pack | None = None  # with `data.labelled`, all images of `data.source`
 
@@ -112,9 +122,15 @@ class Splits:
         Raises:
             DataError: it cannot be opened, or these splits were not opened from a source.
         """
-        if self.open_other is None:
+        if self.open_other is not None:
+            return self.open_other(source)
+        if self.origin is None:
             raise DataError(f"{source!r}: these splits were not opened from a source, so that no other is known")
-        return self.open_other(source)
+        return _load_other(self.origin, source)
+
+    def expecting(self, identities: Mapping[str, str]) -> "Splits":
+        """The splits, which open other sources of these identities only, by their names."""
+        return self if self.origin is None else replace(self, origin=replace(self.origin, expected=identities))
 
     def labelled(self) -> "Splits":
         """The images with a label, for what cannot do without. Raises DataError if a split has none."""
@@ -125,10 +141,12 @@ class Splits:
         return replace(self, train=train, val=val, test=test)
 
 
-def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
+def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, str] = NOTHING) -> Splits:
     """The images of `data`, decoded into `cache` if they are not yet; relative sources are below `root`.
 
-    Raises DataError when the source is missing or damaged, or too small for a validation split.
+    expected: identities, by the keys `data.source` and `data.labelled`.
+
+    Raises DataError when the source is missing or damaged, not the one expected, or too small for a validation split.
     """
     if data.short_side is not None and data.short_side < data.image_size:
         remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
@@ -136,16 +154,18 @@ def load_splits(data: Data, *, root: Path, cache: Path) -> Splits:
     source = open_data(data, root=root)
     if data.labelled is not None:
         seen = open_whole_pack(source, cache, on_error=data.on_error, short_side=data.short_side)
+        check_identity(f"data.source: {data.source!r}", expected.get(SOURCE), seen.identity)
         with named_labelled():
             splits = load_splits(labelled_data(data), root=root, cache=cache)
+            check_identity(repr(data.labelled), expected.get(LABELLED), splits.train.identity)
         return replace(splits, unsplit=seen.subset(sample(seen.labels, torch.arange(len(seen)), data)))
     train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    check_identity(f"data.source: {data.source!r}", expected.get(SOURCE), train.identity)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
     kept, held = divide(train.labels, data)
-    opened = partial(_load_other, data, root, cache)
     origin = Origin(data, root, cache)
-    return Splits(train.subset(kept), train.subset(held), test, data.image_size, opened, origin)
+    return Splits(train.subset(kept), train.subset(held), test, data.image_size, origin=origin)
 
 
 def open_data(data: Data, *, root: Path) -> Source:
@@ -199,9 +219,18 @@ def divide(labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
     return sample(labels, kept, data), held
 
 
-def _load_other(data: Data, root: Path, cache: Path, source: str) -> Splits:
-    other = replace(data, source=source, labelled=None, splits=None, classes=None, train_images=None)
-    return load_splits(other, root=root, cache=cache)
+def check_identity(place: str, expected: str | None, found: str) -> None:
+    """Raise DataError if images are not those that the sweep has; None expects any."""
+    if expected not in (None, found):
+        words = f"{short(found)} on {socket.gethostname()}, and the sweep's data is {short(expected or '')}"
+        raise DataError(f"{place} is {words}; let the node see the same files, then resume the sweep")
+
+
+def _load_other(origin: Origin, source: str) -> Splits:
+    other = replace(origin.data, source=source, labelled=None, splits=None, classes=None, train_images=None)
+    splits = load_splits(other, root=origin.root, cache=origin.cache)
+    origin.check(repr(source), source, splits.train.identity)
+    return splits
 
 
 def sample(labels: Tensor, rows: Tensor, data: Data) -> Tensor:

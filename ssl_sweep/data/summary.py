@@ -1,6 +1,6 @@
 """What `ssl-sweep plan` says of a sweep's images, from their lists: nothing is decoded."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ class Summary:
     unlabelled: int  # images of all splits without a label
     lacking: tuple[str, ...]  # splits in which no image has a label: train, val, test
     warnings: tuple[str, ...]  # where the set looks wrong
+    source: Source = field(compare=False, repr=False)
     labelled: "Summary | None" = None  # of `data.labelled`: what evaluations see in place of these
 
 
@@ -67,4 +68,4 @@ def _summary(splits: tuple[Tensor, Tensor, Tensor], classes: tuple[str, ...], so
     unlabelled = int((torch.cat(splits) < 0).sum())
     train, val, test = map(len, splits)
     warnings = (*source.notes, *doubts(torch.cat(splits[:2]), splits[2], classes))
-    return Summary(train, val, test, len(classes), unlabelled, lacking, warnings)
+    return Summary(train, val, test, len(classes), unlabelled, lacking, warnings, source)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_sweep.data.identity import identity
 from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, stat_file
@@ -121,6 +122,7 @@ def load_voc(
     listed = read_voc(source, origin.root, train_set=train_set, on_error=on_error)
     learned, val, learning, testing = listed[2:]
     opened = photos(listed)
+    origin.check(f"{PLACE}: {source!r}", opened.name, identity(opened))
     opened.name = source  # both lists to train on can be the same photos, which are decoded once
     images, tests = open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)
     val = _split_off(learned, origin) if val is None else val

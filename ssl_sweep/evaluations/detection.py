@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ssl_sweep.data.items import Source
 from ssl_sweep.data.splits import Splits
-from ssl_sweep.data.voc_sets import BoxedPack, BoxedSplits, Target, load_voc, read_voc
+from ssl_sweep.data.voc_sets import BoxedPack, BoxedSplits, Target, load_voc, photos, read_voc
 from ssl_sweep.models.detector import Detector
 from ssl_sweep.models.resnet import ResNetEncoder
 from ssl_sweep.training.loop import Epoch, Stage, fit
@@ -29,9 +30,9 @@ def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(metric for metric in METRICS if metric.endswith("_val"))
 
 
-def check_data(settings: Mapping[str, Any], root: Path) -> None:
+def check_data(settings: Mapping[str, Any], root: Path) -> Source:
     """Read the source's lists and annotations. Raises DataError when one is missing or damaged."""
-    read_voc(settings["source"], root, train_set=settings["train_set"], on_error=settings["on_error"])
+    return photos(read_voc(settings["source"], root, train_set=settings["train_set"], on_error=settings["on_error"]))
 
 
 def evaluate(

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from ssl_sweep.data.items import Source
 from ssl_sweep.knobs import knobs
 
 T = TypeVar("T")
@@ -55,13 +56,13 @@ class Evaluation:
         """Labelled data that it opens beside the sweep's own, for a driver to check first; by default none."""
         return self._declared("data_sources", lambda _: ())(settings)
 
-    def check_data(self, settings: Settings, root: Path) -> None:
-        """Refuse data of a kind that only this evaluation opens; by default there is none.
+    def check_data(self, settings: Settings, root: Path) -> Source | None:
+        """Refuse data of a kind that only this evaluation opens, and return it; by default there is none.
 
         Raises:
             DataError: it is missing or damaged. Relative folders are below `root`.
         """
-        self._declared("check_data", lambda _settings, _root: None)(settings, root)
+        return self._declared("check_data", lambda _settings, _root: None)(settings, root)
 
     def _declared(self, name: str, default: Callable[..., T]) -> Callable[..., T]:
         declared: Callable[..., T] = getattr(self._module, name, default)

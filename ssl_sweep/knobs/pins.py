@@ -3,6 +3,8 @@
 `{"method local/mine": "sha256:...", "encoder.weights a.safetensors": "sha256:..."}`. A sweep takes them when it is
 launched; a trial has those that it uses in its config, under `pins`, and in the keys of its stages. A pin of an
 evaluation alone begins with `evaluation NAME`, one of a file with its key, `encoder.weights`.
+
+The data's are apart, under `identities`: `{"data.source": "sha256:...", "evaluation transfer digits": "sha256:..."}`.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,7 +21,7 @@ KINDS: dict[str, catalog.Kind] = {
 
 
 class PinError(UserError, ValueError):
-    """A plugin, or a file of weights, is not the one that the sweep began with."""
+    """A plugin, a file of weights or the data is not what the sweep began with."""
 
 
 def plugin_pin(use: str, name: str) -> dict[str, str]:
@@ -37,6 +39,18 @@ def used_by(config: Mapping[str, Any], pins: Mapping[str, str]) -> dict[str, str
     own = {section: f"{section} {config[section]['name']}" for section in ("method", "encoder")}
     own |= {f"encoder.{knob}": f"encoder.{knob} {config['encoder'].get(knob)}" for knob in WEIGHTS}
     return {pin: identity for pin, identity in pins.items() if own.get(pin.split()[0], pin) == pin}
+
+
+def data_use(evaluation: str, source: str) -> str:
+    """The name under which the identity of a source that an evaluation opens stands."""
+    return f"evaluation {evaluation} {source}"
+
+
+def identities_of(config: Mapping[str, Any], evaluation: str) -> dict[str, str]:
+    """The identities of the sources that an evaluation opens, by their names, in a trial's config."""
+    start = data_use(evaluation, "")
+    found: Mapping[str, str] = config.get("identities", {})
+    return {use.removeprefix(start): identity for use, identity in found.items() if use.startswith(start)}
 
 
 def check_pins(config: Mapping[str, Any], uses: Collection[str] = KINDS) -> None:

@@ -31,6 +31,7 @@ PRIVATE_PARTS = {
 }
 COLUMNS = {  # that are written, by table; Optuna's models and their columns are private too
     "study_user_attributes": {"study_id", "key", "value_json"},
+    "study_system_attributes": {"study_id", "key", "value_json"},
     "trials": {"study_id", "number", "state", "datetime_start", "datetime_complete"},
     "trial_params": {"trial_id", "param_name", "param_value", "distribution_json"},
     "trial_user_attributes": {"trial_id", "key", "value_json"},
@@ -41,6 +42,7 @@ COLUMNS = {  # that are written, by table; Optuna's models and their columns are
 GET_TRIALS = "_get_trials"  # the method of RDBStorage that the public ones read trials by
 
 NOTES = models.StudyUserAttributeModel.__table__
+STUDY_ATTRS = models.StudySystemAttributeModel.__table__
 TRIALS = models.TrialModel.__table__
 PARAMS = models.TrialParamModel.__table__
 USER_ATTRS = models.TrialUserAttributeModel.__table__

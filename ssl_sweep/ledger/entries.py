@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ssl_sweep.ledger.database import DatabaseStorage
 
 LEASE = "lease"  # the name of the note that says who drives the sweep
+DATA = "data"  # the name of the note with the identity of the images, see `DataNote`
 PINS = "pins"  # the name of the note with the identity of what the spec only names, see `knobs.pins`
 
 
@@ -53,6 +54,21 @@ class Trial:
     def reset(self) -> "Trial":
         """Return the trial as if it had not run, except that its id and its number of attempts stay."""
         return Trial(self.trial_id, self.choice, self.seed, attempts=self.attempts, confirms=self.confirms)
+
+
+@dataclass(frozen=True)
+class DataNote:
+    """What the sweep knows of its data."""
+
+    identities: Mapping[str, str] = field(default_factory=dict)  # of each source that it uses, see `knobs.pins`
+    # uses that are in no key of a stage, because the sweep began before data had an identity
+    unkeyed: Sequence[str] = ()
+    restarting: bool = False  # the ledger has forgotten all results, and MLflow may still have them
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "DataNote":
+        """Restore it from a ledger's notes."""
+        return cls(**stored.get(DATA) or {})
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,12 @@ class Notes:
     def write(self, name: str, value: Any) -> None:
         """Set one; None removes it."""
         self._study.set_user_attr(name, value)
+
+    def forget_results(self, name: str, value: Any) -> None:
+        """Set one, and remove all results of the sweep, in one transaction; see `restart`."""
+        from ssl_sweep.ledger.restart import forget_results
+
+        forget_results(self._database, self._study.study_name, name, value)
 
     def swap(self, name: str, old: Any, new: Any) -> bool:
         """Set one if it still is `old` (None: not set); returns whether it was. Of two callers, one succeeds."""

@@ -10,7 +10,7 @@ from optuna.trial import TrialState as OptunaState
 
 from ssl_sweep.knobs.pins import used_by
 from ssl_sweep.ledger import rules
-from ssl_sweep.ledger.entries import PINS, Choice, Notes, Trial
+from ssl_sweep.ledger.entries import PINS, Choice, DataNote, Notes, Trial
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.warm_start import FROM
 from ssl_sweep.spec.plan import count_choices
@@ -28,6 +28,7 @@ class LedgerReader:
         self.spec = spec
         self.notes = notes
         self.pins: Mapping[str, str] = study.user_attrs.get(PINS) or {}
+        self.data = DataNote.read(study.user_attrs)
         self._study = study
         self._namespace = uuid.UUID(study.user_attrs["uuid"])
         self._knobs = Knobs(spec)
@@ -76,13 +77,16 @@ class LedgerReader:
         return self._choices[number]
 
     def config(self, knobs: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        """The config of a trial with these searched knobs, with the pins that it uses. Raises as `resolve`.
+        """The config of a trial with these knobs, its pins and the identities of its data. Raises as `resolve`.
 
-        Those of a choice are its `run_with`.
+        The knobs of a choice are its `run_with`.
         """
-        config = resolve(self.spec, knobs, seed)
-        pins = used_by(config, self.pins)
-        return {**config, "pins": pins} if pins else config
+        config = dict(resolve(self.spec, knobs, seed))
+        if pins := used_by(config, self.pins):
+            config["pins"] = pins
+        if self.data.identities:
+            config |= {"identities": dict(self.data.identities), "unkeyed": list(self.data.unkeyed)}
+        return config
 
     def record(self, trial: Trial) -> TrialRecord:
         """The record of a trial, as it runs with it."""

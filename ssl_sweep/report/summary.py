@@ -81,6 +81,7 @@ def facts(sweep: Sweep) -> dict[str, str]:
         "objective": ", ".join(map(str, sweep.objectives)),
         "sampler": str(search.get("sampler") or ""),
         "data": _used(sweep, "data.source", str((spec.get("data") or {}).get("source") or "")),
+        "data fingerprint": sweep.fingerprint,
         "method": _used(sweep, "method.name", _name(spec.get("method"))),
         "encoder": _used(sweep, "encoder.name", _name(spec.get("encoder"))),
         "views": views_of(sweep),

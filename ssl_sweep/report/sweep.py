@@ -19,7 +19,7 @@ from ssl_sweep.tables.options import objectives_of, options, with_interrupted, w
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
-from ssl_sweep.tracking.transcript import PREFIX
+from ssl_sweep.tracking.transcript import FINGERPRINT, PREFIX
 from ssl_sweep.trialdir.states import ENDED, TrialState
 
 CASE = "case"
@@ -69,6 +69,7 @@ class Sweep:
     commits: tuple[str, ...]
     collapsed: frozenset[str]
     planned: int | None
+    fingerprint: str = ""  # of the data that trials see now; empty before the first driver that has taken it
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -171,6 +172,7 @@ def read_sweep(name: str, tracking_uri: str, is_driven: Callable[[str], bool] = 
         commits=tuple(commits),
         collapsed=frozenset(collapsed),
         planned=None if searched is None else searched + _confirming(spec, runs, searched),
+        fingerprint=parent.data.tags.get(f"{PREFIX}{FINGERPRINT}", ""),
     )
 
 

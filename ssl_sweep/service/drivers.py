@@ -188,6 +188,7 @@ class Drivers:
         if verb != "resume" or submission.launched is None:
             return submission.command
         events = self._store.events(submission.id, kind="trial")
+        words = [each for each in words if not each.startswith("--data-changed")]  # it has been acted on
         if not words:
             return ("run",) if any(each["time"] > submission.launched for each in events) else submission.command
         before = {each["trial_id"]: each["trial_state"] for each in events if each["time"] <= submission.launched}

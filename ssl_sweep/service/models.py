@@ -1,6 +1,6 @@
 """Bodies of requests and responses, from which the OpenAPI document is generated."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,13 @@ Priority = Annotated[
 ]
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f-]{1,36}$", description="a trial's id, or a prefix of it")]
 Trials = Annotated[list[TrialId], Field(max_length=1000)]
+DataChanged = Annotated[
+    Literal["keep", "restart"] | None,
+    Field(
+        description="go on although the data is not what the sweep began with; keep: finished trials keep their "
+        "results; restart: they run again"
+    ),
+]
 
 
 def _config(example: dict[str, Any], *, strict: bool = False) -> ConfigDict:
@@ -60,6 +67,7 @@ class Resume(BaseModel):
 
     failed: bool = False
     trials: Trials = []
+    data_changed: DataChanged = None
 
 
 class Extend(BaseModel):
@@ -69,6 +77,7 @@ class Extend(BaseModel):
 
     trials: Annotated[str, Field(pattern=r"^\+?[0-9]{1,9}$", examples=["+20"], description="+20: more; 40: in all")]
     overrides: Overrides = []
+    data_changed: DataChanged = None
 
 
 class Prioritize(BaseModel):

@@ -117,9 +117,9 @@ def resume(name: Name, body: Resume, user: Submitter, service: Service) -> Sweep
     old = get_own_submission(service, name, user)
     if old.state not in ENDED:
         raise ApiError(409, f"{name} is {old.state}" + (f" and asked to {old.asked}" if old.asked else ""))
-    if old.state == SweepState.COMPLETE:
+    if old.state == SweepState.COMPLETE and body.data_changed != "restart":
         raise ApiError(409, f"{name} is complete: there is nothing to resume of it")
-    words = (*(["--failed"] if body.failed else []), *(f"--trial={each}" for each in body.trials))
+    words = (*(["--failed"] if body.failed else []), *(f"--trial={each}" for each in body.trials), *_on_data(body))
     begun = _has_begun(service, name)
     if body.trials and not begun:
         raise ApiError(409, f"{name} has not begun: it has no trials to choose from; resume all of it")
@@ -134,7 +134,7 @@ async def extend(name: Name, body: Extend, user: Submitter, service: Service) ->
     if old.state not in ENDED:
         raise ApiError(409, f"{name} is {old.state}; pause it before it is extended")
     spec = await run_slow(_extended_spec, service, old, body)
-    words = (f"--choices={spec.search.trials}", *(f"--set={each}" for each in body.overrides))
+    words = (f"--choices={spec.search.trials}", *(f"--set={each}" for each in body.overrides), *_on_data(body))
     resources = _requested_resources(spec, spec.search.trials or 1)
     return _requeue(service, old, command=("extend", *words), spec=spec.model_dump(mode="json"), **resources)
 
@@ -236,6 +236,10 @@ def _extended_spec(service: Dispatcher, old: Submission, body: Extend) -> SweepS
     check_submitted(spec, service.settings.data_roots)
     clear_orders(ledger.notes, ledger.notes.read())
     return spec
+
+
+def _on_data(body: Resume | Extend) -> tuple[str, ...]:
+    return (f"--data-changed={body.data_changed}",) if body.data_changed else ()
 
 
 def _end(service: Dispatcher, name: str, user: User, what: Literal["stop", "pause"], after: BackgroundTasks) -> Sweep:

@@ -22,12 +22,12 @@ def _names(spec: SweepSpec) -> Iterator[tuple[str, str]]:
     yield from ((kind.removesuffix("s"), name) for kind, name in spec.names)
     yield from (("source", _kind(spec.data[key])) for key in ("source", "labelled") if spec.data.get(key))
     for name in spec.evaluate:
-        for settings in _settings(spec, name):
+        for settings in settings_of(spec, name):
             for source in load_evaluation(name).data_sources(settings):
                 yield f"evaluation {name} source", _kind(source)
 
 
-def _settings(spec: SweepSpec, name: str) -> Iterator[Mapping[str, Any]]:
+def settings_of(spec: SweepSpec, name: str) -> Iterator[Mapping[str, Any]]:
     """An evaluation's settings, also with each value that the search or a case gives a knob."""
     own, section = spec.evaluate[name], f"evaluate.{name}."
     yield own

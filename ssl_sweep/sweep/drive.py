@@ -12,16 +12,10 @@ from rich.console import Console
 from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.cluster.start import check_start
-from ssl_sweep.data.images import DataError
-from ssl_sweep.data.sources import open_source
-from ssl_sweep.data.splits import data_of
-from ssl_sweep.data.summary import require_labels, summarize
-from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.ledger.entries import LeaseLost, Trial
 from ssl_sweep.ledger.lease import sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes, sweep_names
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.spec.labels import check_labels
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import plan_warnings
 from ssl_sweep.spec.sweep import SweepSpec
@@ -29,6 +23,7 @@ from ssl_sweep.spec.weights import check_weights
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.agreement import settle_journals
+from ssl_sweep.sweep.data_check import DataChanged, finish_restart, open_data, take_data
 from ssl_sweep.sweep.exit_codes import ExitCode
 from ssl_sweep.sweep.interrupted import end_interrupted
 from ssl_sweep.sweep.notify import Notifier
@@ -94,6 +89,7 @@ def drive(
     address: str | None = None,
     resume: ResumeSelection | None = None,
     extends: bool = False,
+    data_changed: DataChanged | None = None,
 ) -> Summary:
     """Run the open trials of a sweep and make its table.
 
@@ -104,10 +100,12 @@ def drive(
         address: see `run_sweep`.
         resume: the failed and stopped trials to run again; None runs none of them.
         extends: whether the spec is an extension.
+        data_changed: what to do where the data is not what the sweep began with; see `take_data`.
 
     Raises:
         LedgerError: another driver works on this sweep, it was stopped, or its spec has changed.
-        PinError, PluginError: the code of a plugin has changed since the sweep began, or is not at hand.
+        PinError, PluginError: the data, a file of weights or a plugin has changed since the sweep began, or is not at
+            hand.
         NoSuchTrial: `resume` names a trial that does not exist.
         ClusterError: it is not called in the main thread; see also `run_sweep`.
         DataError: the data cannot be opened.
@@ -120,7 +118,7 @@ def drive(
     check_thread()
     check_start(address)
     check_environment()
-    train_images = _open_data(spec)
+    train_images, listings = open_data(spec)
     for note in check_weights(spec):
         console.print(note, style="yellow", markup=False, soft_wrap=True)
     storage.check(tracking_uri(spec, storage))
@@ -138,9 +136,11 @@ def drive(
         storage_id = settle(storage, say)
         storage.take_over(spec.name)
         take_pins(spec, storage, notes, say, extends=extends)
+        take_data(spec, storage, notes, listings, say, data_changed)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
         _write_spec(spec, folder)
         keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
+        finish_restart(ledger, storage)
         storage.push(spec.name)  # before MLflow receives anything under this identity
         only = prepare_resume(ledger, resume, asked) if resume is not None else None
         settle_journals(ledger, storage)
@@ -153,22 +153,6 @@ def drive(
         if not result.ending.interrupted:
             finish.clean_up(ledger, storage, say)
         return result
-
-
-def _open_data(spec: SweepSpec) -> int:
-    """Open all data sources, so that missing data and labels are refused; return the number of training images."""
-    root, seed = spec.root, spec.data["split_seed"]
-    summary = summarize(data_of(spec.data), root=root)
-    check_labels(spec, summary)
-    for name, settings in spec.evaluate.items():
-        evaluation = load_evaluation(name)
-        evaluation.check_data(settings, root)
-        for source in evaluation.data_sources(settings):
-            try:
-                require_labels(open_source(source, root=root, split_seed=seed))
-            except DataError as error:
-                raise DataError(f"evaluate.{name}: {error}") from None
-    return summary.train_images
 
 
 def _check_new(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
@@ -191,7 +175,9 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
     notifier = Notifier(ledger, uri)
     exchange = partial(storage.exchange, spec.name, encoders=spec.tracking.models == "all")
     dump = spec.model_dump(mode="json")
-    recorder = Recorder(spec.name, storage.sweep(spec.name), uri, dump, exchange, pins=ledger.pins)
+    recorder = Recorder(
+        spec.name, storage.sweep(spec.name), uri, dump, exchange, pins=ledger.pins, data=ledger.data.identities
+    )
     recorder.start()
     progress = Progress(spec, ledger.trials, lambda: ledger.total, console, partial(storage.trial, spec.name))
     lease_lost, mlflow_wait_s = False, finish.MLFLOW_WAIT_S

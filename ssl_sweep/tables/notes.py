@@ -14,7 +14,10 @@ from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
 from ssl_sweep.tables.table import Table
 from ssl_sweep.trialdir.states import TrialState
 
-NO_KNOBS = ("trial_id", "choice", "seed", "state", "attempt", "reason", "message", "confirms", "start", "end")
+FINGERPRINT = "data_fingerprint"
+NO_KNOBS = (
+    "trial_id", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT, "confirms", "start", "end",
+)  # fmt: skip
 MAX_NAMED = 5  # rows in a note
 FEW = 10  # seeds; in a simulation with 3 normal values, the bootstrap's 95 % interval held the mean in 75 % of cases
 SPREADS = {
@@ -41,6 +44,7 @@ def notes(
     return (
         *_on_spread(table),
         *_on_trials(runs),
+        *_on_data(runs, pivoted),
         *_on_confirmed(runs, pivoted),
         *_on_front(table, objectives),
         *_on_choice(runs, table, pivoted),
@@ -66,6 +70,23 @@ def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
     if left_out:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(left_out.items()))
         yield f"not in the means: {counts} of {len(runs)} trials"
+
+
+def _on_data(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
+    """Which rows of a sweep are of which data, where `--data-changed keep` has let it go on with other data."""
+    if FINGERPRINT not in runs:
+        return
+    sets = list(zip(runs["sweep"], runs[FINGERPRINT].where(runs[FINGERPRINT].notna(), ""), strict=True))
+    rows: dict[str, dict[str, list[str]]] = {}  # by sweep and fingerprint
+    for key, trials in pivoted.trials.items():
+        for (sweep, found), count in Counter(sets[i] for i in trials).items():
+            part = "" if count == len(trials) else f" ({count} of {len(trials)} trials)"
+            rows.setdefault(sweep, {}).setdefault(found, []).append(row_name(key, pivoted.names) + part)
+    for sweep, of_sets in rows.items():
+        if len(of_sets) > 1:
+            listed = [f"{found or 'the first data'}: {_several(names)}" for found, names in of_sets.items()]
+            words = f"the trials of {sweep} are of {len(of_sets)} data sets, and are not comparable"
+            yield f"{words}; by data fingerprint, {' | '.join(listed)}"
 
 
 def _on_confirmed(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:

@@ -9,7 +9,7 @@ import pandas as pd
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking import store
 from ssl_sweep.tracking.store import NotTrackedError, StoredRun
-from ssl_sweep.tracking.transcript import EXACT, PREFIX, text, value_of
+from ssl_sweep.tracking.transcript import EXACT, FINGERPRINT, PREFIX, text, value_of
 from ssl_sweep.trialdir.states import TrialState
 
 __all__ = ["NotTrackedError", "artifact", "histories", "list_sweeps", "runs", "spec_of"]
@@ -18,15 +18,15 @@ __all__ = ["NotTrackedError", "artifact", "histories", "list_sweeps", "runs", "s
 def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     """One row per trial, by choice and seed.
 
-    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, confirms (a fresh seed of one of the
-    best choices), then parameters (`views.overlay_alpha`) with the types of the trial's config, lists as JSON; of runs
-    of earlier versions, a text that reads as a number is one. Then the latest value of each metric
+    Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, data_fingerprint (see `transcript.labels`),
+    confirms (a fresh seed of one of the best choices), then parameters (`views.overlay_alpha`) with the types of the
+    trial's config, lists as JSON; of runs of earlier versions, a text that reads as a number is one. Then the latest value of each metric
     (`finetune/top1_test`), then start and end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
     rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trial_runs(client, sweep, tracking_uri)]
-    first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message"]
+    first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT]
     params = sorted({name for row in rows for name in {**row["params"], **row["exact"]}} - set(first))
     metrics = sorted({name for row in rows for name in row["metrics"]})
     columns: dict[str, list[Any]] = {name: [row["tags"].get(name) for row in rows] for name in first}

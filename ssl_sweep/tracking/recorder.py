@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from ssl_sweep.data.fingerprints import fingerprint
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.spool import SWEEP, Spool
 from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError
-from ssl_sweep.tracking.transcript import PREFIX, Transcript, Update, summary
+from ssl_sweep.tracking.transcript import FINGERPRINT, PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.events import (
@@ -50,13 +51,16 @@ class Recorder:
         exchange: Callable[[], None] = lambda: None,
         *,
         pins: Mapping[str, str] = MappingProxyType({}),
+        data: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Prepare to deliver.
 
         exchange: fetches journals that other machines write, and sends the recorder's files.
         pins: become tags of the parent run, as `ssl_sweep.pin.method local/mine`.
+        data: identities of the sweep's data, which become tags alike, and in short `ssl_sweep.data_fingerprint`.
         """
-        self._pins = {f"pin.{pin}": identity for pin, identity in pins.items()}
+        self._pins = {f"pin.{pin}": identity for pin, identity in {**pins, **data}.items()}
+        self._pins |= {FINGERPRINT: fingerprint(data)} if data else {}
         self._folder, self._spec, self._exchange = folder, spec, exchange
         self._journal = Journal(folder)
         self._spool = Spool(folder)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ssl_sweep.data.fingerprints import fingerprint
 from ssl_sweep.trialdir.events import (
     ArtifactAdded,
     AttemptStarted,
@@ -22,6 +23,8 @@ from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
 PREFIX = "ssl_sweep."  # of this package's tags
+FINGERPRINT = "data_fingerprint"
+DATA = ("identities", "unkeyed")  # parts of a config that may change, as MLflow's parameters cannot
 KNOB = "knob/"  # prefix of searched knobs that are logged as metrics
 EXACT = "parameters"  # the tag with a trial's parameters as JSON: MLflow's own are texts, which lose their types
 # status of a run in MLflow, by the end of its trial's last attempt
@@ -139,13 +142,13 @@ def _end(event: Ended, update: Update) -> None:
 def parameters(record: TrialRecord) -> dict[str, str]:
     """A trial's knobs, config and seed as flat strings: `views.overlay_alpha` -> `0.3`."""
     seed = {} if record.seed is None else {"seed": text(record.seed)}
-    return {**flat(record.config), **searched(record), **seed}
+    return {**flat(_settings(record)), **searched(record), **seed}
 
 
 def exact_parameters(record: TrialRecord, max_length: int) -> str:
     """The values of `parameters` as JSON, in at most so many characters: of more, the longest are left out."""
     seed = {} if record.seed is None else {"seed": record.seed}
-    values = {**_flatten(record.config), **record.knobs, **seed}
+    values = {**_flatten(_settings(record)), **record.knobs, **seed}
     written = {path: json.dumps(value) for path, value in values.items()}
     for longest in sorted(written, key=lambda path: len(written[path]), reverse=True):
         whole = "{" + ", ".join(f"{json.dumps(path)}: {value}" for path, value in written.items()) + "}"
@@ -153,6 +156,10 @@ def exact_parameters(record: TrialRecord, max_length: int) -> str:
             return whole
         del written[longest]
     return "{}"
+
+
+def _settings(record: TrialRecord) -> dict[str, Any]:
+    return {key: value for key, value in record.config.items() if key not in DATA}
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
@@ -163,11 +170,15 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
 def labels(record: TrialRecord) -> dict[str, str]:
     """Tags by which people select trials: method, encoder, data, and searched knobs as `knob.views.overlay_alpha`.
 
-    A trial that confirms one of the best choices with a fresh seed has the tag `confirms`.
+    A trial that confirms one of the best choices with a fresh seed has the tag `confirms`. `data_fingerprint` has the
+    identities of its data, but not those of a sweep that began before data had any.
     """
     knobs = {f"knob.{path}": value for path, value in searched(record).items()}
     confirms = {"confirms": True} if record.confirms else {}
-    return _tags({**summary(record.config), **knobs, **confirms})
+    found: Mapping[str, str] = record.config.get("identities", {})
+    identities = {use: each for use, each in found.items() if use not in record.config["unkeyed"]}
+    data = {FINGERPRINT: fingerprint(identities)} if identities else {}
+    return _tags({**summary(record.config), **knobs, **confirms, **data})
 
 
 def searched(record: TrialRecord) -> dict[str, str]:

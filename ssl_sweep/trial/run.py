@@ -23,7 +23,7 @@ from ssl_sweep.data.splits import LABELS_REMEDY, Data, Splits, data_of, load_spl
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
-from ssl_sweep.knobs.pins import check_pins
+from ssl_sweep.knobs.pins import check_pins, identities_of
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.models.weights import SUFFIX, WeightsError, digest, load_weights
@@ -147,8 +147,8 @@ class _Trial:
 
     @property
     def splits(self) -> Splits:
-        data = self.config["data"]
-        return _open_splits(data_of(data), Path(data["root"]), self.cache)
+        data, identities = self.config["data"], self.config.get("identities", {})
+        return _open_splits(data_of(data), Path(data["root"]), self.cache, tuple(sorted(identities.items())))
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run a stage unless it is finished; returns its results with the stage's name as prefix."""
@@ -295,10 +295,11 @@ class _Trial:
 
     def _splits_for(self, evaluation: str) -> Splits:
         """The splits that an evaluation sees: of labelled images alone, where it needs labels."""
+        splits = self.splits.expecting(identities_of(self.config, evaluation))
         if not load_evaluation(evaluation).needs_labels:
-            return self.splits
+            return splits
         try:
-            return self.splits.labelled()
+            return splits.labelled()
         except DataError as error:
             source = self.config["data"].get("labelled") or self.config["data"]["source"]
             raise DataError(f"evaluate.{evaluation}: {error} in {source!r}; {LABELS_REMEDY}") from None
@@ -309,9 +310,9 @@ class _Trial:
 
 
 @lru_cache(maxsize=2)
-def _open_splits(data: Data, root: Path, cache: Path) -> Splits:
+def _open_splits(data: Data, root: Path, cache: Path, identities: tuple[tuple[str, str], ...]) -> Splits:
     """Open data once a process: a warm worker's next trial finds it mapped, without listing folders again."""
-    return load_splits(data, root=root, cache=cache)
+    return load_splits(data, root=root, cache=cache, expected=dict(identities))
 
 
 def _ignore(metrics: dict[str, float], step: int) -> None:

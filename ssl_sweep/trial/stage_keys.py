@@ -45,6 +45,10 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
         used["workers"] = workers
     if pins := _pins_of(config.get("pins", {}), stage):
         used["pins"] = pins
+    # of sweeps that began before data had an identity, finished stages lack it
+    identities = {use: each for use, each in config.get("identities", {}).items() if use not in config["unkeyed"]}
+    if identities := _pins_of(identities, stage):
+        used["identities"] = identities
     if stage != "pretrain":
         used["evaluate"] = {stage: config["evaluate"][stage]}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
