@@ -235,4 +235,4 @@ def test_another_source_is_split_alike_and_keeps_its_own_classes(tmp_path: Path)
     assert len(other.train) > 50
     assert len(other.val) == pytest.approx(0.2 * (len(other.train) + len(other.val)), abs=5)
     with pytest.raises(DataError, match="not opened from a source"):
-        replace(splits, open_other=None).other("digits")
+        replace(splits, origin=None).other("digits")

@@ -228,11 +228,9 @@ def test_a_restart_whose_driver_dies_is_finished_by_the_next(runs: Runs, monkeyp
     assert not runs.ledger.data.restarting
 
 
-@pytest.mark.parametrize("sampler", ["cmaes", "nsga2"])
-def test_a_restarted_search_learns_from_the_new_results_alone(runs: Runs, sampler: str) -> None:
+def test_a_restarted_search_learns_from_the_new_results_alone(runs: Runs) -> None:
     wanted = spec(runs.root, trials=4)
-    search = wanted.search.model_copy(update={"sampler": sampler})
-    wanted = wanted.model_copy(update={"search": search})
+    wanted = wanted.model_copy(update={"search": wanted.search.model_copy(update={"sampler": "nsga2"})})
     runs.run(wanted)
     swap_test_labels(runs.photos)
     learned = [key for trial in runs.ledger._study.get_trials() for key in trial.system_attrs]
