@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from ssl_sweep.data.items import File, ImageList, Source
 
-SPLITS = ("train", "test")
 SAMPLED = 256  # files, at most, whose contents are read
 PART = 32 * 1024  # bytes of them, at each end
 
@@ -27,7 +26,7 @@ def listing(source: Source) -> str:
     lines = [f"class\t{number}\t{_line(name)}" for number, name in enumerate(source.classes)]
     lines += [f"file\t{file.size}\t{_line(name)}" for name, file in files]
     lines += [f"content\t{_content(file)}\t{_line(name)}" for name, file in files[:: len(files) // SAMPLED + 1]]
-    for split, images in zip(SPLITS, source.contents, strict=False):
+    for split, images in (("train", source.train), ("test", source.test)):
         lines += [f"{split}\t{label}\t{_line(name.replace(cut, ''))}" for label, name in _images(images)]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Opens a sweep's data before anything runs, and refuses to go on with other data than the sweep began with."""
 
 import gzip
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,10 +26,11 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.events import Ended
-from ssl_sweep.trialdir.journal import Journal, read
+from ssl_sweep.trialdir.journal import Journal, JournalError, last_event
 from ssl_sweep.trialdir.states import TrialState
 
 DataChanged = Literal["keep", "restart"]
+log = logging.getLogger(__name__)
 RESTARTED = "its sweep restarts on other data"
 
 
@@ -119,10 +121,13 @@ def finish_restart(ledger: Ledger, storage: Storage) -> None:
         return
     for trial in ledger.trials:
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        with storage.synced_journal(folder):
-            events = read(folder)[0]
-            if events and not (isinstance(events[-1], Ended) and events[-1].message == RESTARTED):
-                Journal(folder).append(Ended(state=TrialState.INTERRUPTED, message=RESTARTED))
+        try:
+            with storage.synced_journal(folder):
+                last = last_event(folder)
+                if last is not None and not (isinstance(last, Ended) and last.message == RESTARTED):
+                    Journal(folder).append(Ended(state=TrialState.INTERRUPTED, message=RESTARTED))
+        except JournalError as error:
+            log.warning("trial %s: tables have its old result until it has run again: %s", trial.trial_id, error)
     ledger.notes.write(DATA, asdict(replace(ledger.data, restarting=False)))
 
 

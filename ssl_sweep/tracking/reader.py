@@ -20,8 +20,8 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
 
     Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, data_fingerprint (see `transcript.labels`),
     confirms (a fresh seed of one of the best choices), then parameters (`views.overlay_alpha`) with the types of the
-    trial's config, lists as JSON; of runs of earlier versions, a text that reads as a number is one. Then the latest value of each metric
-    (`finetune/top1_test`), then start and end (UTC).
+    trial's config, lists as JSON; of runs of earlier versions, a text that reads as a number is one. Then the latest
+    value of each metric (`finetune/top1_test`), then start and end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
     client = store.connect(tracking_uri)
