@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def own_session(shutdown: Callable[[], None]) -> Iterator[Callable[[], None]]:
     these, and of those that killed drivers left, only the newest are kept.
     """
     folder = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]  # type: ignore[no-untyped-call]
-    (folder / MARK).write_text(str(os.getpid()))
+    with suppress(OSError):  # a full disk is the ledger's to tell
+        (folder / MARK).write_text(f"{socket.gethostname()} {os.getpid()}")
     remove_old(folder.parent)
     deaths: list[bool] = []
     try:
@@ -59,10 +61,11 @@ def _remove(folder: Path) -> None:
 
 
 def _is_alive(mark: Path) -> bool:
-    try:
-        os.kill(int(mark.read_text()), 0)
-    except (ProcessLookupError, ValueError, FileNotFoundError):
-        return False
-    except OSError:  # another user's
+    """Whether the driver may be: containers share folders, but not the numbers of processes."""
+    with suppress(ProcessLookupError, ValueError, FileNotFoundError):
+        host, pid = mark.read_text().split()
+        with suppress(PermissionError):  # another user's
+            if host == socket.gethostname():
+                os.kill(int(pid), 0)
         return True
-    return True
+    return False

@@ -27,9 +27,11 @@ def check_start(address: str | None) -> None:
         ClusterError: it cannot be used; the message says why.
     """
     target = _target(address)
-    if target == "local" and not ray.is_initialized():
+    if ray.is_initialized():
+        return
+    if target == "local":
         check_machine()
-    elif target not in ("local", "auto"):
+    elif target != "auto":
         check_address(target, "the address" if address else "RAY_ADDRESS")
 
 

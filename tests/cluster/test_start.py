@@ -165,15 +165,17 @@ def test_where_no_folder_can_be_written_both_are_named(monkeypatch: pytest.Monke
 
 
 def test_of_sessions_whose_drivers_died_the_newest_stay(tmp_path: Path) -> None:
-    for number in range(9):
+    here, gone = socket.gethostname(), 2**22 + 1
+    drivers = [f"{here} {os.getpid()}", f"elsewhere {gone}", *[f"{here} {gone}"] * 6, "cut"]
+    for number, driver in enumerate(drivers):
         folder = tmp_path / f"session_2026-11-29_13-00-0{number}_1_1"
         folder.mkdir()
-        (folder / sessions.MARK).write_text(str(os.getpid() if number == 0 else 2**22 + 1))
+        (folder / sessions.MARK).write_text(driver)
     others = tmp_path / "session_2026-11-28_13-00-00_1_1"  # of a Ray that no driver of ours has started
     others.mkdir()
     sessions.remove_old(tmp_path)
     left = sorted(int(folder.name[-5]) for folder in tmp_path.glob("session_2026-11-29*"))
-    assert left == [0, 4, 5, 6, 7, 8]
+    assert left == [0, 1, 4, 5, 6, 7, 8]
     assert others.exists()
 
 
