@@ -22,6 +22,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage, is_default
 from ssl_sweep.sweep.best import select_trial
 from ssl_sweep.sweep.extension import extend_spec
+from ssl_sweep.sweep.resumed_settings import changes_of
 from ssl_sweep.sweep.status import State, counts, may_be_driven, state_of
 from ssl_sweep.sweep.steering import ResumeSelection, stop_or_pause
 from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
@@ -160,6 +161,7 @@ class Sweep:
         *,
         failed: bool = False,
         trials: Sequence[str] = (),
+        overrides: Sequence[str] = (),
         retries: int | None = None,
         max_concurrent: int | None = None,
         data_changed: "DataChanged | None" = None,
@@ -167,6 +169,8 @@ class Sweep:
         """Continue the sweep, and run its failed and stopped trials again.
 
         Args:
+            overrides: keys that change no result, `data.on_error=skip`; or knobs that are not searched,
+                `pretrain.clip_norm=1`: the choices with failed trials run again with these as new choices.
             failed: run only trials that failed.
             trials: run only these, by id or the start of it.
             retries: new limit of retries of a crashed trial.
@@ -174,13 +178,15 @@ class Sweep:
             data_changed: see `run`.
         """
         catalog.use(self.plugins)  # files may have been edited
-        spec = self.spec
+        changes = changes_of(self.spec, _listed(overrides))
+        spec = changes.spec
         if retries is not None:
             spec = spec.model_copy(update={"retries": retries})
         if max_concurrent is not None:
             resources = spec.resources.model_copy(update={"max_concurrent": max_concurrent})
             spec = spec.model_copy(update={"resources": resources})
-        return self._drive(spec, resume=ResumeSelection(failed, _listed(trials)), data_changed=data_changed)
+        selection = ResumeSelection(failed, _listed(trials), changes.settings)
+        return self._drive(spec, resume=selection, data_changed=data_changed)
 
     def extend(
         self, choices: str | int, overrides: Sequence[str] = (), *, data_changed: "DataChanged | None" = None

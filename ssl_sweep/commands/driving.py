@@ -52,6 +52,15 @@ def resume(
     name: Name,
     failed: Annotated[bool, typer.Option("--failed", help="Only trials that failed.")] = False,
     trials: Trials = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a key that changes no result (data.on_error=skip, resources.timeout=600), or a knob with which "
+            "failed choices run again as new ones (pretrain.clip_norm=1). Repeatable.",
+        ),
+    ] = None,
     retries: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="New limit of retries of a crashed trial.")
     ] = None,
@@ -66,9 +75,9 @@ def resume(
     """Continue a sweep by its name, and run its failed and stopped trials again."""
     with user_errors():
         if client := remote_client(storage=storage, address=address, plugins=plugins):
-            if retries is not None or max_concurrent is not None:
+            if retries is not None or max_concurrent is not None or overrides:
                 words = "the service resumes with the submitted spec, and its queue limits trials at a time"
-                err.print(f"{words}: leave out --retries and --max-concurrent", style="red", markup=False)
+                err.print(f"{words}: leave out --set, --retries and --max-concurrent", style="red", markup=False)
                 raise typer.Exit(ExitCode.USER_ERROR)
             _print_queued(client.resume(name, failed=failed, trials=trials or (), data_changed=data_changed))
             return
@@ -76,7 +85,8 @@ def resume(
 
         sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
         limits = {"retries": retries, "max_concurrent": max_concurrent}
-        _show(lambda: sweep.resume(failed=failed, trials=trials or (), data_changed=data_changed, **limits))
+        chosen: dict[str, Any] = {"failed": failed, "trials": trials or (), "overrides": overrides or ()}
+        _show(lambda: sweep.resume(**chosen, data_changed=data_changed, **limits))
 
 
 @app.command()

@@ -80,6 +80,8 @@ class Choice:
     trials: tuple[Trial, ...]
     pruned: str | None = None  # why the pruner ended it
     confirming: tuple[Trial, ...] = ()  # the trials with fresh seeds
+    settings: Mapping[str, Any] = field(default_factory=dict)  # those of `knobs` that a resume has set: not searched
+    instead_of: int | None = None  # the failed choice that runs again with these settings
     # knobs that an earlier version drew beside a step of their range, 0.30000000000000004, as its trials run with them
     misrounded: Mapping[str, Any] = field(default_factory=dict)
 

@@ -15,19 +15,13 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.ledger.warm_start import CMAES_NEEDS, FROM, lessons
-from ssl_sweep.spec.changes import differences
+from ssl_sweep.spec.changes import differences, is_free
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.database_urls import sqlite_file
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _known: set[str] = set()  # URLs of databases whose tables this process has checked
-
-# keys of the spec that may change while a sweep is under way
-FREE = (
-    "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
-    "search.confirm",
-)  # fmt: skip
 
 
 def open_ledger(
@@ -165,7 +159,7 @@ def _check_same(study: optuna.Study, spec: SweepSpec) -> None:
     if stored is None:
         return
     old = from_dump(stored)
-    differing = [line for line in differences(old, spec) if not line.startswith(FREE)]
+    differing = [line for line in differences(old, spec) if not is_free(line)]
     if differing:
         listed = "\n  ".join(differing)
         more = f"; for more choices of the same: ssl-sweep extend {spec.name} --choices +N"

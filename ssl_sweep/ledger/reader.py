@@ -18,6 +18,7 @@ from ssl_sweep.spec.sweep import SweepSpec, resolve
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.record import setting_key as setting_key  # also what other modules compare choices by
 
+SETTINGS, INSTEAD_OF = "settings", "instead_of"  # user attributes of a choice: see `Choice`
 CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh seeds, one note for each choice
 
 
@@ -64,12 +65,13 @@ class LedgerReader:
             return len(self.trials) + sum(len(trials) for trials in self._unconfirmed().values())
         confirm = self.spec.search.confirm
         fresh = 0 if confirm is None else min(confirm.top, self._wanted) * len(confirm.seeds)
-        return self._wanted * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
+        choices = self._wanted + len(self._choices) - self.num_searched
+        return choices * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
 
     @property
     def searched(self) -> bool:
         """Whether the search is over: every choice that it wants has ended."""
-        enough = not self._enqueued and len(self._choices) >= self._wanted
+        enough = not self._enqueued and self.num_searched >= self._wanted
         return enough and all(choice.ended for choice in self._choices.values())
 
     def choice(self, number: int) -> Choice:
@@ -98,12 +100,18 @@ class LedgerReader:
             seed=trial.seed,
             confirms=trial.confirms,
             knobs=dict(choice.knobs),
+            settings=list(choice.settings),
             config=self.config(choice.run_with, trial.seed),
         )
 
     def due(self, choice: Choice) -> list[Trial]:
         """The trials of a choice that may run: with a pruner, only what it judges next."""
         return rules.due(self.spec.search, choice)
+
+    @property
+    def num_searched(self) -> int:
+        """How many choices the search has asked for, without those that a resume has added with other settings."""
+        return sum(not choice.settings for choice in self._choices.values())
 
     def _num_wanted(self) -> int:
         """How many choices the search tries; earlier versions tried settings again, which take no other's place."""
@@ -115,14 +123,21 @@ class LedgerReader:
 
     def _choice(self, number: int, params: Mapping[str, Any], attrs: Mapping[str, Any]) -> Choice:
         """A choice from its Optuna trial's parameters and user attributes."""
-        trials, drawn = [], self._knobs.knobs(params)
-        knobs = self._knobs.knobs({**params, **self._knobs.misrounded(params)})
+        trials, drawn, settings = [], self._knobs.knobs(params), attrs.get(SETTINGS, {})
+        knobs = {**self._knobs.knobs({**params, **self._knobs.misrounded(params)}), **settings}
         for seed in self.spec.search.seeds:
             stored = attrs.get(f"seed:{seed}")
             trials.append(Trial.read(stored) if stored else Trial(self._trial_id(number, knobs, seed), number, seed))
-        misrounded = {path: value for path, value in drawn.items() if value != knobs[path]}
-        fresh = self._confirming.get(number, ())
-        return Choice(number, knobs, tuple(trials), attrs.get("pruned"), fresh, misrounded=misrounded)
+        return Choice(
+            number,
+            knobs,
+            tuple(trials),
+            attrs.get("pruned"),
+            self._confirming.get(number, ()),
+            settings,
+            attrs.get(INSTEAD_OF),
+            misrounded={path: value for path, value in drawn.items() if value != knobs[path]},
+        )
 
     def _trial_id(self, number: int, knobs: Mapping[str, Any], seed: int) -> str:
         """The id of a trial that is not stored yet.

@@ -19,7 +19,7 @@ from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.entries import Choice, Notes, Trial
 from ssl_sweep.ledger.open_choice import OpenChoice
 from ssl_sweep.ledger.proposals import Proposals
-from ssl_sweep.ledger.reader import CONFIRM, LedgerReader, choice_number, setting_key
+from ssl_sweep.ledger.reader import CONFIRM, INSTEAD_OF, SETTINGS, LedgerReader, choice_number, setting_key
 from ssl_sweep.ledger.sampling import pruner, suggest
 from ssl_sweep.spec.choices import others_than
 from ssl_sweep.spec.sweep import SweepSpec
@@ -43,7 +43,7 @@ class Ledger(LedgerReader):
         self._open: dict[int, OpenChoice] = {}  # choices that Optuna has not been told the end of, by number
         with self.transaction():
             for frozen in self._unfinished():
-                self._proposals.set_sampler(list(self._choices).index(choice_number(frozen)))
+                self._proposals.set_sampler(self._position(choice_number(frozen)))
                 self._take_up(compat.running_trial(study, frozen))
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -53,7 +53,7 @@ class Ledger(LedgerReader):
     def ask(self) -> Choice | None:
         """The next choice, or None when the search has as many as it wants."""
         with self.transaction():
-            position = len(self._choices)
+            position = self.num_searched
             if self._enqueued:
                 self._enqueued -= 1
                 return self._take_up(self._proposals.ask(position))
@@ -123,6 +123,15 @@ class Ledger(LedgerReader):
             if len(fresh) < len(chosen):
                 self._retry(choice, chosen)
 
+    def repeat(self, choice: Choice, settings: Mapping[str, Any]) -> Choice | None:
+        """Add a choice with the knobs of a failed one and other settings; None if there is one."""
+        settings = {**choice.settings, **settings}
+        key = setting_key({**choice.knobs, **settings})
+        if any(setting_key(other.knobs) == key for other in self.choices):
+            return None
+        with self.transaction():
+            return self._add(choice, user_attrs={SETTINGS: settings, INSTEAD_OF: choice.number})
+
     def _retry(self, choice: Choice, chosen: Collection[str]) -> None:
         trials = rules.reset_for_retry(self.spec.search, choice, chosen)
         if not choice.ended:
@@ -133,15 +142,28 @@ class Ledger(LedgerReader):
         last = same[-1]
         if last.state == OptunaState.WAITING:  # the driver died in the middle of this
             self._enqueued -= 1
-        else:
-            new = create_trial(
-                state=OptunaState.WAITING,
-                system_attrs={**last.system_attrs, **compat.fixed_params(self._knobs.params(choice.run_with))},
-                user_attrs={"root": choice.number, **{f"seed:{trial.seed}": asdict(trial) for trial in trials}},
-                intermediate_values=last.intermediate_values,
-            )
-            self._study.add_trial(new)
-        self._take_up(self._study.ask(self._knobs.always))
+            self._take_up(self._study.ask(self._knobs.always))
+            return
+        kept = {name: last.user_attrs[name] for name in (SETTINGS, INSTEAD_OF) if name in last.user_attrs}
+        stored = {f"seed:{trial.seed}": asdict(trial) for trial in trials}
+        self._add(choice, last, user_attrs={"root": choice.number, **kept, **stored})
+
+    def _add(self, choice: Choice, last: FrozenTrial | None = None, *, user_attrs: dict[str, Any]) -> Choice:
+        """Ask for an Optuna trial with a choice's searched knobs; what samplers and pruners know of `last` goes on."""
+        searched = {path: value for path, value in choice.run_with.items() if path not in choice.settings}
+        new = create_trial(
+            state=OptunaState.WAITING,
+            system_attrs={**(last.system_attrs if last else {}), **compat.fixed_params(self._knobs.params(searched))},
+            user_attrs=user_attrs,
+            intermediate_values=last.intermediate_values if last else None,
+        )
+        self._study.add_trial(new)
+        return self._take_up(self._study.ask(self._knobs.always))
+
+    def _position(self, number: int) -> int:
+        """How many choices the search had asked for before this one."""
+        before = list(self._choices)[: list(self._choices).index(number)]
+        return sum(not self._choices[other].settings for other in before)
 
     def _unfinished(self) -> list[FrozenTrial]:
         """The Optuna trials of the choices that a driver left open."""

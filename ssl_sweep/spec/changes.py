@@ -6,6 +6,18 @@ from typing import Any
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.views import ViewSet, view_sets
 
+# keys that may change while a sweep is under way: they change no result
+FREE = (
+    "description", "resources", "retries", "lost_retries", "keep_encoders", "table", "tracking", "root",
+    "search.confirm",
+)  # fmt: skip
+SKIPS = ".on_error: raise became skip"  # a trial that has finished met no corrupt file: its result stays the same
+
+
+def is_free(difference: str) -> bool:
+    """Whether a line of `differences` says nothing that changes what finished trials mean."""
+    return difference.startswith(FREE) or difference.endswith(SKIPS)
+
 
 def differences(old: SweepSpec, new: SweepSpec) -> list[str]:
     """One line for each key in which two specs differ: `search.seeds: [0, 1] became [0, 1, 2]`.

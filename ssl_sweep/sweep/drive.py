@@ -142,7 +142,7 @@ def drive(
         keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
         finish_restart(ledger, storage)
         storage.push(spec.name)  # before MLflow receives anything under this identity
-        only = prepare_resume(ledger, resume, asked) if resume is not None else None
+        only = prepare_resume(ledger, resume, asked, say) if resume is not None else None
         settle_journals(ledger, storage)
         run = partial(run_sweep, address=address, only=only, lease=lease)
         try:

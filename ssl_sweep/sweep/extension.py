@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssl_sweep.knobs.problems import Problem, SpecError
-from ssl_sweep.ledger.open import FREE
-from ssl_sweep.spec.changes import differences
+from ssl_sweep.spec.changes import differences, is_free
 from ssl_sweep.spec.file import changed
 from ssl_sweep.spec.plan import count_choices
 from ssl_sweep.spec.sweep import Range, SweepSpec
@@ -39,7 +38,7 @@ def extend_spec(spec: SweepSpec, choices: str, overrides: Sequence[str]) -> Swee
             raise _refused(spec, path, None, "cannot be widened: cmaes knows only the range it began with", remedy)
         if path.startswith("search.space.") and _is_wider(spec.search.space.get(knob), more.search.space.get(knob)):
             continue
-        if path != "search.trials" and not path.startswith(FREE):
+        if path != "search.trials" and not is_free(line):
             remedy = "run a new sweep, with `search.from` to start from the results of this one"
             raise _refused(
                 spec, path, None, f"cannot change in a sweep that exists ({line.partition(': ')[2]})", remedy

@@ -154,7 +154,7 @@ def open_configs(ledger: LedgerReader) -> list[dict[str, Any]]:
         (ledger.choice(trial.choice).run_with, trial.seed) for trial in ledger.trials if trial.state not in FINAL
     ]
     if spec.search.sampler == "grid":
-        open_ += product(grid(spec)[len(ledger.choices) :], spec.search.seeds)
+        open_ += product(grid(spec)[ledger.num_searched :], spec.search.seeds)
     return [config for knobs, seed in open_ if (config := _config(ledger, knobs, seed)) is not None]
 
 

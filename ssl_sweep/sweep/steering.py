@@ -3,8 +3,8 @@
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ssl_sweep.cluster.patience import LONGEST_STOP_S, silent_s
@@ -16,6 +16,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
+from ssl_sweep.sweep.resumed_settings import to_repeat
 from ssl_sweep.trial.attempt import REQUESTED_STATES
 from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, read
@@ -35,6 +36,7 @@ class ResumeSelection:
 
     failed: bool = False
     trials: Sequence[str] = ()  # ids, or the starts of ids
+    settings: Mapping[str, Any] = field(default_factory=dict)  # knobs with which failed choices run again, as new ones
 
 
 def stop_or_pause(storage: Storage, name: str, what: Literal["stop", "pause"], named: Sequence[str] = ()) -> str:
@@ -121,19 +123,29 @@ def _end_now(ledger: Ledger, storage: Storage, request: StopRequest) -> int:
     return count
 
 
-def prepare_resume(ledger: Ledger, selection: ResumeSelection, asked: Mapping[str, Any]) -> frozenset[str] | None:
-    """Cancel all earlier stops and pauses, and reopen the selected trials.
+def prepare_resume(
+    ledger: Ledger,
+    selection: ResumeSelection,
+    asked: Mapping[str, Any],
+    say: Callable[[str], object] = lambda _: None,
+) -> frozenset[str] | None:
+    """Cancel all earlier stops and pauses, and reopen the selected trials; with settings, add choices for failed ones.
+
+    A failed choice that others run instead of stays as it is, unless its trials are named.
 
     Args:
         ledger: the sweep's.
         selection: which trials.
         asked: the notes with the earlier requests, as they were before this driver took the lease.
+        say: gets a message about choices that are added.
 
     Returns:
         The ids of the trials to run; None runs all.
 
     Raises:
         NoSuchTrial: a named trial does not exist, or is complete.
+        LedgerError: there are settings, but no selected trial has failed, or the search decides them.
+        SpecError: a choice with a failed trial does not accept the settings.
     """
     named = {find_trial(ledger.trials, prefix).trial_id for prefix in selection.trials}
     for trial in ledger.trials:
@@ -144,15 +156,26 @@ def prepare_resume(ledger: Ledger, selection: ResumeSelection, asked: Mapping[st
         only = {
             trial.trial_id for trial in ledger.trials if trial.state == TrialState.FAILED and trial.trial_id in only
         }
+    repeated = to_repeat(ledger, only, selection.settings)
     clear_orders(ledger.notes, asked)
+    added = [new for choice in repeated if (new := ledger.repeat(choice, selection.settings)) is not None]
+    if added:
+        shown = ", ".join(f"{path} = {value}" for path, value in selection.settings.items())
+        count = "1 failed choice runs" if len(added) == 1 else f"{len(added)} failed choices run"
+        say(f"{count} again with {shown}, as new settings: the table shows them as rows")
+    replaced = {choice.instead_of for choice in ledger.choices}
     for choice in ledger.choices:
         chosen = [
             trial.trial_id
             for trial in choice.all_trials
-            if trial.ended and trial.trial_id in only and (trial.trial_id in named or trial.state in RESUMED_STATES)
+            if trial.ended
+            and trial.trial_id in only
+            and choice not in repeated
+            and (trial.trial_id in named or (trial.state in RESUMED_STATES and choice.number not in replaced))
         ]
         if chosen:
             ledger.retry(choice, chosen)
+    only |= {trial.trial_id for choice in added for trial in choice.trials}
     return frozenset(only) if named or selection.failed else None
 
 

@@ -16,7 +16,8 @@ from ssl_sweep.trialdir.states import TrialState
 
 FINGERPRINT = "data_fingerprint"
 NO_KNOBS = (
-    "trial_id", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT, "confirms", "start", "end",
+    "trial_id", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT, "settings", "confirms", "start",
+    "end",
 )  # fmt: skip
 MAX_NAMED = 5  # rows in a note
 FEW = 10  # seeds; in a simulation with 3 normal values, the bootstrap's 95 % interval held the mean in 75 % of cases

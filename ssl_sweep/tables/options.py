@@ -20,7 +20,8 @@ def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **overri
     """The arguments of `tables.ablation` for sweeps with these specs.
 
     The table of several sweeps has a row for each sweep and each setting of any of their row knobs. Where their options
-    differ, the first sweep's apply. Where their objectives differ, the first column chooses each group's row.
+    differ, the first sweep's apply. Where their objectives differ, the first column chooses each group's row. Settings
+    that a resume has given some trials are row knobs as well: they never share a row with others.
 
     Args:
         specs: each spec's JSON data, by sweep.
@@ -37,10 +38,15 @@ def options(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **overri
     own_rows = [*([SWEEP] if several else []), *named]
     made = {**first, "rows": own_rows, "columns": list(columns)}
     made["objective"] = tuple(map(str, objectives.pop())) if len(objectives) == 1 else ""
-    rows = list(given.get("rows", own_rows))
+    rows = _with_settings(runs, given.get("rows", own_rows))
     if several or rows != own_rows:
         made |= _relabelled(tables, runs, rows)
-    return made | given
+    return made | given | {"rows": rows}
+
+
+def _with_settings(runs: pd.DataFrame, rows: Sequence[str]) -> list[str]:
+    given = [path for paths in runs.get("settings", ()) for path in paths]
+    return list(dict.fromkeys([*rows, *given]))
 
 
 def objectives_of(spec: Mapping[str, Any]) -> tuple[Objective, ...]:

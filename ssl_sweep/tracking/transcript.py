@@ -170,15 +170,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, str]:
 def labels(record: TrialRecord) -> dict[str, str]:
     """Tags by which people select trials: method, encoder, data, and searched knobs as `knob.views.overlay_alpha`.
 
-    A trial that confirms one of the best choices with a fresh seed has the tag `confirms`. `data_fingerprint` has the
-    identities of its data, but not those of a sweep that began before data had any.
+    A trial that confirms one of the best choices with a fresh seed has the tag `confirms`; one with settings that a
+    resume has set, `settings` with their paths. `data_fingerprint` has the identities of its data, but not those of a
+    sweep that began before data had any.
     """
     knobs = {f"knob.{path}": value for path, value in searched(record).items()}
     confirms = {"confirms": True} if record.confirms else {}
+    settings = {"settings": list(record.settings)} if record.settings else {}
     found: Mapping[str, str] = record.config.get("identities", {})
     identities = {use: each for use, each in found.items() if use not in record.config["unkeyed"]}
     data = {FINGERPRINT: fingerprint(identities)} if identities else {}
-    return _tags({**summary(record.config), **knobs, **confirms, **data})
+    return _tags({**summary(record.config), **knobs, **confirms, **settings, **data})
 
 
 def searched(record: TrialRecord) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A trial's record, its identity and config: `config.yaml` in its folder, and JSON in Ray's messages."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class TrialRecord:
     seed: int | None = None
     confirms: bool = False  # it runs one of the best choices with a seed that the search did not use
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Sequence[str] = ()  # the paths of those knobs that are not searched: a resume has set them
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def is_of(self, other: "TrialRecord") -> bool:

@@ -19,6 +19,7 @@ from ssl_sweep.api.handle import Sweep
 from ssl_sweep.cli import app
 from ssl_sweep.data.images import DataError
 from ssl_sweep.errors import UserError
+from ssl_sweep.sweep.outcome import outcome
 
 SPEC: dict[str, Any] = {
     "name": "two",
@@ -159,6 +160,24 @@ def test_a_plan_is_that_of_the_command_and_runs_nothing(tmp_path: Path) -> None:
     assert "nowhere" in ssl_sweep.plan(file, "data.source=imagefolder:nowhere")["data"]["problem"]
     with pytest.raises(DataError, match=r"^data\.classes: 'ten' is not a class"):
         ssl_sweep.plan(file, "data.classes=['0', ten]")
+
+
+def test_what_diverged_runs_again_with_clipped_gradients_as_a_row_of_its_own(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Last of those that use the sweep: it changes it."""
+    before = sweep.trials.set_index("trial_id")
+    assert "ssl-sweep resume two --set pretrain.clip_norm=1" in outcome("two", sweep.summary)
+    clipped = ["pretrain.clip_norm=1.0e-32", "pretrain.optimizer=sgd", "pretrain.weight_decay=0"]
+    sweep.resume(failed=True, overrides=clipped)
+    assert "1 failed choice runs again with pretrain.optimizer = sgd, pretrain." in capsys.readouterr().err
+    assert list(sweep.trials["state"]) == ["COMPLETE", "FAILED", "COMPLETE"]
+    assert sweep.trials.set_index("trial_id").loc[before.index, before.columns].equals(before)
+    table = sweep.table()
+    assert table.index.names == [f"pretrain.{knob}" for knob in ("lr", "optimizer", "weight_decay", "clip_norm")]
+    assert list(table["knn/top1_test"]["n"]) == [1, 0, 1]
+    assert not sweep.resume(failed=True).summary.ending.interrupted  # neither runs again
+    assert list(sweep.trials["attempts"]) == [1, 1, 1]
 
 
 def test_another_thread_than_the_main_one_is_refused_before_anything_starts(tmp_path: Path) -> None:
