@@ -1,5 +1,6 @@
 """A path is no URL: what stands between the two, for SQLite's files."""
 
+import re
 from pathlib import Path
 
 from ssl_sweep.storage.layout import StorageError
@@ -8,10 +9,10 @@ LONGEST_PATH = 500  # bytes of a file that SQLite opens: 512 with the name of it
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file, for SQLAlchemy, Optuna and MLflow alike: `?`, `#`, `%` or `{x}` are quoted in it.
+    """The URL of an SQLite file, for SQLAlchemy, Optuna and MLflow alike: `?`, `#` or `{x}` are quoted in it.
 
     Raises:
-        StorageError: SQLite cannot open a file of this path.
+        StorageError: SQLite cannot open a file of this path, or MLflow cannot load models beside it.
     """
     from sqlalchemy import URL  # clients of the service do without it
 
@@ -25,6 +26,11 @@ def sqlite_url(path: Path) -> str:
         raise StorageError(
             f"--storage, SSL_SWEEP_STORAGE: {path.parent} is too long a path ({length} bytes with {path.name}): SQLite "
             f"opens none over {LONGEST_PATH}; name a folder with a shorter one"
+        )
+    if quoted := re.search("%[0-9A-Fa-f]{2}", str(path)):
+        raise StorageError(
+            f"--storage, SSL_SWEEP_STORAGE: {path.parent}: MLflow takes {quoted[0]!r} in a path for another character; "
+            "name another folder"
         )
     url = URL.create("sqlite", database=str(path)).render_as_string()
     if url == f"sqlite:///{path}":

@@ -152,6 +152,7 @@ def drive(
             raise
         if not result.ending.interrupted:
             finish.clean_up(ledger, storage, say)
+        settle(storage, say)  # the MLflow store, which the recorder may have made, gets the storage's id
         return result
 
 

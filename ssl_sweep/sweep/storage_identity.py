@@ -1,8 +1,8 @@
 """A storage that was moved or copied: its files, MLflow's locations of them, and the ids of its sweeps."""
 
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,7 +12,7 @@ from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.storage.database_urls import sqlite_file, sqlite_url
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.identity import FILE, Identity, stored, whereabouts
-from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.layout import Storage, StorageError
 from ssl_sweep.tracking.locations import is_own, mend_locations
 from ssl_sweep.tracking.writer import read_sweep_id, write_sweep_id
 
@@ -25,18 +25,21 @@ def settle(storage: Storage, say: Callable[[str], object] = lambda words: None) 
 
     Returns:
         the storage's id; None for a bucket, and where there is no storage.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
     if not isinstance(storage, FolderStorage) or not storage.root.is_dir():
         return None
     root = storage.root
-    with FileLock(root / ".storage.lock", timeout=LOCK_TIMEOUT_S):
+    with _lock(root):
         identity = Identity.read(root)
         where = whereabouts(root, identity)
         if identity is None or where in ("moved", "copied"):
             _mend_locations(root)
             identity, before = Identity.of(root, identity.id if identity and where == "moved" else None), identity
             if before is not None:
-                own = ", and has an id of its own now" if where == "copied" else ""
+                own = "; it has an id of its own now" if where == "copied" else ""
                 say(f"{root} was {where} from {before.path}: MLflow's locations of its files lead here{own}")
         if where != "mounted":
             identity.write(root)
@@ -111,6 +114,20 @@ def mend(storage: Storage) -> list[str]:
         if (identity := Identity.read(root)) is not None:
             Identity.of(root, identity.id).write(root)
     return done
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    lock = FileLock(root / ".storage.lock", timeout=LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except OSError as error:
+        place = f"--storage, SSL_SWEEP_STORAGE: {root}"
+        raise StorageError(f"{place} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _mend_locations(root: Path, *, dry: bool = False) -> int:

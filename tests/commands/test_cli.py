@@ -23,7 +23,7 @@ from ssl_sweep.storage.database_urls import sqlite_url
 from ssl_sweep.trial.export import read
 
 ROOT = Path(__file__).parents[2]
-STORAGE = "runs?mode=ro a%20b {x}#me@host:1"  # any folder can be a storage
+STORAGE = "runs?mode=ro 100% {x}#me@host:1"  # any folder can be a storage
 SPEC: dict[str, Any] = {
     "name": "tiny",
     "data": {"source": "digits", "image_size": 8},
