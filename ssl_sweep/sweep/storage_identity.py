@@ -7,7 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ssl_sweep.ledger.entries import LedgerError, Notes
+from ssl_sweep.errors import UserError
+from ssl_sweep.ledger.entries import Notes
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.storage.database_urls import sqlite_file, sqlite_url
 from ssl_sweep.storage.folder_storage import FolderStorage
@@ -74,7 +75,7 @@ def keep_sweep_id(storage: Storage, name: str, tracking_uri: str, notes: Notes, 
 def restore_sweep_id(folder: Path, name: str, storage: Storage) -> None:
     """Write the id that a sweep's folder has lost, if the ledger of its storage has it."""
     if folder.is_dir() and read_sweep_id(folder) is None:
-        with suppress(LedgerError):  # `sync` does without a ledger
+        with suppress(UserError):  # `sync` does without a ledger
             if note := load_ledger(storage.ledger_url, name).notes.read().get(NOTE):
                 write_sweep_id(folder, note["id"])
 

@@ -86,8 +86,8 @@ def mend_locations(tracking_uri: str, root: Path, sweep_id: str | None = None, *
         dry: change nothing.
     """
     with _connection(tracking_uri) as connection:
-        if not inspect(connection).has_table(SqlModelVersion.__tablename__):
-            return 0  # MLflow has not made its tables yet
+        if not inspect(connection).has_table(SqlLoggedModel.__tablename__):
+            return 0  # MLflow has not made its tables yet, or refuses those of an old version
         mended = 0
         for column, condition in _columns(sweep_id):
             query = select(column).distinct().where(column.like(f"file:%/{FOLDER}%"), *condition)
