@@ -23,10 +23,12 @@ EXTEND = {"trials": "+20", "overrides": ["search.space.views.overlay_alpha={low:
 PRIORITIZE = {"priority": -1}
 COUNTS = {
     "name": "alphas",
+    "state": "RUNNING",
     "phase": "searching",
     "total": 4,
     "complete": 1,
     "running": 2,
+    "interrupted": 0,
     "failed": 0,
     "stopped": 0,
     "paused": 0,

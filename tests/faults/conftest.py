@@ -45,7 +45,7 @@ def wait_for_steps() -> Callable[..., None]:
     """Waits until trials are at work: `wait_for_steps(driver, storage)`."""
 
     def wait(driver: subprocess.Popen[bytes], storage: Path) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not [each for each in storage.glob("faults/trials/*/executed") if len(each.read_text().split()) > 3]:
             assert driver.poll() is None, driver.communicate()
             assert time.monotonic() < deadline

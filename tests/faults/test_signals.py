@@ -33,12 +33,12 @@ def test_told_to_end_it_leaves_all_to_go_on_with(
     try:
         wait_for_steps(first, tmp_path)
         second = start_driver(tmp_path, STEPS)
-        refused, _ = second.communicate(timeout=60)
+        refused, _ = second.communicate(timeout=200)
         assert second.returncode == ExitCode.TRY_AGAIN, refused.decode()
         assert f"another driver is running this sweep, process {first.pid} on " in refused.decode()
         assert first.poll() is None
         first.send_signal(sent)
-        said, _ = first.communicate(timeout=100)
+        said, _ = first.communicate(timeout=200)
     finally:
         first.kill()
     assert first.returncode == 130, said.decode()
@@ -69,7 +69,7 @@ def test_a_closed_terminal_leaves_all_to_go_on_with(
         wait_for_steps(driver, tmp_path)
         hung_up = os.open("/dev/null", os.O_RDONLY)
         os.dup2(hung_up, terminal)  # the last descriptor of the terminal's other side
-        assert driver.wait(100) == ExitCode.INTERRUPTED
+        assert driver.wait(200) == ExitCode.INTERRUPTED
     finally:
         driver.kill()
     drain.join()

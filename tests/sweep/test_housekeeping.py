@@ -1,5 +1,6 @@
 """What `ssl-sweep clean` takes and what it leaves, on the folders that trials leave."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ssl_sweep.sweep import housekeeping
 from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stage_keys import stage_key
-from ssl_sweep.trial.stages import FinishedStages, link
+from ssl_sweep.trial.stages import FinishedStages, link, newest_turn
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.events import AttemptStarted
 from ssl_sweep.trialdir.journal import Journal
@@ -213,6 +214,22 @@ def test_a_pretraining_that_somebody_makes_is_left_alone(tmp_path: Path) -> None
     with FileLock(stage / "lock"):
         assert housekeeping.PRETRAININGS not in found(made)
     assert housekeeping.PRETRAININGS in found(made)
+
+
+def test_of_a_pretraining_that_was_taken_over_the_lost_turns_go(tmp_path: Path) -> None:
+    made = opened(tmp_path, {"views.overlay_alpha": [0.0]})
+    end(made, made[0].trials[0], "FAILED")  # it can be resumed
+    first = stage_of(made, made[0].trials[0])
+    second = first.with_name(f"{first.name}.2")
+    shutil.copytree(first, second)
+    partial = first.with_name(f"{first.name}.3.trial.partial")
+    partial.mkdir()
+    with FileLock(first / "lock"):  # the former holder is stopped
+        assert found(made).get(housekeeping.LEFTOVERS, set()) == {partial}
+    lost = found(made)[housekeeping.LEFTOVERS]
+    assert first / "checkpoint.pt" in lost
+    assert not [path for path in lost if path.is_relative_to(second)]
+    assert newest_turn(first) == second
 
 
 def test_encoders_wait_for_mlflow_to_have_its_models(tmp_path: Path) -> None:
