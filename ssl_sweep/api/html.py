@@ -6,7 +6,7 @@ from typing import Any
 
 from ssl_sweep.sweep.status import State
 
-COUNTS = ("running", "failed", "pruned", "stopped", "paused", "waiting")  # shown where there are any
+COUNTS = ("running", "interrupted", "failed", "pruned", "stopped", "paused", "waiting")  # shown where there are any
 CONTINUE = (".resume()", "continue from the last checkpoints")
 NEXT: dict[State, tuple[str, str]] = {
     "RUNNING": (".stop()", "trials end at their next report, with a checkpoint"),

@@ -23,7 +23,6 @@ EXTEND = {"trials": "+20", "overrides": ["search.space.views.overlay_alpha={low:
 PRIORITIZE = {"priority": -1}
 COUNTS = {
     "name": "alphas",
-    "state": "RUNNING",
     "phase": "searching",
     "total": 4,
     "complete": 1,

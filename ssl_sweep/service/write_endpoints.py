@@ -209,7 +209,7 @@ def _new_submission(service: Dispatcher, user: User, body: Submit, key: str | No
             "name": spec.name,
             "phase": "searching",
             "total": size.trials,
-            **dict.fromkeys(("complete", "running", "failed", "stopped", "paused", "pruned"), 0),
+            **dict.fromkeys(("complete", "running", "interrupted", "failed", "stopped", "paused", "pruned"), 0),
             "waiting": size.trials,
             "objective": spec.search.objective,
             "best": None,

@@ -28,7 +28,7 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
     storage.pull(name)
     asked = read_orders(ledger.notes).sweep
     return {
-        **counts(ledger),
+        **_described(ledger),
         "driver": driver_of(ledger.notes),
         "asked": asdict(asked) if asked else None,
         "trials": trial_statuses(ledger.trials, ledger, storage),
@@ -39,16 +39,19 @@ def overview(storage: Storage) -> list[dict[str, Any]]:
     """Counts of all sweeps of a storage. Raises StorageError: there is none."""
     if not has_ledger(storage.ledger_url) and not storage.root.is_dir():
         raise StorageError(f"there is no storage at {storage.place}; name yours by --storage or SSL_SWEEP_STORAGE")
-    return [counts(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+    return [_described(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+
+
+def _described(ledger: LedgerReader) -> dict[str, Any]:
+    return {"state": state_of(ledger), **counts(ledger)}
 
 
 def counts(ledger: LedgerReader) -> dict[str, Any]:
     """The number of trials in each state, and the best result so far."""
-    state = state_of(ledger)
-    states = Counter(_now(trial, driven=state == "RUNNING") for trial in ledger.trials)
+    driven = is_driven(ledger.notes)
+    states = Counter(_now(trial, driven=driven) for trial in ledger.trials)
     return {
         "name": ledger.spec.name,
-        "state": state,
         "phase": _phase(ledger),
         "total": ledger.total,
         "complete": states[TrialState.COMPLETE],
