@@ -82,6 +82,11 @@ class LedgerScheduler:
         return bool(self._queue or self._running)
 
     @property
+    def running_ids(self) -> set[str]:
+        """Ids of the running trials."""
+        return {trial.trial_id for trial in list(self._running.values())}
+
+    @property
     def lease_lost(self) -> bool:
         """Whether another driver has taken the sweep over."""
         return self._lease is not None and self._lease.taken_by is not None

@@ -1,6 +1,7 @@
 """Knows since when each running trial has given no sign of life: neither a report nor a heartbeat in its folder."""
 
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,17 +45,15 @@ class TrialSigns:
         with self._lock:
             self._signs.pop(trial.trial_id, None)
 
-    def silent(self) -> list[Sign]:
-        """The running trials that have given no sign for `patience_s`."""
+    def silent(self, running: Collection[str]) -> list[Sign]:
+        """Those of the running trials, given by their ids, that have given no sign for `patience_s`."""
         with self._lock:
             for sign in self._signs.values():
                 if (beat := self._beat(sign.trial)) != sign.beat:
                     sign.at, sign.wall, sign.named = self._clock.now, datetime.now(), False
                     sign.beat, sign.begun = beat, True
-            return [sign for sign in self._signs.values() if self._clock.now - sign.at > self.patience_s]
-
-    def __len__(self) -> int:
-        return len(self._signs)
+            known = [self._signs[trial_id] for trial_id in running if trial_id in self._signs]
+            return [sign for sign in known if self._clock.now - sign.at > self.patience_s]
 
     def describe(self, sign: Sign) -> str:
         """`choice 1 seed 0 (trial 1a2b3c4d) has given no sign of life since 13:37:02: process 123 on host`"""

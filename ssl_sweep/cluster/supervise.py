@@ -7,7 +7,7 @@ from datetime import datetime
 
 from ssl_sweep.cluster.errors import BrokenClusterError, ClusterError, InfeasibleError
 from ssl_sweep.cluster.joined import JoinedRay
-from ssl_sweep.cluster.patience import LONGEST_STOP_S, LOST_HEAD_S, NODES_S, UNWIND_S, AwakeClock
+from ssl_sweep.cluster.patience import DEAD_UNWIND_S, LONGEST_STOP_S, LOST_HEAD_S, NODES_S, UNWIND_S, AwakeClock
 from ssl_sweep.cluster.search import LedgerSearch
 from ssl_sweep.cluster.signs import TrialSigns
 from ssl_sweep.cluster.watch import ClusterWatch, with_growth
@@ -65,7 +65,7 @@ class Supervisor:
             return
         if (fault := self._watch.fault()) is not None:
             self._ray.note_death()
-            self._end(BrokenClusterError(fault), unwind_s=0.0 if self._watch.silent_s > LOST_HEAD_S else UNWIND_S)
+            self._end(BrokenClusterError(fault), unwind_s=0.0 if self._watch.silent_s > LOST_HEAD_S else DEAD_UNWIND_S)
         elif self._scheduler.lease_lost or isinstance(self._search.first_error, LeaseLost):
             if self._ray.owned:  # at once: trials would write into folders that are another driver's now
                 self._ends_at = self._clock.now
@@ -83,7 +83,8 @@ class Supervisor:
 
     def _look_at_trials(self) -> None:
         """Name silent trials, and end a sweep that is to stop once it has only such."""
-        silent = self._signs.silent()
+        running = self._scheduler.running_ids
+        silent = self._signs.silent(running)
         for sign in silent:
             if not sign.named:
                 sign.named = True
@@ -94,7 +95,7 @@ class Supervisor:
             return
         self._asked_at = self._clock.now if self._asked_at is None else self._asked_at
         waited_s = self._clock.now - self._asked_at
-        if waited_s > LONGEST_STOP_S or (waited_s > self._signs.patience_s and len(silent) == len(self._signs) > 0):
+        if waited_s > LONGEST_STOP_S or (waited_s > self._signs.patience_s and len(silent) == len(running) > 0):
             self.unanswered = request
             self._scheduler.interrupted = True
 
@@ -114,7 +115,13 @@ class Supervisor:
             log.warning(
                 "%s waits since %s: a node is gone, and %s; %d of its trials wait. It goes on when a node with room "
                 "joins, and ends in %.0f min without one",
-                *(spec.name, f"{self._missing_since[1]:%H:%M:%S}", "; ".join(missing), len(self._signs), NODES_S / 60),
+                *(
+                    spec.name,
+                    f"{self._missing_since[1]:%H:%M:%S}",
+                    "; ".join(missing),
+                    len(self._scheduler.running_ids),
+                    NODES_S / 60,
+                ),
             )
         since, wall = self._missing_since
         if self._clock.now - since > NODES_S:
