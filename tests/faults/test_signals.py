@@ -1,11 +1,11 @@
 """Signals, a closed terminal or pipe, and a second driver: on a sweep of fake trials in processes of its own."""
 
 import os
+import select
 import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -63,16 +63,17 @@ def test_a_closed_terminal_leaves_all_to_go_on_with(
     terminal, end = os.openpty()
     driver = start_driver(tmp_path, STEPS, terminal=end)
     os.close(end)
-    drain = threading.Thread(target=read_all, args=(terminal,))
-    drain.start()
+    closing = threading.Event()
+    reader = threading.Thread(target=read_all, args=(terminal, closing))
+    reader.start()
     try:
         wait_for_steps(driver, tmp_path)
-        hung_up = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(hung_up, terminal)  # the last descriptor of the terminal's other side
+        closing.set()
         assert driver.wait(200) == ExitCode.INTERRUPTED
     finally:
+        closing.set()
+        reader.join()
         driver.kill()
-    drain.join()
     again = start_driver(tmp_path, STEPS)
     said, _ = again.communicate(timeout=200)
     assert again.returncode == 0, said.decode()
@@ -102,8 +103,9 @@ def test_a_sweep_that_ignores_hangups_or_has_no_reader_goes_on(
     check_end(tmp_path, STEPS, repeated=0)
 
 
-def read_all(terminal: int) -> None:
-    """Read what is written to a terminal, until it is closed."""
-    with suppress(OSError):
-        while os.read(terminal, 65536):
-            pass
+def read_all(terminal: int, closing: threading.Event) -> None:
+    """Read what is written to a terminal, then close it: no read may hold it open."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
