@@ -149,6 +149,16 @@ def test_orders_to_a_sweep_that_waits_and_to_one_that_runs(ann: TestClient, serv
     assert ann.get(f"{API}/sweeps/tiny").status_code == 404
 
 
+def test_a_sweep_goes_on_with_other_data_where_that_is_asked_for(ann: TestClient, service: Service) -> None:
+    ann.post(f"{API}/sweeps", json=body())
+    service.begun("tiny", "COMPLETE")
+    resume = f"{API}/sweeps/tiny/resume"
+    assert ann.post(resume, json={"data_changed": "other"}).status_code in (400, 422)
+    assert ann.post(resume, json={"data_changed": "keep"}).status_code == 409  # there is nothing to resume
+    assert ann.post(resume, json={"data_changed": "restart"}).json()["state"] == "QUEUED"
+    assert service.now().command == ("resume", "--data-changed=restart")
+
+
 def test_what_a_dead_driver_left_is_marked_where_its_sweep_is_stopped(ann: TestClient, service: Service) -> None:
     ann.post(f"{API}/sweeps", json=body())
     ledger = service.begun(state="QUEUED")  # its driver died, and it waits to be launched again

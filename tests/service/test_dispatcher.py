@@ -55,7 +55,7 @@ def test_what_the_driver_reads_is_the_spec_that_was_submitted(
     submit(store, tmp_path)
     dispatcher.tick()
     monkeypatch.setenv("SSL_SWEEP_DATA", str(tmp_path / "data"))
-    assert load_spec(cluster.commands[0][4]) == sweep(tmp_path)
+    assert load_spec(cluster.commands[0][5]) == sweep(tmp_path)
 
 
 def test_a_full_cluster_makes_a_sweep_wait_and_says_why(
@@ -134,11 +134,12 @@ def end(ledger: Any, trial: Any, state: str) -> None:
     )
 
 
+@pytest.mark.parametrize("words", [(), ("--data-changed=restart",)])
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_resume_that_has_begun_is_not_made_anew(
-    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, begun: bool
+    dispatcher: Dispatcher, store: Store, cluster: Cluster, tmp_path: Path, begun: bool, words: tuple[str, ...]
 ) -> None:
-    submit(store, tmp_path, command=("resume",))
+    submit(store, tmp_path, command=("resume", *words))
     ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", sweep(tmp_path))
     trial = ledger.ask().trials[0]
     dispatcher.tick()
@@ -149,7 +150,7 @@ def test_a_resume_that_has_begun_is_not_made_anew(
     dispatcher.tick()
     wait_out(store)
     dispatcher.tick()
-    verb, target = cluster.commands[-1][3:5]
+    verb, target = cluster.commands[-1][4:6]
     assert (verb, Path(target).suffix) == (("run", ".yaml") if begun else ("resume", ""))
 
 
@@ -404,7 +405,7 @@ def test_resumed_and_extended_sweeps_keep_their_words(
     submit(store, tmp_path, gpus=0, slots=2, command=("resume", "--failed"))
     submit(store, tmp_path, "more", gpus=0, slots=2, command=("extend", "--trials=40"))
     dispatcher.tick()
-    words = [command[3:-2] for command in cluster.commands]
+    words = [command[4:-2] for command in cluster.commands]
     assert ["resume", "tiny", "--failed", "--max-concurrent=2"] in words
     assert ["extend", "more", "--trials=40", "--set=resources.max_concurrent=2"] in words
 
