@@ -37,8 +37,10 @@ def settle_journals(ledger: LedgerReader, storage: Storage) -> None:
 
 def differing(ledger: LedgerReader, runs: pd.DataFrame) -> set[str]:
     """The ids of the trials that MLflow has otherwise than the ledger, among them those that the ledger lacks."""
+    results = {valid_name(name) for trial in ledger.trials for name in trial.results or ()}
+    compared = [name for name in runs.columns if name in {"trial_id", "state", *results}]
     rows: dict[str, list[Mapping[Any, object]]] = defaultdict(list)
-    for row in runs.to_dict("records"):
+    for row in runs[compared].to_dict("records"):
         rows[str(row["trial_id"])].append(row)
     known = {trial.trial_id for trial in ledger.trials}
     if not rows.keys() & known:  # a sweep of this name in another storage
