@@ -118,13 +118,11 @@ class Spool:
             return [SWEEP]
 
     def _has_undelivered(self, name: str) -> bool:
-        path, offset = (
-            f"{self._trials}/{name}/{JOURNAL}" if name else f"{self.folder}/{JOURNAL}",
-            self._offsets.get(name, 0),
-        )
+        path = f"{self._trials}/{name}/{JOURNAL}" if name else f"{self.folder}/{JOURNAL}"
+        offset = self._offsets.get(name, 0)
         try:
             size = os.stat(path).st_size
-            same = size == offset or (size > offset and self._sums.get(name) in (None, _checksum(Path(path), offset)))
+            same = offset in (0, size) or (size > offset and self._sums.get(name) in (None, _checksum(path, offset)))
         except (FileNotFoundError, NotADirectoryError):
             return False
         if not same:
@@ -138,9 +136,9 @@ def folder_of(sweep: Path, name: str) -> Path:
     return sweep / "trials" / name if name else sweep
 
 
-def _checksum(path: Path, offset: int) -> int:
+def _checksum(path: str | Path, offset: int) -> int:
     """A checksum of the last line before an offset, which has its time: of the last bytes of a long one."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         file.seek(max(0, offset - SUMMED_BYTES))
         return zlib.crc32(file.read(min(offset, SUMMED_BYTES)))
 

@@ -101,6 +101,9 @@ def test_rewind_and_forget(tmp_path: Path) -> None:
     assert deliver(spool) == 3
     spool.reset()
     assert deliver(spool) == 3
+    spool.set_destination("another run")
+    write(tmp_path, "a", 1)
+    assert (deliver(spool), spool.is_replaced("a")) == (4, False)
 
 
 def test_an_unfinished_line_is_not_pending(tmp_path: Path) -> None:
