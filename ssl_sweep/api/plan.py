@@ -12,7 +12,7 @@ from ssl_sweep.data.summary import summarize
 from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
-from ssl_sweep.spec.labels import check_labels, unmeasured
+from ssl_sweep.spec.labels import check_labels, evaluated_sources, unmeasured
 from ssl_sweep.spec.launch import derived_sizes, launch_error, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
@@ -50,7 +50,14 @@ def plan(
         nodes = cluster_nodes(address)
     file = checked.name if isinstance(spec, Mapping) else str(spec)
     sized = make_plan(checked, nodes)
-    warnings = {"warnings": [*sized.warnings, *check_weights(checked), *_origin_notes(checked, storage)]}
+    warnings = {
+        "warnings": [
+            *sized.warnings,
+            *check_weights(checked),
+            *_origin_notes(checked, storage),
+            *_evaluation_notes(checked),
+        ]
+    }
     data = _data_summary(checked, file)
     sizes = derived_sizes(checked, data["train_images"]) if "train_images" in data else {}
     return {"name": checked.name, **asdict(sized), **warnings, "data": data, "sizes": sizes}
@@ -85,6 +92,16 @@ def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
     except (StorageError, BucketError, LedgerUnreachableError) as error:
         problem = str(error)
     return [f"encoder.from: checked when the sweep is run, not here: {problem}"]
+
+
+def _evaluation_notes(spec: SweepSpec) -> list[str]:
+    """A note where images that an evaluation has of its own are not here; DataError if they are and are damaged."""
+    try:
+        for name in spec.evaluate:
+            list(evaluated_sources(spec, name))  # opens them
+    except AbsentDataError as error:
+        return [f"run would refuse this, as images of an evaluation are not here: {error}"]
+    return []
 
 
 def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:

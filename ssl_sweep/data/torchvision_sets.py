@@ -72,6 +72,14 @@ def torchvision_set(name: str, root: Path, split_seed: int) -> Source:
         except (RuntimeError, OSError) as error:
             kind = DataError if name in PLACES else AbsentDataError  # the files of PLACES have been found before
             raise kind(f"torchvision:{name}: not usable under {root} ({error}); {how_to_get(name, root)}") from error
+        except ImportError as error:
+            raise DataError(f"torchvision:{name}: needs another library to be read ({error}); install it") from error
+        except Exception as error:
+            if isinstance(error, ValueError) and "split" in split:
+                raise  # there may be no such split
+            why = f"{type(error).__name__}: {error}"
+            remedy = f"they may be cut short, or pointers of Git LFS; {how_to_get(name, root)}"
+            raise DataError(f"torchvision:{name}: cannot read its files under {root} ({why}); {remedy}") from error
 
     fingerprint: dict[str, str | int] = {"kind": "torchvision", "name": full_name, "folder": str(root)}
     if split in TEST_SPLITS or not {"train", "split"} & set(parameters):

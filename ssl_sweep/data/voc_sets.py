@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_sweep.data.identity import identity
 from ssl_sweep.data.image_folder import is_image
-from ssl_sweep.data.images import DataError
+from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, stat_file
 from ssl_sweep.data.pack import Pack, open_packs
 from ssl_sweep.data.splits import Origin
@@ -221,7 +221,8 @@ def _folder(source: str, root: Path) -> Path:
     folder = root / Path(argument).expanduser()
     if not folder.is_dir():
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
-        raise DataError(f"{PLACE}: {source!r}: {folder.absolute()} is not a folder; {hint}")
+        fault = DataError if folder.exists() else AbsentDataError
+        raise fault(f"{PLACE}: {source!r}: {folder.absolute()} is not a folder; {hint}")
     return folder.resolve()
 
 

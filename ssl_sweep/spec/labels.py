@@ -4,12 +4,15 @@ from collections.abc import Iterator
 
 from ssl_sweep.data.columns import LABEL_COLUMNS
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Source
+from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import LABELS_REMEDY, NAMES
-from ssl_sweep.data.summary import Summary
+from ssl_sweep.data.summary import Summary, require_labels
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.spec.choices import to_construct
+from ssl_sweep.spec.pins import settings_of
 from ssl_sweep.spec.sweep import SweepSpec, resolve
 
 VOTES = "pretrain/knn_top1_val"  # health measures it by labels
@@ -23,6 +26,31 @@ def check_labels(spec: SweepSpec, summary: Summary) -> None:
     """
     if problems := [*_evaluations(spec, summary), *_objectives(spec, summary), *_methods(spec, summary)]:
         raise DataError("\n".join(problems))
+
+
+def evaluated_sources(spec: SweepSpec, name: str) -> Iterator[Source]:
+    """The sources that an evaluation opens with the settings of any trial.
+
+    Raises:
+        AbsentDataError: a source is not here.
+        DataError: a source is damaged, or has no labels.
+    """
+    evaluation, known = load_evaluation(name), set()
+    for settings in settings_of(spec, name):
+        texts = repr([value for value in settings.values() if not isinstance(value, int | float | None)])
+        if texts in known:  # another number names no other data
+            continue
+        known.add(texts)
+        own = evaluation.check_data(settings, spec.root)
+        if isinstance(own, Source):
+            yield own
+        for source in evaluation.data_sources(settings):
+            try:
+                opened = open_source(source, root=spec.root, split_seed=spec.data["split_seed"])
+                require_labels(opened)
+            except DataError as error:
+                raise type(error)(f"evaluate.{name}: {error}") from None
+            yield opened
 
 
 def unmeasured(spec: SweepSpec, summary: Summary) -> str | None:

@@ -10,18 +10,13 @@ from typing import Literal
 from ssl_sweep.data.differences import differences
 from ssl_sweep.data.fingerprints import LABELLED, SOURCE, short
 from ssl_sweep.data.identity import identity_of, listing
-from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Source
-from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import data_of
-from ssl_sweep.data.summary import require_labels, summarize
-from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.data.summary import summarize
 from ssl_sweep.knobs.pins import PinError, data_use
 from ssl_sweep.ledger.entries import DATA, DataNote, Notes
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.study import Ledger
-from ssl_sweep.spec.labels import check_labels
-from ssl_sweep.spec.pins import settings_of
+from ssl_sweep.spec.labels import check_labels, evaluated_sources
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir.atomic import write_bytes
@@ -46,28 +41,8 @@ def open_data(spec: SweepSpec) -> tuple[int, dict[str, str]]:
     if summary.labelled is not None:
         listings[LABELLED] = listing(summary.labelled.source)
     for name in spec.evaluate:
-        listings |= {data_use(name, source.name): listing(source) for source in _opened(spec, name)}
+        listings |= {data_use(name, source.name): listing(source) for source in evaluated_sources(spec, name)}
     return summary.train_images, listings
-
-
-def _opened(spec: SweepSpec, name: str) -> Iterator[Source]:
-    """The sources that an evaluation opens with the settings of any trial."""
-    evaluation, known = load_evaluation(name), set()
-    for settings in settings_of(spec, name):
-        texts = repr([value for value in settings.values() if not isinstance(value, int | float | None)])
-        if texts in known:  # another number names no other data
-            continue
-        known.add(texts)
-        own = evaluation.check_data(settings, spec.root)
-        if isinstance(own, Source):
-            yield own
-        for source in evaluation.data_sources(settings):
-            try:
-                opened = open_source(source, root=spec.root, split_seed=spec.data["split_seed"])
-                require_labels(opened)
-            except DataError as error:
-                raise DataError(f"evaluate.{name}: {error}") from None
-            yield opened
 
 
 def take_data(

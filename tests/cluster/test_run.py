@@ -331,6 +331,19 @@ def test_an_objective_that_is_no_number_fails_its_trial_and_no_more(tmp_path: Pa
     assert [trial.state.name for trial in ledger._study.trials] == ["FAIL"] * 2
 
 
+def test_an_image_that_decoding_alone_finds_damaged_costs_one_attempt(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    path.write_bytes(path.read_bytes()[:45])
+    data = {"source": f"imagefolder:{tmp_path / 'data'}", "image_size": 8}
+    ledger, storage = make(tmp_path, data=data, search={"seeds": 1}, encoder="pixels", method="supervised")
+    run_sweep(ledger, storage, Log())
+    assert {(trial.state, trial.reason, trial.attempts) for trial in ledger.trials} == {("FAILED", "data", 1)}
+    assert f"{path}: not a readable image" in (ledger.trials[0].message or "")
+
+
 def test_ctrl_c_before_the_first_trial_leaves_the_sweep_to_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

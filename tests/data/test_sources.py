@@ -365,6 +365,17 @@ def test_torchvision_set_with_train_and_test(tmp_path: Path) -> None:
     assert open_source("torchvision:FashionMNIST", root=tmp_path).fingerprint != before
 
 
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\0\0\x08\x01\0\0\0\x06\0"])
+def test_damaged_files_of_a_torchvision_set_are_no_crash(tmp_path: Path, content: bytes) -> None:
+    raw = tmp_path / "MNIST/raw"
+    for split in ("train", "t10k"):
+        write_idx(raw / f"{split}-images-idx3-ubyte", np.zeros((6, 28, 28)))
+        write_idx(raw / f"{split}-labels-idx1-ubyte", np.arange(6) % 3)
+    (raw / "train-labels-idx1-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=rf"torchvision:MNIST: .* under {tmp_path} .*datasets.MNIST"):
+        _ = open_source("torchvision:MNIST", root=tmp_path).contents
+
+
 def test_caltech256_is_split_by_seed_and_leaves_the_clutter_out(tmp_path: Path) -> None:
     home = tmp_path / "caltech256/256_ObjectCategories"
     for label, name in enumerate(["001.ak47", "002.american-flag", "257.clutter"], start=1):
