@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.splits import data_of
-from ssl_sweep.data.summary import summarize
+from ssl_sweep.data.summary import Summary, summarize
 from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
@@ -122,4 +122,10 @@ def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
     check_labels(spec, summary)
     notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
     note = unmeasured(spec, summary)
-    return {**asdict(summary), "warnings": [*notes, *([note] if note else [])]}
+    return {**_counts(summary), "warnings": [*notes, *([note] if note else [])]}
+
+
+def _counts(summary: Summary) -> dict[str, Any]:
+    """The summary without the source that it is of, which is no JSON."""
+    counts = {each.name: getattr(summary, each.name) for each in fields(summary) if each.name != "source"}
+    return {**counts, "labelled": summary.labelled and _counts(summary.labelled)}

@@ -1,5 +1,6 @@
 """A plan opens all images that run would open: those of evaluations too."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def test_images_of_an_evaluation_that_are_not_here_are_noted(tmp_path: Path, kin
     notes = [note for note in ssl_sweep.plan(spec(**{kind: knobs[kind]}))["warnings"] if "not here" in note]
     assert len(notes) == 1
     assert f"images of an evaluation are not here: evaluate.{kind}" in notes[0]
+
+
+def test_a_plan_is_json() -> None:
+    planned = json.loads(json.dumps(ssl_sweep.plan(spec(), ["data.labelled=digits"])))
+    assert (planned["data"]["train_images"], planned["data"]["labelled"]["train_images"]) == (1797, 1294)
 
 
 def test_damaged_images_of_an_evaluation_are_refused(tmp_path: Path) -> None:

@@ -5,14 +5,21 @@ from typing import Any
 import pytest
 
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Contents, Source
 from ssl_sweep.data.summary import Summary
 from ssl_sweep.spec.labels import check_labels, unmeasured
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 
-ALL = Summary(90, 10, 20, 3, 0, (), ())
-NONE = Summary(90, 10, 20, 0, 120, ("train", "val", "test"), ())
-NO_TEST = Summary(90, 10, 20, 3, 20, ("test",), ())
-BY_OTHERS = Summary(120, 0, 0, 0, 120, ("train", "val", "test"), (), labelled=ALL)
+
+def read_nothing() -> Contents:
+    raise AssertionError("a summary is enough")
+
+
+DIGITS = Source("digits", {}, read_nothing)
+ALL = Summary(90, 10, 20, 3, 0, (), (), DIGITS)
+NONE = Summary(90, 10, 20, 0, 120, ("train", "val", "test"), (), DIGITS)
+NO_TEST = Summary(90, 10, 20, 3, 20, ("test",), (), DIGITS)
+BY_OTHERS = Summary(120, 0, 0, 0, 120, ("train", "val", "test"), (), DIGITS, labelled=ALL)
 LABEL_FREE = {"evaluate": {"label_free": {}}, "search": {"objective": "maximize label_free/lidar_val"}}
 
 
@@ -51,7 +58,9 @@ def test_the_columns_in_which_labels_are_looked_for_are_named() -> None:
 
 def test_a_labelled_set_without_labels_is_named() -> None:
     wanted = spec(data={"source": "digits", "labelled": "imagefolder:photos", "image_size": 8})
-    assert "'imagefolder:photos'" in refused(wanted, Summary(90, 0, 0, 10, 0, ("val", "test"), (), labelled=NONE))
+    assert "'imagefolder:photos'" in refused(
+        wanted, Summary(90, 0, 0, 10, 0, ("val", "test"), (), DIGITS, labelled=NONE)
+    )
 
 
 @pytest.mark.parametrize("summary", [ALL, BY_OTHERS])
