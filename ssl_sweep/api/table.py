@@ -6,6 +6,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from ssl_sweep.errors import UserError
+from ssl_sweep.ledger.database import has_ledger
+from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.status import may_be_driven
 from ssl_sweep.sweep.tracking_uri import stored_tracking_uri
@@ -14,6 +17,7 @@ from ssl_sweep.tables.options import table_of
 from ssl_sweep.tables.pivot import TableError
 from ssl_sweep.tables.render import grid, render
 from ssl_sweep.tables.table import Cell, Interval, Table
+from ssl_sweep.trialdir.damage import DamagedFileError
 
 Names = str | Sequence[str] | None
 ALWAYS = ("mean", "std", "n")
@@ -41,7 +45,21 @@ def make_table(
             raise TableError(f"{option}: {value!r} is not known; use one of {', '.join(get_args(kind))}")
     stores = {name: tracking_uri or stored_tracking_uri(storage, name) for name in names}
     lists = {"rows": _listed(rows), "columns": _listed(columns), "group_by": _listed(group_by)}
-    return table_of(stores, partial(may_be_driven, storage), **lists, interval=interval, baseline=baseline, test=test)
+    complete = {name: _complete(storage, name) for name in names}
+    options: dict[str, Any] = {**lists, "interval": interval, "baseline": baseline, "test": test}
+    return table_of(stores, partial(may_be_driven, storage), complete, **options)
+
+
+def _complete(storage: Storage, name: str) -> list[str]:
+    """The ids of a sweep's complete trials; none where its ledger is not at hand. Raises DamagedFileError."""
+    try:
+        if not has_ledger(storage.ledger_url):
+            return []
+        return [each.trial_id for each in load_ledger(storage.ledger_url, name).trials if each.state == "COMPLETE"]
+    except DamagedFileError:
+        raise
+    except UserError:
+        return []
 
 
 def _listed(names: Names) -> list[str] | None:

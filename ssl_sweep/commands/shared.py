@@ -153,6 +153,9 @@ def user_errors(interrupted: str | None = None) -> Iterator[None]:
     except (UserError, FileNotFoundError, PermissionError) as error:
         err.print(str(error), style="red", markup=False, soft_wrap=True)
         code: int = ExitCode.USER_ERROR
+    except (IsADirectoryError, NotADirectoryError) as error:
+        err.print(f"{error.filename}: {error.strerror}; move it away", style="red", markup=False, soft_wrap=True)
+        code = ExitCode.USER_ERROR
     except KeyboardInterrupt as error:
         for line in getattr(error, "__notes__", filter(None, [interrupted])):
             err.print(line, markup=False, soft_wrap=True)

@@ -115,13 +115,14 @@ def submitted_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Table:
+def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Group:
     """One line for each sweep of a storage folder."""
     columns = ("name", "state", "total", "complete", "running", "failed", "pruned", "objective", "best")
     table = Table(*columns, box=None, header_style="dim")
     for sweep in sweeps:
-        table.add_row(*(_cell(sweep[column]) for column in columns))
-    return table
+        table.add_row(*(_cell(sweep.get(column)) for column in columns))
+    damaged = [sweep for sweep in sweeps if sweep["damage"]]
+    return Group(table, *(Text(f"{sweep['name']} cannot be read: {sweep['damage']}", "red") for sweep in damaged))
 
 
 def status_table(status: Mapping[str, Any]) -> Group:
@@ -165,6 +166,8 @@ def status_table(status: Mapping[str, Any]) -> Group:
         for trial in status["trials"]
         if trial.get("waits")  # a service of an earlier version does not tell
     ]
+    damaged = [trial for trial in status["trials"] if trial["damage"]]
+    messages += [Text(f"trial {trial['trial_id'][:8]}: {trial['damage']}", "red") for trial in damaged]
     return Group(headline, *_driver_lines(status), table, *messages)
 
 

@@ -242,14 +242,14 @@ def read_pack(folder: Path, split: str) -> Pack:
             os.utime(folder)  # it is in use, see `remove_earlier`
         sizes, labels = (np.load(folder / split / f"{name}.npy") for name in ("sizes", "labels"))
         num_bytes = path.stat().st_size
-    except (ValueError, EOFError, FileNotFoundError) as error:
+        classes, skipped, identity = tuple(meta["classes"]), tuple(meta["skipped"][split]), meta["identity"]
+        expected = int(3 * sizes.prod(axis=1).sum())
+    except (ValueError, EOFError, OSError, LookupError, TypeError) as error:
         raise Damaged(f"{folder} is damaged ({error}); remove it and it will be packed again") from error
-    expected = int(3 * sizes.prod(axis=1).sum())
     if num_bytes != expected:
         raise Damaged(f"{path}: has {num_bytes} bytes, not {expected}; remove {folder}, and it will be packed again")
     pixels = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # a plain array: indexing a memmap is slow
-    classes, skipped = tuple(meta["classes"]), tuple(meta["skipped"][split])
-    return Pack(pixels, sizes, torch.from_numpy(labels), classes, skipped, meta["identity"])
+    return Pack(pixels, sizes, torch.from_numpy(labels), classes, skipped, identity)
 
 
 def warn_of_large_images(folder: Path, short_side: int | None) -> None:

@@ -5,13 +5,13 @@ import logging
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, and_, select
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, and_, event, select
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from ssl_sweep.errors import UserError
@@ -19,12 +19,15 @@ from ssl_sweep.ledger.compat import GET_TRIALS, NOTES
 from ssl_sweep.ledger.new_tables import make_tables
 from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.layout import POSTGRESQL
+from ssl_sweep.storage.sqlite_file import check_file, damaged, is_damage
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.trialdir.retry import retry
 
 PATIENCE_S = 300.0  # how long a sweep waits for a server that cannot be reached, or a file that is locked
 BUSY_S = 20.0  # how long SQLite itself waits for a lock, before a message says it
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 8.0
+TABLES = ("studies", "trials")
+MENDS = "makes the ledger anew from the trials' folders"
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
@@ -42,8 +45,11 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
 
     Raises:
         LedgerUnreachableError: it cannot be reached, its driver is not installed, or the URL is invalid.
+        DamagedFileError: it is a damaged file, or an empty or missing one beside the sweeps that it had.
     """
     try:
+        if (file := sqlite_file(url)) is not None:
+            check_file(file, TABLES, MENDS, is_needed=True)
         if known:
             with suppress(StorageInternalError):  # unreachable, or without tables: the first read reports it
                 return _connect(url, skip_table_creation=True, skip_compatibility_check=True)
@@ -68,20 +74,29 @@ def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
 
 
 def has_ledger(url: str) -> bool:
-    """Whether there can be sweeps: not in a file of SQLite that nobody has made yet."""
+    """Whether there can be sweeps: not in a file of SQLite that nobody has made yet. Raises DamagedFileError."""
     with suppress(ArgumentError):  # `open_storage` says what is wrong
-        file = sqlite_file(url)
-        return file is None or file.exists()
+        if (file := sqlite_file(url)) is not None:
+            check_file(file, TABLES, MENDS, is_needed=True)
+            return file.exists()
     return True
 
 
 def _connect(url: str, **options: Any) -> "DatabaseStorage":
     backend = make_url(url).get_backend_name()
-    url = url.replace("{", "{{").replace("}", "}}")  # Optuna calls `format` on it
+    template = url.replace("{", "{{").replace("}", "}}")  # Optuna calls `format` on it
     if backend == "sqlite":  # sweeps that share a file wait for each other's writes
-        return DatabaseStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_S}}, **options)
+        storage = DatabaseStorage(template, engine_kwargs={"connect_args": {"timeout": BUSY_S}}, **options)
+        event.listen(storage.engine, "handle_error", partial(_tell_damage, url))
+        return storage
     arguments = POSTGRESQL if backend == "postgresql" else {}
-    return DatabaseStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
+    return DatabaseStorage(template, engine_kwargs={"pool_pre_ping": True, "connect_args": arguments}, **options)
+
+
+def _tell_damage(url: str, context: ExceptionContext) -> None:
+    """Name the file where SQLite finds that a page is damaged, which may be long after it was opened."""
+    if is_damage(context.original_exception):
+        raise damaged(sqlite_file(url) or url, f"is damaged ({context.original_exception})", MENDS)
 
 
 class DatabaseStorage(RDBStorage):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from ssl_sweep.ledger.entries import LEASE, LedgerError, Notes
+from ssl_sweep.trialdir.damage import readable
 from ssl_sweep.trialdir.processes import Process, this_process
 
 BEAT_S = 5.0
@@ -162,7 +163,8 @@ def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
     """Hold the file lock, which the system releases however the process ends."""
     lock = FileLock(folder / "driver.lock")
     try:
-        lock.acquire(timeout=0)
+        with readable(folder / "driver.lock", "remove it: it holds nothing"):
+            lock.acquire(timeout=0)
     except Timeout:
         raise _locked_error(notes.read().get(LEASE) or {"host": "this machine", "pid": "?"}) from None
     except (NotImplementedError, OSError) as error:

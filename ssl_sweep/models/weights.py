@@ -54,7 +54,7 @@ def digest(path: Path) -> str:
         with path.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); make it readable, or move it away") from error
 
 
 def unused_keys(path: Path, encoder: Encoder, name: str) -> list[str]:

@@ -21,7 +21,9 @@ from ssl_sweep.service.access import Access
 from ssl_sweep.service.states import SweepState
 from ssl_sweep.storage.database_urls import sqlite_file
 from ssl_sweep.storage.layout import POSTGRESQL
+from ssl_sweep.storage.sqlite_file import check_file
 
+MENDS = "lets the service begin with an empty queue; the sweeps themselves stay"
 BUSY_S = 30.0  # that one writer waits for another
 
 
@@ -62,6 +64,8 @@ class Store(Access):
     """The service's database."""
 
     def __init__(self, url: str) -> None:
+        if (file := sqlite_file(url)) is not None:
+            check_file(file, ("submissions",), MENDS)
         super().__init__(_engine(url))
         self.version = 0  # incremented by every change of a submission in this process
         make_tables(lambda: tables.metadata.create_all(self._engine))

@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from ssl_sweep.storage.bucket import Bucket, BucketError
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.storage.stored_spec import stored_spec
 from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.events import BestTrialChosen
 from ssl_sweep.trialdir.journal import JOURNAL, read
@@ -135,8 +135,8 @@ class BucketStorage(Storage):
         with TemporaryDirectory() as folder:
             copy = BucketStorage(Path(folder), self.url)
             copy._pull(name, "/", SWEEP_FILES)
-            spec = copy.sweep(name) / "spec.yaml"
-            models = yaml.safe_load(spec.read_text())["tracking"]["models"] if spec.exists() else "none"
+            tracking = (stored_spec(copy.sweep(name)) or {}).get("tracking") or {}
+            models = tracking.get("models", "none")
             copy.pull(name, encoders=models == "all")
             best = {event.trial for event in read(copy.sweep(name))[0] if isinstance(event, BestTrialChosen)}
             copy.fetch(*(copy.trial(name, trial) / "encoder.pt" for trial in best))

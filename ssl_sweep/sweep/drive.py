@@ -3,10 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 
 from ssl_sweep.cluster.observers import Observers
@@ -21,6 +18,8 @@ from ssl_sweep.spec.plan import plan_warnings
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.spec.weights import check_weights
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.storage.stored_spec import write_spec
+from ssl_sweep.storage.urls import redacted
 from ssl_sweep.sweep import finish
 from ssl_sweep.sweep.agreement import settle_journals
 from ssl_sweep.sweep.data_check import DataChanged, finish_restart, open_data, take_data
@@ -34,8 +33,10 @@ from ssl_sweep.sweep.storage_identity import keep_sweep_id, settle
 from ssl_sweep.sweep.tracking_uri import check_environment, check_own_store, tracking_uri
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.recorder import Recorder
-from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.tracking.store import check_store
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.disk import is_full, room_in
+from ssl_sweep.trialdir.journal import JOURNAL
 from ssl_sweep.trialdir.states import TrialState
 
 ENDED_WAIT_S = 10.0  # for MLflow, after an error or a second Ctrl-C; the next driver delivers the rest
@@ -113,6 +114,7 @@ def drive(
         WeightsError: a file of weights cannot be read, or does not fit its encoder.
         StorageError: the address of MLflow or of the ledger is none, or relative.
         BucketError: the storage's bucket refuses access or cannot be reached.
+        DamagedFileError: a file of the storage is damaged, or the ledger has lost the sweep.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
     check_thread()
@@ -126,6 +128,8 @@ def drive(
     if resume is None and not extends:
         _check_new(spec, train_images, storage, say)
     folder = storage.sweep(spec.name)
+    check_store(tracking_uri(spec, storage))
+    _check_known(spec.name, storage)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
         notes = open_notes(storage.ledger_url, spec)
@@ -138,7 +142,7 @@ def drive(
         take_pins(spec, storage, notes, say, extends=extends)
         take_data(spec, storage, notes, listings, say, data_changed)
         ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
-        _write_spec(spec, folder)
+        write_spec(folder, spec.model_dump(mode="json"))
         keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
         finish_restart(ledger, storage)
         storage.push(spec.name)  # before MLflow receives anything under this identity
@@ -154,6 +158,21 @@ def drive(
             finish.clean_up(ledger, storage, say)
         settle(storage, say)  # the MLflow store, which the recorder may have made, gets the storage's id
         return result
+
+
+def _check_known(name: str, storage: Storage) -> None:
+    """Check that a sweep whose trials have run is in the ledger: a lost ledger must not begin them anew.
+
+    Raises:
+        DamagedFileError: it is not.
+    """
+    folder = storage.sweep(name)
+    if any(True for _ in folder.glob(f"trials/*/{JOURNAL}")) and name not in sweep_names(storage.ledger_url):
+        raise DamagedFileError(
+            f"{folder} has trials, but the ledger at {redacted(storage.ledger_url)} has no sweep {name!r}: check "
+            "SSL_SWEEP_LEDGER, or run `ssl-sweep doctor --mend`, with the same --storage, which rebuilds it from the "
+            "trials; for a new sweep, choose another name or move the folder away"
+        )
 
 
 def _check_new(spec: SweepSpec, train_images: int, storage: Storage, say: Callable[[str], object]) -> None:
@@ -205,9 +224,3 @@ def _run_and_finish(ledger: Ledger, storage: Storage, console: Console, run: Cal
             finish.push_sweep(storage, spec.name)
     remarks = plan_warnings(spec) if ledger.searched else ()
     return Summary(ledger.trials, ledger.total, ending, table, unrecorded, remarks)
-
-
-def _write_spec(spec: SweepSpec, folder: Path) -> None:
-    """Write the spec beside the trials, for people and for `table` when the ledger is elsewhere."""
-    dump: dict[str, Any] = spec.model_dump(mode="json")
-    write_text(folder / "spec.yaml", yaml.safe_dump(dump, sort_keys=False))

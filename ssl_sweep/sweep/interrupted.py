@@ -10,8 +10,9 @@ from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import Storage
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import Ended
-from ssl_sweep.trialdir.journal import Journal, JournalError, read
+from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.states import TrialState
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def end_interrupted(ledger: LedgerReader, storage: Storage) -> None:
         except BucketError as error:  # the bucket has been retried for long enough
             log.warning("MLflow may show trials as running (%s)", error)
             return
-        except (JournalError, OSError) as error:  # the others are to be ended all the same
+        except (DamagedFileError, OSError) as error:  # the others are to be ended all the same
             log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
 
 

@@ -10,6 +10,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.tracking.transcript import run_name
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, Event
 from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.states import TrialState
@@ -110,8 +111,12 @@ def _errors(ledger: LedgerReader, storage: Storage, failed: list[Trial]) -> str:
 
 
 def _traceback(folder: Path) -> str | None:
-    """The traceback of the last failed attempt."""
-    ends = [event for event in read(folder)[0] if isinstance(event, Ended) and event.state == TrialState.FAILED]
+    """The traceback of the last failed attempt, or why it cannot be read."""
+    try:
+        events = read(folder)[0]
+    except DamagedFileError as error:
+        return f"{error}\n"
+    ends = [event for event in events if isinstance(event, Ended) and event.state == TrialState.FAILED]
     return (ends[-1].traceback or None) if ends else None
 
 

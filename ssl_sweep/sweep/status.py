@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.database import LedgerUnreachableError, has_ledger
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import driver_of, is_driven
@@ -16,7 +17,9 @@ from ssl_sweep.ledger.orders import read_orders
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage, StorageError
 from ssl_sweep.trialdir import journal, waits, watchdog
+from ssl_sweep.trialdir.damage import MEND, DamagedFileError
 from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.record import glance
 from ssl_sweep.trialdir.states import ENDED, TrialState
 
 State = Literal["RUNNING", "COMPLETE", "FAILED", "STOPPED", "PAUSED", "INTERRUPTED"]
@@ -36,14 +39,21 @@ def sweep_status(storage: Storage, name: str) -> dict[str, Any]:
 
 
 def overview(storage: Storage) -> list[dict[str, Any]]:
-    """Counts of all sweeps of a storage. Raises StorageError: there is none."""
+    """Counts of all sweeps of a storage; of one that cannot be read, its name and the reason as `damage`.
+
+    Raises StorageError: there is no storage.
+    """
     if not has_ledger(storage.ledger_url) and not storage.root.is_dir():
         raise StorageError(f"there is no storage at {storage.place}; name yours by --storage or SSL_SWEEP_STORAGE")
-    return [_described(load_ledger(storage.ledger_url, name)) for name in sweep_names(storage.ledger_url)]
+    return [_described(storage, name) for name in sweep_names(storage.ledger_url)]
 
 
-def _described(ledger: LedgerReader) -> dict[str, Any]:
-    return {"state": state_of(ledger), **counts(ledger)}
+def _described(storage: Storage, name: str) -> dict[str, Any]:
+    try:
+        ledger = load_ledger(storage.ledger_url, name)
+        return {"state": state_of(ledger), **counts(ledger), "damage": None}
+    except UserError as error:
+        return {"name": name, "damage": str(error)}
 
 
 def counts(ledger: LedgerReader) -> dict[str, Any]:
@@ -123,7 +133,11 @@ def trial_statuses(trials: Sequence[Trial], ledger: LedgerReader, storage: Stora
 
 def _trial_status(trial: Trial, state: TrialState, ledger: LedgerReader, storage: Storage) -> dict[str, Any]:
     folder = storage.trial(ledger.spec.name, trial.trial_id)
-    stage, epoch, age = last_sign(folder)
+    try:
+        stage, epoch, age = last_sign(folder)
+        damage = damage_of(trial, folder)
+    except DamagedFileError as error:
+        stage, epoch, age, damage = None, None, None, str(error)
     return {
         "trial_id": trial.trial_id,
         "choice": trial.choice,
@@ -138,6 +152,7 @@ def _trial_status(trial: Trial, state: TrialState, ledger: LedgerReader, storage
         "lost": trial.lost,
         "reason": trial.reason,
         "message": trial.message,
+        "damage": damage,
         "last_sign_seconds": age,
         "waits": waits_of(folder) if state == TrialState.RUNNING else None,
         "results": dict(trial.results) if trial.results else None,
@@ -152,6 +167,16 @@ def waits_of(folder: Path) -> str | None:
     process = watchdog.process_of(folder / watchdog.HEARTBEAT_FILE)
     state = process.state if process is not None else None
     return f"does not go on: {process.described(state)}" if process is not None and state == "stopped" else None
+
+
+def damage_of(trial: Trial, folder: Path) -> str | None:
+    """What is wrong with the files of a trial that has run, as far as it is seen at a glance."""
+    if not trial.attempts or not folder.exists():  # in a bucket, a running trial's folder comes later
+        return None
+    path = folder / journal.JOURNAL
+    if trial.ended and not (path.exists() and path.stat().st_size):
+        return f"{path} is {'empty' if path.exists() else 'gone'}; {MEND}"
+    return glance(folder)
 
 
 def last_sign(folder: Path) -> tuple[str | None, int | None, float | None]:

@@ -18,6 +18,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, find_trial
 from ssl_sweep.sweep.resumed_settings import to_repeat
 from ssl_sweep.trial.attempt import REQUESTED_STATES
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import Ended
 from ssl_sweep.trialdir.journal import Journal, read
 from ssl_sweep.trialdir.processes import Process
@@ -116,9 +117,12 @@ def _end_now(ledger: Ledger, storage: Storage, request: StopRequest) -> int:
             continue
         ledger.update(replace(trial, state=state, message=request.why))
         folder = storage.trial(ledger.spec.name, trial.trial_id)
-        with storage.synced_journal(folder):
-            if (events := read(folder)[0]) and not isinstance(events[-1], Ended):
-                Journal(folder).append(Ended(state=state, message=request.why))
+        try:
+            with storage.synced_journal(folder):
+                if (events := read(folder)[0]) and not isinstance(events[-1], Ended):
+                    Journal(folder).append(Ended(state=state, message=request.why))
+        except DamagedFileError as error:  # the others are to be ended all the same
+            log.warning("trial %s: MLflow may show it as running (%s)", trial.trial_id, error)
         count += 1
     return count
 

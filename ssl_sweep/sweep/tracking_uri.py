@@ -6,11 +6,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import yaml
-
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.database_urls import sqlite_file, sqlite_url
 from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.storage.stored_spec import FILE, stored_spec
 from ssl_sweep.storage.urls import redacted
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -24,10 +23,9 @@ def tracking_uri(spec: SweepSpec, storage: Storage) -> str:
 
 def stored_tracking_uri(storage: Storage, name: str) -> str:
     """The same by the sweep's name, also where the ledger is elsewhere: from the spec beside its trials."""
-    stored = storage.sweep(name) / "spec.yaml"
-    storage.fetch(stored)
-    own = yaml.safe_load(stored.read_text())["tracking"]["uri"] if stored.exists() else None
-    return own or storage.tracking_uri
+    storage.fetch(storage.sweep(name) / FILE)
+    tracking = (stored_spec(storage.sweep(name)) or {}).get("tracking") or {}
+    return tracking.get("uri") or storage.tracking_uri
 
 
 def check_own_store(spec: SweepSpec) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -54,6 +54,14 @@ def notes(
         *_on_tests(table, baseline, reference, test),
         *_on_published(table, pivoted, published),
     )
+
+
+def on_missing(runs: pd.DataFrame, complete: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """A note for each sweep on its complete trials, by their ids, that MLflow lacks."""
+    known = set(zip(runs["sweep"], runs["trial_id"], strict=True))
+    for sweep, ids in complete.items():
+        if missing := [trial_id[:8] for trial_id in ids if (sweep, trial_id) not in known]:
+            yield f"not here: {len(missing)} complete trials ({_several(missing)}); ssl-sweep sync {sweep} says why"
 
 
 def _on_spread(table: "Table") -> Iterator[str]:

@@ -1,7 +1,9 @@
 """The options of the table of one sweep or several: from the specs' `table` sections, and what a user overrides."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -9,6 +11,7 @@ import pandas as pd
 from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import label_meant, row_label
+from ssl_sweep.tables.notes import on_missing
 from ssl_sweep.tables.pivot import values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.trialdir.states import TrialState
@@ -75,11 +78,18 @@ def _knobs_of_choices(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def table_of(
-    stores: Mapping[str, str], is_driven: Callable[[str], bool] = lambda name: True, **overrides: Any
+    stores: Mapping[str, str],
+    is_driven: Callable[[str], bool] = lambda name: True,
+    complete: Mapping[str, Collection[str]] = MappingProxyType({}),
+    **overrides: Any,
 ) -> Table:
-    """The table of these sweeps, each with the tracking URI of its store; `overrides` are as of `options`.
+    """The table of these sweeps.
 
-    is_driven: see `with_interrupted`.
+    Args:
+        stores: the tracking URI of each sweep.
+        is_driven: see `with_interrupted`.
+        complete: ids of trials with results, by sweep, as far as they are known; a note says which MLflow lacks.
+        overrides: as of `options`.
     """
     from ssl_sweep.tracking.reader import runs, spec_of  # MLflow takes seconds to import
 
@@ -89,7 +99,8 @@ def table_of(
         by_store[uri].append(name)
     all_runs = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
     all_runs = with_undrawn(with_interrupted(all_runs, is_driven), specs.values())
-    return ablation(all_runs, **options(specs, all_runs, **overrides))
+    table = ablation(all_runs, **options(specs, all_runs, **overrides))
+    return replace(table, notes=(*table.notes, *on_missing(all_runs, complete)))
 
 
 def with_interrupted(runs: pd.DataFrame, is_driven: Callable[[str], bool]) -> pd.DataFrame:

@@ -25,8 +25,9 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
-    client = store.connect(tracking_uri)
-    rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trial_runs(client, sweep, tracking_uri)]
+    with store.naming_damage(tracking_uri):
+        client = store.connect(tracking_uri)
+        rows = [_row(sweep, trial) for sweep in sweeps for trial in store.trial_runs(client, sweep, tracking_uri)]
     first = ["trial_id", "sweep", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT]
     params = sorted({name for row in rows for name in {**row["params"], **row["exact"]}} - set(first))
     metrics = sorted({name for row in rows for name in row["metrics"]})
@@ -45,10 +46,11 @@ def histories(sweep: str, tracking_uri: str, names: Sequence[str] | None = None)
     Of a stage that ran again, each step has its newest value. Sorted by trial (choice, seed), name and step. `names`
     are metrics (`pretrain/loss`); None: all. Raises NotTrackedError for an unknown sweep.
     """
-    client = store.connect(tracking_uri)
-    trials = store.trial_runs(client, sweep, tracking_uri)
+    with store.naming_damage(tracking_uri):
+        client = store.connect(tracking_uri)
+        trials = store.trial_runs(client, sweep, tracking_uri)
+        points = store.metric_points(client, trials, tracking_uri, names)
     order = {trial.run_id: (rank, trial.tags.get(PREFIX + "trial_id")) for rank, trial in enumerate(trials)}
-    points = store.metric_points(client, trials, tracking_uri, names)
     points.sort(key=lambda point: point.time_ms)
     newest = {(order[point.run_id][0], point.name, point.step): point for point in points}
     points = [newest[place] for place in sorted(newest)]
@@ -67,12 +69,13 @@ def artifact(sweep: str, trial_id: str | None, path: str, tracking_uri: str) -> 
 
     `path` is as MLflow shows it: `pictures.png`, `table.md`. Raises NotTrackedError for an unknown sweep or trial.
     """
-    client = store.connect(tracking_uri)
-    if trial_id is None:
-        run_id = str(store.parent_run(client, sweep, tracking_uri).info.run_id)
-    else:
-        run_id = store.trial_run(client, sweep, trial_id, tracking_uri)
-    return store.read_file(client, run_id, path)
+    with store.naming_damage(tracking_uri):
+        client = store.connect(tracking_uri)
+        if trial_id is None:
+            run_id = str(store.parent_run(client, sweep, tracking_uri).info.run_id)
+        else:
+            run_id = store.trial_run(client, sweep, trial_id, tracking_uri)
+        return store.read_file(client, run_id, path)
 
 
 def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
@@ -89,7 +92,9 @@ def spec_of(sweep: str, tracking_uri: str) -> dict[str, Any]:
 
 def list_sweeps(tracking_uri: str) -> list[str]:
     """The names of the sweeps in MLflow, the newest first."""
-    return store.sweep_names(store.connect(tracking_uri)) if store.has_store(tracking_uri) else []
+    store.check_store(tracking_uri)
+    with store.naming_damage(tracking_uri):
+        return store.sweep_names(store.connect(tracking_uri)) if store.has_store(tracking_uri) else []
 
 
 def _row(sweep: str, trial: StoredRun) -> dict[str, Any]:

@@ -14,12 +14,15 @@ from typing import Any
 import yaml
 
 from ssl_sweep.data.fingerprints import fingerprint
+from ssl_sweep.errors import UserError
+from ssl_sweep.storage.stored_spec import stored_spec
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.spool import SWEEP, Spool
-from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError
+from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError, check_store, naming_damage
 from ssl_sweep.tracking.transcript import FINGERPRINT, PREFIX, Transcript, Update, summary
 from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import (
     ArtifactAdded,
     AttemptStarted,
@@ -29,10 +32,14 @@ from ssl_sweep.trialdir.events import (
     Superseded,
     TagsSet,
 )
-from ssl_sweep.trialdir.journal import Journal, JournalError
+from ssl_sweep.trialdir.journal import Journal
 
 LONGEST_DELAY_S = 30.0
 log = logging.getLogger(__name__)
+
+
+class UndeliveredError(UserError, ValueError):
+    """MLflow lacks events of trials whose files are damaged."""
 
 
 class Recorder:
@@ -108,8 +115,8 @@ class Recorder:
         self._delivery.again.update(trials)
 
     def pending(self) -> int:
-        """The number of undelivered events, and of runs that are to be made anew."""
-        return self._spool.pending() + len(self._delivery.again)
+        """The number of undelivered events that MLflow may still take, and of runs that are to be made anew."""
+        return self._spool.pending(self._delivery.refused) + len(self._delivery.again)
 
     def close(self, timeout_s: float = 10.0) -> int:
         """Deliver the rest in at most `timeout_s` seconds; returns the number of events that remain for `sync`."""
@@ -117,7 +124,7 @@ class Recorder:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        return self.pending()
+        return self._spool.pending()
 
     def _run(self) -> None:
         while True:
@@ -163,14 +170,27 @@ class Recorder:
 
 
 def sync(sweep: str, folder: Path, tracking_uri: str) -> int:
-    """Deliver all events of a sweep again; returns their number. Raises MLflow's errors."""
+    """Deliver all events of a sweep again; returns their number.
+
+    Raises:
+        UndeliveredError: files of some trials are damaged; all others are delivered.
+        DamagedFileError: the sweep's own files, or the file of the MLflow store, are damaged.
+        MlflowException: of another kind, from MLflow.
+    """
+    check_store(tracking_uri)
     if not folder.is_dir():
         raise NotTrackedError(f"no folder {folder}: sweep {sweep!r} has no events to deliver")
     spool = Spool(folder)
     spool.reset()
-    spec_file = folder / "spec.yaml"
-    spec = yaml.safe_load(spec_file.read_text()) if spec_file.exists() else {}
-    return _Delivery(sweep, folder, tracking_uri, spool, _models(spec)).deliver()
+    delivery = _Delivery(sweep, folder, tracking_uri, spool, _models(stored_spec(folder) or {}))
+    with naming_damage(tracking_uri):
+        events = delivery.deliver()
+    if delivery.refused:
+        raise UndeliveredError(
+            f"{events} events of {sweep} are in MLflow; those of {len(delivery.refused)} journals are not:\n"
+            + "\n".join(delivery.refused.values())
+        )
+    return events
 
 
 class _Delivery:
@@ -181,13 +201,13 @@ class _Delivery:
         self._spool, self._models = spool, models
         self._runs: SweepRuns | None = None
         self._transcripts: dict[str, Transcript] = {}
-        self._refused: set[str] = set()
+        self.refused: dict[str, str] = {}  # journals of which MLflow gets no more, and why
         self._failures: dict[str, int] = {}
         self.again = set[str]()  # trials whose runs are to be made anew
 
     def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
         """Deliver the journals that have grown, those that failed before last; returns the number of events."""
-        names = [name for name in self._spool.undelivered_journals() if name not in self._refused]
+        names = [name for name in self._spool.undelivered_journals() if name not in self.refused]
         if not names and not self.again:
             return 0
         try:
@@ -219,9 +239,9 @@ class _Delivery:
         try:
             while not expired() and (count := self._deliver_chunk(runs, name)):
                 delivered += count
-        except (JournalError, MlflowRejectedError) as error:
-            self._refused.add(name)
+        except (DamagedFileError, MlflowRejectedError) as error:
             whose = f"trial {name}" if name else "the sweep"
+            self.refused[name] = f"{whose}: {redacted(str(error))}"
             log.warning("no further events of %s are delivered to MLflow: %s", whose, redacted(str(error)))
         except Exception:
             self._failures[name] = self._failures.get(name, 0) + 1

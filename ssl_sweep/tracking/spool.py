@@ -4,15 +4,19 @@ import json
 import os
 import threading
 import zlib
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.atomic import replacing
+from ssl_sweep.trialdir.damage import DamagedFileError, read_text, readable
 from ssl_sweep.trialdir.events import Event
 from ssl_sweep.trialdir.journal import JOURNAL
 
 SWEEP = ""  # name of the sweep's own journal; the others have their trial's id
 SUMMED_BYTES = 512  # before an offset
+REMEDY = "remove it: everything is delivered again, which changes nothing that MLflow has"
 CHUNK_BYTES = 1 << 20  # one read; bounds memory and the repetition after a failure; exceeds MAX_LINE_BYTES
 
 
@@ -24,6 +28,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Raises DamagedFileError: `recorded.json` is a folder, is not UTF-8, or may not be read."""
         self.folder = folder
         self._trials = str(folder / "trials")
         self._lock = threading.Lock()
@@ -77,12 +82,14 @@ class Spool:
         with self._lock:
             self._offsets = {}
 
-    def pending(self) -> int:
-        """The number of undelivered events."""
+    def pending(self, without: Collection[str] = ()) -> int:
+        """The number of undelivered events, of all journals but these."""
         with self._lock:
             offsets = dict(self._offsets)
         return sum(
-            _lines(folder_of(self.folder, name) / JOURNAL, offsets.get(name, 0)) for name in self.undelivered_journals()
+            _lines(folder_of(self.folder, name) / JOURNAL, offsets.get(name, 0))
+            for name in self.undelivered_journals()
+            if name not in without
         )
 
     def save(self) -> None:
@@ -100,16 +107,14 @@ class Spool:
         return self.folder / "recorded.json"
 
     def _load(self) -> None:
-        try:
-            saved = json.loads(self._path.read_text())
-        except (
-            FileNotFoundError,
-            ValueError,
-        ):  # not written yet, or cut off by a power failure
-            return
-        self._destination, self._offsets = saved["destination"], saved["offsets"]
-        self._sums = saved.get("sums", {})  # earlier versions had none
-        self._saved = dict(self._offsets)
+        with suppress(FileNotFoundError, json.JSONDecodeError):  # not written yet, or cut off by a power failure
+            saved = json.loads(read_text(self._path, REMEDY))
+            if not isinstance(saved, dict) or not isinstance(offsets := saved.get("offsets"), dict):
+                return  # damaged: everything is delivered again, which changes nothing that has arrived
+            if all(isinstance(offset, int) for offset in offsets.values()):
+                self._destination, self._offsets = saved.get("destination"), offsets
+                self._sums = saved.get("sums") or {}  # earlier versions had none
+                self._saved = dict(self._offsets)
 
     def _names(self) -> list[str]:
         try:
@@ -125,6 +130,8 @@ class Spool:
             same = offset in (0, size) or (size > offset and self._sums.get(name) in (None, _checksum(path, offset)))
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except (IsADirectoryError, PermissionError):  # who reads it says so
+            return True
         if not same:
             self._offsets[name] = 0
             self._replaced.add(name)
@@ -144,6 +151,10 @@ def _checksum(path: str | Path, offset: int) -> int:
 
 
 def _lines(path: Path, offset: int) -> int:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read().count(b"\n")
+    """The number of lines from a byte on; 1 of a journal that cannot be read."""
+    try:
+        with readable(path), path.open("rb") as file:
+            file.seek(offset)
+            return file.read().count(b"\n")
+    except DamagedFileError:
+        return 1

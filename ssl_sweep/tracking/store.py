@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Select, and_, create_engine, select
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.storage.database_urls import sqlite_file
+from ssl_sweep.storage.sqlite_file import check_file, damaged, is_damage
 from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.locations import files_to_read
 from ssl_sweep.tracking.locked_file import await_unlocked
@@ -29,6 +30,8 @@ PARENT = "mlflow.parentRunId"
 LARGEST_FLOAT = 1.7976931348623157e308  # MLflow's SQL stores replace infinity by it
 PAGE = 500  # runs in one request: a server must answer within the timeout
 REQUESTS = 8  # at a time; each metric of each run is one request
+TABLES = ("experiments", "runs", "tags")
+MENDS = "delivers the journals of all sweeps to a new one"
 MAX_POINTS = 900  # metrics in one batch; MLflow's limit is 1,000 entries in all
 
 
@@ -63,21 +66,44 @@ class StoredPoint(NamedTuple):
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """A client of an existing store. Raises NotTrackedError, MlflowLockedError."""
+    """A client of an existing store. Raises NotTrackedError, DamagedFileError, MlflowLockedError."""
+    check_store(tracking_uri)
     if not has_store(tracking_uri):
         raise NotTrackedError(
-            f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, or name its storage by --storage or "
-            "SSL_SWEEP_STORAGE"
+            f"no MLflow store at {redacted(tracking_uri)}; run a sweep first, name its storage by --storage or "
+            "SSL_SWEEP_STORAGE, or, where the store is lost, deliver its journals again: ssl-sweep sync NAME"
         )
     if tracking_uri.startswith("sqlite") and (file := sqlite_file(tracking_uri)) is not None:
         await_unlocked(file)
     return MlflowClient(tracking_uri)
 
 
+def check_store(tracking_uri: str) -> None:
+    """Check that a store in an SQLite file is no damaged one. Raises DamagedFileError."""
+    if (file := _file(tracking_uri)) is not None:
+        check_file(file, TABLES, MENDS)
+
+
+@contextmanager
+def naming_damage(tracking_uri: str) -> Iterator[None]:
+    """Name the file where SQLite finds that a page is damaged, of whatever type MLflow makes the error."""
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise damaged(_file(tracking_uri) or tracking_uri, "is damaged", MENDS) from error
+
+
 def has_store(tracking_uri: str) -> bool:
     """Whether the store exists: MLflow would take seconds to create a missing SQLite file."""
-    file = sqlite_file(tracking_uri) if tracking_uri.startswith("sqlite") else None
+    file = _file(tracking_uri)
     return file is None or file.exists()
+
+
+def _file(tracking_uri: str) -> Path | None:
+    """The SQLite file of a store; None of another one."""
+    return sqlite_file(tracking_uri) if tracking_uri.startswith("sqlite") else None
 
 
 def is_database(tracking_uri: str) -> bool:

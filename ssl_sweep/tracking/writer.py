@@ -37,7 +37,7 @@ from ssl_sweep.tracking.transcript import (
 from ssl_sweep.trialdir.atomic import write_text
 from ssl_sweep.trialdir.journal import MAX_LINE_BYTES, read
 from ssl_sweep.trialdir.locks import briefly_locked
-from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
+from ssl_sweep.trialdir.record import RECORD, TrialRecord
 
 MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters; MLflow's limits
 MAX_PARAMS = 100  # in one batch
@@ -182,8 +182,6 @@ class SweepRuns:
             return TrialRecord.read(folder_of(self._folder, name))
         except FileNotFoundError:  # the trial died before it wrote its record
             return TrialRecord(name)
-        except RecordError as error:
-            raise MlflowRejectedError(f"{error}; restore it, then run `ssl-sweep sync {self._sweep}`") from error
 
     def _upload(self, name: str, run_id: str, relative: str) -> None:
         folder = folder_of(self._folder, name).resolve()

@@ -11,7 +11,7 @@ import subprocess
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache as remember
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +33,7 @@ from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trial.claim import claim
 from ssl_sweep.trialdir import disk, waits, watchdog
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, MetricsReported
 from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.record import TrialRecord
@@ -106,6 +107,8 @@ def attempt(
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, unwatched_report, folder, cache, stages, objectives)
         return ended(folder, outcome)
+    except DamagedFileError as error:  # of the trial's own folder: an end cannot be written there either
+        return Outcome(TrialState.FAILED, {}, "data", str(error), traceback.format_exc())
     except OSError as error:
         if not disk.is_full(error):
             raise
@@ -143,6 +146,10 @@ def dead_process_outcome(folder: Path, message: str, ray_message: str, config: M
     if error := re.search(BUCKET_ERROR, ray_message, flags=re.MULTILINE):
         message = error[1]
     outcome = Outcome(TrialState.FAILED, reason="lost", message=message)
+    try:
+        Journal(folder)
+    except DamagedFileError as error:
+        return replace(outcome, reason="data", message=str(error))
     if any(words in ray_message for words in MONITOR):
         message = f"out of memory, ended by Ray's memory monitor; {what_to_lower(config)}"
         outcome = Outcome(TrialState.FAILED, reason="oom", message=message, traceback=ray_message)
@@ -209,7 +216,7 @@ def failure_reason(error: BaseException) -> str:
         "oom": (torch.OutOfMemoryError, MemoryError),
         "diverged": (Diverged,),
         "collapsed": (Collapsed,),
-        "data": (DataError, WeightsError),
+        "data": (DataError, WeightsError, DamagedFileError),
         "plugin": (PluginError, PinError),
         "import": (ImportError, LibraryError),
     }

@@ -24,7 +24,8 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trial.stages import FinishedStages
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.atomic import write_bytes
-from ssl_sweep.trialdir.record import RecordError, TrialRecord
+from ssl_sweep.trialdir.damage import DamagedFileError
+from ssl_sweep.trialdir.record import TrialRecord
 
 TORCHVISION_WIDTH = 64
 TORCHVISION_VITS = {("vit_base", 16): "vit_b_16", ("vit_base", 32): "vit_b_32"}
@@ -86,7 +87,7 @@ def read_record(folder: Path) -> TrialRecord:
         return TrialRecord.read(folder)
     except FileNotFoundError as error:
         raise ExportError(f"{folder}: no config.yaml; the trial has not started") from error
-    except RecordError as error:
+    except DamagedFileError as error:
         raise ExportError(str(error)) from error
 
 

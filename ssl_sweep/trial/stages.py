@@ -25,6 +25,7 @@ from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report
 from ssl_sweep.trialdir import watchdog
 from ssl_sweep.trialdir.atomic import replacing, write_bytes, write_text
+from ssl_sweep.trialdir.damage import MEND, DamagedFileError, read_text
 from ssl_sweep.trialdir.events import (
     ArtifactAdded,
     Event,
@@ -77,14 +78,30 @@ class FinishedStages:
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
-            finished: dict[str, dict[str, Any]] = json.loads(self.path.read_text())
+            return read_stages(self.path)
         except FileNotFoundError:
             return {}
-        except ValueError as error:
-            log.warning("%s is damaged (%s); reading the journal instead, which has the same", self.path, error)
-            events = [event for event in read(self.path.parent)[0] if isinstance(event, StageFinished)]
-            return {event.stage: {"key": event.key, "results": event.results} for event in events}
-        return finished
+        except DamagedFileError as error:
+            log.warning("%s; reading the journal instead, which has the same", error)
+            return stages_of(self.path.parent)
+
+
+def read_stages(path: Path) -> dict[str, dict[str, Any]]:
+    """The finished stages that `stages.json` has. Raises DamagedFileError, FileNotFoundError."""
+    try:
+        finished: dict[str, dict[str, Any]] = json.loads(read_text(path))
+        if all(set(entry) == {"key", "results"} for entry in finished.values()):
+            return finished
+        wrong = "an entry is no finished stage"
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        wrong = str(error)
+    raise DamagedFileError(f"{path} is damaged ({wrong}); {MEND}")
+
+
+def stages_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished stages by a trial's journal, as `stages.json` has them. Raises DamagedFileError."""
+    events = [event for event in read(folder)[0] if isinstance(event, StageFinished)]
+    return {event.stage: {"key": event.key, "results": event.results} for event in events}
 
 
 class SharedPretraining:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ssl_sweep.trialdir.damage import readable
 from ssl_sweep.trialdir.disk import room_in
 
 
@@ -45,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")  # always the same name: a killed process's file is overwritten
     try:
         yield partial
-        partial.replace(path)
+        with readable(path):
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # frees a full disk
 

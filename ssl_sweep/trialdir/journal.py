@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ssl_sweep.errors import UserError
+from ssl_sweep.trialdir.damage import DamagedFileError, readable
 from ssl_sweep.trialdir.events import (
     Event,
     MetricsReported,
@@ -29,9 +29,10 @@ JOURNAL = "journal.jsonl"
 MAX_LINE_BYTES = 256 * 1024
 MAX_MESSAGE = 2_000  # characters
 MAX_TRACEBACK = 20_000  # characters; the last ones are kept, which name the error
+REMEDY = "remove that line, as `ssl-sweep doctor --mend` does, with the same --storage"
 
 
-class JournalError(UserError, ValueError):
+class JournalError(DamagedFileError):
     """A line of a journal is not an event."""
 
 
@@ -99,27 +100,34 @@ class Journal:
 def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Event], int]:
     """The events from byte `start` to `end` (None: the end of the file), and the offset after the last one.
 
-    An unfinished last line is left for the next read. A missing file has no events. Raises JournalError.
+    An unfinished last line is left for the next read. A missing file has no events.
+
+    Raises:
+        JournalError: a line is not an event.
+        DamagedFileError: it is a folder, or may not be read.
     """
     path = folder / JOURNAL
     try:
-        with path.open("rb") as file:
+        with readable(path), path.open("rb") as file:
             file.seek(start)
             text = file.read() if end is None else file.read(end - start)
     except FileNotFoundError:
         return [], start
     events = []
-    for line in text[: text.rfind(b"\n") + 1].splitlines(keepends=True):
+    whole = text.rfind(b"\n") + 1
+    for line in text[:whole].splitlines(keepends=True):
         events.append(_decode(line, path, start))
         start += len(line)
+    if not _is_unfinished(text[whole:], is_first=start == 0):
+        _decode(text[whole:], path, start)
     return events, start
 
 
 def last_event(folder: Path) -> Event | None:
-    """The last event of a journal; None where there is none. Raises JournalError."""
+    """The last event of a journal; None where there is none. Raises DamagedFileError."""
     path = folder / JOURNAL
     try:
-        with path.open("rb") as file:
+        with readable(path), path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - MAX_LINE_BYTES)
             file.seek(start)
             tail = file.read()
@@ -127,23 +135,28 @@ def last_event(folder: Path) -> Event | None:
         return None
     end = tail.rfind(b"\n")
     line = tail.rfind(b"\n", 0, max(0, end)) + 1
-    return _decode(tail[line : end + 1], path, start + line) if end >= 0 else None
+    return decode(tail[line : end + 1], path, start + line) if end >= 0 else None
+
+
+def _is_unfinished(rest: bytes, *, is_first: bool) -> bool:
+    """Whether what follows the last whole line is the start of a line; a power cut can leave zeros in its place."""
+    return not rest or rest.startswith(b"{") or (not is_first and not rest.strip(b"\0"))
 
 
 def _cut_unfinished_line(path: Path) -> None:
     if not path.exists():
         return
-    with path.open("rb+") as file:
+    with readable(path), path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MAX_LINE_BYTES))
         tail = file.read()
         whole = size - len(tail) + tail.rfind(b"\n") + 1
-        if whole < size:
+        if whole < size and _is_unfinished(tail[tail.rfind(b"\n") + 1 :], is_first=whole == 0):
             file.truncate(whole)
 
 
 def _write_line(path: Path, line: bytes) -> None:
-    with path.open("ab", buffering=0) as file:
+    with readable(path), path.open("ab", buffering=0) as file:
         before = file.tell()
         try:
             written = file.write(line)
@@ -171,14 +184,14 @@ def _decode(line: bytes, path: Path, offset: int) -> Event:
     try:
         fields = json.loads(line)
     except ValueError as error:
-        raise JournalError(f"{path}, byte {offset}: not a line of JSON ({error}); remove that line") from error
+        raise JournalError(f"{path}, byte {offset}: not a line of JSON ({error}); {REMEDY}") from error
     if not isinstance(fields, dict) or not {"time", "event"} <= fields.keys():
-        raise JournalError(f"{path}, byte {offset}: not an event with a time ({line[:80]!r}); remove that line")
+        raise JournalError(f"{path}, byte {offset}: not an event with a time ({line[:80]!r}); {REMEDY}")
     try:
         return event_type(fields).model_validate(fields)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, field['loc']))}: {field['msg']}" for field in error.errors())
-        raise JournalError(f"{path}, byte {offset}: event {fields['event']!r}: {wrong}; remove that line") from error
+        raise JournalError(f"{path}, byte {offset}: event {fields['event']!r}: {wrong}; {REMEDY}") from error
 
 
 def _bounded(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from ssl_sweep.errors import UserError
 from ssl_sweep.trialdir.atomic import write_text
+from ssl_sweep.trialdir.damage import MEND, DamagedFileError, read_text
 
 RECORD = "config.yaml"
 
 
-class RecordError(UserError, ValueError):
+class RecordError(DamagedFileError):
     """A trial's `config.yaml` cannot be read."""
 
 
@@ -22,6 +22,19 @@ def setting_key(knobs: Mapping[str, Any]) -> str:
     """The same text for the same values of searched knobs; of floats, what rounding leaves alike."""
     digits = {path: f"{value:.12g}" if isinstance(value, float) else [value] for path, value in knobs.items()}
     return json.dumps(digits, sort_keys=True)
+
+
+def glance(folder: Path) -> str | None:
+    """What is wrong with a trial's `config.yaml` by its start and end, which takes a hundredth of reading it."""
+    path = folder / RECORD
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return f"{path} is gone; {MEND}"
+    except DamagedFileError as error:
+        return str(error)
+    is_whole = "trial_id:" in text and text.endswith("\n") and "\0" not in text
+    return None if is_whole else f"{path} is {'damaged' if text else 'empty'}; {MEND}"
 
 
 @dataclass(frozen=True)
@@ -65,15 +78,18 @@ class TrialRecord:
 
         Raises:
             FileNotFoundError: the trial has not started.
-            RecordError: the file is not YAML, or not a trial's record.
+            RecordError: the file is not YAML, is cut off, or is not a trial's record.
+            DamagedFileError: it is a folder, is not UTF-8, or may not be read.
         """
         path = folder / RECORD
-        text = path.read_text()
+        text = read_text(path)
         try:
             stored = yaml.load(text, Loader=yaml.CSafeLoader)  # ten times as fast as the Python loader
         except yaml.YAMLError as error:
-            raise RecordError(f"{path} is not YAML ({error})") from error
+            raise RecordError(f"{path} is not YAML ({' '.join(str(error).split())}); {MEND}") from error
         if not isinstance(stored, dict):
-            raise RecordError(f"{path} is not a trial's record")
+            raise RecordError(f"{path} is not a trial's record; {MEND}")
+        if not text.endswith("\n"):  # half of it can be YAML too
+            raise RecordError(f"{path} is cut off; {MEND}")
         known = {field.name for field in fields(cls)} & stored.keys()  # a later version may write more
         return cls(**{"trial_id": folder.name, **{name: stored[name] for name in known}})

@@ -29,7 +29,7 @@ class LearningCurves:
 def learning_curves(
     rows: Sequence[TrialRow], folders: Sequence[Path], requested: str | None, objective: str
 ) -> LearningCurves:
-    """The curves of trials, whose folders are in the same order. Raises JournalError."""
+    """The curves of trials, whose folders are in the same order. Raises DamagedFileError."""
     reported = [_reported(folder) for folder in folders]
     lengths: dict[str, int] = {}
     for points in reported:

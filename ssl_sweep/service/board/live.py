@@ -18,7 +18,7 @@ from ssl_sweep.service.board.trials import best_rows
 from ssl_sweep.service.dependencies import Name, Named, Service, Viewer, from_mlflow, get_submission, is_driven
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.middleware import ApiError
-from ssl_sweep.trialdir.journal import JournalError
+from ssl_sweep.trialdir.damage import DamagedFileError
 
 MAX_COMPARED = 12  # sweeps
 BEST = 5  # trials whose curves are shown until others are selected
@@ -74,7 +74,7 @@ async def curves(
         folders = [storage.trial(name, row.trial.trial_id) for row in rows]
         try:
             drawn = learning_curves(rows, folders, metric, objective)
-        except JournalError as error:
+        except DamagedFileError as error:
             raise ApiError(409, str(error)) from None
         shown = [_plot_json("curves", "curves-0", drawn.plot, f"{sorted(wanted)} {drawn.metric}")] if drawn.plot else []
         return _json({"plots": shown, "metrics": drawn.metrics, "metric": drawn.metric, "chosen": bool(wanted)})

@@ -21,7 +21,7 @@ from ssl_sweep.service.write_endpoints import cluster, may_change
 from ssl_sweep.spec.views import with_views
 from ssl_sweep.sweep.status import last_sign, waits_of
 from ssl_sweep.tracking.transcript import flat
-from ssl_sweep.trialdir.journal import JournalError
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.states import TrialState
 
 PAGE = 50  # sweeps
@@ -186,7 +186,7 @@ def _stage(folder: Path) -> str:
     """A running trial's stage and epoch, or whom it waits for; empty if its journal is broken: the table shows all."""
     try:
         stage, epoch, _ = last_sign(folder)
-    except JournalError:
+    except DamagedFileError:
         return ""
     return waits_of(folder) or (f"{stage}, epoch {epoch}" if stage else "")
 
