@@ -27,6 +27,21 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def stored_sweeps(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A storage with two sweeps that have ended and are in MLflow; tests work on copies of it."""
+    from stored_sweep import delivered, spec_of, stored
+
+    root = tmp_path_factory.mktemp("stored") / "runs"
+    root.mkdir()
+    shutil.copy(empty_store, root / "mlflow.db")
+    for name in ("demo", "other"):
+        spec = spec_of(name, search={"seeds": 2 if name == "demo" else 1})
+        stored(root, spec)
+        delivered(root, spec)
+    return root
+
+
 @pytest.fixture
 def uri(tmp_path: Path, empty_store: Path) -> str:
     """A store of the test's own."""

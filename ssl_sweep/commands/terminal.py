@@ -121,7 +121,7 @@ def overview_table(sweeps: Sequence[Mapping[str, Any]]) -> Group:
     table = Table(*columns, box=None, header_style="dim")
     for sweep in sweeps:
         table.add_row(*(_cell(sweep.get(column)) for column in columns))
-    damaged = [sweep for sweep in sweeps if sweep["damage"]]
+    damaged = [sweep for sweep in sweeps if sweep.get("damage")]
     return Group(table, *(Text(f"{sweep['name']} cannot be read: {sweep['damage']}", "red") for sweep in damaged))
 
 
@@ -166,7 +166,7 @@ def status_table(status: Mapping[str, Any]) -> Group:
         for trial in status["trials"]
         if trial.get("waits")  # a service of an earlier version does not tell
     ]
-    damaged = [trial for trial in status["trials"] if trial["damage"]]
+    damaged = [trial for trial in status["trials"] if trial.get("damage")]
     messages += [Text(f"trial {trial['trial_id'][:8]}: {trial['damage']}", "red") for trial in damaged]
     return Group(headline, *_driver_lines(status), table, *messages)
 
@@ -201,7 +201,8 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for check in checks:
         mark = Text("ok", "green") if check["ok"] else Text("failed", "red")
-        table.add_row(mark, check["check"], Text(check["found"]))
+        source = f"from {check['source']}" if check["source"] else ""
+        table.add_row(mark, Text(check["check"], overflow="fold"), Text(check["found"], overflow="fold"), source)
     return table
 
 

@@ -29,6 +29,7 @@ from ssl_sweep.commands.shared import (
     user_errors,
 )
 from ssl_sweep.service.states import ACTIVE, WAITING
+from ssl_sweep.sweep.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from ssl_sweep.client.client import Client
@@ -181,16 +182,30 @@ def schema(
 
 
 @app.command()
-def doctor(storage: StorageFolder = None, plugins: Plugins = None, as_json: AsJson = False) -> None:
-    """Check versions, devices, plugins and access to the stores."""
+def doctor(
+    storage: StorageFolder = None,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Set damaged files of the storage aside, and rebuild them from the others.")
+    ] = False,
+    plugins: Plugins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check versions, devices and plugins, and all of a storage: databases, files, and the runs in MLflow.
+
+    Of each damaged file it says what it can be rebuilt from.
+    """
     with user_errors():
-        from ssl_sweep.commands.doctor import run_checks
+        from ssl_sweep.commands.doctor import check_installation, check_place
         from ssl_sweep.commands.terminal import checks_table
 
         use_plugins(plugins)
-        checks = run_checks(storage_at(storage))
+        place = storage_at(storage)
+        with err.status("") as status:
+            checks = [*check_installation(place), *check_place(place, mend=mend, tell=status.update)]
         if as_json:
             print_json(checks)
         else:
             out.print(checks_table(checks))
-    raise typer.Exit(0 if all(check["ok"] for check in checks) else 1)
+            if not mend and any(check["mendable"] for check in checks):
+                out.print(f"rebuild: {next_command('doctor --mend', storage)}", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(check["ok"] for check in checks) else ExitCode.USER_ERROR)

@@ -36,19 +36,20 @@ class LedgerUnreachableError(UserError, ValueError):
     """The ledger's database cannot be reached, or was unreachable for too long."""
 
 
-def open_storage(url: str, *, known: bool = False) -> "DatabaseStorage":
+def open_storage(url: str, *, known: bool = False, is_lost: bool = False) -> "DatabaseStorage":
     """Open the database at an SQLAlchemy URL; a new one gets its tables.
 
     Args:
         url: of the database.
         known: skip the check of the tables, for which Optuna loads all its migrations (30 ms).
+        is_lost: make it anew although there are sweeps beside it.
 
     Raises:
         LedgerUnreachableError: it cannot be reached, its driver is not installed, or the URL is invalid.
         DamagedFileError: it is a damaged file, or an empty or missing one beside the sweeps that it had.
     """
     try:
-        if (file := sqlite_file(url)) is not None:
+        if (file := sqlite_file(url)) is not None and not is_lost:
             check_file(file, TABLES, MENDS, is_needed=True)
         if known:
             with suppress(StorageInternalError):  # unreachable, or without tables: the first read reports it

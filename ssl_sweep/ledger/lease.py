@@ -51,14 +51,17 @@ def sole_driver(folder: Path, notes: Notes) -> Iterator["Lease"]:
 
 
 @contextmanager
-def no_driver(folder: Path, notes: Notes) -> Iterator[None]:
+def no_driver(folder: Path, notes: Notes | None) -> Iterator[None]:
     """Keep drivers out while the block runs; writes nothing to the ledger, whose disk may be full.
+
+    notes: None where the ledger is lost, and with it the leases of other machines.
 
     Raises:
         SweepLockedError: a driver runs the sweep, here or on another machine.
     """
     with _file_lock(folder, notes):
-        Lease(notes).check_free()
+        if notes is not None:
+            Lease(notes).check_free()
         yield
 
 
@@ -159,14 +162,15 @@ class Lease:
 
 
 @contextmanager
-def _file_lock(folder: Path, notes: Notes) -> Iterator[None]:
+def _file_lock(folder: Path, notes: Notes | None) -> Iterator[None]:
     """Hold the file lock, which the system releases however the process ends."""
     lock = FileLock(folder / "driver.lock")
     try:
         with readable(folder / "driver.lock", "remove it: it holds nothing"):
             lock.acquire(timeout=0)
     except Timeout:
-        raise _locked_error(notes.read().get(LEASE) or {"host": "this machine", "pid": "?"}) from None
+        held = notes.read().get(LEASE) if notes is not None else None
+        raise _locked_error(held or {"host": "this machine", "pid": "?"}) from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise

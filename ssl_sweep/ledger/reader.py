@@ -19,6 +19,7 @@ from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.record import setting_key as setting_key  # also what other modules compare choices by
 
 SETTINGS, INSTEAD_OF = "settings", "instead_of"  # user attributes of a choice: see `Choice`
+LOST = "lost"  # the user attribute of what keeps a number free in a rebuilt study: it is no choice
 CONFIRM = "confirm"  # starts the names of the notes that hold trials with fresh seeds, one note for each choice
 
 
@@ -43,7 +44,7 @@ class LedgerReader:
         for frozen in study.get_trials(deepcopy=False):
             if frozen.state == OptunaState.WAITING:
                 self._enqueued += 1
-            elif FROM not in frozen.user_attrs:
+            elif not {FROM, LOST} & frozen.user_attrs.keys():
                 number = choice_number(frozen)
                 self._choices[number] = self._choice(number, frozen.params, frozen.user_attrs)
         self._wanted = self._num_wanted()

@@ -65,6 +65,7 @@ TRIAL = {
     "lost": 0,
     "reason": None,
     "message": None,
+    "damage": None,
     "last_sign_seconds": 2.5,
     "waits": None,
     "results": None,

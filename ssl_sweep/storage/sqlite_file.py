@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
-from ssl_sweep.trialdir.damage import DamagedFileError
+from ssl_sweep.trialdir.damage import DamagedFileError, set_aside
 from ssl_sweep.trialdir.journal import JOURNAL
 
 REMEDY = "restore it from a backup, or: `ssl-sweep doctor --mend`, with the same --storage, sets it aside and "
@@ -27,6 +27,25 @@ def check_file(path: Path, tables: Collection[str], mends: str, *, is_needed: bo
     problem = _problem(path, tables) if is_needed or path.exists() else None
     if problem is not None:
         raise damaged(path, problem, mends)
+
+
+def quick_check(path: Path) -> str | None:
+    """What SQLite finds wrong when it reads all pages of a database; None if nothing."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+        try:
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+        except sqlite3.DatabaseError as error:
+            return str(error)
+    return None if found == ["ok"] else "; ".join(found)
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a database with its journals, which must not reach a new one of its name; returns its new path."""
+    aside = set_aside(path)
+    for suffix in ("-wal", "-shm", "-journal"):
+        if (journal := path.with_name(path.name + suffix)).exists():
+            journal.rename(aside.with_name(aside.name + suffix))
+    return aside
 
 
 def damaged(path: Path | str, problem: str, mends: str) -> DamagedFileError:

@@ -1,5 +1,6 @@
 """Atomic save and load of a training loop's state."""
 
+import shutil
 import struct
 import zipfile
 import zlib
@@ -58,3 +59,9 @@ def damage(path: Path) -> str | None:
 def set_aside(path: Path) -> Path:
     """Rename a damaged file, so that people can inspect it; `ssl-sweep clean` removes it."""
     return path.replace(path.with_name(path.name + DAMAGED))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file atomically, in pieces: an encoder may be large."""
+    with source.open("rb") as read, durable(target) as written:
+        shutil.copyfileobj(read, written)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from ssl_sweep.errors import UserError
@@ -43,6 +44,5 @@ def readable(path: Path, remedy: str = MEND) -> Iterator[None]:
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to FILE.damaged-N, so that nothing is lost; returns the new path."""
-    taken = [path.with_name(f"{path.name}{ASIDE}{number}") for number in range(1, 10_000)]
-    aside = next(each for each in taken if not each.exists())
-    return path.rename(aside)
+    numbered = (path.with_name(f"{path.name}{ASIDE}{number}") for number in count(1))
+    return path.rename(next(each for each in numbered if not each.exists()))

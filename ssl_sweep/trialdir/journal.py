@@ -53,7 +53,7 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Append one event; returns when it is on disk."""
-        _write_line(self.path, _encode(event))
+        _write_line(self.path, encode(event))
         self._note(event)
 
     def append_once(self, event: Event) -> bool:
@@ -116,10 +116,10 @@ def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Eve
     events = []
     whole = text.rfind(b"\n") + 1
     for line in text[:whole].splitlines(keepends=True):
-        events.append(_decode(line, path, start))
+        events.append(decode(line, path, start))
         start += len(line)
     if not _is_unfinished(text[whole:], is_first=start == 0):
-        _decode(text[whole:], path, start)
+        decode(text[whole:], path, start)
     return events, start
 
 
@@ -168,7 +168,8 @@ def _write_line(path: Path, line: bytes) -> None:
             raise
 
 
-def _encode(event: Event) -> bytes:
+def encode(event: Event) -> bytes:
+    """A journal's line of an event."""
     line = {"time": event.time, "event": event.name, **_bounded(event.fields())}
     text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False)
     encoded = text.encode("utf-8", "replace") + b"\n"  # a file name that is not UTF-8 must not fail a trial
@@ -180,7 +181,8 @@ def _encode(event: Event) -> bytes:
     return encoded
 
 
-def _decode(line: bytes, path: Path, offset: int) -> Event:
+def decode(line: bytes, path: Path, offset: int) -> Event:
+    """The event of a line at a byte of a journal. Raises JournalError."""
     try:
         fields = json.loads(line)
     except ValueError as error:

@@ -326,7 +326,7 @@ def test_schema_and_doctor(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "schema.json").read_text())["properties"]["search"]
     checks = json.loads(ssl_sweep("doctor", "--storage", tmp_path, "--json"))
     assert all(check["ok"] for check in checks)
-    assert {"torch", "devices", "ledger", "mlflow store"} <= {check["check"] for check in checks}
+    assert {"torch", "devices", "storage", "ledger"} <= {check["check"] for check in checks}
 
 
 def test_ui_serves_mlflow_on_loopback(finished: Path) -> None:

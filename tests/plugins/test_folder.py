@@ -162,7 +162,7 @@ def test_its_knobs_are_known_everywhere(lab: Lab) -> None:
 
 def test_the_doctor_lists_plugins(lab: Lab) -> None:
     (lab.folder / "methods" / "broken.py").write_text("import nowhere\n")
-    checks = json.loads(lab.call("doctor", "--json", "--storage", lab.storage.root, "--plugins", lab.folder, expect=1))
+    checks = json.loads(lab.call("doctor", "--json", "--storage", lab.storage.root, "--plugins", lab.folder, expect=2))
     found = {check["check"]: (check["ok"], check["found"]) for check in checks}
     assert found["encoder local/tiny"] == (True, str(lab.folder / "encoders" / "tiny.py"))
     assert found["method local/broken"][0] is False
