@@ -1,6 +1,7 @@
 """Finished sweeps as drivers leave them in a storage, without Ray and training."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.stored_spec import write_spec
+from ssl_sweep.sweep.storage_identity import settle
 from ssl_sweep.tracking.recorder import Recorder
 from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir import checkpoint
@@ -86,3 +88,10 @@ def delivered(root: Path, spec: SweepSpec) -> None:
     recorder.start()
     recorder.finish("COMPLETE")
     assert recorder.close(120) == 0
+
+
+def copied(root: Path, to: Path) -> FolderStorage:
+    """A copy of a storage, which knows that it is one."""
+    shutil.copytree(root, to)
+    settle(FolderStorage(to))
+    return FolderStorage(to)

@@ -49,9 +49,7 @@ def check_storage(storage: Storage, tell: Callable[[str], object] = lambda _: No
         ledgers = _ledgers(storage)
     except UserError:  # still damaged, and told
         return
-    if moved := storage_identity.check(storage):
-        mend = lambda: "; ".join(storage_identity.mend(storage)) or "nothing was left to do"  # noqa: E731
-        yield Finding("identity", False, "; ".join(moved), "the storage itself", mend)
+    yield from _check_identity(storage)
     for ledger in ledgers.values():
         yield from SweepFiles(storage, ledger, tell).findings()
     yield from _check_tracking(storage, _ledgers(storage), tell)
@@ -114,6 +112,19 @@ def _new_ledger(storage: Storage, file: Path) -> str:
         except UserError as error:
             words.append(f"sweep {name} is not rebuilt: {error}")
     return "; ".join(words)
+
+
+def _check_identity(storage: Storage) -> Iterator[Finding]:
+    try:
+        moved = storage_identity.check(storage)
+    except DamagedFileError:  # the MLflow store, which is checked below
+        return
+    if moved:
+
+        def mend() -> str:
+            return "; ".join(storage_identity.mend(storage)) or "nothing was left to do"
+
+        yield Finding("identity", False, "; ".join(moved), "the storage itself", mend)
 
 
 def _check_service(storage: Storage) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.identity import FILE, Identity, stored, whereabouts
 from ssl_sweep.storage.layout import Storage, StorageError
 from ssl_sweep.tracking.locations import is_own, mend_locations
+from ssl_sweep.tracking.store import check_store, naming_damage
 from ssl_sweep.tracking.writer import read_sweep_id, write_sweep_id
 
 NOTE = "sweep_id"  # in the ledger: the sweep's id in MLflow, and the storage that it has it in
@@ -132,8 +133,13 @@ def _lock(root: Path) -> Iterator[None]:
 
 
 def _mend_locations(root: Path, *, dry: bool = False) -> int:
-    """Mend the storage's own MLflow store, if it has one."""
-    return mend_locations(sqlite_url(root / "mlflow.db"), root, dry=dry) if (root / "mlflow.db").exists() else 0
+    """Mend the storage's own MLflow store, if it has one. Raises DamagedFileError."""
+    if not (root / "mlflow.db").exists():
+        return 0
+    uri = sqlite_url(root / "mlflow.db")
+    check_store(uri)
+    with naming_damage(uri):
+        return mend_locations(uri, root, dry=dry)
 
 
 def _has_own_ledger(storage: Storage) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from rich.console import Console
-from stored_sweep import spec_of
+from stored_sweep import copied, spec_of
 from typer.testing import CliRunner, Result
 
 from ssl_sweep.cli import app
@@ -40,11 +40,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def storage(stored_sweeps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStorage:
-    shutil.copytree(stored_sweeps, tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     # Ray starts for seconds, and is not what is tested
     monkeypatch.setattr(drive, "run_sweep", lambda *_, **__: Ending(interrupted=False, halted=None))
-    return FolderStorage(tmp_path / "runs")
+    return copied(stored_sweeps, tmp_path / "runs")
 
 
 def call(*words: object) -> Result:

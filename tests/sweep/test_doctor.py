@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_sweep import begin, complete, spec_of
+from stored_sweep import begin, complete, copied, spec_of
 from typer.testing import CliRunner
 
 from ssl_sweep.api.table import make_table
@@ -28,8 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 
 @pytest.fixture
 def storage(stored_sweeps: Path, tmp_path: Path) -> FolderStorage:
-    shutil.copytree(stored_sweeps, tmp_path / "runs")
-    return FolderStorage(tmp_path / "runs")
+    return copied(stored_sweeps, tmp_path / "runs")
 
 
 def wrong(storage: FolderStorage) -> list[str]:
