@@ -67,7 +67,7 @@ def _problem(path: Path, tables: Collection[str]) -> str | None:
         return "is gone" if _has_sweeps(path.parent) else None
     if path.is_dir():
         return "is a folder where a database belongs"
-    if not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         return "may not be read by this user: change its mode or owner"
     if path.stat().st_size == 0:  # to open and close it here would release SQLite's locks of this process
         return "is empty" if _has_sweeps(path.parent) else None
