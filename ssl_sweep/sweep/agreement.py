@@ -17,8 +17,9 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.writer import valid_name
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import Ended, Event, MetricsReported, StageFinished, Superseded
-from ssl_sweep.trialdir.journal import JOURNAL, Journal, JournalError, last_event, read
+from ssl_sweep.trialdir.journal import JOURNAL, Journal, last_event, read
 from ssl_sweep.trialdir.record import RECORD
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,14 @@ def _supersede(folder: Path, storage: Storage) -> None:
             log.warning(
                 "trial %s is not in the ledger, which is older: it is left out of MLflow and tables", folder.name
             )
-    except JournalError as error:
+    except DamagedFileError as error:
         log.warning("trial %s, which is not in the ledger: %s", folder.name, error)
 
 
 def _is_ended(trial: Trial, folder: Path) -> bool:
     try:
         last = last_event(folder)
-    except JournalError:
+    except DamagedFileError:
         return False
     return isinstance(last, Ended) and last.state == trial.state
 
@@ -85,7 +86,7 @@ def _settle(trial: Trial, ledger: LedgerReader, storage: Storage) -> bool:
             _write_results(trial, folder)
             if not _is_ended(trial, folder):
                 Journal(folder).append(Ended(state=trial.state, reason=trial.reason, message=trial.message))
-    except JournalError as error:
+    except DamagedFileError as error:
         log.warning("trial %s: its journal may differ from the ledger: %s", trial.trial_id, error)
         return False
     return True

@@ -15,7 +15,7 @@ from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.stored_spec import FILE, stored_spec
 from ssl_sweep.sweep.findings import good_lines
 from ssl_sweep.trialdir.damage import DamagedFileError
-from ssl_sweep.trialdir.events import Ended, TagsSet
+from ssl_sweep.trialdir.events import Ended, Superseded, TagsSet
 from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.record import RECORD, TrialRecord
 from ssl_sweep.trialdir.states import TrialState
@@ -63,8 +63,8 @@ def _see(folder: Path, spec: SweepSpec) -> SeenTrial:
     except DamagedFileError as error:
         bad_journal, events = str(error), [event for _, event in good_lines(folder)]
     end = events[-1].state if events and isinstance(events[-1], Ended) else None
-    if record is None:
-        return SeenTrial(folder, None, None, {}, end, bad_record, bad_journal)
+    if record is None or (events and isinstance(events[-1], Superseded)):  # a ledger has left it out
+        return SeenTrial(folder, record, None, {}, end, bad_record, bad_journal)
     judged = reports(events, spec.search.prune_objective.metric) if spec.search.prunes_by == "epoch" else {}
     return SeenTrial(folder, record, replay(record, events, spec), judged, end, bad_record, bad_journal)
 

@@ -142,16 +142,8 @@ class SweepFiles:
             yield self._finding(encoder_path(folder), damage, *self._encoder_source(folder))
 
     def _write_record(self, trial: Trial, folder: Path) -> str:
-        choice, words = self.ledger.choice(trial.choice), keep_damaged(folder / RECORD)
-        TrialRecord(
-            trial_id=trial.trial_id,
-            sweep=self.name,
-            choice=trial.choice,
-            seed=trial.seed,
-            confirms=trial.confirms,
-            knobs=dict(choice.knobs),
-            config=self.ledger.config(choice.run_with, trial.seed),
-        ).write(folder)
+        words = keep_damaged(folder / RECORD)
+        self.ledger.record(trial).write(folder)
         return f"wrote it from the ledger{words}"
 
     def _write_journal(self, trial: Trial, folder: Path) -> str:

@@ -4,9 +4,10 @@ import logging
 from itertools import count
 from pathlib import Path
 
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import TagsSet
 from ssl_sweep.trialdir.journal import Journal
-from ssl_sweep.trialdir.record import RECORD, RecordError, TrialRecord
+from ssl_sweep.trialdir.record import RECORD, TrialRecord
 
 ASIDE = "set-aside-"  # begins the names of folders with another setting's files
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def claim(folder: Path, record: TrialRecord) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         earlier = TrialRecord.read(folder)
-    except (FileNotFoundError, RecordError):  # new, or only this file is lost
+    except (FileNotFoundError, DamagedFileError):  # new, or only this file is lost
         earlier = record
     if earlier.is_of(record):
         record.write(folder)
