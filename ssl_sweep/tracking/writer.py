@@ -76,7 +76,7 @@ class SweepRuns:
 
     def discard(self, name: str) -> None:
         """Delete a trial's runs, which MLflow keeps for `mlflow gc`."""
-        with self._lock:
+        with self._alone():
             for run in self._client.search_runs([self._experiment_id], self._query(name)):
                 self._client.delete_run(run.info.run_id)
         self._known.pop(name, None)
