@@ -20,8 +20,9 @@ from ssl_sweep.spec.labels import check_labels, evaluated_sources
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trialdir.atomic import write_bytes
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import Ended
-from ssl_sweep.trialdir.journal import Journal, JournalError, last_event
+from ssl_sweep.trialdir.journal import Journal, last_event
 from ssl_sweep.trialdir.states import TrialState
 
 DataChanged = Literal["keep", "restart"]
@@ -101,7 +102,7 @@ def finish_restart(ledger: Ledger, storage: Storage) -> None:
                 last = last_event(folder)
                 if last is not None and not (isinstance(last, Ended) and last.message == RESTARTED):
                     Journal(folder).append(Ended(state=TrialState.INTERRUPTED, message=RESTARTED))
-        except JournalError as error:
+        except DamagedFileError as error:
             log.warning("trial %s: tables have its old result until it has run again: %s", trial.trial_id, error)
     ledger.notes.write(DATA, asdict(replace(ledger.data, restarting=False)))
 
