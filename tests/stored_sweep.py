@@ -21,7 +21,6 @@ from ssl_sweep.trial.run import encoder_path
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, StageFinished
 from ssl_sweep.trialdir.journal import Journal
-from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC = "knn/top1_val"
 
@@ -38,12 +37,8 @@ def begin(ledger: Ledger, storage: Storage, trial: Trial) -> tuple[Trial, Journa
     """Start the next attempt at a trial, as the scheduler and the attempt do."""
     trial = replace(trial, state="RUNNING", attempts=trial.attempts + 1)
     ledger.update(trial)
-    choice, name = ledger.choice(trial.choice), ledger.spec.name
-    folder = storage.trial(name, trial.trial_id)
-    config = ledger.config(choice.run_with, trial.seed)
-    TrialRecord(trial.trial_id, name, trial.choice, trial.seed, trial.confirms, dict(choice.knobs), config).write(
-        folder
-    )
+    folder = storage.trial(ledger.spec.name, trial.trial_id)
+    ledger.record(trial).write(folder)
     journal = Journal(folder)
     journal.append(AttemptStarted(attempt=trial.attempts))
     return trial, journal
