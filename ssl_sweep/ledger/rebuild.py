@@ -15,7 +15,7 @@ from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.database import open_storage
 from ssl_sweep.ledger.entries import PINS, Choice, LedgerError, Notes, Trial
 from ssl_sweep.ledger.open import load_ledger
-from ssl_sweep.ledger.reader import CONFIRM, LOST, setting_key
+from ssl_sweep.ledger.reader import CONFIRM, LOST, SETTINGS, setting_key
 from ssl_sweep.ledger.sampling import Knobs, SearchState, sampler
 from ssl_sweep.ledger.warm_start import lessons
 from ssl_sweep.spec.search import Search
@@ -28,7 +28,8 @@ class FoundTrial:
     """A trial as its folder tells it."""
 
     trial: Trial
-    knobs: Mapping[str, Any]
+    knobs: Mapping[str, Any]  # the searched ones
+    settings: Mapping[str, Any]  # the others, which a resume has set
     reports: Mapping[int, float]  # what an epoch pruner judges, by epoch
 
 
@@ -88,6 +89,8 @@ def _frozen(spec: SweepSpec, number: int, seeds: Mapping[int, FoundTrial]) -> Fr
     choice = Choice(number, names, tuple(trials), _why_pruned(spec.search, trials))
     state, values = _told(choice, spec.search.metrics)
     attrs: dict[str, Any] = {f"seed:{seed}": asdict(trial) for seed, trial in known.items()}
+    if settings := next(iter(seeds.values())).settings:
+        attrs[SETTINGS] = dict(settings)
     try:
         return create_trial(
             state=state,

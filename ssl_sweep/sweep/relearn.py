@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.lease import no_driver
@@ -83,7 +84,7 @@ def rebuild_sweep(storage: Storage, name: str, older: LedgerReader | None = None
         spec = _spec_of(folder, older)
         seen = list(see_trials(folder, spec))
         found = [
-            FoundTrial(each.trial, each.record.knobs, each.reports)
+            FoundTrial(each.trial, *_knobs_and_settings(each.record), each.reports)
             for each in seen
             if each.trial is not None and each.record is not None and each.record.choice is not None
         ]
@@ -91,6 +92,12 @@ def rebuild_sweep(storage: Storage, name: str, older: LedgerReader | None = None
     left_out = len(seen) - len(found)
     words = f"; left out {left_out} whose config.yaml is damaged: their settings run again" if left_out else ""
     return f"made sweep {name} anew from the folders of {len(found)} trials{words}"
+
+
+def _knobs_and_settings(record: TrialRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The searched knobs of a trial, and those that a resume has set."""
+    settings = {path: record.knobs[path] for path in record.settings}
+    return {path: value for path, value in record.knobs.items() if path not in settings}, settings
 
 
 def _spec_of(folder: Path, older: LedgerReader | None) -> SweepSpec:
