@@ -45,13 +45,16 @@ def overview(storage: Storage) -> list[dict[str, Any]]:
     """
     if not has_ledger(storage.ledger_url) and not storage.root.is_dir():
         raise StorageError(f"there is no storage at {storage.place}; name yours by --storage or SSL_SWEEP_STORAGE")
-    return [_described(storage, name) for name in sweep_names(storage.ledger_url)]
+    return [_described_or_damage(storage, name) for name in sweep_names(storage.ledger_url)]
 
 
-def _described(storage: Storage, name: str) -> dict[str, Any]:
+def _described(ledger: LedgerReader) -> dict[str, Any]:
+    return {"state": state_of(ledger), **counts(ledger)}
+
+
+def _described_or_damage(storage: Storage, name: str) -> dict[str, Any]:
     try:
-        ledger = load_ledger(storage.ledger_url, name)
-        return {"state": state_of(ledger), **counts(ledger), "damage": None}
+        return {**_described(load_ledger(storage.ledger_url, name)), "damage": None}
     except UserError as error:
         return {"name": name, "damage": str(error)}
 
