@@ -1,11 +1,9 @@
 """A storage that was moved or copied: its files, MLflow's locations of them, and the ids of its sweeps."""
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-
-from filelock import FileLock
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.ledger.entries import Notes
@@ -13,10 +11,11 @@ from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.storage.database_urls import sqlite_file, sqlite_url
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.identity import FILE, Identity, stored, whereabouts
-from ssl_sweep.storage.layout import Storage, StorageError
+from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.locations import is_own, mend_locations
 from ssl_sweep.tracking.store import check_store, naming_damage
 from ssl_sweep.tracking.writer import read_sweep_id, write_sweep_id
+from ssl_sweep.trialdir.locks import briefly_locked
 
 NOTE = "sweep_id"  # in the ledger: the sweep's id in MLflow, and the storage that it has it in
 LOCK_TIMEOUT_S = 120.0
@@ -30,11 +29,13 @@ def settle(storage: Storage, say: Callable[[str], object] = lambda words: None) 
 
     Raises:
         StorageError: the folder cannot be written.
+        LockHeldError: another process has been at this for too long.
     """
     if not isinstance(storage, FolderStorage) or not storage.root.is_dir():
         return None
     root = storage.root
-    with _lock(root):
+    storage.check(storage.tracking_uri)
+    with briefly_locked(root / ".storage.lock", LOCK_TIMEOUT_S):
         identity = Identity.read(root)
         where = whereabouts(root, identity)
         if identity is None or where in ("moved", "copied"):
@@ -67,10 +68,11 @@ def keep_sweep_id(storage: Storage, name: str, tracking_uri: str, notes: Notes, 
         sweep_id = uuid.uuid4().hex
     if sweep_id is None and any((folder / "trials").glob("*")):
         return
-    now = {"id": sweep_id or uuid.uuid4().hex, "storage": storage_id}
+    sweep_id = sweep_id or uuid.uuid4().hex
+    now = {"id": sweep_id, "storage": storage_id}
     if note != now:
         notes.write(NOTE, now)
-    write_sweep_id(folder, now["id"])
+    write_sweep_id(folder, sweep_id)
 
 
 def restore_sweep_id(folder: Path, name: str, storage: Storage) -> None:
@@ -116,20 +118,6 @@ def mend(storage: Storage) -> list[str]:
         if (identity := Identity.read(root)) is not None:
             Identity.of(root, identity.id).write(root)
     return done
-
-
-@contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    lock = FileLock(root / ".storage.lock", timeout=LOCK_TIMEOUT_S)
-    try:
-        lock.acquire()
-    except OSError as error:
-        place = f"--storage, SSL_SWEEP_STORAGE: {root}"
-        raise StorageError(f"{place} cannot be written ({error.strerror}); name another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _mend_locations(root: Path, *, dry: bool = False) -> int:

@@ -36,7 +36,8 @@ class Files:
 
     def log(self, run_id: str, path: Path, folder: str = "") -> None:
         """Log a file to a folder of a run."""
-        self._of_run(run_id).log_artifact(str(path), folder or None)
+        files: Any = self._of_run(run_id)  # MLflow's methods have no types
+        files.log_artifact(str(path), folder or None)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Log a file of this content to a run."""
@@ -47,7 +48,8 @@ class Files:
 
     def log_model(self, location: str, folder: Path) -> None:
         """Log a folder as the files of a model."""
-        self._open(location).log_artifacts(str(folder))
+        files: Any = self._open(location)
+        files.log_artifacts(str(folder))
 
     def _open_run(self, run_id: str) -> ArtifactRepository:
         return self._open(self._client.get_run(run_id).info.artifact_uri)
@@ -114,9 +116,13 @@ def place_run(tracking_uri: str, run_id: str, location: str) -> None:
 def _columns(sweep_id: str | None) -> list[tuple[Any, list[Any]]]:
     """The columns with locations, each with a condition on its rows."""
     if sweep_id is None:
-        whole = (SqlExperiment.artifact_location, SqlModelVersion.source, SqlModelVersion.storage_location)
+        whole: tuple[Any, ...] = (
+            SqlExperiment.artifact_location,
+            SqlModelVersion.source,
+            SqlModelVersion.storage_location,
+        )
         return [(column, []) for column in (*whole, SqlRun.artifact_uri, SqlLoggedModel.artifact_location)]
-    runs = select(SqlTag.run_uuid).where(SqlTag.key == f"{PREFIX}sweep_id", SqlTag.value == sweep_id)
+    runs: Any = select(SqlTag.run_uuid).where(SqlTag.key == f"{PREFIX}sweep_id", SqlTag.value == sweep_id)
     return [
         (SqlRun.artifact_uri, [SqlRun.run_uuid.in_(runs)]),
         (SqlLoggedModel.artifact_location, [SqlLoggedModel.source_run_id.in_(runs)]),
