@@ -248,7 +248,7 @@ class Sweep:
 
         console = self._console or Console(stderr=True, highlight=False)
         if self._console is None and not console.is_jupyter:
-            console.file = LastingOutput(console.file)
+            console.file = LastingOutput(console.file)  # type: ignore[assignment]  # it has all that Rich uses
         self.summary = drive.drive(spec, self.storage, console, address=self.address, **how)
         if self._console is None:
             words = f"{outcome(self.name, self.summary)}\n{self._next_step()}"

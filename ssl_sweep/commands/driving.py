@@ -84,9 +84,8 @@ def resume(
         from ssl_sweep.api import handle
 
         sweep = handle.open(name, storage=storage, address=address, plugins=plugins, console=err)
-        limits = {"retries": retries, "max_concurrent": max_concurrent}
-        chosen: dict[str, Any] = {"failed": failed, "trials": trials or (), "overrides": overrides or ()}
-        _show(lambda: sweep.resume(**chosen, data_changed=data_changed, **limits))
+        how: dict[str, Any] = {"retries": retries, "max_concurrent": max_concurrent, "data_changed": data_changed}
+        _show(lambda: sweep.resume(failed=failed, trials=trials or (), overrides=overrides or (), **how))
 
 
 @app.command()

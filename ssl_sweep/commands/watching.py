@@ -3,12 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from ssl_sweep.commands.shared import (
     Address,
@@ -120,12 +121,13 @@ def list_(storage: StorageFolder = None, as_json: AsJson = False) -> None:
     with user_errors():
         from ssl_sweep.commands.terminal import overview_table, submitted_table
 
+        make_table: Callable[[Sequence[Mapping[str, Any]]], RenderableType] = overview_table
         if client := remote_client(storage=storage):
             sweeps, make_table = client.sweeps(), submitted_table
         else:
             from ssl_sweep.sweep.status import overview
 
-            sweeps, make_table = overview(storage_at(storage)), overview_table
+            sweeps = overview(storage_at(storage))
         if as_json:
             print_json(sweeps)
         elif sweeps:

@@ -221,9 +221,10 @@ async def table(
         from ssl_sweep.tables.render import render
 
         names = [_launched(service, each) for each in sweep]
-        options = {"rows": rows, "columns": columns, "group_by": group_by, "interval": interval, "baseline": baseline}
+        lists = {"rows": rows, "columns": columns, "group_by": group_by}
+        options: dict[str, Any] = {**lists, "interval": interval, "baseline": baseline, "test": test}
         stores = dict.fromkeys(names, service.settings.storage.tracking_uri)
-        result = table_of(stores, partial(is_driven, service), **options, test=test)
+        result = table_of(stores, partial(is_driven, service), **options)
         return render(result, form, caption=", ".join(names)).rstrip("\n") + "\n"
 
     return PlainTextResponse(await from_mlflow(make), media_type=FORMATS[form])

@@ -2,13 +2,13 @@
 
 import os
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import IO, Any
 
 
 class LastingOutput:
     """A text stream that drops what is written once its reader is gone: `run | head -1`, a closed terminal."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -30,7 +30,7 @@ class LastingOutput:
         return getattr(self._stream, name)
 
 
-def drop_output(stream: TextIO) -> None:
+def drop_output(stream: IO[str]) -> None:
     """Turn a stream's file into the null device: other writers, and Python at its end, may use it without an error."""
     with suppress(OSError):  # a stream of no file
         null = os.open(os.devnull, os.O_WRONLY)

@@ -80,7 +80,7 @@ def rebuild_sweep(storage: Storage, name: str, older: LedgerReader | None = None
         SweepLockedError: a driver runs the sweep.
     """
     folder = storage.sweep(name)
-    with no_driver(folder, older and older.notes):
+    with no_driver(folder, None if older is None else older.notes):
         spec = _spec_of(folder, older)
         seen = list(see_trials(folder, spec))
         found = [

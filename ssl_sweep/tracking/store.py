@@ -196,7 +196,8 @@ def read_file(client: MlflowClient, run_id: str, path: str) -> bytes | None:
     if path not in paths:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return Path(files.download_artifacts(path, folder)).read_bytes()
+        copied: str = files.download_artifacts(path, folder)  # type: ignore[no-untyped-call]
+        return Path(copied).read_bytes()
 
 
 def unclipped(value: float) -> float:

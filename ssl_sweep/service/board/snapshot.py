@@ -19,7 +19,7 @@ from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.service.dispatcher import Dispatcher
 from ssl_sweep.service.drivers import LOOK_SHARE
 from ssl_sweep.service.store import Submission
-from ssl_sweep.tables.labels import row_name
+from ssl_sweep.tables.labels import Key, row_name
 from ssl_sweep.trialdir.states import TrialState
 
 MAX_SWEEPS = 16  # in memory
@@ -159,7 +159,7 @@ def _read(service: Dispatcher, submission: Submission) -> Snapshot:
 
 def _row(trial: Trial, ledger: LedgerReader, times: Mapping[str, tuple[float | None, float | None]]) -> TrialRow:
     knobs = ledger.choice(trial.choice).knobs
-    label = row_name(tuple(knobs.values()), list(knobs))
+    label = row_name(Key(knobs.values()), list(knobs))
     return TrialRow(trial, knobs, label, *times.get(trial.trial_id, (None, None)))
 
 
