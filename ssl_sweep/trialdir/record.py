@@ -53,6 +53,9 @@ class TrialRecord:
     settings: Sequence[str] = ()  # the paths of those knobs that are not searched: a resume has set them
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", tuple(self.settings))  # files and messages have it as a list
+
     def is_of(self, other: "TrialRecord") -> bool:
         """Whether both are records of one trial: of the same choice, searched knobs and seed."""
         return (self.choice, self.seed) == (other.choice, other.seed) and setting_key(self.knobs) == setting_key(
