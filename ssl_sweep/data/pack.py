@@ -174,19 +174,18 @@ def pack_name(source: Source, splits: Sequence[str], on_error: OnError, short_si
 def write_once(source: Source, folder: Path, splits: Sequence[str], on_error: OnError, short_side: int | None) -> None:
     """Decode into `folder`, unless another process does so while this one waits for the lock."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.with_name(f"{folder.name}.lock"), PACKS) as turn:
+    with room_in(folder.parent), locked(folder.with_name(f"{folder.name}.lock"), PACKS) as turn:
         if folder.exists():
             return
         partial = folder.with_name(f"{folder.name}.partial" if turn == 1 else f"{folder.name}.{turn}.partial")
         if partial.exists():  # its writer was killed: this process holds the lock
             shutil.rmtree(partial)
-        with room_in(folder.parent):
-            partial.mkdir()
-            try:
-                write_packs(source, partial, splits, on_error, short_side)
-            except BaseException:
-                shutil.rmtree(partial)  # half a set can be many gigabytes, and the disk may be full
-                raise
+        partial.mkdir()
+        try:
+            write_packs(source, partial, splits, on_error, short_side)
+        except BaseException:
+            shutil.rmtree(partial)  # half a set can be many gigabytes, and the disk may be full
+            raise
         try:
             partial.rename(folder)
         except OSError:
