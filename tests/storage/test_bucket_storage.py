@@ -111,7 +111,7 @@ def test_another_machine_knows_what_mlflow_has(machine: Machine, bucket: Bucket)
     a = machine("a")
     bucket.put(f"{TRIAL}/journal.jsonl", lines(2))
     Journal(a.sweep("demo")).append(AttemptStarted())
-    write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}")
+    write_text(a.sweep("demo") / "spec.yaml", "tracking: {models: best}\n")
     a.exchange("demo")
     spool = Spool(a.sweep("demo"))
     for name in spool.undelivered_journals():

@@ -238,7 +238,7 @@ def test_a_stopped_maker_loses_its_turn_and_writes_nothing_that_another_one_read
     last = seen[-1]
     assert (last.trial, last.state, last.holder.pid) == ("maker", "stopped", maker.pid)
     assert re.fullmatch(
-        rf"waits since \S+ for the same pretraining of trial maker: process {maker.pid} on \S+, it is stopped: "
+        rf"waits since \S+ for the same pretraining of trial maker: process {maker.pid} on \S+, which is stopped: "
         rf"`kill -CONT {maker.pid}` there lets it go on, `kill -KILL {maker.pid}` ends it",
         str(last),
     )
