@@ -86,7 +86,9 @@ def test_folders_below_the_roots_are_taken(roots: list[Path], place: str) -> Non
 def test_addresses_roots_and_file_names_are_the_services(roots: list[Path]) -> None:
     assert "tracking.uri" in refused(roots, tracking={"uri": "http://elsewhere"})
     assert "is not a key of the spec" in refused(roots, ["root=/etc"])
-    for name in ("service.db", "ledger.db-journal"):
+    for name in ("service.db", "ledger.db"):
+        assert "is a file of every storage" in refused(roots, name=name)
+    for name in ("other.db", "service.db-wal", "ledger.db-journal", "driver.lock"):
         assert "ends as the service's own files do" in refused(roots, name=name)
     assert "rename it" in refused(roots, name="../up")
 
