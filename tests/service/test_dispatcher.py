@@ -37,9 +37,9 @@ def test_a_sweep_is_launched_as_a_job_and_ends(
     submit(store, tmp_path)
     dispatcher.tick()
     assert (submitted(store).state, submitted(store).granted) == ("LAUNCHING", 4)
-    ((_, _, module, verb, _, *rest),) = cluster.commands
-    assert (module, verb) == ("ssl_sweep", "run")
-    assert rest == ["--set=resources.max_concurrent=4", "--storage", str(tmp_path)]
+    ((_, *start, _, limit, option, storage),) = cluster.commands
+    assert start == ["-P", "-m", "ssl_sweep", "run"]
+    assert (limit, option, storage) == ("--set=resources.max_concurrent=4", "--storage", str(tmp_path))
     dispatcher.tick()
     assert submitted(store).state == "RUNNING"
     cluster.ends("SUCCEEDED", 0)
