@@ -150,14 +150,14 @@ def test_a_file_that_may_not_be_read_is_named(
         "ledger.db": ["list"], "mlflow.db": ["table", "demo"], "demo/spec.yaml": ["table", "demo"],
         f"demo/trials/{trial}/config.yaml": ["sync", "demo"], f"demo/trials/{trial}/journal.jsonl": ["sync", "demo"],
     }  # fmt: skip
+    for words in paths.values():
+        call(*words)  # imports what it needs: this interpreter may be root's alone; and makes locks
     for parent in (tmp_path, *list(tmp_path.parents)[:-2]):
         mode = parent.stat().st_mode
         parent.chmod(mode | 0o055)
         request.addfinalizer(lambda parent=parent, mode=mode: parent.chmod(mode))
     for path in (storage.root, *storage.root.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    for words in paths.values():
-        call(*words)  # imports what it needs: this interpreter may be root's alone
     os.seteuid(65534)
     try:
         for name, words in paths.items():
