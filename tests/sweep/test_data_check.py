@@ -93,9 +93,8 @@ class Runs:
             pass
         for trial in [trial for trial in ledger.trials if not trial.ended][: self.most]:
             knobs, number = ledger.choice(trial.choice).knobs, trial.attempts + 1
-            record = TrialRecord(
-                trial.trial_id, "demo", trial.choice, trial.seed, False, knobs, ledger.config(knobs, trial.seed)
-            )
+            config = ledger.config(knobs, trial.seed)
+            record = TrialRecord(trial.trial_id, "demo", trial.choice, trial.seed, knobs=knobs, config=config)
             folder = self.storage.trial("demo", trial.trial_id)
             out = attempt.attempt(record, number, lambda metrics, step: None, folder, self.cache)
             ended = {"state": out.state, "results": out.results, "reason": out.reason, "message": out.message}
@@ -286,7 +285,7 @@ def test_a_node_that_sees_other_data_fails_its_trials_without_a_retry(runs: Runs
     ledger = runs.ledger
     swap_test_labels(runs.photos)
     config = ledger.config({"evaluate.knn.k": 1}, 0)
-    record = TrialRecord("one", "demo", 0, 0, False, {}, config)
+    record = TrialRecord("one", "demo", 0, 0, config=config)
     out = attempt.attempt(record, 1, lambda metrics, step: None, runs.root / "trial", runs.cache)
     assert (out.state, out.reason) == (TrialState.FAILED, "data")
     assert "data.source: 'imagefolder:photos' is" in (out.message or "")
