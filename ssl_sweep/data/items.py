@@ -78,7 +78,8 @@ class Source:
     @cached_property
     def contents(self) -> Contents:
         contents = self._read()
-        check_forms(contents.classes, self.name)
+        if isinstance(contents, Contents):  # a plugin's code may return anything, which what reads plugins reports
+            check_forms(contents.classes, self.name)
         return contents
 
     @property
