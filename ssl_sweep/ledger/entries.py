@@ -119,7 +119,7 @@ class Notes:
 
     def __init__(self, study: "optuna.Study", database: "DatabaseStorage") -> None:
         """database: where the study is."""
-        self._study, self._database = study, database
+        self._study, self.study_name, self.database = study, study.study_name, database
 
     def read(self) -> dict[str, Any]:
         """Read all of them."""
@@ -129,15 +129,9 @@ class Notes:
         """Set one; None removes it."""
         self._study.set_user_attr(name, value)
 
-    def forget_results(self, name: str, value: Any) -> None:
-        """Set one, and remove all results of the sweep, in one transaction; see `restart`."""
-        from ssl_sweep.ledger.restart import forget_results
-
-        forget_results(self._database, self._study.study_name, name, value)
-
     def swap(self, name: str, old: Any, new: Any) -> bool:
         """Set one if it still is `old` (None: not set); returns whether it was. Of two callers, one succeeds."""
-        return self._database.swap_note(self._study.study_name, name, old, new)
+        return self.database.swap_note(self.study_name, name, old, new)
 
 
 def _mean(trials: Sequence[Trial], metric: str) -> float | None:

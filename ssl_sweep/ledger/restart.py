@@ -9,8 +9,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, and_, delete, select, update
 
 from ssl_sweep.ledger.compat import NOTES, STEPS, STUDY_ATTRS, SYSTEM_ATTRS, TRIALS, USER_ATTRS, VALUES
-from ssl_sweep.ledger.database import DatabaseStorage
-from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.ledger.entries import Notes, Trial
 from ssl_sweep.ledger.reader import CONFIRM
 from ssl_sweep.ledger.warm_start import FROM
 
@@ -19,13 +18,13 @@ FIXED = "fixed_params"  # all else in the system attributes is what samplers and
 ENDED = (OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL)
 
 
-def forget_results(database: DatabaseStorage, study: str, note: str, value: Mapping[str, Any]) -> None:
+def forget_results(notes: Notes, note: str, value: Mapping[str, Any]) -> None:
     """Remove all results of a sweep, and what samplers and pruners have learned from them; also set a note.
 
     All in one transaction. Each choice is then as a driver leaves one whose trials have not run, with its knobs, the
     ids of its trials and their numbers of attempts. What was learned from earlier sweeps stays.
     """
-    row = database.get_study_id_from_name(study)
+    row = notes.database.get_study_id_from_name(notes.study_name)
 
     def write(connection: Connection, again: bool) -> None:
         _reset_choices(connection, row)
@@ -34,7 +33,7 @@ def forget_results(database: DatabaseStorage, study: str, note: str, value: Mapp
         connection.execute(delete(NOTES).where(is_note))
         connection.execute(NOTES.insert(), {"study_id": row, "key": note, "value_json": json.dumps(value)})
 
-    database.transact(write)
+    notes.database.transact(write)
 
 
 def _reset_choices(connection: Connection, study: int) -> None:

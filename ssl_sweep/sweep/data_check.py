@@ -15,6 +15,7 @@ from ssl_sweep.data.summary import summarize
 from ssl_sweep.knobs.pins import PinError, data_use
 from ssl_sweep.ledger.entries import DATA, DataNote, Notes
 from ssl_sweep.ledger.open import load_ledger
+from ssl_sweep.ledger.restart import forget_results
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.labels import check_labels, evaluated_sources
 from ssl_sweep.spec.sweep import SweepSpec
@@ -83,7 +84,7 @@ def take_data(
     began_before = {*note.unkeyed, *(use for use in found if use not in note.identities)}
     new = replace(note, identities=found, unkeyed=sorted(began_before & found.keys() - {*other}))
     if other and changed == "restart":
-        notes.forget_results(DATA, asdict(replace(new, restarting=True)))
+        forget_results(notes, DATA, asdict(replace(new, restarting=True)))
     else:
         notes.write(DATA, asdict(new))
     if other:
