@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from optuna import load_study
 from optuna.trial import create_trial
-from services import Service
+from services import Service, hold_lease
 from sqlalchemy import Engine, event
 
 from ssl_sweep.ledger.entries import Trial
@@ -85,6 +85,8 @@ class Filled(Service):
         spec, start = from_dump(dict(submission.spec)), began or time.time() - 7200
         with _in_memory_of_the_disk():
             ledger = open_ledger(self.storage.ledger_url, spec)
+            if end == "RUNNING":
+                hold_lease(ledger)
             said, clock = [], start
             while choice := ledger.ask():
                 for trial in choice.trials:

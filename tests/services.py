@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from starlette.testclient import TestClient
 
+from ssl_sweep.ledger.entries import LEASE
 from ssl_sweep.ledger.open import Ledger, open_ledger
 from ssl_sweep.service.access import Role
 from ssl_sweep.service.app import make_app
@@ -18,6 +20,7 @@ from ssl_sweep.service.settings import Settings
 from ssl_sweep.service.store import Store, Submission
 from ssl_sweep.spec.sweep import SweepSpec, from_dump
 from ssl_sweep.storage.folder_storage import FolderStorage
+from ssl_sweep.trialdir.processes import this_process
 
 API = "/api/v1"
 URL = "http://sweeps.lab"
@@ -66,7 +69,15 @@ class Service:
         """The ledger that a driver would have made of a submission."""
         read = self.now(name)
         self.store.change(read, state=state, attempt=1, granted=1)
-        return open_ledger(self.settings.storage.ledger_url, from_dump(read.spec))
+        ledger = open_ledger(self.settings.storage.ledger_url, from_dump(read.spec))
+        if state == "RUNNING":
+            hold_lease(ledger)
+        return ledger
+
+
+def hold_lease(ledger: Ledger) -> None:
+    """Have this process hold a sweep's lease, as its driver does while it runs."""
+    ledger.notes.write(LEASE, {"owner": "driver", **asdict(this_process()), "count": 1})
 
 
 def submitted(store: Store, name: str = "tiny") -> Submission:
