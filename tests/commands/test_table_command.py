@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ssl_sweep.cli import app
-from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
+from ssl_sweep.ledger.open import open_ledger
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.recorder import Recorder
@@ -35,20 +37,20 @@ def make_spec(name: str, method: str) -> SweepSpec:
 
 
 def write_sweep(storage: Storage, name: str, method: str, uri: str) -> None:
-    """A finished sweep in MLflow, as its driver and workers leave it."""
+    """A finished sweep in the ledger and in MLflow, as its driver and workers leave it."""
     spec = make_spec(name, method)
-    for number, choice in enumerate(grid(spec)):
-        for seed, score in enumerate(SCORES[name][choice[ALPHA]]):
-            trial_id = f"{name}-{number}-{seed}"
-            known = {"trial_id": trial_id, "sweep": name, "choice": number, "seed": seed, "knobs": choice}
-            folder = storage.trial(name, trial_id)
-            folder.mkdir(parents=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump({**known, "config": resolve(spec, choice, seed)}))
+    ledger = open_ledger(storage.ledger_url, spec)
+    while choice := ledger.ask():
+        for trial, score in zip(choice.trials, SCORES[name][choice.knobs[ALPHA]], strict=True):
+            folder = storage.trial(name, trial.trial_id)
+            ledger.record(trial).write(folder)
             journal = Journal(folder)
             journal.append(AttemptStarted(attempt=1, host="node7", pid=1, git_commit=None, versions={}))
             results = {"top1_val": score - 1, "top1_test": score}
             journal.append(StageFinished(stage="knn", key="k", seconds=1.0, results=results))
             journal.append(Ended(state="COMPLETE", reason=None, message=None, traceback=None))
+            named = {f"knn/{metric}": value for metric, value in results.items()}
+            ledger.update(replace(trial, state="COMPLETE", attempts=1, results=named))
     recorder = Recorder(name, storage.sweep(name), uri, spec.model_dump(mode="json"))
     recorder.start()
     assert recorder.close(120.0) == 0
