@@ -46,6 +46,11 @@ def data_use(evaluation: str, source: str) -> str:
     return f"evaluation {evaluation} {source}"
 
 
+def is_data_use(use: str) -> bool:
+    """Whether it is the name of a source's identity, and not of a pin."""
+    return use.startswith("data.") or (use.startswith("evaluation ") and use.split(" ")[2:3] not in ([], ["source"]))
+
+
 def identities_of(config: Mapping[str, Any], evaluation: str) -> dict[str, str]:
     """The identities of the sources that an evaluation opens, by their names, in a trial's config."""
     start = data_use(evaluation, "")

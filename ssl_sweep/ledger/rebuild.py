@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 
 from ssl_sweep.ledger.cached_storage import CachedStudyStorage
 from ssl_sweep.ledger.database import open_storage
-from ssl_sweep.ledger.entries import PINS, Choice, LedgerError, Notes, Trial
+from ssl_sweep.ledger.entries import DATA, PINS, Choice, DataNote, LedgerError, Notes, Trial
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import CONFIRM, LOST, SETTINGS, setting_key
 from ssl_sweep.ledger.sampling import Knobs, SearchState, sampler
@@ -33,7 +33,9 @@ class FoundTrial:
     reports: Mapping[int, float]  # what an epoch pruner judges, by epoch
 
 
-def rebuild_study(url: str, spec: SweepSpec, found: Sequence[FoundTrial], pins: Mapping[str, str]) -> None:
+def rebuild_study(
+    url: str, spec: SweepSpec, found: Sequence[FoundTrial], pins: Mapping[str, str], data: DataNote
+) -> None:
     """Make the study of a sweep from its trials, in place of the one that the ledger has.
 
     Choices keep their numbers and trials their ids and states. The sweep is in the ledger once the last write is done:
@@ -54,6 +56,7 @@ def rebuild_study(url: str, spec: SweepSpec, found: Sequence[FoundTrial], pins: 
     notes = Notes(study, database)
     notes.write("uuid", str(uuid.uuid4()))
     notes.write(PINS, dict(pins))
+    notes.write(DATA, asdict(data))
     notes.write("taught", True)
     for number in {each.trial.choice for each in found if each.trial.confirms}:
         confirming = [each.trial for each in found if each.trial.confirms and each.trial.choice == number]

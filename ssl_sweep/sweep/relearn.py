@@ -1,12 +1,13 @@
 """A lost ledger, made anew from the folders of its sweeps: config.yaml and journals of trials, and spec.yaml."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep.ledger.entries import Trial
+from ssl_sweep.knobs.pins import is_data_use
+from ssl_sweep.ledger.entries import DataNote, Trial
 from ssl_sweep.ledger.lease import no_driver
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.ledger.rebuild import FoundTrial, rebuild_study
@@ -21,7 +22,7 @@ from ssl_sweep.trialdir.journal import JOURNAL, read
 from ssl_sweep.trialdir.record import RECORD, TrialRecord
 from ssl_sweep.trialdir.states import TrialState
 
-PIN = "pin."  # starts the names of the tags that a driver writes to the sweep's journal, one for each pin
+PIN = "pin."  # starts the names of the tags for pins and sources of data that a driver writes to the sweep's journal
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def rebuild_sweep(storage: Storage, name: str, older: LedgerReader | None = None
             for each in seen
             if each.trial is not None and each.record is not None and each.record.choice is not None
         ]
-        rebuild_study(storage.ledger_url, spec, found, _pins(folder, seen))
+        rebuild_study(storage.ledger_url, spec, found, *_pins_and_data(folder, seen))
     left_out = len(seen) - len(found)
     words = f"; left out {left_out} whose config.yaml is damaged: their settings run again" if left_out else ""
     return f"made sweep {name} anew from the folders of {len(found)} trials{words}"
@@ -111,13 +112,26 @@ def _spec_of(folder: Path, older: LedgerReader | None) -> SweepSpec:
     return older.spec
 
 
-def _pins(folder: Path, seen: list[SeenTrial]) -> dict[str, str]:
-    """What the sweep pins: by the tags of its last driver, else by its trials."""
-    tags = [event.tags for _, event in good_lines(folder) if isinstance(event, TagsSet)]
+def _pins_and_data(folder: Path, seen: list[SeenTrial]) -> tuple[dict[str, str], DataNote]:
+    """What the sweep pins, and what it knows of its data: by the tags of its last driver, else by its trials."""
+    configs = [each.record.config for each in seen if each.record is not None]
     pins: dict[str, str] = {}
-    for each in seen:
-        pins |= each.record.config.get("pins", {}) if each.record is not None else {}
-    for last in tags:
-        told = {name.removeprefix(PIN): value for name, value in last.items() if name.startswith(PIN)}
-        pins = told or pins
-    return pins
+    identities: dict[str, str] = {}
+    for config in configs:
+        pins |= config.get("pins", {})
+        identities |= config.get("identities", {})
+    for tags in (event.tags for _, event in good_lines(folder) if isinstance(event, TagsSet)):
+        told = {name.removeprefix(PIN): value for name, value in tags.items() if name.startswith(PIN)}
+        if told:
+            pins = {use: value for use, value in told.items() if not is_data_use(use)}
+            identities = {use: value for use, value in told.items() if is_data_use(use)} or identities
+    unkeyed = sorted(use for use in identities if _is_unkeyed(use, identities[use], configs))
+    return pins, DataNote(identities, unkeyed)
+
+
+def _is_unkeyed(use: str, identity: str, configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the keys of stages lack the identity of a source: the sweep began without it, see `DataNote`."""
+    with_it = [config for config in configs if use in config.get("identities", {})]
+    if not with_it:
+        return bool(configs)
+    return any(use in config["unkeyed"] for config in with_it if config["identities"][use] == identity)

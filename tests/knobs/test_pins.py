@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_sweep.knobs.pins import PinError, check_pins, used_by
+from ssl_sweep.knobs.pins import PinError, check_pins, data_use, is_data_use, used_by
 from ssl_sweep.plugins import catalog
 from ssl_sweep.trial.stage_keys import stage_key
 
@@ -51,6 +51,17 @@ def test_a_pin_is_in_the_keys_of_the_stages_that_it_concerns(pin: str, concerned
     stages = ("pretrain", "knn", "transfer", "local/mine")
     keys = [[stage_key({**CONFIG, "pins": pins}, stage, "fp32") for stage in stages] for pins in (PINS, changed)]
     assert {stage for stage, old, new in zip(stages, *keys, strict=True) if old != new} == concerned
+
+
+def test_the_datas_identities_are_told_from_pins() -> None:
+    uses = [
+        "data.source",
+        "data.labelled",
+        data_use("transfer", "digits"),
+        data_use("local/mine", "folder:/my source x"),
+    ]
+    assert [use for use in uses if not is_data_use(use)] == []
+    assert [pin for pin in [*PINS, "encoder.weights a b.safetensors"] if is_data_use(pin)] == []
 
 
 def test_keys_without_pins_are_as_they_were() -> None:

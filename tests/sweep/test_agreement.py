@@ -22,11 +22,14 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep import drive, finish
 from ssl_sweep.sweep.steering import ResumeSelection
+from ssl_sweep.sweep.storage_check import check_storage, mended
 from ssl_sweep.tables.options import table_of
 from ssl_sweep.tracking.reader import runs
 from ssl_sweep.trial.claim import claim
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, StageFinished
 from ssl_sweep.trialdir.journal import Journal
+from ssl_sweep.trialdir.record import TrialRecord
 
 METRIC, GRAY = "knn/top1_test", "views.gray"
 SPEC = SweepSpec.model_validate(
@@ -154,19 +157,49 @@ def test_what_is_restored_from_another_state_agrees_at_the_end(
     after = {trial.trial_id for trial in go(4, worth=50.0).trials}
     assert_agreed(storage)
     assert len(before & after) == (2 if "ledger.db" in parts else 4)
+    client = MlflowClient(storage.tracking_uri)
+    experiment = client.get_experiment_by_name("ssl_sweep/demo")
+    discarded = client.search_runs([experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    # MLflow keeps, as deleted, the runs that the ledger does not know
+    assert len(discarded) == (2 if "ledger.db" in parts and "mlflow.db" not in parts else 0)
 
 
 def test_a_lost_ledger_makes_each_trial_once(storage: Storage, go: Callable[..., Ledger]) -> None:
-    before = {trial.trial_id for trial in go().trials}
+    first = go(2)
+    before = {trial.trial_id: trial.results for trial in first.trials}
     (storage.root / "ledger.db").unlink()
-    after = {trial.trial_id for trial in go(worth=50.0).trials}
-    assert not before & after
+    with pytest.raises(DamagedFileError, match=r"ledger.db is gone; .*doctor --mend"):
+        go(worth=50.0)
+    assert not (storage.root / "ledger.db").exists()
+    rebuild(storage)
+    ledger = go(worth=50.0)
+    after = {trial.trial_id: trial.results for trial in ledger.trials}
+    assert (ledger.pins, ledger.data) == (first.pins, first.data)
+    assert ledger.data.identities.keys() == {"data.source"}
+    assert len(before) == 2
+    assert len(after) == 4
+    assert after == {**after, **before}
     assert_agreed(storage)
-    go()  # the old folders are still there
-    assert_agreed(storage)
-    client = MlflowClient(storage.tracking_uri)
-    experiment = client.get_experiment_by_name("ssl_sweep/demo")
-    assert len(client.search_runs([experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY)) == 4
+    assert sorted(path.name for path in (storage.root / "demo" / "trials").iterdir()) == sorted(after)
+
+
+def test_a_rebuilt_ledger_knows_that_a_sweep_began_before_data_had_an_identity(
+    storage: Storage, go: Callable[..., Ledger]
+) -> None:
+    for trial in go(2).trials:
+        folder = storage.trial("demo", trial.trial_id)
+        record = TrialRecord.read(folder)
+        config = {key: value for key, value in record.config.items() if key not in ("identities", "unkeyed")}
+        replace(record, config=config).write(folder)
+    (storage.root / "ledger.db").unlink()
+    rebuild(storage)
+    assert load_ledger(storage.ledger_url, "demo").data.unkeyed == ["data.source"]
+
+
+def rebuild(storage: Storage) -> None:
+    """What `doctor --mend` does."""
+    findings = [mended(finding) for finding in check_storage(storage)]
+    assert [finding.found for finding in findings if not finding.ok] == []
 
 
 def test_an_earlier_versions_first_report_gives_way_to_the_ledger(storage: Storage, go: Callable[..., Ledger]) -> None:
