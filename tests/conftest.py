@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from servers import S3, Postgres
 
 # before torch is imported: as many threads as a trial of one CPU has, so that numbers do not depend on the machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell that runs no terminal has Ctrl-C ignored in what it starts with `&`, and a sweep leaves it ignored
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
