@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,17 @@ def run_sweep(spec: Path, storage: Path) -> str:
     ran = subprocess.run(command("run", spec, "--storage", storage), capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
+
+
+@contextmanager
+def started(*words: object) -> Iterator[subprocess.Popen[str]]:
+    """`ssl-sweep` in a process of its own, which does not outlive the block, however that ends."""
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -195,17 +208,17 @@ def test_killed_half_way_and_started_again_no_trial_is_lost_and_none_is_twice(fi
 def test_interrupted_it_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     """Slow: it starts Ray, and the trials are long enough to be interrupted. SIGTERM: tests/faults."""
     spec = written(tmp_path, pretrain={**SPEC["pretrain"], "epochs": 100_000})
-    driver = subprocess.Popen(
-        command("run", spec, "--storage", tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: len(list(tmp_path.glob("tiny/stages/*/checkpoint.pt"))) >= 1, driver)
-    driver.send_signal(signal.SIGINT)
-    printed, errors = driver.communicate(timeout=90)
+    with started("run", spec, "--storage", tmp_path) as driver:
+        wait_for(lambda: len(list(tmp_path.glob("tiny/stages/*/checkpoint.pt"))) >= 1, driver)
+        driver.send_signal(signal.SIGINT)
+        printed, errors = driver.communicate(timeout=500)
     assert driver.returncode == 130, printed + errors
     assert "interrupted" in printed
     assert "ssl-sweep resume tiny" in printed
     assert "Traceback" not in errors
-    assert status(tmp_path)["running"] >= 1
+    counted = status(tmp_path)
+    assert (counted["state"], counted["running"]) == ("INTERRUPTED", 0)
+    assert counted["interrupted"] >= 1
     assert {run.info.status for run in child_runs(tmp_path)} == {"KILLED"}  # in MLflow nothing looks as if it ran on
 
 
