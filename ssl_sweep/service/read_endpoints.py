@@ -32,7 +32,7 @@ from ssl_sweep.service.response_cache import CachedResponse
 from ssl_sweep.service.states import WAITING
 from ssl_sweep.sweep.best import NoSuchTrial
 from ssl_sweep.sweep.logs import find_log, read_log, sweep_logs, trial_log
-from ssl_sweep.sweep.status import trial_statuses
+from ssl_sweep.sweep.status import trial_statuses, trials_in
 
 MAX_STREAMS = 500
 MAX_LOG_CHARS = 200_000
@@ -132,7 +132,7 @@ def trials(
         with ledger_of(service, name) as ledger:
             if ledger is None:
                 return TrialPage(trials=[], total=0)
-            matching = [trial for trial in ledger.trials if state is None or trial.state == state]
+            matching = trials_in(ledger, state)
             page = trial_statuses(matching[offset : offset + limit], ledger, service.settings.storage)
         return TrialPage.model_validate({"trials": page, "total": len(matching)})
 

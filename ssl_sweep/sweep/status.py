@@ -106,6 +106,12 @@ def state_now(trial: Trial, ledger: LedgerReader) -> TrialState:
     return _now(trial, driven=is_driven(ledger.notes))
 
 
+def trials_in(ledger: LedgerReader, state: str | None) -> list[Trial]:
+    """A sweep's trials that are in a state now, as `trial_statuses` tells it; None takes all."""
+    driven = is_driven(ledger.notes)
+    return [trial for trial in ledger.trials if state is None or _now(trial, driven=driven) == state]
+
+
 def _now(trial: Trial, *, driven: bool) -> TrialState:
     return TrialState.INTERRUPTED if trial.state == TrialState.RUNNING and not driven else trial.state
 

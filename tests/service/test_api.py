@@ -109,6 +109,21 @@ def test_trials_logs_and_events_of_a_sweep_that_runs(ann: TestClient, service: S
     assert read_events(rest.text) == told[1:]
 
 
+def test_trials_that_no_driver_runs_are_found_by_the_state_that_is_told(ann: TestClient, service: Service) -> None:
+    ann.post(f"{API}/sweeps", json=body())
+    ledger = service.begun()
+    first, second = ledger.ask().trials
+    ledger.update(replace(first, state="COMPLETE", attempts=1, results={"knn/top1_val": 50.0}))
+    ledger.update(replace(second, state="RUNNING", attempts=1))
+    ledger.notes.write("lease", None)
+    told = {}
+    for state in ("COMPLETE", "RUNNING", "INTERRUPTED"):
+        page = ann.get(f"{API}/sweeps/tiny/trials", params={"state": state}).json()
+        told[state] = [each["trial_id"] for each in page["trials"]]
+        assert {each["state"] for each in page["trials"]} <= {state}
+    assert told == {"COMPLETE": [first.trial_id], "RUNNING": [], "INTERRUPTED": [second.trial_id]}
+
+
 def read_events(text: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
 
