@@ -1,8 +1,10 @@
+import logging
 import os
 import shutil
 import signal
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,27 @@ def uri(tmp_path: Path, empty_store: Path) -> str:
     """A store of the test's own."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def after_warning() -> Iterator[Callable[[logging.Logger, Callable[[], object]], None]]:
+    """Does something half a second after a logger's next warning, however long that takes to come."""
+    watched: list[tuple[logging.Logger, logging.Handler]] = []
+
+    def arrange(logger: logging.Logger, act: Callable[[], object]) -> None:
+        def begin(record: logging.LogRecord) -> bool:
+            logger.removeHandler(handler)
+            threading.Timer(0.5, act).start()
+            return False
+
+        handler = logging.Handler(logging.WARNING)
+        handler.addFilter(begin)
+        logger.addHandler(handler)
+        watched.append((logger, handler))
+
+    yield arrange
+    for logger, handler in watched:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

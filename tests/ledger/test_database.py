@@ -2,7 +2,6 @@
 
 import random
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -234,6 +233,7 @@ def test_a_locked_file_is_waited_for_with_one_message(
     locking: Callable[[], sqlite3.Connection],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    after_warning: Callable[..., None],
 ) -> None:
     monkeypatch.setattr(database, "BUSY_S", 0.05)
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
@@ -243,8 +243,7 @@ def test_a_locked_file_is_waited_for_with_one_message(
     running = replace(choice.trials[0], state="RUNNING", attempts=1)
     for use in (lambda: ledger.update(running), lambda: load_ledger(url, "sweep").trials, lambda: sweep_names(url)):
         caplog.clear()
-        lock = locking()
-        threading.Timer(0.5, lock.rollback).start()
+        after_warning(database.log, locking().rollback)
         use()
         said = [record.message for record in caplog.records]
         assert len(said) == 2

@@ -1,8 +1,7 @@
 """MLflow's database while another process writes: readers wait, and end with one message."""
 
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,10 @@ def lock(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     connection.close()
 
 
-def test_a_locked_store_is_waited_for(lock: sqlite3.Connection, uri: str, caplog: pytest.LogCaptureFixture) -> None:
-    threading.Timer(0.5, lock.rollback).start()
+def test_a_locked_store_is_waited_for(
+    lock: sqlite3.Connection, uri: str, caplog: pytest.LogCaptureFixture, after_warning: Callable[..., None]
+) -> None:
+    after_warning(locked_file.log, lock.rollback)
     assert store.sweep_names(store.connect(uri)) == []
     assert [record.message.partition(" ")[2] for record in caplog.records] == [
         "is locked by another process; waiting for at most 60 s"
