@@ -1,5 +1,6 @@
 """What a trial is given of the machine: threads, its share of a GPU, and how many run at a time."""
 
+import json
 import os
 import sys
 import time
@@ -23,20 +24,10 @@ from ssl_sweep.trialdir.record import TrialRecord
 METRIC = "knn/top1_val"
 
 
-class Crowd:
-    """A observer that counts how many trials run at a time."""
-
-    def __init__(self) -> None:
-        self.running = self.most = 0
-
-    def started(self, *_: Any) -> None:
-        self.running += 1
-        self.most = max(self.most, self.running)
-
-    def ended(self, *_: Any) -> None:
-        self.running -= 1
-
+class Quiet:
+    def started(self, *_: Any) -> None: ...
     def reported(self, *_: Any) -> None: ...
+    def ended(self, *_: Any) -> None: ...
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,23 +40,32 @@ def _cluster() -> Iterator[None]:
 
 
 def looks(record: TrialRecord, number: int, report: Any, folder: Path, cache: Path) -> Outcome:
-    """A trial that leaves what it was given."""
+    """A trial that leaves what it was given, and from when to when it ran; the first stays until a second runs."""
     folder.mkdir(parents=True)
+    began = time.time()
     (folder / "given").write_text(f"{torch.get_num_threads()} {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
+    while len(list(folder.parent.glob("*/given"))) < 2 and time.time() < began + 120:
+        time.sleep(0.1)
     time.sleep(1.0)
+    (folder / "ran").write_text(json.dumps([began, time.time()]))
     return Outcome("COMPLETE", {METRIC: 50.0})
 
 
-def run(tmp_path: Path, resources: dict[str, Any]) -> tuple[Crowd, set[str]]:
-    """How many trials ran at a time, and what they were given."""
+def run(tmp_path: Path, resources: dict[str, Any]) -> tuple[int, set[str]]:
+    """How many trials ran at a time, which the driver does not know: it gives one more to Tune, where it waits.
+
+    And what they were given.
+    """
     spec = {"name": "sweep", "data": {"source": "digits", "image_size": 8}, "encoder": "resnet18"}
     spec |= {"method": "autoencoder", "evaluate": {"knn": {}}, "search": {"seeds": 4}, "resources": resources}
-    storage, crowd = FolderStorage(tmp_path), Crowd()
+    storage = FolderStorage(tmp_path)
     storage.sweep("sweep").mkdir()
     ledger: Ledger = open_ledger(storage.ledger_url, from_dump(spec))
-    run_sweep(ledger, storage, crowd, work=looks)
+    run_sweep(ledger, storage, Quiet(), work=looks)
     assert {trial.state for trial in ledger.trials} == {"COMPLETE"}
-    return crowd, {path.read_text() for path in tmp_path.rglob("given")}
+    ran = [json.loads(path.read_text()) for path in tmp_path.rglob("ran")]
+    most = max(sum(began <= now < ended for began, ended in ran) for now, _ in ran)
+    return most, {path.read_text() for path in tmp_path.rglob("given")}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,6 @@ def run(tmp_path: Path, resources: dict[str, Any]) -> tuple[Crowd, set[str]]:
 def test_a_trial_is_given_what_the_spec_says(
     tmp_path: Path, resources: dict[str, Any], at_a_time: int, given: str
 ) -> None:
-    crowd, found = run(tmp_path, resources)
+    most, found = run(tmp_path, resources)
     assert found == {given}
-    assert crowd.most == at_a_time
+    assert most == at_a_time
