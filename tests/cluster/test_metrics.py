@@ -52,8 +52,11 @@ class Quiet:
     def ended(self, trial: Any) -> None: ...
 
 
-def make(tmp_path: Path, name: str) -> tuple[Ledger, Storage]:
-    search = {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2]}, "objective": "maximize knn/top1_val"}
+def make(tmp_path: Path, name: str, trials: int = 3) -> tuple[Ledger, Storage]:
+    search = {
+        "space": {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3, 0.4][:trials]},
+        "objective": "maximize knn/top1_val",
+    }
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     spec = from_dump({"name": name, **base, "evaluate": {"knn": {}}, "search": search})
     storage = FolderStorage(tmp_path)
@@ -90,7 +93,7 @@ def watched(address: str, ended: threading.Event) -> list[Samples]:
 
 def test_prometheus_can_follow_a_sweep(tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "EVERY_S", 0.3)
-    ledger, storage = make(tmp_path, "seen")
+    ledger, storage = make(tmp_path, "seen", trials=5)
     ended, seen = threading.Event(), list[Samples]()
     reader = threading.Thread(target=lambda: seen.extend(watched(cluster, ended)))
     reader.start()
@@ -98,15 +101,17 @@ def test_prometheus_can_follow_a_sweep(tmp_path: Path, cluster: str, monkeypatch
     time.sleep(2)  # until the driver's process has handed on what it was given last
     ended.set()
     reader.join()
-    assert max(at.get(("trials", "seen", "RUNNING"), 0) for at in seen) in (1, 2)
+    most = max(at.get(("trials", "seen", "RUNNING"), 0) for at in seen)
+    assert most in (1, 2, 3)  # on two CPUs; Tune has one more, which waits for them
     assert max(at.get(("trials", "seen", "COMPLETE"), 0) for at in seen) >= 1
     assert max(at.get(("trials", "seen", "WAITING"), 0) for at in seen) >= 1
     rates = {at.get(("images_per_second", "seen")) for at in seen}
-    assert rates & {100.0, 101.0, 102.0, 201.0, 203.0}  # of one trial, or of two
+    alone = {100.0 + choice for choice in range(5)}
+    assert rates & (alone | {one + other for one in alone for other in alone - {one}})  # of one trial, or of two
     last = seen[-1]
     assert last["spool_events", "seen"] == 7
     assert 0 < last["seconds_since_report", "seen"] < 30
-    assert last["stage_seconds_total", "seen", "pretrain"] > 3  # of 3 trials' 4 epochs of 0.5 s, and what starting took
+    assert last["stage_seconds_total", "seen", "pretrain"] > 5  # of 5 trials' 4 epochs of 0.5 s, and what starting took
     assert {key[1] for key in last} == {"seen"}
 
 
