@@ -223,9 +223,9 @@ def test_a_sign_of_life_that_was_held_up_overwrites_nobodys_lease(
 
 def test_a_sign_of_life_whose_answer_was_lost_was_given(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     there = notes(url)
-    transact = there._database.transact
+    transact = there.database.transact
     monkeypatch.setattr(
-        there._database, "transact", lambda write: transact(lambda connection, _: write(connection, True))
+        there.database, "transact", lambda write: transact(lambda connection, _: write(connection, True))
     )
     assert there.swap("sign", None, {"count": 1})
     assert there.swap("sign", None, {"count": 1})
