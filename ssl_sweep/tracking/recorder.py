@@ -20,7 +20,7 @@ from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tracking.spool import SWEEP, Spool
 from ssl_sweep.tracking.store import MlflowRejectedError, NotTrackedError, check_store, naming_damage
 from ssl_sweep.tracking.transcript import FINGERPRINT, PREFIX, Transcript, Update, summary
-from ssl_sweep.tracking.writer import MAX_TAG, SweepRuns
+from ssl_sweep.tracking.writer import MAX_TAG, RunDeletedError, SweepRuns
 from ssl_sweep.trialdir.atomic import replacing
 from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import (
@@ -207,8 +207,7 @@ class _Delivery:
 
     def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
         """Deliver the journals that have grown, those that failed before last; returns the number of events."""
-        names = [name for name in self._spool.undelivered_journals() if name not in self.refused]
-        if not names and not self.again:
+        if not self._undelivered() and not self.again:
             return 0
         try:
             self._runs = self._runs or self._connect()
@@ -218,12 +217,21 @@ class _Delivery:
                     self._discard(self._runs, name)
                     self.again.discard(name)
                 return self.deliver(expired)
-            return sum(self._drain(self._runs, name, expired) for name in self._by_failures(names))
+            # asked again: a parent run that is new gets all journals
+            return sum(self._drain(self._runs, name, expired) for name in self._by_failures(self._undelivered()))
+        except RunDeletedError as error:
+            log.warning("%s while its sweep runs; it is made anew from its journal", error)
+            self._runs = None
+            self._transcripts.clear()
+            return 0 if expired() else self.deliver(expired)
         except Exception:
             self._runs = None  # after an outage the runs may differ, or be gone
             raise
         finally:
             self._spool.save()
+
+    def _undelivered(self) -> list[str]:
+        return [name for name in self._spool.undelivered_journals() if name not in self.refused]
 
     def _discard(self, runs: SweepRuns, name: str) -> None:
         runs.discard(name)

@@ -47,6 +47,10 @@ MAX_SEARCHED = 50  # trials whose runs are searched for a lost id
 log = logging.getLogger(__name__)
 
 
+class RunDeletedError(Exception):
+    """A run that is written to has been deleted in MLflow."""
+
+
 class SweepRuns:
     """The runs of one sweep: finds or creates them, and writes to them. `name`: a trial's id, or `SWEEP`."""
 
@@ -82,10 +86,15 @@ class SweepRuns:
         self._known.pop(name, None)
 
     def log_record(self, name: str, run_id: str) -> None:
-        """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics."""
+        """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics.
+
+        Raises RunDeletedError, as all that write do: someone has deleted the run.
+        """
         if name == SWEEP:
             return
-        record, run = self._record(name), self._client.get_run(run_id)
+        record = self._record(name)
+        with self._writing(run_id):
+            run = self._client.get_run(run_id)
         values = {valid_name(key): value[:MAX_PARAM] for key, value in parameters(record).items()}
         known = run.data.params
         for key in sorted(key for key, value in known.items() if values.get(key, value) != value):
@@ -98,7 +107,7 @@ class SweepRuns:
         numbers = [
             Metric(valid_name(key), value, run.info.start_time, 0) for key, value in knob_numbers(record).items()
         ]
-        with _rejections():
+        with self._writing(run_id):
             self._client.log_batch(run_id, metrics=numbers, tags=tags)
             for start in range(0, len(params), MAX_PARAMS):
                 self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
@@ -108,7 +117,7 @@ class SweepRuns:
         """Write an update; may be repeated."""
         points = [Metric(valid_name(point.name), point.value, point.time_ms, point.step) for point in update.points]
         tags = [RunTag(valid_name(key), _valid_value(value)) for key, value in update.tags.items()]
-        with _rejections():
+        with self._writing(run_id):
             self._client.log_batch(run_id, metrics=points[:MAX_POINTS], tags=tags)
             for start in range(MAX_POINTS, len(points), MAX_POINTS):
                 self._client.log_batch(run_id, metrics=points[start : start + MAX_POINTS])
@@ -116,16 +125,33 @@ class SweepRuns:
                 self._files.log_text(run_id, content, file)
         for path in dict.fromkeys(update.files):
             self._upload(name, run_id, path)
-        if update.status == "RUNNING":
-            self._client.update_run(run_id, status="RUNNING")
-        elif update.status is not None:
-            self._client.set_terminated(run_id, update.status, update.end_ms)
+        with self._writing(run_id):
+            if update.status == "RUNNING":
+                self._client.update_run(run_id, status="RUNNING")
+            elif update.status is not None:
+                self._client.set_terminated(run_id, update.status, update.end_ms)
 
     def log_model(self, name: str, run_id: str) -> str | None:
         """Log a trial's encoder as a model of its run; returns the model's URI, or None without an encoder."""
         from ssl_sweep.tracking.model import log_model  # imports torch, which a sweep without models does not need here
 
-        return log_model(self._client, self._files, run_id, folder_of(self._folder, name))
+        with self._writing(run_id):
+            return log_model(self._client, self._files, run_id, folder_of(self._folder, name))
+
+    @contextmanager
+    def _writing(self, run_id: str) -> Iterator[None]:
+        """Tell data that MLflow rejects from a run that takes none, since it is deleted."""
+        try:
+            with _rejections():
+                yield
+        except MlflowRejectedError as error:
+            if self._client.get_run(run_id).info.lifecycle_stage == "deleted":
+                raise RunDeletedError(f"run {run_id} has been deleted in MLflow") from error
+            raise
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # `mlflow gc` has removed it
+                raise RunDeletedError(f"run {run_id} has been deleted in MLflow") from error
+            raise
 
     def _experiment(self) -> str:
         name = EXPERIMENT + self._sweep

@@ -463,6 +463,32 @@ def test_a_deleted_parent_is_written_anew_and_gets_its_trials_back(folder: Path,
     assert len(runs_of(uri)) == 7
 
 
+@pytest.mark.parametrize("deleted", ["overlay_alpha=0.0 seed=0", "demo"])
+def test_a_run_that_is_deleted_while_its_trial_reports_is_written_anew(
+    folder: Path, uri: str, caplog: pytest.LogCaptureFixture, deleted: str
+) -> None:
+    end_trial(begin_trial(folder, 1, 0), 60.0)
+    journal = begin_trial(folder, 0, 0)
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.start()
+    assert eventually(lambda: recorder.pending() == 0)
+    before = runs_of(uri)
+    MlflowClient(uri).delete_run(before[deleted].info.run_id)
+    end_trial(journal)
+    assert eventually(lambda: recorder.pending() == 0)
+    recorder.finish("COMPLETE")
+    assert recorder.close(30) == 0
+    after = runs_of(uri)
+    assert after.keys() == before.keys()
+    assert {run.info.status for run in after.values()} == {"FINISHED"}
+    assert after[deleted].info.run_id != before[deleted].info.run_id
+    assert after["demo"].data.tags["ssl_sweep.method"] == "moco"
+    assert history(uri, after["overlay_alpha=0.0 seed=0"], "pretrain/loss") == [(0, 1.0), (1, 0.5)]
+    assert reader.runs(["demo"], uri)["finetune/top1_test"].tolist() == [50.0, 60.0]
+    assert f"run {before[deleted].info.run_id} has been deleted in MLflow" in caplog.text
+    assert "cannot be reached" not in caplog.text
+
+
 def test_a_new_sweep_of_an_old_name_stays_apart(folder: Path, uri: str) -> None:
     make_sweep(folder)
     sync("demo", folder, uri)
