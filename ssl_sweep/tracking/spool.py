@@ -35,6 +35,7 @@ class Spool:
         self._destination: str | None = None
         self._offsets: dict[str, int] = {}
         self._sums: dict[str, int] = {}
+        self._read_sums: dict[str, int] = {}  # of what was read last, and is not delivered yet
         self._replaced = set[str]()  # journals that are not those that were delivered
         self._saved: dict[str, int] = {}
         self._load()
@@ -51,19 +52,34 @@ class Spool:
             return [name for name in self._names() if self._has_undelivered(name)]
 
     def read(self, name: str) -> tuple[list[Event], int]:
-        """The next events of a journal, about 1 MB at most, and the offset to accept once they are delivered."""
-        start = self._offsets.get(name, 0)
-        return journal.read(folder_of(self.folder, name), start, start + CHUNK_BYTES)
+        """The next events of a journal, about 1 MB at most, and the offset to accept once they are delivered.
+
+        A journal that is another than was delivered is read from its first event. Raises DamagedFileError.
+        """
+        path, start = folder_of(self.folder, name) / JOURNAL, self._offsets.get(name, 0)
+        first = max(0, start - SUMMED_BYTES)
+        try:
+            with readable(path), path.open("rb") as file:  # opened once: the journal may be replaced at any time
+                file.seek(first)
+                before, text = file.read(start - first), file.read(CHUNK_BYTES)
+        except FileNotFoundError:
+            return [], start
+        if start and self._sums.get(name) not in (None, zlib.crc32(before)):
+            with self._lock:
+                self._restart(name)
+            return self.read(name)
+        events, end = journal.parse(text, path, start)
+        self._read_sums[name] = zlib.crc32((before + text)[: end - first][-SUMMED_BYTES:])
+        return events, end
 
     def delivered(self, name: str) -> list[Event]:
         """The delivered events of a journal."""
         return journal.read(folder_of(self.folder, name), 0, self._offsets.get(name, 0))[0]
 
     def mark_delivered(self, name: str, offset: int) -> None:
-        """Record that the events before `offset` are delivered."""
+        """Record that the events of the last `read`, which end at `offset`, are delivered."""
         with self._lock:
-            self._offsets[name] = offset
-            self._sums[name] = _checksum(folder_of(self.folder, name) / JOURNAL, offset)
+            self._offsets[name], self._sums[name] = offset, self._read_sums[name]
 
     def is_replaced(self, name: str) -> bool:
         """Whether a journal is another than was delivered, as of a restored folder; says so once."""
@@ -133,9 +149,12 @@ class Spool:
         except (IsADirectoryError, PermissionError):  # who reads it says so
             return True
         if not same:
-            self._offsets[name] = 0
-            self._replaced.add(name)
+            self._restart(name)
         return size > self._offsets.get(name, 0)
+
+    def _restart(self, name: str) -> None:
+        self._offsets[name] = 0
+        self._replaced.add(name)
 
 
 def folder_of(sweep: Path, name: str) -> Path:

@@ -113,6 +113,11 @@ def read(folder: Path, start: int = 0, end: int | None = None) -> tuple[list[Eve
             text = file.read() if end is None else file.read(end - start)
     except FileNotFoundError:
         return [], start
+    return parse(text, path, start)
+
+
+def parse(text: bytes, path: Path, start: int) -> tuple[list[Event], int]:
+    """The events of a part of a journal that begins with byte `start`, and the offset after the last one."""
     events = []
     whole = text.rfind(b"\n") + 1
     for line in text[:whole].splitlines(keepends=True):

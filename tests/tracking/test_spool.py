@@ -5,7 +5,7 @@ import pytest
 
 from ssl_sweep.tracking import spool as module
 from ssl_sweep.tracking.spool import SWEEP, Spool
-from ssl_sweep.trialdir.events import AttemptStarted
+from ssl_sweep.trialdir.events import AttemptStarted, DescriptionSet
 from ssl_sweep.trialdir.journal import Journal
 
 
@@ -81,6 +81,24 @@ def test_a_journal_of_another_state_is_delivered_from_its_first_event(tmp_path: 
     assert (again.is_replaced("a"), again.is_replaced("a")) == (True, False)
     write(tmp_path, "a", 1)
     assert (deliver(again), again.is_replaced("a")) == (1, False)
+
+
+def test_a_journal_that_is_replaced_while_it_is_delivered_is_delivered_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    path = tmp_path / "trials" / "a" / "journal.jsonl"
+    write(tmp_path, "a", 3)
+    deliver(spool)
+    write(tmp_path, "a", 1)
+    assert spool.undelivered_journals() == ["a"]
+    path.unlink()
+    Journal(path.parent).append(DescriptionSet(text="x" * 1000))  # the old offset is within its line
+    write(tmp_path, "a", 4)
+    events, offset = spool.read("a")  # as the recorder does, which has just seen that it has grown
+    assert (len(events), spool.is_replaced("a")) == (5, True)
+    path.unlink()
+    write(tmp_path, "a", 20)  # before these are delivered
+    spool.mark_delivered("a", offset)
+    assert (deliver(spool), spool.is_replaced("a")) == (20, True)
 
 
 def test_offsets_of_an_earlier_version_count(tmp_path: Path) -> None:
