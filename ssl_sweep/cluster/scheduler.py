@@ -17,6 +17,7 @@ from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import pretraining
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.trial.attempt import REQUESTED_STATES, Outcome, dead_process_outcome
+from ssl_sweep.trial.claim import keep
 from ssl_sweep.trialdir.events import Ended, MetricsReported
 from ssl_sweep.trialdir.journal import JOURNAL, Journal
 from ssl_sweep.trialdir.record import TrialRecord
@@ -131,8 +132,10 @@ class LedgerScheduler:
             message: the cluster's message about the process; may be empty.
         """
         if (trial := self._take_running(run)) is not None:
-            with self.storage.synced_journal(self._folder(trial)):
-                outcome = dead_process_outcome(self._folder(trial), LOST, message, self.ledger.record(trial).config)
+            record, folder = self.ledger.record(trial), self._folder(trial)
+            with self.storage.synced_journal(folder):
+                outcome = dead_process_outcome(folder, LOST, message, record.config)
+                keep(folder, record)
             self._decide(trial, outcome)
 
     def abandon(self, run: str) -> None:
@@ -202,6 +205,7 @@ class LedgerScheduler:
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that does not run, in journal and ledger."""
         with self.storage.synced_journal(self._folder(trial)):
+            keep(self._folder(trial), self.ledger.record(trial))
             Journal(self._folder(trial)).append(Ended(state=outcome.state, message=outcome.message))
         self._settle(trial, outcome)
 

@@ -17,10 +17,10 @@ from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.tracking.writer import valid_name
+from ssl_sweep.trial.claim import keep
 from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import Ended, Event, MetricsReported, StageFinished, Superseded
 from ssl_sweep.trialdir.journal import JOURNAL, Journal, last_event, read
-from ssl_sweep.trialdir.record import RECORD
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def differing(ledger: LedgerReader, runs: pd.DataFrame) -> set[str]:
     for row in runs[compared].to_dict("records"):
         rows[str(row["trial_id"])].append(row)
     known = {trial.trial_id for trial in ledger.trials}
-    if not rows.keys() & known:  # a sweep of this name in another storage
+    if rows and not rows.keys() & known:  # a sweep of this name in another storage
         return set()
     wrong = {trial.trial_id for trial in ledger.trials if trial.ended and not _agrees(trial, rows[trial.trial_id])}
     return wrong | {trial for trial, own in rows.items() if trial not in known or len(own) > 1}
@@ -81,8 +81,7 @@ def _settle(trial: Trial, ledger: LedgerReader, storage: Storage) -> bool:
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     try:
         with storage.synced_journal(folder):
-            if not (folder / RECORD).exists():
-                ledger.record(trial).write(folder)
+            keep(folder, ledger.record(trial))
             _write_results(trial, folder)
             if not _is_ended(trial, folder):
                 Journal(folder).append(Ended(state=trial.state, reason=trial.reason, message=trial.message))

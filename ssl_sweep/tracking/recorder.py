@@ -215,6 +215,7 @@ class _Delivery:
             if self.again:
                 for name in list(self.again):
                     self._discard(self._runs, name)
+                    self.refused.pop(name, None)  # its run is gone: even a part is more
                     self.again.discard(name)
                 return self.deliver(expired)
             # asked again: a parent run that is new gets all journals
@@ -270,9 +271,11 @@ class _Delivery:
         run_id, restarts = self._run_of(runs, name)
         if restarts:
             return self._deliver_chunk(runs, name)
-        if name not in self._transcripts:
+        is_known = name in self._transcripts
+        if not is_known:
             self._transcripts[name] = Transcript(self._spool.delivered(name))
-            runs.log_record(name, run_id)
+        if not is_known or any(isinstance(event, AttemptStarted) for event in events):
+            runs.log_record(name, run_id)  # an attempt writes it anew, even into a folder that was deleted
         update = self._transcripts[name].update(events)
         runs.write(name, run_id, update)
         self._log_models(runs, name, update)

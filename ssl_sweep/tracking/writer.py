@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag
@@ -43,6 +42,7 @@ MAX_PARAM, MAX_TAG = 6_000, 8_000  # characters; MLflow's limits
 MAX_PARAMS = 100  # in one batch
 LOCK_TIMEOUT_S = 60.0
 SWEEP_ID = "sweep_id"  # the file's name
+TITLE = "mlflow.runName"
 MAX_SEARCHED = 50  # trials whose runs are searched for a lost id
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,9 @@ class SweepRuns:
         for key in sorted(key for key, value in known.items() if values.get(key, value) != value):
             log.warning("trial %s: MLflow keeps the first value of %s, %s; now %s", name, key, known[key], values[key])
         params = [Param(key, value) for key, value in values.items() if key not in known]
-        tags = [RunTag(key, _valid_value(value)) for key, value in labels(record).items()]
+        # a run that was begun while the record was lost; else people may have renamed it
+        identity = {} if f"{PREFIX}choice" in run.data.tags else _identity(record)
+        tags = [RunTag(key, _valid_value(value)) for key, value in {**labels(record), **identity}.items()]
         tags.append(RunTag(PREFIX + EXACT, exact_parameters(record, MAX_TAG)))
         tags.append(RunTag(PARENT, self.parent))  # for a parent that was deleted and created again
         # at the time of the run's start, so that a repetition is the same row
@@ -183,16 +185,16 @@ class SweepRuns:
         return None
 
     def _create(self, name: str) -> str:
-        tags: dict[str, Any] = {"sweep": self._sweep, "sweep_id": self._sweep_id, "role": "parent"}
-        title, parent = self._sweep, {}
+        tags = {"sweep": self._sweep, "sweep_id": self._sweep_id, "role": "parent"}
+        title, own = self._sweep, {}
         if name != SWEEP:
-            record = self._record(name)
-            tags |= {"role": "trial", "trial_id": name, "choice": record.choice, "seed": record.seed}
-            title, parent = run_name(record.knobs, record.seed), {PARENT: self.parent}
+            tags |= {"role": "trial", "trial_id": name}
+            own = {PARENT: self.parent, **_identity(self._record(name))}
+            title = own[TITLE]
         first, _ = read(folder_of(self._folder, name), 0, MAX_LINE_BYTES)
         started = first[0].time if first else time.time()
-        prefixed = {PREFIX + key: text(value) for key, value in tags.items() if value is not None}
-        run = self._client.create_run(self._experiment_id, int(started * 1000), prefixed | parent, title).info
+        prefixed = {PREFIX + key: value for key, value in tags.items()}
+        run = self._client.create_run(self._experiment_id, int(started * 1000), prefixed | own, title).info
         self._place(run)
         return str(run.run_id)
 
@@ -229,6 +231,13 @@ def _rejections() -> Iterator[None]:
         if error.error_code == "INVALID_PARAMETER_VALUE":
             raise MlflowRejectedError(str(error)) from error
         raise
+
+
+def _identity(record: TrialRecord) -> dict[str, str]:
+    """The tags with a trial's choice and seed, and its run's name; a record that was lost has neither."""
+    known = {"choice": record.choice, "seed": record.seed}
+    tags = {PREFIX + key: text(value) for key, value in known.items() if value is not None}
+    return {**tags, TITLE: run_name(record.knobs, record.seed)}
 
 
 def read_sweep_id(folder: Path) -> str | None:

@@ -31,7 +31,7 @@ from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.training.health import Collapsed
 from ssl_sweep.training.loop import Diverged, Report, Stop
 from ssl_sweep.trial import run as trial
-from ssl_sweep.trial.claim import claim
+from ssl_sweep.trial.claim import claim, keep
 from ssl_sweep.trialdir import disk, waits, watchdog
 from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import AttemptStarted, Ended, MetricsReported
@@ -106,6 +106,7 @@ def attempt(
         Journal(folder).append(AttemptStarted(attempt=number, **_provenance()))
         with _log_file(folder / "log.txt"), watchdog.watched(folder, timeout):
             outcome = _run(record, unwatched_report, folder, cache, stages, objectives)
+        keep(folder, record)
         return ended(folder, outcome)
     except DamagedFileError as error:  # of the trial's own folder: an end cannot be written there either
         return Outcome(TrialState.FAILED, {}, "data", str(error), traceback.format_exc())

@@ -34,6 +34,15 @@ def claim(folder: Path, record: TrialRecord) -> None:
     Journal(folder).append(TagsSet(tags={"replaced": f"{whose}, in {aside.name}"}))
 
 
+def keep(folder: Path, record: TrialRecord) -> None:
+    """Write the trial's record into its folder where it has none: whoever shows its end needs its knobs.
+
+    The folder may have been deleted while the trial ran.
+    """
+    if not (folder / RECORD).exists():
+        record.write(folder)
+
+
 def _set_aside(folder: Path) -> Path:
     """Move all files into a folder of their own; the record goes last, so that a process that dies is repeated."""
     files = [path for path in folder.iterdir() if not path.name.startswith(ASIDE)]

@@ -489,6 +489,41 @@ def test_a_run_that_is_deleted_while_its_trial_reports_is_written_anew(
     assert "cannot be reached" not in caplog.text
 
 
+def test_a_trial_whose_folder_is_deleted_gets_its_record_with_its_next_attempt(folder: Path, uri: str) -> None:
+    end_trial(begin_trial(folder, 1, 0))
+    trial = begin_trial(folder, 0, 0).path.parent
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.start()
+    assert eventually(lambda: recorder.pending() == 0)
+    shutil.rmtree(trial)
+    journal = Journal(trial)
+    journal.append(TagsSet(tags={"note": "x" * 2000}))  # what the dead attempt leaves, which no record is beside
+    assert eventually(lambda: recorder.pending() == 0)
+    end_trial(begin_trial(folder, 0, 0, attempt=2), 60.0)
+    recorder.finish("COMPLETE")
+    assert recorder.close(30) == 0
+    assert runs_of(uri).keys() == {"demo", "overlay_alpha=0.0 seed=0", "overlay_alpha=0.1 seed=0"}
+    frame = reader.runs(["demo"], uri)
+    assert frame[["choice", "seed", "finetune/top1_test"]].to_numpy().tolist() == [[0, 0, 60], [1, 0, 50]]
+
+
+def test_a_run_that_is_made_anew_may_have_been_damaged(folder: Path, uri: str) -> None:
+    end_trial(begin_trial(folder, 1, 0))
+    journal = begin_trial(folder, 0, 0)
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.start()
+    assert eventually(lambda: recorder.pending() == 0)
+    sound = journal.path.read_text()
+    journal.path.write_text(sound + "no json\n")
+    assert eventually(lambda: recorder._delivery.refused.keys() == {"uuid-0-0"})
+    journal.path.write_text(sound)
+    end_trial(begin_trial(folder, 0, 0, attempt=2))
+    recorder.deliver_again(["uuid-0-0"])
+    recorder.finish("COMPLETE")
+    assert recorder.close(30) == 0
+    assert reader.runs(["demo"], uri)["state"].tolist() == ["COMPLETE"] * 2
+
+
 def test_a_new_sweep_of_an_old_name_stays_apart(folder: Path, uri: str) -> None:
     make_sweep(folder)
     sync("demo", folder, uri)
