@@ -63,7 +63,7 @@ def take_data(
         notes: the ledger's.
         listings: of all sources, by their uses.
         say: gets a message on what follows from data that differs.
-        changed: what to do about it; None refuses it.
+        changed: what to do about it; None refuses it, unless the old data has failed all trials: they run again then.
 
     Raises:
         PinError: the data differs; the message says in what.
@@ -75,10 +75,14 @@ def take_data(
     for use, text in listings.items():
         if note.identities.get(use) != found[use]:
             _write_listing(storage, spec, found[use], text)
-    if "spec" not in known or not any(trial.attempts for trial in load_ledger(storage.ledger_url, spec.name).trials):
+    trials = load_ledger(storage.ledger_url, spec.name).trials if "spec" in known else ()
+    begun = [trial for trial in trials if trial.attempts]
+    if not begun:
         notes.write(DATA, asdict(DataNote(found)))
         return
     other = [use for use in found if note.identities.get(use, found[use]) != found[use]]
+    if changed is None and all(trial.state == TrialState.FAILED and trial.reason == "data" for trial in begun):
+        changed = "restart"  # the data was at fault, and no result is of it
     if other and changed is None:
         raise PinError(_refusal(spec.name, list(_lines(storage, spec, other, note, listings))))
     began_before = {*note.unkeyed, *(use for use in found if use not in note.identities)}

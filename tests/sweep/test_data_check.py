@@ -208,6 +208,23 @@ def test_a_restart_forgets_the_old_results_and_keeps_ids(runs: Runs) -> None:
     assert len(read_sweep("demo", runs.storage.tracking_uri).runs) == 2
 
 
+@pytest.mark.parametrize("how", [{}, {"resume": drive.ResumeSelection()}])
+def test_data_that_was_repaired_is_taken_where_it_has_failed_all_trials(runs: Runs, how: dict[str, Any]) -> None:
+    file = runs.photos / "train" / "dark" / "0.bmp"
+    image = file.read_bytes()
+    file.write_bytes(image[:20])
+    runs.run()
+    assert [(trial.state, trial.reason) for trial in runs.ledger.trials] == [(TrialState.FAILED, "data")] * 2
+    file.write_bytes(image)
+    runs.run(**how)
+    assert runs.scores == [100.0, 100.0]
+    assert "the data has changed, and all trials run again:" in runs.said
+    assert "data sets" not in runs.table()
+    file.write_bytes(image[:20])
+    with pytest.raises(PinError):
+        runs.run(**how)
+
+
 def test_a_restart_whose_driver_dies_is_finished_by_the_next(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     runs.run()
     swap_test_labels(runs.photos)
