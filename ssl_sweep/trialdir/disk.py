@@ -1,6 +1,7 @@
 """Full disks: recognized in any error, and reported with the folder and the remedy."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from ssl_sweep.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # messages of SQLite and of torch's writer, whose errors have no number
+NO_FILE = "unable to open database file"  # SQLite, of a journal of its own for which there is no inode either
 WORDS = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 
 
@@ -28,7 +30,7 @@ def room_in(folder: Path) -> Iterator[None]:
     except DiskFull:
         raise
     except Exception as error:
-        if not is_full(error):
+        if not is_full(error) and not (NO_FILE in str(error) and _has_no_inode(folder)):
             raise
         raise DiskFull(errno.ENOSPC, _message(folder)) from error
 
@@ -51,10 +53,21 @@ def message(error: BaseException, folder: Path) -> str:
     return str(error) if isinstance(error, DiskFull) else _message(folder)
 
 
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _has_no_inode(folder: Path) -> bool:
+    """Whether no further file can be made; a file system that makes inodes as needed counts none."""
+    status = os.statvfs(_existing(folder))
+    return status.f_files > 0 and status.f_favail == 0
+
+
 def _message(folder: Path) -> str:
-    usage = shutil.disk_usage(next(parent for parent in (folder, *folder.parents) if parent.exists()))
+    usage = shutil.disk_usage(_existing(folder))
     free, total = usage.free / 1e6, usage.total / 1e6
+    left = f"{free:,.1f} of {total:,.1f} MB free" + (", but no inode for another file" * _has_no_inode(folder))
     return (
-        f"the disk of {folder} is full, or its quota is used up ({free:,.1f} of {total:,.1f} MB free); make room "
+        f"the disk of {folder} is full, or its quota is used up ({left}); make room "
         "(`ssl-sweep clean NAME` frees what a sweep no longer needs), then: ssl-sweep resume NAME"
     )

@@ -1,13 +1,16 @@
 """A disk that runs full: said once, nothing half written, and with room again the sweep ends as if undisturbed."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from disks import use_up_inodes
 
 from ssl_sweep.data import pack
 from ssl_sweep.data.sources import open_source
@@ -18,21 +21,6 @@ from ssl_sweep.trialdir.events import AttemptStarted, DescriptionSet, Ended
 from ssl_sweep.trialdir.record import TrialRecord
 
 STEPS = 20
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(folder: Path) -> Path:
@@ -58,6 +46,21 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_half_of_the_new(small_disk
         write_text(path.with_name("stages.json"), "x" * 100_000)
     assert checkpoint.damage(path) is None
     assert sorted(each.name for each in small_disk.iterdir()) == ["ballast", "checkpoint.pt"]
+
+
+@pytest.mark.parametrize("small_disk", ["size=16m,nr_inodes=20"], indirect=True)
+def test_a_disk_without_inodes_is_full_of_files(small_disk: Path) -> None:
+    database = small_disk / "ledger.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+        use_up_inodes(small_disk)
+        words = rf"the disk of {small_disk} is full.*MB free, but no inode for another file\); make room"
+        with pytest.raises(disk.DiskFull, match=words), disk.room_in(small_disk):
+            connection.execute("INSERT INTO notes VALUES ('x')")  # needs a journal beside the database
+        with pytest.raises(disk.DiskFull, match=words):
+            write_text(small_disk / "stages.json", "{}")
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"), disk.room_in(small_disk.parent):
+        sqlite3.connect(small_disk.parent / "none" / "ledger.db")
 
 
 def test_a_full_disk_leaves_whole_events_only(small_disk: Path) -> None:
