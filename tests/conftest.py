@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -110,6 +111,14 @@ def lab(s3_server: tuple[S3, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     bucket = folder / f"lab-{uuid.uuid4().hex[:8]}"
     boto3.session.Session().client("s3").create_bucket(Bucket=bucket.name)
     return bucket
+
+
+@pytest.fixture
+def rays_folder() -> Iterator[Path]:
+    """A temporary folder short enough for Ray's sockets: a RAY_TMPDIR of the test's own."""
+    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)

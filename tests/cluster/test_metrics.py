@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+from quick_sweeps import Silent
 from ray import cloudpickle
 
 from ssl_sweep.cluster import metrics
@@ -44,12 +45,6 @@ def cluster() -> Iterator[str]:
     )
     yield f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     ray.shutdown()
-
-
-class Quiet:
-    def started(self, trial: Any) -> None: ...
-    def reported(self, trial: Any, report: MetricsReported) -> None: ...
-    def ended(self, trial: Any) -> None: ...
 
 
 def make(tmp_path: Path, name: str, trials: int = 3) -> tuple[Ledger, Storage]:
@@ -97,7 +92,7 @@ def test_prometheus_can_follow_a_sweep(tmp_path: Path, cluster: str, monkeypatch
     ended, seen = threading.Event(), list[Samples]()
     reader = threading.Thread(target=lambda: seen.extend(watched(cluster, ended)))
     reader.start()
-    run_sweep(ledger, storage, Quiet(), work=slow, backlog=lambda: 7)
+    run_sweep(ledger, storage, Silent(), work=slow, backlog=lambda: 7)
     time.sleep(2)  # until the driver's process has handed on what it was given last
     ended.set()
     reader.join()

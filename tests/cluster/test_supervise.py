@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import ray
+from quick_sweeps import METRIC, PLAYED, Silent
 from ray import cloudpickle
 
 from ssl_sweep.cluster import compat
@@ -19,21 +20,12 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.record import TrialRecord
 
-METRIC = "knn/top1_val"
-SPEC: dict[str, Any] = {
-    "name": "sweep",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": "resnet18",
-    "method": "autoencoder",
-    "evaluate": {"knn": {}},
-}
+SPEC: dict[str, Any] = {"name": "sweep", **PLAYED}
 
 
-class Killer:
+class Killer(Silent):
     """Kills Ray's raylet at the first report."""
 
-    def started(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
     def reported(self, *_: Any) -> None:
         compat.local_processes()["raylet"].kill()
 

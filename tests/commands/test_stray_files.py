@@ -1,36 +1,17 @@
 """What lies about in the current directory is imported by neither a driver nor its workers."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from quick_sweeps import TRAINED
 
 from ssl_sweep.cli import put_current_folder_last
 
-SPEC = {
-    "name": "stray",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": {"name": "resnet18", "width": 4},
-    "method": "autoencoder",
-    "precision": "fp32",
-    "pretrain": {"epochs": 1},
-    "evaluate": {"knn": {}},
-    "tracking": {"models": "none"},
-}
-
-
-@pytest.fixture
-def rays_folder() -> Iterator[Path]:
-    """A temporary folder short enough for Ray's sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
+SPEC = {"name": "stray", **TRAINED}
 
 
 def lay_about(folder: Path, *modules: str) -> None:

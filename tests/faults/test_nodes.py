@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+from quick_sweeps import METRIC, Silent
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from servers import eventually
@@ -26,14 +27,7 @@ from ssl_sweep.trial.attempt import Outcome, attempt
 from ssl_sweep.trialdir.journal import read
 from ssl_sweep.trialdir.record import TrialRecord
 
-METRIC = "knn/top1_val"
 NODES = ["node0", "node1", "node2"]
-
-
-class Silent:
-    def started(self, *_: Any) -> None: ...
-    def reported(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
 
 
 @pytest.fixture(scope="module")

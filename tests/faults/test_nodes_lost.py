@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from quick_sweeps import METRIC, PLAYED, Silent
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
@@ -20,16 +21,7 @@ from ssl_sweep.storage.folder_storage import FolderStorage
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.record import TrialRecord
 
-METRIC = "knn/top1_val"
-SPEC: dict[str, Any] = {
-    "name": "sweep",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": "resnet18",
-    "method": "autoencoder",
-    "evaluate": {"knn": {}},
-    "search": {"seeds": 2},
-    "resources": {"cpus": 2},
-}
+SPEC: dict[str, Any] = {"name": "sweep", **PLAYED, "search": {"seeds": 2}, "resources": {"cpus": 2}}
 
 
 @pytest.fixture
@@ -46,14 +38,12 @@ def cluster() -> Iterator[Cluster]:
         made.shutdown()
 
 
-class Killer:
+class Killer(Silent):
     """Kills the node at the first report of all."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._doomed = cluster, list(cluster.worker_nodes)
 
-    def started(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
     def reported(self, *_: Any) -> None:
         while self._doomed:
             self._cluster.remove_node(self._doomed.pop(), allow_graceful=False)

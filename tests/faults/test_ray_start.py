@@ -4,20 +4,18 @@ Each starts a driver, some of them Ray: `make test-faults` runs them.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import yaml
+from quick_sweeps import TRAINED, Silent
 from ray.cluster_utils import Cluster
 from servers import eventually
 
@@ -26,16 +24,7 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
 from ssl_sweep.storage.folder_storage import FolderStorage
 
-SPEC = {
-    "name": "started",
-    "data": {"source": "digits", "image_size": 8},
-    "encoder": {"name": "resnet18", "width": 4},
-    "method": "autoencoder",
-    "precision": "fp32",
-    "pretrain": {"epochs": 1},
-    "evaluate": {"knn": {}},
-    "tracking": {"models": "none"},
-}
+SPEC = {"name": "started", **TRAINED}
 LIMIT_S = 600.0
 
 pytestmark = [
@@ -50,13 +39,6 @@ def command(tmp_path: Path) -> list[str]:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     storage = str(tmp_path / "runs")
     return [sys.executable, "-m", "ssl_sweep", "run", str(tmp_path / "spec.yaml"), "--storage", storage]
-
-
-@pytest.fixture
-def rays_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def run(command: list[str], **environment: str) -> tuple[int, str]:
@@ -111,12 +93,6 @@ def test_a_killed_drivers_logs_stay_and_a_later_one_leaves_none(command: list[st
     assert run(command, RAY_TMPDIR=str(rays_folder))[0] == 0
     (left,) = rays_folder.glob("ray/session_2*")
     assert (left / "logs").is_dir()
-
-
-class Silent:
-    def started(self, *_: Any) -> None: ...
-    def reported(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import sqlite3
 from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,11 +19,6 @@ from ssl_sweep.ledger.open import open_ledger
 from ssl_sweep.spec.sweep import from_dump
 
 METRIC = "knn/top1_val"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 def said(trial: FrozenTrial) -> Any:

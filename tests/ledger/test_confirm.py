@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from quick_sweeps import Silent
 from rich.console import Console
 
 from ssl_sweep.cluster.scheduler import Idle, Launch, LedgerScheduler
@@ -162,12 +163,6 @@ def test_more_seeds_may_be_asked_of_a_sweep_that_is_over(storage: Storage) -> No
     assert [(trial.choice, trial.seed) for trial in ledger.confirm()] == [(1, 3), (1, 4)]
     with pytest.raises(LedgerError, match=r"search\.seeds"):
         open_ledger(storage.ledger_url, spec(seeds=3))
-
-
-class Silent:
-    def started(self, *_: Any) -> None: ...
-    def reported(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
 
 
 def test_the_driver_confirms_when_nothing_else_is_left_and_says_so(storage: Storage) -> None:

@@ -1,52 +1,30 @@
 """Searches over few settings: each is tried once, and the search ends when there are no others."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from quick_sweeps import complete, search_spec
 
 from ssl_sweep.knobs.problems import SpecError
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.reader import setting_key
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import count_choices, make_plan
-from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep.extension import extend_spec
 
-METRIC = "knn/top1_val"
 FOUR = {"views.overlay_alpha": [0.0, 0.2], "method.temperature": [0.1, 0.5]}
 METHODS = {"choices": ["byol", {"name": "simclr", "temperature": [0.1, 0.2]}, {"name": "moco", "dim": [8, 16]}]}
 NODES = [{"CPU": 2.0}]
 
 
 def spec(sampler: str, trials: int, space: dict[str, Any] = FOUR, **search: Any) -> SweepSpec:
-    return from_dump(
-        {
-            "name": "sweep",
-            "data": {"source": "digits", "image_size": 8},
-            "encoder": "resnet18",
-            "method": "simclr",
-            "evaluate": {"knn": {}},
-            "search": {"space": space, "sampler": sampler, "trials": trials, **search},
-        }
-    )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return search_spec(sampler, trials, space, **search)
 
 
 def run(ledger: Ledger, count: int = 100) -> list[str]:
     """Ask and complete until the search ends; the settings that it tried, in order."""
-    for _ in range(count):
-        choice = ledger.ask()
-        if choice is None:
-            break
-        for trial in choice.trials:
-            value = 50.0 + 10 * choice.knobs.get("views.overlay_alpha", 0.0)
-            ledger.update(replace(trial, state="COMPLETE", attempts=1, results={METRIC: value}))
+    complete(ledger, count, lambda knobs: 50.0 + 10 * knobs.get("views.overlay_alpha", 0.0))
     return [setting_key(choice.knobs) for choice in ledger.choices]
 
 

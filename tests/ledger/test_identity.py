@@ -2,50 +2,30 @@
 
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from quick_sweeps import complete, search_spec
 
 from ssl_sweep.ledger.open import load_ledger, open_ledger
 from ssl_sweep.ledger.reader import LedgerReader, setting_key
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.domains import Range
-from ssl_sweep.spec.sweep import SweepSpec, from_dump
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.trial.stage_keys import stage_key
 
-METRIC = "knn/top1_val"
 STEPS = {"low": 0.0, "high": 1.0, "step": 0.1}
 LISTED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def spec(sampler: str, trials: int, **space: object) -> SweepSpec:
-    return from_dump(
-        {
-            "name": "sweep",
-            "data": {"source": "digits", "image_size": 8},
-            "encoder": "resnet18",
-            "method": "simclr",
-            "evaluate": {"knn": {}},
-            "search": {"space": space, "sampler": sampler, "trials": trials, "seeds": 2},
-        }
-    )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return search_spec(sampler, trials, space, seeds=2)
 
 
 def run(ledger: Ledger, count: int, worth: float = 1.0) -> None:
     """Ask and complete so many choices; the objective is `worth` times the flip's probability."""
-    for _ in range(count):
-        choice = ledger.ask()
-        assert choice is not None
-        for trial in choice.trials:
-            value = worth * float(choice.knobs["views.gray"])
-            ledger.update(replace(trial, state="COMPLETE", attempts=1, results={METRIC: value}))
+    assert complete(ledger, count, lambda knobs: worth * float(knobs["views.gray"])) == count
 
 
 def settings_by_id(ledger: LedgerReader) -> dict[str, tuple[str, int]]:

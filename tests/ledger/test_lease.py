@@ -32,11 +32,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lease, name, seconds)
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
 def spec() -> SweepSpec:
     base = {"data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     return from_dump({"name": "sweep", **base, "evaluate": {"knn": {}}})

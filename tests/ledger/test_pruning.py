@@ -1,7 +1,6 @@
 """Pruning in the ledger, without Ray: what is reported, who is pruned, which seeds run, and what the study is told."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,11 +27,6 @@ def spec(pruner: Any, **search: Any) -> SweepSpec:
     wanted = {"space": {"views.overlay_alpha": ALPHAS}, "seeds": 2, "pruner": pruner, **search}
     base = {"name": "sweep", "data": {"source": "digits", "image_size": 8}, "pretrain": {"epochs": 9}}
     return from_dump(base | {"encoder": "resnet18", "method": "autoencoder", "evaluate": {"knn": {}}, "search": wanted})
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 def told(url: str) -> list[tuple[TrialState, float | None]]:

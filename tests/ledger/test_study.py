@@ -33,11 +33,6 @@ def spec(name: str = "sweep", **search: object) -> SweepSpec:
     )
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
 def complete(ledger: Ledger, trial: Trial, value: float) -> None:
     ledger.update(replace(trial, state="COMPLETE", attempts=1, results={METRIC: value}))
 

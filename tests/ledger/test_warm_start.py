@@ -1,7 +1,6 @@
 """What a new sweep learns from earlier ones in the same ledger."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,11 +19,6 @@ def spec(name: str, space: dict[str, Any] | None = None, **search: Any) -> Sweep
     wanted = {"space": space or ALPHA, "sampler": "random", "trials": 40, **search}
     base = {"name": name, "data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
     return from_dump(base | {"evaluate": {"knn": {}, "finetune": {"epochs": 1}}, "search": wanted})
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 def run(ledger: Ledger, choices: int) -> list[float]:

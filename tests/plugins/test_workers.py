@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from quick_sweeps import METRIC, Silent
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
@@ -27,14 +28,7 @@ from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trialdir.record import TrialRecord
 
 USERS = Path(__file__).with_name("users_folder")
-METRIC = "knn/top1_val"
 NODES = 2
-
-
-class Silent:
-    def started(self, *_: Any) -> None: ...
-    def reported(self, *_: Any) -> None: ...
-    def ended(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
