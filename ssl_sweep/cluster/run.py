@@ -31,6 +31,7 @@ from ssl_sweep.ledger.entries import LeaseLost
 from ssl_sweep.ledger.lease import Lease
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.plan import make_plan
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.storage.open import find_storage
 from ssl_sweep.trial.attempt import attempt
@@ -91,25 +92,40 @@ def run_sweep(
         _scratch(storage.sweep(spec.name)) as scratch,
         noted_after_ray(scheduler),
     ):
-        plan = make_plan(spec, _nodes())
-        if plan.problems:
-            raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
-        # drivers of gangs reserve almost nothing, so their number is limited to that of the gangs that fit
-        max_concurrent = max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
-        tuner = _tuner(
-            trainable(spec, work, storage.place, scratch), search, joined.note_death, max_concurrent, scratch
-        )
+        max_concurrent = _max_concurrent(spec)
+        function = trainable(spec, work, storage.place, scratch)
+        tuner = _tuner(function, search, joined.note_death, max_concurrent, scratch)
         compat.patch_tune()
         supervisor = Supervisor(search, signs, clock, joined)
         if not scheduler.interrupted:
             with compat.cached_trainables():
                 supervisor.run(tuner.fit)
+    return _ending(search, supervisor, lease)
+
+
+def _max_concurrent(spec: SweepSpec) -> int | None:
+    """How many trials may run at a time; None leaves it to the room that there is.
+
+    Raises:
+        InfeasibleError: no node has the resources for a trial.
+    """
+    plan = make_plan(spec, _nodes())
+    if plan.problems:
+        raise InfeasibleError(f"{spec.name} cannot run here: {'; '.join(plan.problems)}")
+    # drivers of gangs reserve almost nothing, so their number is limited to that of the gangs that fit
+    return max(1, plan.concurrent) if spec.resources.workers > 1 else spec.resources.max_concurrent
+
+
+def _ending(search: LedgerSearch, supervisor: Supervisor, lease: Lease | None) -> Ending:
+    """How the driver's work ended, once Tune has; raises what has ended it."""
+    scheduler = search.scheduler
+    ledger, name = scheduler.ledger, scheduler.ledger.spec.name
     if search.first_error is not None:
         raise search.first_error
     if lease is not None and lease.taken_by is not None:
-        raise LeaseLost(f"{lease.taken_by} has taken {spec.name} over; this driver has stopped its trials")
+        raise LeaseLost(f"{lease.taken_by} has taken {name} over; this driver has stopped its trials")
     if supervisor.error is not None:
-        raise type(supervisor.error)(f"{supervisor.error}; {_go_on(spec.name, storage)}")
+        raise type(supervisor.error)(f"{supervisor.error}; {_go_on(name, scheduler.storage)}")
     if supervisor.unanswered is not None:
         scheduler.end_unanswered(supervisor.unanswered)
     has_more = sum(trial.ended for trial in ledger.trials) < ledger.total

@@ -9,8 +9,8 @@ from rich.console import Console
 from ssl_sweep.cluster.observers import Observers
 from ssl_sweep.cluster.run import Ending, check_thread, run_sweep
 from ssl_sweep.cluster.start import check_start
-from ssl_sweep.ledger.entries import LeaseLost, Trial
-from ssl_sweep.ledger.lease import sole_driver
+from ssl_sweep.ledger.entries import LeaseLost, Notes, Trial
+from ssl_sweep.ledger.lease import Lease, sole_driver
 from ssl_sweep.ledger.open import open_ledger, open_notes, sweep_names
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.spec.launch import launch_error, size_findings, size_warnings
@@ -117,19 +117,9 @@ def drive(
         DamagedFileError: a file of the storage is damaged, or the ledger has lost the sweep.
         DiskFull: ledger or journal cannot be written; the sweep can be resumed when there is space again.
     """
-    check_thread()
-    check_start(address)
-    check_environment()
-    train_images, listings = open_data(spec)
-    for note in check_weights(spec):
-        console.print(note, style="yellow", markup=False, soft_wrap=True)
-    storage.check(tracking_uri(spec, storage))
+    listings = _check(spec, storage, console, address, is_launch=resume is None and not extends)
     say = partial(console.print, markup=False, soft_wrap=True)
-    if resume is None and not extends:
-        _check_new(spec, train_images, storage, say)
     folder = storage.sweep(spec.name)
-    check_store(tracking_uri(spec, storage))
-    _check_known(spec.name, storage)
     with room_in(storage.root):
         folder.mkdir(parents=True, exist_ok=True)
         notes = open_notes(storage.ledger_url, spec)
@@ -137,15 +127,8 @@ def drive(
     with room_in(storage.root), sole_driver(folder, notes) as lease:
         if resume is None:
             check_not_stopped(notes, spec.name, asked)
-        storage_id = settle(storage, say)
-        storage.take_over(spec.name)
-        take_pins(spec, storage, notes, say, extends=extends)
-        take_data(spec, storage, notes, listings, say, data_changed)
-        ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
-        write_spec(folder, spec.model_dump(mode="json"))
-        keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
-        finish_restart(ledger, storage)
-        storage.push(spec.name)  # before MLflow receives anything under this identity
+        take = partial(take_data, spec, storage, notes, listings, say, data_changed)
+        ledger = _take_up(spec, storage, notes, lease, say, take, extends=extends)
         only = prepare_resume(ledger, resume, asked, say) if resume is not None else None
         settle_journals(ledger, storage)
         run = partial(run_sweep, address=address, only=only, lease=lease)
@@ -158,6 +141,53 @@ def drive(
             finish.clean_up(ledger, storage, say)
         settle(storage, say)  # the MLflow store, which the recorder may have made, gets the storage's id
         return result
+
+
+def _check(
+    spec: SweepSpec, storage: Storage, console: Console, address: str | None, *, is_launch: bool
+) -> dict[str, str]:
+    """Check all that can be checked before the sweep is touched; returns the listings of its data.
+
+    is_launch: the sweep may be a new one.
+    """
+    check_thread()
+    check_start(address)
+    check_environment()
+    train_images, listings = open_data(spec)
+    for note in check_weights(spec):
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
+    storage.check(tracking_uri(spec, storage))
+    if is_launch:
+        _check_new(spec, train_images, storage, partial(console.print, markup=False, soft_wrap=True))
+    check_store(tracking_uri(spec, storage))
+    _check_known(spec.name, storage)
+    return listings
+
+
+def _take_up(
+    spec: SweepSpec,
+    storage: Storage,
+    notes: Notes,
+    lease: Lease,
+    say: Callable[[str], object],
+    take: Callable[[], object],
+    *,
+    extends: bool,
+) -> Ledger:
+    """Open the ledger, once storage, files and data are those that the sweep began with.
+
+    take: sees to the data, see `take_data`.
+    """
+    storage_id = settle(storage, say)
+    storage.take_over(spec.name)
+    take_pins(spec, storage, notes, say, extends=extends)
+    take()
+    ledger = open_ledger(storage.ledger_url, spec, say, extends=extends, owner=lease.owner)
+    write_spec(storage.sweep(spec.name), spec.model_dump(mode="json"))
+    keep_sweep_id(storage, spec.name, tracking_uri(spec, storage), notes, storage_id)
+    finish_restart(ledger, storage)
+    storage.push(spec.name)  # before MLflow receives anything under this identity
+    return ledger
 
 
 def _check_known(name: str, storage: Storage) -> None:

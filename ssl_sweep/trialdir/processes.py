@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,11 +37,10 @@ class Process:
         if self.pids is None or self.pids != scope():
             return None
         try:
-            os.kill(self.pid, 0)
+            with suppress(PermissionError):  # another user's
+                os.kill(self.pid, 0)
         except ProcessLookupError:
             return "gone"
-        except PermissionError:
-            pass  # another user's
         letter, started = _stat(self.pid)
         is_other = None not in (started, self.started) and started != self.started  # the id was given again
         if letter in ("Z", "X") or is_other:
