@@ -23,6 +23,8 @@ PRIVATE_PARTS = {
     "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.experiment_state:logger": "Tune's warnings about snapshots, silenced by the logger's name",
     "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that have not ended",
+    "ray.tune.experiment:Trial.metric_analysis": "summaries of a trial's metrics, emptied when it has ended",
+    "ray.tune.experiment:Trial.metric_n_steps": "a trial's last values of each metric, emptied when it has ended",
     "ray._private.node:Node.kill_all_processes": (
         "ends the Ray that this process started; ray._private.worker._global_node has it, its `all_processes` are Popen"
     ),
@@ -136,6 +138,12 @@ def cached_trainables() -> Iterator[None]:
 def live_trials(tune_controller: Any) -> list[Any]:
     """Tune's trials that have not ended."""
     return list(tune_controller.get_live_trials())
+
+
+def forget_metrics(trial: Any) -> None:
+    """Empty Tune's own summaries of an ended trial's metrics: it keeps all trials, and these are most of each."""
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
 
 
 def local_processes() -> dict[str, Popen[bytes]]:

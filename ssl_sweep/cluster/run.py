@@ -164,8 +164,13 @@ class _FirstPending(FIFOScheduler):
         pending = [trial for trial in compat.live_trials(tune_controller) if trial.status == Trial.PENDING]
         return min(pending, key=lambda trial: trial.trial_id, default=None)
 
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Forget what only Tune's own analysis would read."""
+        compat.forget_metrics(trial)
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Pass Ray's message about a dead process to the searcher: Tune gives it to its scheduler only."""
+        compat.forget_metrics(trial)
         self._note_death()
         with suppress(OSError):
             self._search.death_messages[trial.trial_id] = Path(trial.error_file).read_text()
