@@ -33,6 +33,7 @@ class Encoder(nn.Module):
     net: nn.Module
     trainable = True  # False: it has no weights, and methods that pretrain are refused with it
     finds_unused = False  # True: `feature_map` leaves some of its weights unused; DDP then looks for them in every step
+    begun = False  # True: it has the weights of an earlier training, by `weights.load_weights`
 
     def __init__(
         self, net: nn.Module, image_size: int, map_shape: tuple[int, int, int], *, normalize: Normalization = "none"

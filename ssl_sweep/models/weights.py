@@ -111,6 +111,7 @@ def load_weights(encoder: Encoder, path: Path, name: str, pinned: str | None) ->
     if broken := [key.removeprefix(NET) for key, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(f"{path}: {_listed(broken)}: has values that are infinite or no numbers; use another file")
     encoder.load_state_dict(state, strict=False)  # only counters may be missing
+    encoder.begun = True
     return others
 
 

@@ -53,7 +53,9 @@ def test_torchvisions_resnet_fits_ours_and_counters_may_be_missing(tmp_path: Pat
     state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")
     encoder = built("resnet18", stem="imagenet")
+    assert not encoder.begun
     assert load_weights(encoder, tmp_path / "a.safetensors", "resnet18", None) == ["fc.bias", "fc.weight"]
+    assert encoder.begun
     assert torch.equal(encoder.net.layer4[1].bn2.weight, theirs.layer4[1].bn2.weight)
 
 
