@@ -14,7 +14,7 @@ NONE = "none"  # crops from 0.2 and flips alone: the defaults of `Augment`
 SMALL_IMAGE = 32  # pixels; a blur of small images leaves nothing, and no recipe for CIFAR has one
 
 RecipeName = Literal[
-    "auto", "none", "moco_v2", "simclr", "byol", "dino", "mae", "autoencoder", "drlim", "exemplar"
+    "auto", "none", "moco_v2", "simclr", "byol", "dino", "swav", "mae", "simmim", "autoencoder", "drlim", "exemplar"
 ]  # fmt: skip
 
 
@@ -27,6 +27,7 @@ class ViewRecipe(NamedTuple):
 
 _NO_BLUR: dict[str, float | None] = {"blur": 0.0, "blur_second": None}
 _JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+_STRONG = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "gray": 0.2, "blur": 0.5}
 _BYOL = {
     **_JITTER, "saturation": 0.2, "gray": 0.2, "blur": 1.0, "blur_second": 0.1, "solarize_second": 0.2,
 }  # fmt: skip
@@ -36,18 +37,19 @@ RECIPES: dict[str, ViewRecipe] = {
     # Chen et al. 2020, arXiv:2003.04297, whose CIFAR-10 notebook has no blur; SimSiam and LeOCLR take it over
     "moco_v2": ViewRecipe({**_JITTER, "gray": 0.2, "blur": 0.5}, _NO_BLUR),
     # Chen et al. 2020, arXiv:2002.05709, appendix A: colour strength 1; on CIFAR-10 (appendix B.9) 0.5 and no blur
-    "simclr": ViewRecipe(
-        {"crop_scale_min": 0.08, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "gray": 0.2}
-        | {"blur": 0.5},
-        {**_JITTER, **_NO_BLUR},
-    ),
-    # Grill et al. 2020, arXiv:2006.07733, appendix B; Barlow Twins and VICReg take it over. *Open*, ours: no blur of
-    # small images
+    "simclr": ViewRecipe({**_STRONG, "crop_scale_min": 0.08}, {**_JITTER, **_NO_BLUR}),
+    # Caron et al. 2020, arXiv:2006.09882, appendix A: the global crops; SimCLR's colours. *Open*, ours: small images
+    # as SimCLR's
+    "swav": ViewRecipe({**_STRONG, "crop_scale_min": 0.14}, {**_JITTER, **_NO_BLUR}),
+    # Grill et al. 2020, arXiv:2006.07733, appendix B; Barlow Twins, VICReg and MoCo-v3 take it over. *Open*, ours: no
+    # blur of small images
     "byol": ViewRecipe({**_BYOL, "crop_scale_min": 0.08}, _NO_BLUR),
     # Caron et al. 2021, arXiv:2104.14294: the global crops; BYOL's colours. *Open*, ours: no blur of small images
     "dino": ViewRecipe({**_BYOL, "crop_scale_min": 0.4}, _NO_BLUR),
     # He et al. 2022, arXiv:2111.06377, table 8: random resized crops from 0.2 and flips
     "mae": ViewRecipe({"crop_scale_min": 0.2}),
+    # Xie et al. 2022, arXiv:2111.09886, section 4.1: random resized crops from 0.67 and flips
+    "simmim": ViewRecipe({"crop_scale_min": 0.67}),
     # Li, Ding & Wang 2023 give no smallest crop: *open*, torchvision's default. The corruption is the search's
     "autoencoder": ViewRecipe({"crop_scale_min": 0.08}),
     # Hadsell, Chopra & LeCun 2006, and Dosovitskiy et al. 2014: images are not mirrored
