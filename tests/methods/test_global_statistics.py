@@ -14,6 +14,8 @@ from ssl_sweep.training.declarations import MethodDeclarations, declared
 METHODS = {
     "barlow_twins": {"hidden_dim": 16, "dim": 6},
     "vicreg": {"hidden_dim": 16, "dim": 6},
+    "swav": {"hidden_dim": 16, "dim": 6, "prototypes": 5, "local_crops": 0},
+    "moco_v3": {"hidden_dim": 16, "dim": 6},
     "dino": {"hidden_dim": 16, "prototypes": 5},
 }
 
