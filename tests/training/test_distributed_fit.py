@@ -42,6 +42,7 @@ OTHER_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "featmix, others in the mask": ("featmix", {"mask_fill": "other", "mix_site": "projection", "base": "simsiam"}),
     "featmix, images": ("featmix", {"mix_site": "image", "target": "maximum"}),
     "drlim, by label": ("drlim", {"pairs": "label"}),
+    "swav, queue in use": ("swav", {"queue_size": 8, "queue_start": 0.0, "frozen_steps": 1, "local_crops": 1}),
     "views, others in the mask": ("simclr", {}),
 }
 CASES = {name: (name, {}) for name in METHODS} | OTHER_SETTINGS
