@@ -64,7 +64,7 @@ def test_mae_says_which_encoders_it_takes() -> None:
             "method.decoder_dim",
             "not a multiple of decoder_heads 16",
         ),
-        ({"method": {"name": "simmim", "mask_patch": 3}}, "method.mask_patch", "3: does not divide the image size 8; take"),
+        ({"method": {"name": "simmim", "mask_patch": 3}}, "method.mask_patch", "3: does not divide the image size 8"),
         ({"method": {"name": "simmim", "mask_fill": "token"}}, "method.mask_fill", "take mean or zero"),
         ({"method": {"name": "drlim", "shifts": [-9, 3]}}, "method.shifts", "too large for an image of 8 pixels"),
         (
