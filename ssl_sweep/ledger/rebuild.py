@@ -16,7 +16,7 @@ from ssl_sweep.ledger.database import open_storage
 from ssl_sweep.ledger.entries import DATA, PINS, Choice, DataNote, LedgerError, Notes, Trial
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import CONFIRM, LOST, SETTINGS, setting_key
-from ssl_sweep.ledger.sampling import Knobs, SearchState, sampler
+from ssl_sweep.ledger.sampling import Knobs, SearchState, pruner, sampler
 from ssl_sweep.ledger.warm_start import lessons
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sweep import SweepSpec, grid
@@ -74,6 +74,7 @@ def _trials(url: str, spec: SweepSpec, found: Sequence[FoundTrial]) -> list[Froz
         else:
             seeds.setdefault(-1 - each.trial.seed, each)  # its knobs, if no other trial of the choice is left
     choices = {number: _frozen(spec, number, seeds) for number, seeds in by_number.items()}
+    _add_what_the_pruner_keeps(spec, choices)
     free = iter(sorted(set(range(max(choices, default=-1) + 1)) - choices.keys()))
     first = min(choices, default=0)
     choices |= dict(zip(range(first), _lessons(url, spec), strict=False))
@@ -90,7 +91,8 @@ def _frozen(spec: SweepSpec, number: int, seeds: Mapping[int, FoundTrial]) -> Fr
     known = {seed: each.trial for seed, each in seeds.items() if not each.trial.confirms}
     trials = [known.get(seed) or Trial("", number, seed) for seed in spec.search.seeds]
     choice = Choice(number, names, tuple(trials), _why_pruned(spec.search, trials))
-    state, values = _told(choice, spec.search.metrics)
+    judged = _judged(spec.search, trials, seeds)
+    state, values = _told(choice, spec.search.metrics, judged)
     attrs: dict[str, Any] = {f"seed:{seed}": asdict(trial) for seed, trial in known.items()}
     if settings := next(iter(seeds.values())).settings:
         attrs[SETTINGS] = dict(settings)
@@ -101,20 +103,24 @@ def _frozen(spec: SweepSpec, number: int, seeds: Mapping[int, FoundTrial]) -> Fr
             params=knobs.params(names),
             distributions=knobs.distributions(names),
             user_attrs=attrs if choice.pruned is None else {**attrs, "pruned": choice.pruned},
-            intermediate_values=_judged(spec.search, trials, seeds),
+            intermediate_values=judged,
         )
     except (KeyError, ValueError) as error:  # Optuna's: a knob is missing, or its value is not in its range
         raise LedgerError(f"choice {number} of {spec.name} does not fit the spec ({error}); check spec.yaml") from error
 
 
-def _told(choice: Choice, metrics: Sequence[str]) -> tuple[OptunaState, Sequence[float] | None]:
+def _told(
+    choice: Choice, metrics: Sequence[str], judged: Mapping[int, float]
+) -> tuple[OptunaState, Sequence[float] | None]:
     """What Optuna was told of a choice, as `OpenChoice.tell` does."""
     if not choice.ended:
         return OptunaState.RUNNING, None
     if (means := choice.means(metrics)) is not None:
         return OptunaState.COMPLETE, means
     pruned = not choice.retriable and any(trial.state == TrialState.PRUNED for trial in choice.trials)
-    return (OptunaState.PRUNED if pruned else OptunaState.FAIL), None
+    if pruned:
+        return OptunaState.PRUNED, [judged[max(judged)]] if judged else None
+    return OptunaState.FAIL, None
 
 
 def _why_pruned(search: Search, trials: Sequence[Trial]) -> str | None:
@@ -136,6 +142,23 @@ def _judged(search: Search, trials: Sequence[Trial], seeds: Mapping[int, FoundTr
         }
         return {step: value for step, value in results.items() if math.isfinite(value)}
     return {}
+
+
+def _add_what_the_pruner_keeps(spec: SweepSpec, choices: Mapping[int, FrozenTrial]) -> None:
+    """Store in each choice what the pruner kept of it, the rungs of successive halving, by asking it once more."""
+    own = pruner(spec)
+    if own is None or spec.search.prunes_by != "epoch":
+        return
+    direction = spec.search.primary.direction
+    scratch = optuna.create_study(study_name=spec.name, direction=direction, pruner=own)  # brackets go by the name
+    for number in range(max(choices, default=-1) + 1):
+        trial = scratch.ask()
+        for step, value in sorted(choices[number].intermediate_values.items()) if number in choices else ():
+            trial.report(value, step)
+            trial.should_prune()
+    for asked in scratch.get_trials(deepcopy=False):
+        if asked.number in choices:
+            choices[asked.number].system_attrs = asked.system_attrs
 
 
 def _lessons(url: str, spec: SweepSpec) -> list[FrozenTrial]:
