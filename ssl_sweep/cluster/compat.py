@@ -22,6 +22,7 @@ PRIVATE_PARTS = {
     "ray.air.execution._internal.actor_manager:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.experiment_state:logger": "Tune's warnings about snapshots, silenced by the logger's name",
+    "ray.tune.execution.tune_controller:logger": "its traces of dead processes, left out by the words that they begin with",
     "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that have not ended",
     "ray.tune.experiment:Trial.metric_analysis": "summaries of a trial's metrics, emptied when it has ended",
     "ray.tune.experiment:Trial.metric_n_steps": "a trial's last values of each metric, emptied when it has ended",
@@ -90,7 +91,7 @@ def job_config() -> Any:
 
 
 def patch_tune() -> None:
-    """Make Tune survive the memory monitor, and silence its warnings about snapshots, in this process. Idempotent.
+    """Make Tune survive the memory monitor, and silence what is told elsewhere, in this process. Idempotent.
 
     Tune catches RayActorError when a trial's process died, but not the OutOfMemoryError that Ray raises when its
     memory monitor killed the process: that would end Tune's whole run.
@@ -103,6 +104,12 @@ def patch_tune() -> None:
         vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)
     # snapshots are never read back, and the ledger reports a full disk
     logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+    tune_controller.logger.addFilter(_is_no_trace_of_a_trial)
+
+
+def _is_no_trace_of_a_trial(message: logging.LogRecord) -> bool:
+    """Tune logs a dead process with a trace of its own code; the scheduler says which trial has lost it and why."""
+    return not str(message.msg).startswith("Trial task failed for trial")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The private parts of Ray: they are there, and somebody has read them in this version's source."""
 
+import inspect
 import logging
 from pkgutil import resolve_name
 
@@ -35,6 +36,10 @@ def test_tune_takes_a_process_that_the_memory_monitor_killed_for_a_dead_one() ->
         compat.patch_tune()
     assert OutOfMemoryError in vars(tune_controller)["RayActorError"]
     assert not logging.getLogger("ray.tune.execution.experiment_state").isEnabledFor(logging.ERROR)
+    own = inspect.getsource(tune_controller.TuneController)
+    assert 'logger.error(f"Trial task failed for trial {trial}", exc_info=exception)' in own
+    logged = tune_controller.logger.makeRecord("", 40, "", 0, "Trial task failed for trial sweep_1", (), None)
+    assert not tune_controller.logger.filter(logged)
 
 
 def test_trainables_are_fetched_once_within_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
