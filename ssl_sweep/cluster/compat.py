@@ -22,7 +22,7 @@ PRIVATE_PARTS = {
     "ray.air.execution._internal.actor_manager:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.tune_controller:RayActorError": "the errors by which Tune recognises a dead process",
     "ray.tune.execution.experiment_state:logger": "Tune's warnings about snapshots, silenced by the logger's name",
-    "ray.tune.execution.tune_controller:logger": "its traces of dead processes, left out by the words that they begin with",
+    "ray.tune.execution.tune_controller:logger": "its traces of dead processes, left out by their first words",
     "ray.tune.execution.tune_controller:TuneController.get_live_trials": "the trials that have not ended",
     "ray.tune.experiment:Trial.metric_analysis": "summaries of a trial's metrics, emptied when it has ended",
     "ray.tune.experiment:Trial.metric_n_steps": "a trial's last values of each metric, emptied when it has ended",
