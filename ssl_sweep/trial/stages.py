@@ -112,7 +112,7 @@ class SharedPretraining:
         self.folder = self._first = folder  # of the newest turn
         self._trial, self._report = trial, report
         self._id = trial.path.parent.name
-        self._offset = 0
+        self._offset, self._inode = 0, 0  # in the journal that is followed
         self._state: PretrainingStarted | PretrainingFailed | PretrainingFinished | None = None  # the newest of these
         self._wait: LockWait | None = None
 
@@ -147,7 +147,7 @@ class SharedPretraining:
 
     def _follow(self) -> PretrainingFinished | None:
         """Copy new events of the pretraining's journal to the trial's; returns the last event once it is finished."""
-        if (newest := newest_turn(self._first)) != self.folder:
+        if (newest := newest_turn(self._first)) != self.folder or self._is_begun_anew():
             self.folder, self._offset, self._state = newest, 0, None  # events that are copied again change nothing
             self._end_wait()
         events, self._offset = read(self.folder, self._offset)
@@ -161,6 +161,15 @@ class SharedPretraining:
         if isinstance(self._state, PretrainingFailed) and self._state.trial != self._id:
             self._raise_shared_failure(self._state)
         return self._state if isinstance(self._state, PretrainingFinished) else None
+
+    def _is_begun_anew(self) -> bool:
+        """Whether the journal that was followed has been deleted, and maybe made anew."""
+        try:
+            status = os.stat(self.folder / JOURNAL)
+        except FileNotFoundError:
+            return self._offset > 0
+        before, self._inode = self._inode, status.st_ino
+        return self._offset > 0 and (before != self._inode or status.st_size < self._offset)
 
     def _copy(self, event: Event) -> None:
         match event:

@@ -1,8 +1,10 @@
 """Trials that share a pretraining: made once, whoever makes it and however that one ends."""
 
+import contextlib
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -20,7 +22,7 @@ from ssl_sweep.training.loop import Diverged, Stop
 from ssl_sweep.trial import attempt, stage_keys, stages
 from ssl_sweep.trial import run as trial
 from ssl_sweep.trialdir import journal, locks, waits
-from ssl_sweep.trialdir.events import PretrainingStarted
+from ssl_sweep.trialdir.events import PretrainingFinished, PretrainingStarted, TagsSet
 from ssl_sweep.trialdir.record import TrialRecord
 
 EPOCHS = 3
@@ -424,3 +426,36 @@ def test_a_picture_that_is_gone_is_not_shown(tmp_path: Path, cache: Path, caplog
     assert "artifacts/map.png" not in shown
     assert "artifacts/neighbours.png" in shown
     assert f"{gone} is gone and cannot be shown" in caplog.text
+
+
+def test_a_stages_folder_that_is_deleted_is_followed_from_its_new_beginning(tmp_path: Path) -> None:
+    shared, reported = tmp_path / "stages" / "key", list[tuple[dict[str, float], int]]()
+    maker = journal.Journal(shared)
+    maker.append(PretrainingStarted(trial="one", host="node", pid=1))
+    maker.report({"pretrain/loss": 1.0}, 1)
+    follower = stages.SharedPretraining(
+        shared, journal.Journal(tmp_path / "two"), lambda *report: reported.append(report)
+    )
+    assert follower._follow() is None
+    shutil.rmtree(tmp_path / "stages")
+    assert follower._follow() is None
+    again = journal.Journal(shared)
+    again.append(TagsSet(tags={"note": "x" * 500}))  # the old offset is within this line
+    again.append(PretrainingStarted(trial="one", host="node", pid=2))
+    again.report({"pretrain/loss": 1.0}, 1)
+    again.report({"pretrain/loss": 0.5}, 2)
+    again.append(PretrainingFinished(trial="one", results={"loss": 0.5}))
+    finished = follower._follow()
+    assert finished is not None
+    assert finished.results == {"loss": 0.5}
+    assert reported == [({"pretrain/loss": 1.0}, 1), ({"pretrain/loss": 0.5}, 2)]
+
+
+def test_a_trial_whose_stages_are_deleted_while_it_pretrains_ends_as_any(tmp_path: Path, cache: Path) -> None:
+    def pull(metrics: dict[str, float], step: int) -> None:
+        if step == 2 and "pretrain/loss" in metrics:
+            shutil.rmtree(tmp_path / "pulled" / "stages")
+
+    with contextlib.suppress(FileNotFoundError):
+        run(tmp_path / "pulled", "one", cache, pull)
+    assert run(tmp_path / "pulled", "one", cache) == run(tmp_path / "whole", "one", cache)
