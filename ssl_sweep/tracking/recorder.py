@@ -201,6 +201,7 @@ class _Delivery:
         self._spool, self._models = spool, models
         self._runs: SweepRuns | None = None
         self._transcripts: dict[str, Transcript] = {}
+        self._recorded = set[str]()  # trials whose runs have their records
         self.refused: dict[str, str] = {}  # journals of which MLflow gets no more, and why
         self._failures: dict[str, int] = {}
         self.again = set[str]()  # trials whose runs are to be made anew
@@ -271,11 +272,13 @@ class _Delivery:
         run_id, restarts = self._run_of(runs, name)
         if restarts:
             return self._deliver_chunk(runs, name)
-        is_known = name in self._transcripts
-        if not is_known:
+        if name not in self._transcripts:
             self._transcripts[name] = Transcript(self._spool.delivered(name))
-        if not is_known or any(isinstance(event, AttemptStarted) for event in events):
-            runs.log_record(name, run_id)  # an attempt writes it anew, even into a folder that was deleted
+            self._recorded.discard(name)
+        # an attempt writes its record anew; it may be missing until then where a trial's folder was deleted
+        begins = any(isinstance(event, AttemptStarted) for event in events)
+        if (begins or name not in self._recorded) and runs.log_record(name, run_id):
+            self._recorded.add(name)
         update = self._transcripts[name].update(events)
         runs.write(name, run_id, update)
         self._log_models(runs, name, update)

@@ -85,13 +85,13 @@ class SweepRuns:
                 self._client.delete_run(run.info.run_id)
         self._known.pop(name, None)
 
-    def log_record(self, name: str, run_id: str) -> None:
+    def log_record(self, name: str, run_id: str) -> bool:
         """Log a trial's identity: every resolved value as a parameter, its config file, tags, and knobs as metrics.
 
-        Raises RunDeletedError, as all that write do: someone has deleted the run.
+        Returns whether the trial has its record. Raises RunDeletedError, as all that write do: the run is deleted.
         """
         if name == SWEEP:
-            return
+            return True
         record = self._record(name)
         with self._writing(run_id):
             run = self._client.get_run(run_id)
@@ -114,6 +114,7 @@ class SweepRuns:
             for start in range(0, len(params), MAX_PARAMS):
                 self._client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
         self._upload(name, run_id, RECORD)
+        return record.choice is not None
 
     def write(self, name: str, run_id: str, update: Update) -> None:
         """Write an update; may be repeated."""

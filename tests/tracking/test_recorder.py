@@ -507,6 +507,25 @@ def test_a_trial_whose_folder_is_deleted_gets_its_record_with_its_next_attempt(f
     assert frame[["choice", "seed", "finetune/top1_test"]].to_numpy().tolist() == [[0, 0, 60], [1, 0, 50]]
 
 
+def test_a_trial_that_goes_on_in_a_deleted_folder_gets_its_record_at_its_end(folder: Path, uri: str) -> None:
+    begun = begin_trial(folder, 0, 0)
+    recorder = Recorder("demo", folder, uri, SPEC)
+    recorder.start()
+    assert eventually(lambda: recorder.pending() == 0)
+    record = (begun.path.parent / "config.yaml").read_text()
+    shutil.rmtree(begun.path.parent)
+    begun.path.parent.mkdir()  # as its next checkpoint does
+    begun.report({"pretrain/loss": 0.25}, 2)
+    assert eventually(lambda: recorder.pending() == 0)
+    (begun.path.parent / "config.yaml").write_text(record)
+    end_trial(begun)
+    recorder.finish("COMPLETE")
+    assert recorder.close(30) == 0
+    run = runs_of(uri)["overlay_alpha=0.0 seed=0"]
+    assert (run.data.tags["ssl_sweep.choice"], run.data.params["seed"]) == ("0", "0")
+    assert history(uri, run, "pretrain/loss") == [(2, 0.25)]
+
+
 def test_a_run_that_is_made_anew_may_have_been_damaged(folder: Path, uri: str) -> None:
     end_trial(begin_trial(folder, 1, 0))
     journal = begin_trial(folder, 0, 0)
