@@ -1,6 +1,5 @@
 """Trials that share a pretraining: made once, whoever makes it and however that one ends."""
 
-import contextlib
 import multiprocessing
 import os
 import re
@@ -449,13 +448,3 @@ def test_a_stages_folder_that_is_deleted_is_followed_from_its_new_beginning(tmp_
     assert finished is not None
     assert finished.results == {"loss": 0.5}
     assert reported == [({"pretrain/loss": 1.0}, 1), ({"pretrain/loss": 0.5}, 2)]
-
-
-def test_a_trial_whose_stages_are_deleted_while_it_pretrains_ends_as_any(tmp_path: Path, cache: Path) -> None:
-    def pull(metrics: dict[str, float], step: int) -> None:
-        if step == 2 and "pretrain/loss" in metrics:
-            shutil.rmtree(tmp_path / "pulled" / "stages")
-
-    with contextlib.suppress(FileNotFoundError):
-        run(tmp_path / "pulled", "one", cache, pull)
-    assert run(tmp_path / "pulled", "one", cache) == run(tmp_path / "whole", "one", cache)
