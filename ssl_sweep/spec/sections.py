@@ -12,6 +12,7 @@ from ssl_sweep.data.recipes import AUTO, RECIPES, Views, complete_views
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
+from ssl_sweep.knobs.earlier import with_earlier
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, did_you_mean, findings_of, validation_error
 from ssl_sweep.models.encoders import build_encoder
 from ssl_sweep.models.library import is_library_name
@@ -134,6 +135,7 @@ def check_named(kind: knobs.Kind, value: Any, *, stored: bool = False) -> dict[s
     if kind == "methods" and (recipe := methods.view_recipe(name)) not in RECIPES:
         message = f"declares view_recipe {recipe!r}, which does not exist"
         raise validation_error(Finding(loc, name, message, did_you_mean(recipe, RECIPES)))
+    settings = with_earlier(f"{kind.removesuffix('s')}.{name}", settings) if stored else settings
     return {"name": name, **knobs.check(target, settings, name)}
 
 
@@ -147,12 +149,13 @@ def _target(kind: knobs.Kind, name: str, stored: bool) -> Callable[..., Any] | N
     return None if is_trusted(kind, name, stored=stored) else knobs.load(kind, name)
 
 
-def check_fixed(section: str, value: Any) -> Settings:
+def check_fixed(section: str, value: Any, *, stored: bool = False) -> Settings:
     """Fill in every knob of a section of `FIXED`; None means the defaults. Raises ValidationError.
 
     Of `views`, only the recipe and the knobs that are written stay: the recipe of each trial's method decides the rest.
     """
     given = {} if value is None else value
+    given = with_earlier(section, given) if stored and isinstance(given, dict) else given
     checked = knobs.check(FIXED[section], given, section)
     return {knob: set_to for knob, set_to in checked.items() if section != "views" or knob in ("recipe", *given)}
 
@@ -173,14 +176,14 @@ def check_evaluations(value: Any, *, stored: bool = False) -> Any:
     checked = {
         name: settings
         if is_trusted("evaluations", name, stored=stored)
-        else errors.run((name,), _check_evaluation, name, settings)
+        else errors.run((name,), _check_evaluation, name, settings, stored)
         for name, settings in value.items()
     }
     errors.raise_if_any()
     return checked
 
 
-def _check_evaluation(name: str, settings: Any) -> Settings:
+def _check_evaluation(name: str, settings: Any, stored: bool) -> Settings:
     try:
         target = knobs.load("evaluations", name)
         knobs.knobs_of(target)
@@ -188,7 +191,9 @@ def _check_evaluation(name: str, settings: Any) -> Settings:
         raise validation_error(Finding((), settings, error.message, error.remedy)) from None
     except PluginError as error:
         raise validation_error(Finding((), settings, str(error), "")) from None
-    return knobs.check(target, {} if settings is None else settings, name)
+    settings = {} if settings is None else settings
+    settings = with_earlier(f"evaluate.{name}", settings) if stored and isinstance(settings, dict) else settings
+    return knobs.check(target, settings, name)
 
 
 def metric_remedy(metric: str, options: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ MAX_GRID = 10_000
 
 
 def _fixed(section: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: check_fixed(section, value))
+    return BeforeValidator(lambda value, info: check_fixed(section, value, stored=_is_stored(info)))
 
 
 def _is_stored(info: ValidationInfo) -> bool:
@@ -267,8 +267,8 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
     """Restore a spec from its `model_dump(mode="json")`. The order of the dump's keys is the order of the grid.
 
-    A dump from before there were recipes names none, and has every knob of `views`. The settings of plugins are taken
-    as they are, and no code of theirs is imported.
+    A dump from before there were recipes names none, and has every knob of `views`; other knobs that it lacks get their
+    earlier meaning (`knobs.earlier`). The settings of plugins are taken as they are, and no code of theirs is imported.
 
     Raises:
         SpecError: the dump is from another version of the package, with other knobs.

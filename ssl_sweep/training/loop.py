@@ -170,7 +170,7 @@ class _Run:
 
     def _train_step(self, indices: Tensor) -> None:
         progress = (self.progress.epoch + self.progress.step / len(self.batches)) / self.recipe.epochs
-        optimizers.set_lr(self.optimizer, self.recipe, progress)
+        optimizers.set_rates(self.optimizer, self.recipe, progress)
         with self.stage.autocast():
             value, scalars = self.loss(indices, self.rng)
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,11 +11,31 @@ from torch import Tensor, nn
 
 from ssl_sweep.training.declarations import TrainingDeclarations, declared
 
+# names of a transformer's tokens and positions, in our encoders and decoders, in torchvision and in timm
+TOKENS = (
+    "class_token", "cls_token", "dist_token", "reg_token", "mask_token", "positions", "pos_embed", "pos_embedding",
+)  # fmt: skip
+
 # knobs that pretraining shares with the evaluations that train something
 BatchSize = Annotated[int, Field(ge=2, description="images per step; in pretraining those of all workers")]
 Optimizer = Annotated[Literal["sgd", "adamw", "lars"], Field(description="optimiser")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="momentum of sgd and lars; beta1 of adamw")]
 WeightDecay = Annotated[float, Field(ge=0, description="weight decay")]
+Beta2 = Annotated[float, Field(ge=0, lt=1, description="beta2 of adamw")]
+Nesterov = Annotated[bool, Field(description="Nesterov's momentum, for sgd and lars")]
+DecayNormAndBias = Annotated[
+    bool | None,
+    Field(
+        description="apply weight decay to normalisation and bias parameters too, as plain SGD recipes do; "
+        "null: not with lars"
+    ),
+]
+DecayTokens = Annotated[
+    bool, Field(description="apply weight decay to a transformer's class token, mask tokens and positions too")
+]
+FinalLr = Annotated[float, Field(ge=0, le=1, description="cosine: learning rate at the end, as a share of its peak")]
+ClipNorm = Annotated[float | None, Field(gt=0, description="clip the gradient to this L2 norm")]
+WarmupEpochs = Annotated[float, Field(ge=0, description="linear warm-up from 0, in epochs")]
 Schedule = Annotated[
     Literal["cosine", "constant", "step"], Field(description="course of the learning rate after any warm-up")
 ]
@@ -35,15 +55,27 @@ class Recipe:
     ] = "none"
     momentum: Momentum = 0.9
     weight_decay: WeightDecay = 1e-4
-    decay_norm_and_bias: Annotated[
-        bool, Field(description="apply weight decay to normalisation and bias parameters too, as plain SGD recipes do")
-    ] = True
+    final_weight_decay: Annotated[
+        float | None, Field(ge=0, description="weight decay at the end, approached by a cosine; null: constant")
+    ] = None
+    decay_norm_and_bias: DecayNormAndBias = None
+    decay_tokens: DecayTokens = True
+    beta2: Beta2 = 0.999
+    nesterov: Nesterov = False
+    bias_lr: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="peak learning rate of normalisation and bias parameters, before `lr_scaling`; null: lr",
+        ),
+    ] = None
     schedule: Schedule = "cosine"
     milestones: Annotated[
         tuple[float, ...], Field(description="step schedule: lr x 0.1 at each of these fractions of the run")
     ] = (0.6, 0.8)
-    warmup_epochs: Annotated[float, Field(ge=0, description="linear warm-up from 0, in epochs")] = 0.0
-    clip_norm: Annotated[float | None, Field(gt=0, description="clip the gradient to this L2 norm")] = None
+    final_lr: FinalLr = 0.0
+    warmup_epochs: WarmupEpochs = 0.0
+    clip_norm: ClipNorm = None
     sync_batchnorm: Annotated[
         bool,
         Field(
@@ -52,11 +84,36 @@ class Recipe:
         ),
     ] = True
 
+    def __post_init__(self) -> None:
+        if self.nesterov and self.optimizer == "adamw":
+            raise ValueError("nesterov: adamw has no such momentum; set nesterov to false, or optimizer to sgd or lars")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: needs a momentum above 0; set momentum, or nesterov to false")
+
     @property
     def peak_lr(self) -> float:
         """Learning rate after scaling (linear: Goyal et al. 2017; square root: Chen et al. 2020, B.1)."""
-        factor = {"none": 1.0, "linear": self.batch_size / 256, "sqrt": math.sqrt(self.batch_size)}
-        return self.lr * factor[self.lr_scaling]
+        return self.lr * self._lr_scale
+
+    @property
+    def peak_bias_lr(self) -> float:
+        """Learning rate of normalisation and bias parameters after scaling."""
+        return self.peak_lr if self.bias_lr is None else self.bias_lr * self._lr_scale
+
+    @property
+    def _lr_scale(self) -> float:
+        return {"none": 1.0, "linear": self.batch_size / 256, "sqrt": math.sqrt(self.batch_size)}[self.lr_scaling]
+
+    @property
+    def decays_norm_and_bias(self) -> bool:
+        """What `decay_norm_and_bias` means: where it is null, all optimisers but lars decay them."""
+        return self.optimizer != "lars" if self.decay_norm_and_bias is None else self.decay_norm_and_bias
+
+    def decay_at(self, progress: float) -> float:
+        """Weight decay at `progress` in [0, 1] of the run (Caron et al. 2021, arXiv:2104.14294: 0.04 to 0.4)."""
+        if self.final_weight_decay is None:
+            return self.weight_decay
+        return _cosine(self.weight_decay, self.final_weight_decay, progress)
 
     def lr_factor(self, progress: float, warmup: float) -> float:
         """Learning rate over its peak at `progress` in [0, 1] of the run; `warmup` is the share that is warm-up."""
@@ -67,7 +124,11 @@ class Recipe:
         if self.schedule == "step":
             return float(0.1 ** sum(progress >= milestone for milestone in self.milestones))
         remaining = (progress - warmup) / max(1 - warmup, 1e-12)
-        return 0.5 * (1 + math.cos(math.pi * remaining))
+        return _cosine(1.0, self.final_lr, remaining)
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Lars(torch.optim.SGD):
@@ -112,31 +173,51 @@ def build(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     own_groups = declared(TrainingDeclarations, model).parameter_groups
     groups = parameter_groups(model, recipe) if own_groups is None else own_groups()
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(recipe.momentum, recipe.beta2))
     optimizer = Lars if recipe.optimizer == "lars" else torch.optim.SGD
-    return optimizer(groups, lr=recipe.peak_lr, momentum=recipe.momentum)
+    return optimizer(groups, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trainable parameters by (decayed, constant learning rate); empty groups are left out."""
+def parameter_groups(
+    model: nn.Module, recipe: Recipe, rate_of: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters by (decayed, constant learning rate, peak learning rate); empty groups are left out.
+
+    rate_of: a parameter's name -> the share of the peak learning rate that it has.
+    """
     constant = declared(TrainingDeclarations, model).constant_lr
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in _trainable(model):
-        decayed = recipe.decay_norm_and_bias or parameter.ndim > 1
         fixed = name.startswith(tuple(f"{module}." for module in constant)) if constant else False
-        groups.setdefault((decayed, fixed), []).append(parameter)
+        peak = (recipe.peak_lr if parameter.ndim > 1 else recipe.peak_bias_lr) * rate_of(name)
+        groups.setdefault((_is_decayed(name, parameter, recipe), fixed, peak), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": recipe.weight_decay if decayed else 0.0, "constant_lr": fixed}
-        for (decayed, fixed), parameters in groups.items()
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "decayed": decayed,
+            "constant_lr": fixed,
+            "peak_lr": peak,
+        }
+        for (decayed, fixed, peak), parameters in groups.items()
     ]
 
 
-def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
-    """Set every group's learning rate for a step at `progress` in [0, 1]."""
+def _is_decayed(name: str, parameter: Tensor, recipe: Recipe) -> bool:
+    if name.rpartition(".")[2] in TOKENS:
+        return recipe.decay_tokens
+    return parameter.ndim > 1 or recipe.decays_norm_and_bias
+
+
+def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    """Set every group's learning rate, and a scheduled weight decay, for a step at `progress` in [0, 1]."""
     warmup = recipe.warmup_epochs / recipe.epochs
     factor = recipe.lr_factor(progress, warmup)
     for group in optimizer.param_groups:
+        # the groups of older checkpoints have no rate of their own
         group["lr"] = group.get("peak_lr", recipe.peak_lr) * (1.0 if group["constant_lr"] else factor)
+        if recipe.final_weight_decay is not None and group["decayed"]:
+            group["weight_decay"] = recipe.decay_at(progress)
 
 
 def _trainable(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.knobs.earlier import without_earlier
 from ssl_sweep.models.encoders import WEIGHTS
 from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
@@ -31,9 +32,12 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     """
     used = {name: config[name] for name in ("encoder", "method", "views", "pretrain", "seed")}
     # older keys lack the knobs of weights
-    used["encoder"] = {name: value for name, value in config["encoder"].items() if name not in WEIGHTS or value}
+    encoder = {name: value for name, value in config["encoder"].items() if name not in WEIGHTS or value}
+    used["encoder"] = without_earlier(f"encoder.{encoder['name']}", encoder)
+    used["method"] = without_earlier(f"method.{config['method']['name']}", config["method"])
     # `sync_batchnorm` matters only with several workers, see below
-    used["pretrain"] = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
+    pretrain = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
+    used["pretrain"] = without_earlier("pretrain", _resolved(pretrain))
     unset = {name for name in LATER_DATA if config["data"].get(name) is None}
     used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root"}}
     stops = health_of(config).on_collapse == "stop"  # otherwise it only measures
@@ -50,9 +54,19 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     if identities := _pins_of(identities, stage):
         used["identities"] = identities
     if stage != "pretrain":
-        used["evaluate"] = {stage: config["evaluate"][stage]}
+        used["evaluate"] = {stage: without_earlier(f"evaluate.{stage}", _resolved(config["evaluate"][stage]))}
     text = json.dumps([STAGE_VERSION, precision, used], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training, with what `decay_norm_and_bias` means where it is null."""
+    resolved = dict(settings)
+    if settings.get("optimizer") == "lars" and "decay_norm_and_bias" not in settings:
+        resolved["decay_norm_and_bias"] = False  # lars decayed them before, where there is no such knob
+    if "decay_norm_and_bias" in resolved and resolved["decay_norm_and_bias"] is None:
+        resolved["decay_norm_and_bias"] = settings["optimizer"] != "lars"
+    return resolved
 
 
 def _pins_of(pins: Mapping[str, str], stage: str) -> dict[str, str]:

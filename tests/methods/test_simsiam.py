@@ -8,7 +8,7 @@ from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.methods.simsiam import Method
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.training.optimizers import Recipe, build, set_lr
+from ssl_sweep.training.optimizers import Recipe, build, set_rates
 
 SMALL = {"dim": 16, "predictor_dim": 4}
 
@@ -53,7 +53,7 @@ def test_the_predictor_keeps_its_learning_rate(encoder: Encoder, constant: bool)
     method = Method(encoder, constant_predictor_lr=constant, **SMALL)
     recipe = Recipe(epochs=10, lr=0.5)
     optimizer = build(method, recipe)
-    set_lr(optimizer, recipe, progress=0.5)
+    set_rates(optimizer, recipe, progress=0.5)
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     assert {rates[id(weight)] for weight in method.predictor.parameters()} == {0.5 if constant else 0.25}
     assert {rates[id(weight)] for weight in method.encoder.parameters()} == {0.25}

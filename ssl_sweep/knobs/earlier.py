@@ -1,0 +1,31 @@
+"""Knobs that were added after sweeps had begun, each with the value that means what was done before it existed.
+
+A stored spec that lacks such a knob gets this value, and keys of stages leave it out while the knob has it. So sweeps
+that began before go on as they were, and their finished stages stay finished, whatever the default of the knob is now.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# by the section's path in a spec: the name of an encoder or a method, or an evaluation's, is its last part
+EARLIER: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "beta2": 0.999,
+        "nesterov": False,
+        "decay_tokens": True,
+        "final_lr": 0.0,
+        "bias_lr": None,
+        "final_weight_decay": None,
+    },
+}
+
+
+def with_earlier(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's settings, with the earlier meaning of the knobs that they lack."""
+    return {**EARLIER.get(path, {}), **settings}
+
+
+def without_earlier(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's settings without the later knobs that have their earlier meaning."""
+    earlier = EARLIER.get(path, {})
+    return {knob: value for knob, value in settings.items() if knob not in earlier or value != earlier[knob]}
