@@ -17,7 +17,7 @@ from ssl_sweep.contracts.small import Small, small
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.models.encoders import Encoder, build_encoder
-from ssl_sweep.training.declarations import MethodDeclarations, declared
+from ssl_sweep.training.declarations import MethodDeclarations, declared, evaluated_encoder
 
 IMAGE_SIZE = 16
 # the first that a method's annotation allows
@@ -117,7 +117,12 @@ def it_can_be_built(plugin: MethodPlugin) -> None:
     require(isinstance(method, nn.Module), "Method is no nn.Module; derive it from torch.nn.Module", plugin.method)
     encoder = getattr(method, "encoder", None)
     remedy = "keep the argument as self.encoder: it is what is evaluated"
-    require(isinstance(encoder, Encoder), f"self.encoder is {type(encoder).__name__}; {remedy}", plugin.method)
+    if not isinstance(encoder, Encoder):
+        raise ContractError(f"self.encoder is {type(encoder).__name__}; {remedy}", plugin.method)
+    evaluated = evaluated_encoder(method).state_dict().keys()
+    words = "the state of evaluated()[0] has other keys than self.encoder's"
+    remedy = "let it return a copy of self.encoder first, as models.momentum.ema_copy makes"
+    require(evaluated == encoder.state_dict().keys(), f"{words}; {remedy}", plugin.method)
 
 
 def it_can_be_built_on_the_meta_device(plugin: MethodPlugin) -> None:

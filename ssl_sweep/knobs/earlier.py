@@ -17,6 +17,16 @@ EARLIER: dict[str, dict[str, Any]] = {
         "bias_lr": None,
         "final_weight_decay": None,
     },
+    **{f"method.{name}": {"encoder_of": "student"} for name in ("byol", "featmix", "leoclr", "moco")},
+    "method.dino": {
+        "encoder_of": "student",
+        "local_side": 1.0,
+        "local_blur": None,
+        "local_solarize": None,
+        "patch_weight": 0.0,
+        "patch_mask_min": 0.1,
+        "patch_mask_max": 0.5,
+    },
 }
 
 

@@ -11,7 +11,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import cosine, global_feature_std
-from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
+from ssl_sweep.models.momentum import EncoderOf, cosine_momentum, ema_copy, ema_update
 
 CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
 
@@ -38,9 +38,10 @@ class Method(nn.Module):
         ] = 0.99,
         hidden_dim: Annotated[int, Field(ge=1, description="hidden width of projector and predictor")] = 4096,
         dim: Annotated[int, Field(ge=1, description="dimensions of projection and prediction")] = 256,
+        encoder_of: EncoderOf = "student",
     ) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.encoder_of = momentum, encoder_of
         self.encoder = encoder
         self.projector = mlp(encoder.feature_dim, hidden_dim, dim, batch_norm=True)
         self.predictor = mlp(dim, hidden_dim, dim, batch_norm=True)
@@ -61,6 +62,10 @@ class Method(nn.Module):
         loss = (2 - 2 * similarity).sum(dim=0).mean()
         spread = global_feature_std(torch.cat([first, second]))
         return loss, {"positive_similarity": similarity.detach().mean(), "feature_std": spread}
+
+    def evaluated(self) -> nn.Sequential:
+        """The encoder that is evaluated, and its projector."""
+        return self.target if self.encoder_of == "teacher" else self._online()
 
     def after_step(self, progress: float) -> None:
         """Update the target network."""

@@ -15,7 +15,7 @@ from ssl_sweep.models.distributed import gather
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import cosine, global_feature_std
-from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
+from ssl_sweep.models.momentum import EncoderOf, cosine_momentum, ema_copy, ema_update
 
 VIEWS = ("first", "second")
 CHECK = {"knobs": {"hidden_dim": 128, "dim": 128}}  # narrow, for ssl-sweep check
@@ -75,9 +75,12 @@ class Method(nn.Module):
         projection_layers: Annotated[
             int | None, Field(ge=1, le=4, description="projector's linear layers; null: byol 2, simsiam 3")
         ] = None,
+        encoder_of: EncoderOf = "student",
     ) -> None:
         super().__init__()
-        self.base, self.momentum, self.target = base, momentum, target
+        if encoder_of == "teacher" and base == "simsiam":
+            raise ValueError("encoder_of: simsiam has no moving average; use student, or base: byol")
+        self.base, self.momentum, self.target, self.encoder_of = base, momentum, target, encoder_of
         self.mask_ratio, self.mask_grid, self.mask_fill = mask_ratio, mask_grid, mask_fill
         self.mix_weight, self.mix_site, self.mix_alpha = mix_weight, mix_site, mix_alpha
         byol = base == "byol"
@@ -127,6 +130,10 @@ class Method(nn.Module):
             loss = loss + self.mix_weight * self._distance(mixed)
             scalars["mixed_similarity"] = mixed.detach().mean()
         return loss, scalars
+
+    def evaluated(self) -> nn.Sequential:
+        """The encoder that is evaluated, and its projector."""
+        return self.average if self.average is not None and self.encoder_of == "teacher" else self._online()
 
     def after_step(self, progress: float) -> None:
         """BYOL: move the target network."""

@@ -23,6 +23,7 @@ from ssl_sweep.models.keys import (
     queue_for,
 )
 from ssl_sweep.models.losses import Term, add, global_feature_std, info_nce, nt_xent, unit
+from ssl_sweep.models.momentum import EncoderOf
 
 CROPS = ("first", "second")
 CHECK = {"knobs": {"queue_size": 16}}  # narrow, for ssl-sweep check
@@ -61,9 +62,13 @@ class Method(nn.Module):
         head: Annotated[Literal["mlp", "linear"], Field(description="projection: two layers or one")] = "mlp",
         key_batch_norm: KeyBatchNorm = "shuffled",
         bn_splits: BatchNormSplits = 8,
+        encoder_of: EncoderOf = "student",
     ) -> None:
         super().__init__()
+        if encoder_of == "teacher" and mechanism == "end_to_end":
+            raise ValueError("encoder_of: end_to_end has no moving average; use student, or mechanism: momentum")
         self.momentum, self.temperature, self.key_batch_norm = momentum, temperature, key_batch_norm
+        self.encoder_of = encoder_of
         self.num_enqueued = 1 if enqueue == "k1" else 2
         self.encoder = encoder
         features, layers = encoder.feature_dim, 2 if head == "mlp" else 1
@@ -109,6 +114,10 @@ class Method(nn.Module):
         terms = self._end_to_end(query, batch) if self.keys is None else self._against_queue(self.keys, query, batch)
         loss, scalars = add(terms)
         return loss, {**scalars, "feature_std": global_feature_std(query)}
+
+    def evaluated(self) -> nn.Sequential:
+        """The encoder that is evaluated, and its projector."""
+        return self.keys.network if self.keys is not None and self.encoder_of == "teacher" else self._online()
 
     def after_step(self, progress: float) -> None:
         """With momentum: update the key encoder and enqueue the step's keys."""

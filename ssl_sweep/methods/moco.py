@@ -24,6 +24,7 @@ from ssl_sweep.models.keys import (
     queue_for,
 )
 from ssl_sweep.models.losses import add, global_feature_std, info_nce, unit
+from ssl_sweep.models.momentum import EncoderOf
 
 CHECK = {"knobs": {"queue_size": 16}}  # narrow, for ssl-sweep check
 
@@ -59,9 +60,11 @@ class Method(nn.Module):
         symmetric: Annotated[bool, Field(description="use each view as query and key, at twice the cost")] = False,
         key_batch_norm: KeyBatchNorm = "shuffled",
         bn_splits: BatchNormSplits = 8,
+        encoder_of: EncoderOf = "student",
     ) -> None:
         super().__init__()
         self.momentum, self.temperature, self.key_batch_norm = momentum, temperature, key_batch_norm
+        self.encoder_of = encoder_of
         group_batchnorm(encoder, key_batch_norm, bn_splits)
         self.encoder = encoder
         self.projector = mlp(encoder.feature_dim, encoder.feature_dim, dim, layers=2 if head == "mlp" else 1)
@@ -92,6 +95,10 @@ class Method(nn.Module):
         loss, scalars = add([info_nce(q, k, queue, temperature) for q, k in zip(queries, keys, strict=True)])
         self.keys.hold(*keys)
         return loss, {**scalars, "feature_std": global_feature_std(torch.cat(queries))}
+
+    def evaluated(self) -> nn.Sequential:
+        """The encoder that is evaluated, and its projector."""
+        return self.keys.network if self.encoder_of == "teacher" else self._online()
 
     def after_step(self, progress: float) -> None:
         """Update the key encoder and enqueue the step's keys."""

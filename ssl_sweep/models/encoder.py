@@ -41,6 +41,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.net = net
         self.image_size = image_size
+        self.side_step = 1  # sides of images that the network may take are multiples of it
         self.map_shape = map_shape
         self.feature_dim = map_shape[0]
         self.normalize = nn.Identity() if normalize == "none" else Normalize(*STATISTICS[normalize])

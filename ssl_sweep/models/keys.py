@@ -50,7 +50,7 @@ class MomentumKeys(nn.Module):
         size: keys in the queue.
     """
 
-    def __init__(self, online: nn.Module, dim: int, size: int) -> None:
+    def __init__(self, online: nn.Sequential, dim: int, size: int) -> None:
         super().__init__()
         self.network = ema_copy(online)
         self.queue = Queue(size, dim)

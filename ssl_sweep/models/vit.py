@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer
 
 from ssl_sweep.models.encoder import Encoder, Normalization
@@ -50,13 +51,31 @@ class ViTEncoder(Encoder):
         net.heads = nn.Identity()  # type: ignore[assignment]  # without classifier
         side = image_size // patch_size
         super().__init__(net, image_size, (self.hidden_dim, side, side), normalize=normalize)
-        self.patch_size, self.pool = patch_size, pool
+        self.patch_size = self.side_step = patch_size
+        self.pool = pool
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] -> patch embeddings with positions added (B, N, D), row by row."""
-        patches = self.net.conv_proj(self.normalize(x)).flatten(2).transpose(1, 2)  # (B, N, D)
-        embedded: Tensor = patches + self.net.encoder.pos_embedding[:, 1:]
+    def embed(self, x: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] -> patch embeddings with positions added (B, N, D), row by row.
+
+        S may be any multiple of the patch. Patches that are true in `masked` (B, N) become the `mask_token` (D,) first.
+        """
+        grid = self.net.conv_proj(self.normalize(x))  # (B, D, h, w)
+        patches = grid.flatten(2).transpose(1, 2)  # (B, N, D)
+        if masked is not None and mask_token is not None:
+            patches = torch.where(masked.unsqueeze(2), mask_token.to(patches.dtype), patches)
+        embedded: Tensor = patches + self._positions(grid.shape[2], grid.shape[3])
         return embedded
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Positions (1, N, D) of a grid of patches, interpolated where it is not the one that the encoder has."""
+        positions: Tensor = self.net.encoder.pos_embedding[:, 1:]  # (1, N, D)
+        _, rows, columns = self.map_shape
+        if (height, width) == (rows, columns):
+            return positions
+        grid = positions.transpose(1, 2).reshape(1, -1, rows, columns)
+        # as in DINO (Caron et al. 2021, arXiv:2104.14294); antialiased, since the grid becomes smaller
+        resized = F.interpolate(grid, (height, width), mode="bicubic", antialias=True, align_corners=False)
+        return resized.flatten(2).transpose(1, 2)
 
     def encode(self, patches: Tensor) -> Tensor:
         """Embedded patches (B, V, D), all or the visible ones -> class and patch tokens (B, 1 + V, D)."""
@@ -72,11 +91,15 @@ class ViTEncoder(Encoder):
     def feature_map(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] -> patch tokens as a map (B, D, h, w)."""
         patches = self.tokens(x)[:, 1:]  # (B, N, D)
-        return patches.transpose(1, 2).reshape(-1, *self.map_shape)
+        height, width = (side // self.patch_size for side in x.shape[2:])
+        return patches.transpose(1, 2).reshape(len(x), -1, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, S, S) in [0, 1] -> pooled features (B, D)."""
-        tokens = self.tokens(x)
+        return self.pooled(self.tokens(x))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Class and patch tokens (B, 1 + N, D) -> features (B, D)."""
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(dim=1)
 
 

@@ -93,6 +93,10 @@ class MethodDeclarations(TrainingDeclarations):
     projector: nn.Module | None = None
     """Maps features (N, D) to the projections that `health.votes_by: projections` compares."""
 
+    evaluated: Callable[[], nn.Sequential] | None = None
+    """Returns the encoder that health, evaluations and exports have, and its projector; None: `encoder`, `projector`.
+    Its state has the keys of `encoder`'s."""
+
     num_pictures: int = 8
     """Test images, at most, whose views `visualize` and `visualization_metrics` receive."""
 
@@ -101,6 +105,12 @@ class MethodDeclarations(TrainingDeclarations):
 
     visualization_metrics: Callable[[Batch], dict[str, Tensor]] | None = None
     """Returns numbers about the same views, logged before the first epoch and after the last."""
+
+
+def evaluated_encoder(method: Method) -> nn.Module:
+    """The encoder of a method that is evaluated: its own, or a moving average of it."""
+    evaluated = getattr(method, "evaluated", None)
+    return method.encoder if evaluated is None else evaluated()[0]
 
 
 Declarations = TypeVar("Declarations", bound=TrainingDeclarations)

@@ -94,10 +94,10 @@ def voting_projector(method: nn.Module, health: Health) -> nn.Module | None:
     """
     if health.votes_by == "features":
         return None
-    projector = declared(MethodDeclarations, method).projector
-    if projector is None:
+    declarations = declared(MethodDeclarations, method)
+    if declarations.projector is None:
         raise ValueError("health.votes_by: this method has no projector; use 'features'")
-    return projector
+    return declarations.projector if declarations.evaluated is None else declarations.evaluated()[1]
 
 
 def measure(

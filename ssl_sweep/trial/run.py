@@ -27,7 +27,7 @@ from ssl_sweep.knobs.pins import check_pins, identities_of
 from ssl_sweep.models.distributed import gather_no_grad, leave, rank, world_size
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.models.weights import SUFFIX, WeightsError, digest, load_weights
-from ssl_sweep.training.declarations import Method
+from ssl_sweep.training.declarations import Method, evaluated_encoder
 from ssl_sweep.training.gallery import gallery
 from ssl_sweep.training.health import health_of, measure, voting_projector
 from ssl_sweep.training.loop import Epoch, Report, Stage, derive_seed
@@ -213,13 +213,13 @@ class _Trial:
         for knob, value in self._derived().items():
             output.tag(f"method.{knob}", str(value))
         recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
-        project = voting_projector(method, health)
+        encoder, project = evaluated_encoder(method), voting_projector(method, health)
         last: dict[str, float] = {}
 
         def report(epoch: Epoch) -> None:
             metrics = epoch.metrics
             if due := health.due(epoch.number, recipe.epochs):
-                last.update(measure(method.encoder, splits, augment, health, stage, epoch.number, project))
+                last.update(measure(encoder, splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
                 if health.collapsed(metrics) is not None:
                     output.tag("collapsed", "true")
@@ -235,11 +235,11 @@ class _Trial:
         # continued from a checkpoint of the last epoch, whose report may be incomplete
         if metrics and health.every and not last:
             report(Epoch(recipe.epochs, metrics))
-        checkpoint.save(encoder_path(output.folder), {"encoder": method.encoder.state_dict()})
+        checkpoint.save(encoder_path(output.folder), {"encoder": encoder.state_dict()})
         # made once for a finished encoder, and shown by every trial that uses it
         with output.artifacts() as folder:
             self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
-            gallery(method.encoder, splits, stage, folder)
+            gallery(encoder, splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}
 
     def _method(self) -> Any:

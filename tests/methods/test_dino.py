@@ -1,17 +1,22 @@
 """DINO: the loss to the formula, the teacher, the centre, and the temperature on their way."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
+from ssl_sweep.data.multi_crop import local_augment
 from ssl_sweep.data.views import Augment
 from ssl_sweep.methods.dino import Method, relative_entropy
 from ssl_sweep.models.encoders import ENCODERS, Encoder
 from ssl_sweep.training import loop
+from ssl_sweep.training.declarations import evaluated_encoder
 from ssl_sweep.training.loop import Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 
@@ -54,7 +59,8 @@ def softmax(row: list[float]) -> list[float]:
 @torch.no_grad()
 def test_the_loss_is_the_papers(encoder: Encoder, images: Images, local_crops: int, batch_norm: bool) -> None:
     """Caron et al. 2021, equations 1 to 3: each teacher view against each other student view."""
-    method = unlike_student(Method(encoder, local_crops=local_crops, batch_norm=batch_norm, **SMALL).double())
+    knobs: dict[str, Any] = {"local_crops": local_crops, "batch_norm": batch_norm, **SMALL}
+    method = unlike_student(Method(encoder, **knobs).double())
     method.progress.fill_(0.05)  # half of the warm-up: 0.055
     assert any(isinstance(module, nn.BatchNorm1d) for module in method.head.modules()) == batch_norm
     batch = {name: view.double() for name, view in draw(method, images).items()}
@@ -122,7 +128,112 @@ def test_local_crops_are_small_and_differ(encoder: Encoder) -> None:
     assert not missing(batch["first"]).any()
     assert missing(batch["local0"]).any()
     assert not torch.equal(batch["local0"], batch["local1"])
-    assert batch["local0"].shape == batch["first"].shape
+    assert batch["local0"].shape == (64, 3, 7, 7)  # 96/224 of the side
+
+
+def test_local_crops_have_their_own_blur_and_solarisation(encoder: Encoder) -> None:
+    """White and black halves: blurred edges are grey, solarised white is black. The views' mask is for global crops."""
+    pixels = torch.zeros(32, 3, 16, 16, dtype=torch.uint8)
+    pixels[:, :, :, 8:] = 255
+    pixels[:, :, :, :2] = 160
+    images = Images(pixels, torch.full((32, 2), 16))
+    augment = Augment(16, crop_scale_min=1.0, flip=0.0, blur=1.0, solarize=1.0, mask_ratio=0.5, mask_patch=4)
+
+    def brightest(**knobs: Any) -> Tensor:
+        method = Method(encoder, local_crops=1, local_side=1.0, **knobs, **SMALL)
+        return method.views(images, augment, Generator().manual_seed(0))["local0"].flatten(1).amax(dim=1)
+
+    assert brightest(local_solarize=0.0).median() > 0.9
+    assert brightest(local_solarize=1.0).max() < 0.51
+    assert brightest(local_solarize=None).max() < 0.51
+    plain = local_augment(augment, 8, (0.05, 0.4), blur=0.5, solarize=0.0)
+    assert (plain.image_size, plain.blur, plain.solarize, plain.mask_ratio) == (8, 0.5, 0.0, 0.0)
+    assert local_augment(replace(augment, blur=0.0), 8, (0.05, 0.4), blur=0.5, solarize=0.0).blur == 0
+    assert local_augment(augment, 16, (0.05, 0.4), blur=None, solarize=None) == replace(
+        augment, crop_scale_min=0.05, crop_scale_max=0.4
+    )
+
+
+def test_local_crops_of_a_transformer_are_of_whole_patches(images: Images) -> None:
+    method = Method(ENCODERS["vit_tiny"](16, patch_size=4), local_crops=1, **SMALL)
+    batch = draw(method, images)
+    assert batch["local0"].shape[2:] == (8, 8)
+    assert bool(method.loss(batch)[0].isfinite())
+    with pytest.raises(ValueError, match=r"local_side: 0.429: .*takes images of 16 pixels and none of 7.*; use 1"):
+        Method(ENCODERS["drlim"](16), local_crops=1, **SMALL)
+
+
+def test_the_teacher_is_evaluated_by_default(encoder: Encoder) -> None:
+    method = unlike_student(Method(encoder, **SMALL))
+    assert evaluated_encoder(method) is method.teacher[0]
+    assert evaluated_encoder(Method(encoder, encoder_of="student", **SMALL)) is encoder
+    assert evaluated_encoder(method).state_dict().keys() == encoder.state_dict().keys()
+
+
+@pytest.fixture
+def with_patches() -> Method:
+    torch.manual_seed(3)
+    encoder = ENCODERS["vit_tiny"](16, patch_size=4)
+    method = unlike_student(Method(encoder, patch_weight=0.5, batch_norm=False, **SMALL)).double()
+    with torch.no_grad():
+        method.patch_center.copy_(torch.randn(5, generator=Generator().manual_seed(8)) / 10)
+    return method
+
+
+def by_prototype(head: nn.Module, tokens: Tensor) -> Tensor:
+    return F.cosine_similarity(head.projector(tokens).unsqueeze(-2), head.prototypes, dim=-1)
+
+
+@torch.no_grad()
+def test_the_patch_loss_is_ibots(with_patches: Method, images: Images) -> None:
+    """Zhou et al. 2022, equation 2: at masked places only, by the student's masked and the teacher's whole view."""
+    method = with_patches
+    batch = {name: view.double() if view.is_floating_point() else view for name, view in draw(method, images).items()}
+    batch["first_mask"][0] = False  # an image without a mask
+    expected, cross, sums = 0.0, 0.0, torch.zeros(5, dtype=torch.float64)
+    tokens: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in ("first", "second"):
+        conv, net, mask = method.encoder.net.conv_proj, method.encoder.net, batch[f"{name}_mask"]
+        patches = conv(batch[name]).flatten(2).transpose(1, 2).clone()
+        for image, row in mask.nonzero().tolist():
+            patches[image, row] = method.mask_token
+        sequence = torch.cat([net.class_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens[name] = (net.encoder(sequence), method.teacher[0].tokens(batch[name]))
+        seen = by_prototype(method.teacher[1], tokens[name][1][:, 1:])  # (B, N, K)
+        own = by_prototype(method.head, tokens[name][0][:, 1:])
+        sums += seen.mean(dim=(0, 1))
+        for image in range(len(mask)):
+            rows = mask[image].nonzero().flatten().tolist()
+            for row in rows:
+                p = softmax(((seen[image, row] - method.patch_center) / 0.04).tolist())
+                q = softmax((own[image, row] / 0.1).tolist())
+                expected -= sum(a * math.log(b) for a, b in zip(p, q, strict=True)) / len(rows) / len(mask) / 2
+    for t, s in (("first", "second"), ("second", "first")):
+        teacher = by_prototype(method.teacher[1], tokens[t][1][:, 0])  # (B, K)
+        student = by_prototype(method.head, tokens[s][0][:, 0])
+        p, q = ((teacher - method.center) / 0.04).softmax(1), (student / 0.1).log_softmax(1)
+        cross -= float((p * q).sum(dim=1).mean()) / 2
+    loss, scalars = method.loss(batch)
+    assert float(scalars["patch_loss"]) == pytest.approx(expected, abs=1e-9)
+    assert float(loss) == pytest.approx(cross + 0.5 * expected, abs=1e-9)
+    before = method.patch_center.clone()
+    method.after_step(0.0)
+    torch.testing.assert_close(method.patch_center, 0.9 * before + 0.1 * sums / 2)
+
+
+def test_the_patch_loss_trains_encoder_head_and_token(with_patches: Method, images: Images) -> None:
+    batch = {k: view.double() if view.is_floating_point() else view for k, view in draw(with_patches, images).items()}
+    with_patches.loss(batch)[0].backward()
+    trained = [with_patches.mask_token, *with_patches.encoder.parameters(), *with_patches.head.parameters()]
+    assert all(parameter.grad is not None and bool(parameter.grad.isfinite().all()) for parameter in trained)
+    assert with_patches.mask_token.grad.abs().sum() > 0
+
+
+def test_the_patch_loss_needs_patches_and_shares_in_order(encoder: Encoder) -> None:
+    with pytest.raises(ValueError, match=r"patch_weight: .* has no patch tokens; use vit_tiny, vit_small or vit_base"):
+        Method(encoder, patch_weight=1.0, **SMALL)
+    with pytest.raises(ValueError, match=r"patch_mask_min: 0.6 is above patch_mask_max 0.5"):
+        Method(encoder, patch_mask_min=0.6, **SMALL)
 
 
 def test_relative_entropy_is_one_for_uniform_and_zero_for_certain() -> None:
@@ -130,10 +241,13 @@ def test_relative_entropy_is_one_for_uniform_and_zero_for_certain() -> None:
     torch.testing.assert_close(found, torch.tensor([1.0, 0.0, 0.5]))
 
 
-def trained(folder: Path, images: Images, epochs: int, seed: int = 0) -> dict[str, Tensor]:
+def trained(folder: Path, images: Images, epochs: int, seed: int = 0, *, patches: bool = False) -> dict[str, Tensor]:
     """The state after so many of two epochs of two steps."""
     torch.manual_seed(seed)
-    method = Method(ENCODERS["resnet18"](16, width=8), **SMALL)
+    knobs: dict[str, Any] = {"local_crops": 1, "patch_weight": 1.0} if patches else {}
+    method = Method(
+        ENCODERS["vit_tiny"](16, patch_size=8) if patches else ENCODERS["resnet18"](16, width=8), **SMALL, **knobs
+    )
 
     def loss(indices: Tensor, rng: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         some = Images(images.pixels[indices], images.sizes[indices])
@@ -149,10 +263,11 @@ def trained(folder: Path, images: Images, epochs: int, seed: int = 0) -> dict[st
     return method.state_dict()
 
 
-def test_stopped_and_resumed_equals_unbroken_with_its_centre(images: Images, tmp_path: Path) -> None:
-    unbroken = trained(tmp_path / "unbroken", images, epochs=2)
-    trained(tmp_path / "stopped", images, epochs=1)
-    resumed = trained(tmp_path / "stopped", images, epochs=2, seed=1)
-    assert unbroken["center"].abs().sum() > 0
+@pytest.mark.parametrize("patches", [False, True])
+def test_stopped_and_resumed_equals_unbroken_with_its_centres(images: Images, tmp_path: Path, patches: bool) -> None:
+    unbroken = trained(tmp_path / "unbroken", images, epochs=2, patches=patches)
+    trained(tmp_path / "stopped", images, epochs=1, patches=patches)
+    resumed = trained(tmp_path / "stopped", images, epochs=2, seed=1, patches=patches)
+    assert all(unbroken[name].abs().sum() > 0 for name in ("center", "patch_center") if name in unbroken)
     assert resumed.keys() == unbroken.keys()
     assert all(torch.equal(resumed[key], unbroken[key]) for key in unbroken)

@@ -4,11 +4,13 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms.functional import normalize
 
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
 from ssl_sweep.models.resnet import ResNet18, ResNet50, Shortcut
+from ssl_sweep.models.sides import nearby_side
 from ssl_sweep.models.vit import ViTTiny, default_patch_size
 
 RESNETS = ["resnet18", "resnet34", "resnet50"]
@@ -171,3 +173,33 @@ def test_a_narrow_shortcut_of_a_large_map_has_the_right_gradient(side: int, layo
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     assert maps.grad is not None
     torch.testing.assert_close(maps.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_transformer_takes_smaller_images_with_interpolated_positions() -> None:
+    encoder = ENCODERS["vit_tiny"](32, patch_size=4).eval()
+    encoder.net.encoder.pos_embedding.copy_(torch.randn(encoder.net.encoder.pos_embedding.shape))
+    images = torch.rand(2, 3, 12, 12)
+    shown = encoder.embed(images)  # (2, 9, 192)
+    grid = encoder.net.encoder.pos_embedding[0, 1:].T.reshape(1, 192, 8, 8)
+    positions = F.interpolate(grid, (3, 3), mode="bicubic", antialias=True).reshape(192, 9).T
+    torch.testing.assert_close(shown, encoder.net.conv_proj(images).flatten(2).transpose(1, 2) + positions)
+    assert encoder(images).shape == (2, 192)
+    assert encoder.feature_map(images).shape == (2, 192, 3, 3)
+    row = encoder.tokens(images)[1, 1:]
+    torch.testing.assert_close(encoder.feature_map(images)[1, :, 1, 2], row[5])
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "side"), [("resnet18", 96 / 224, 14), ("vit_tiny", 96 / 224, 12), ("vit_tiny", 0.01, 4)]
+)
+def test_a_nearby_side_is_one_that_the_encoder_takes(name: str, share: float, side: int) -> None:
+    encoder = build_encoder({"name": name}, 32)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    assert nearby_side(encoder, share) == side
+    assert all(torch.equal(before[key], value) for key, value in encoder.state_dict().items())
+
+
+def test_a_side_that_an_encoder_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes images of 32 pixels and none of 3 "):
+        nearby_side(build_encoder({"name": "drlim"}, 32), 0.1)

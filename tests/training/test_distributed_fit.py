@@ -44,6 +44,11 @@ OTHER_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "drlim, by label": ("drlim", {"pairs": "label"}),
     "swav, queue in use": ("swav", {"queue_size": 8, "queue_start": 0.0, "frozen_steps": 1, "local_crops": 1}),
     "views, others in the mask": ("simclr", {}),
+    "dino, small crops": ("dino", {"local_crops": 2}),
+    "dino, patches of a transformer": (
+        "dino",
+        {"local_crops": 1, "patch_weight": 1.0, "patch_mask_min": 0.2, "batch_norm": True},
+    ),
 }
 CASES = {name: (name, {}) for name in METHODS} | OTHER_SETTINGS
 # of a library: its normalisations have activations of their own, and the map leaves weights unused
@@ -68,7 +73,9 @@ def build(case: str) -> nn.Module:
     encoder: Encoder
     if case.endswith("of timm"):
         encoder = build_encoder({"name": "timm/mobilenetv3_small_050"}, SIZE)
-    elif wanted is not inspect.Parameter.empty and issubclass(wanted, ViTEncoder):
+    elif case.endswith("of a transformer") or (
+        wanted is not inspect.Parameter.empty and issubclass(wanted, ViTEncoder)
+    ):
         encoder = ENCODERS["vit_tiny"](SIZE, patch_size=4)
     else:
         assert issubclass(ResNetEncoder, wanted)
