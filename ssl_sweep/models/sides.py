@@ -10,7 +10,7 @@ from ssl_sweep.models.encoder import Encoder
 def nearby_side(encoder: Encoder, share: float) -> int:
     """The side in pixels of images that the encoder takes too, nearest to `share` of those that it is built for.
 
-    The encoder is tried without memory, and stays as it is.
+    A copy of the encoder is tried.
 
     Raises:
         ValueError: it takes no images of that side.
@@ -19,10 +19,10 @@ def nearby_side(encoder: Encoder, share: float) -> int:
     side = max(1, round(share * encoder.image_size / step)) * step
     if side == encoder.image_size:
         return side
-    trial = copy.deepcopy(encoder).to("meta").eval()
+    trial, like = copy.deepcopy(encoder).eval(), next(encoder.parameters())
     try:
         with torch.no_grad():
-            trial(torch.empty(2, 3, side, side, device="meta"))
+            trial(like.new_zeros(2, 3, side, side))
     except Exception as error:  # encoders refuse a size by errors of many types
         own = encoder.image_size
         raise ValueError(

@@ -95,6 +95,30 @@ def test_what_depends_on_the_number_of_images_is_derived(tmp_path: Path, cache: 
     assert [event.tags for event in journal.read(tmp_path)[0] if isinstance(event, TagsSet)] == [told]
 
 
+@pytest.mark.parametrize("encoder_of", ["student", "teacher"])
+def test_the_encoder_that_is_kept_is_the_one_that_is_named(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, encoder_of: str
+) -> None:
+    trained: list[Any] = []
+
+    def pretrain(method: Any, *rest: Any) -> dict[str, float]:
+        trained.append(method)
+        return real(method, *rest)
+
+    real = trial.pretrain
+    monkeypatch.setattr(trial, "pretrain", pretrain)
+    method = {"name": "byol", "hidden_dim": 16, "dim": 8, "encoder_of": encoder_of}
+    data = {**SPEC["data"], "train_images": 512}
+    own = config(method=method, data=data, evaluate={"knn": {}}, pretrain={"epochs": 1})
+    trial.run(own, ignore, tmp_path, cache=cache)
+    states = {"student": trained[0].encoder.state_dict(), "teacher": trained[0].target[0].state_dict()}
+    kept, wanted = encoder(tmp_path), states.pop(encoder_of)
+    assert kept.keys() == wanted.keys()
+    assert all(torch.equal(kept[name], value) for name, value in wanted.items())
+    (other,) = states.values()
+    assert not torch.equal(kept["net.conv1.weight"], other["net.conv1.weight"])
+
+
 def checkpoint_of_pretraining(own: dict[str, Any], folder: Path, cache: Path) -> dict[str, torch.Tensor]:
     """The state of the method that a trial of this config builds."""
     return trial._Trial(own, ignore, folder, cache, folder / "stages")._method().state_dict()
