@@ -58,13 +58,13 @@ def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
 
 def color(images: Tensor, strengths: Tensor) -> Tensor:
     """Away from grey by strengths (n,), or towards it where negative."""
-    return _stronger(grayscale(images).floor_(), images, strengths)
+    return stronger(grayscale(images).floor_(), images, strengths)
 
 
 def contrast(images: Tensor, strengths: Tensor) -> Tensor:
     """Away from the mean grey by strengths (n,), or towards it where negative."""
     mean = grayscale(images).floor_().flatten(1).mean(dim=1)  # (n,)
-    return _stronger(per_image(mean), images, strengths)
+    return stronger(per_image(mean), images, strengths)
 
 
 def sharpness(images: Tensor, strengths: Tensor) -> Tensor:
@@ -73,21 +73,21 @@ def sharpness(images: Tensor, strengths: Tensor) -> Tensor:
     kernel[:, :, 1, 1] = 5 / 13
     smooth = images.clone()
     smooth[:, :, 1:-1, 1:-1] = F.conv2d(images, kernel, groups=3).round_()
-    return _stronger(smooth, images, strengths)
+    return stronger(smooth, images, strengths)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Counter-clockwise about the centre by degrees (n,)."""
     angles = degrees.deg2rad()
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    return _affine(images, torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3))
+    return affine(images, torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3))
 
 
 def shear_x(images: Tensor, levels: Tensor) -> Tensor:
     """Rows shifted left by levels (n,) pixels for each row below the top edge."""
     one, zero = torch.ones_like(levels), torch.zeros_like(levels)
     shift = levels * images.shape[-2] / 2
-    return _affine(images, torch.stack([one, levels, shift, zero, one, zero], dim=1).view(-1, 2, 3))
+    return affine(images, torch.stack([one, levels, shift, zero, one, zero], dim=1).view(-1, 2, 3))
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
@@ -169,11 +169,12 @@ def _policy_table() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.tensor(kinds), torch.tensor(probabilities), torch.tensor(magnitudes), torch.tensor(signed)
 
 
-def _stronger(base: Tensor, images: Tensor, strengths: Tensor) -> Tensor:
+def stronger(base: Tensor, images: Tensor, strengths: Tensor) -> Tensor:
+    """Bytes away from `base` by strengths (n,), or towards it where negative."""
     return away_from(base, images, 1 + strengths).clamp_(0, 255).floor_()
 
 
-def _affine(images: Tensor, to_source: Tensor) -> Tensor:
+def affine(images: Tensor, to_source: Tensor) -> Tensor:
     """Nearest pixel of `to_source` (n, 2, 3) @ (x, y, 1), in pixels from the image's centre; black outside."""
     height, width = images.shape[-2:]
     y, x = torch.meshgrid(_from_center(height, images), _from_center(width, images), indexing="ij")

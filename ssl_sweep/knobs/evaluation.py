@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ssl_sweep.data.items import Source
 from ssl_sweep.knobs import knobs
+from ssl_sweep.models.encoder import Encoder
 
 T = TypeVar("T")
 Settings = Mapping[str, Any]
@@ -63,6 +64,16 @@ class Evaluation:
             DataError: it is missing or damaged. Relative folders are below `root`.
         """
         return self._declared("check_data", lambda _settings, _root: None)(settings, root)
+
+    def check_encoder(self, settings: Settings, encoder: Encoder) -> None:
+        """Refuse settings that do not fit an encoder, before a sweep begins; by default all do.
+
+        The encoder may be changed and has no memory.
+
+        Raises:
+            ValueError: they do not; the message begins with the knob, and has a remedy after a semicolon.
+        """
+        self._declared("check_encoder", lambda _settings, _encoder: None)(settings, encoder)
 
     def _declared(self, name: str, default: Callable[..., T]) -> Callable[..., T]:
         declared: Callable[..., T] = getattr(self._module, name, default)

@@ -15,8 +15,9 @@ import torch
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.problems import Finding, Loc, Problem, SpecError, key_text
-from ssl_sweep.models.encoders import build_encoder
+from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.spec.choices import extremes
+from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.pruners import PRUNE_ON
 from ssl_sweep.spec.sections import CASE
 from ssl_sweep.spec.sweep import SweepSpec, resolve
@@ -33,7 +34,8 @@ def launch_findings(spec: SweepSpec) -> list[Finding]:
 
     Each different pair of method and encoder is built, on the meta device: without memory or training.
     """
-    return [*_reported_once(spec), *_found(spec, partial(_build_errors, workers=spec.resources.workers))]
+    built = _found(spec, partial(_build_errors, workers=spec.resources.workers))
+    return [*_reported_once(spec), *(built or _evaluation_findings(spec))]
 
 
 def size_findings(spec: SweepSpec, train_images: int) -> list[Finding]:
@@ -184,6 +186,43 @@ def _build(config: Config, only_encoder: bool) -> None:
     else:
         settings = dict(config["method"])
         knobs.load("methods", settings.pop("name"))(encoder, **settings)
+
+
+def _evaluation_findings(spec: SweepSpec) -> list[Finding]:
+    """The knobs of evaluations that do not fit an encoder of the sweep, each once."""
+    findings: dict[Loc, Finding] = {}
+    encoders = {json.dumps(config["encoder"]): config for _, config in islice(_different(spec), MAX_BUILT)}
+    for config in encoders.values():
+        for place, name, settings in _evaluation_settings(spec, config):
+            try:
+                load_evaluation(name).check_encoder(settings, _encoder_of(config))
+            except ValueError as error:
+                knob, _, message = str(error).partition(": ")
+                loc: Loc = place or ("evaluate", name, knob)
+                findings.setdefault(loc, Finding(loc, settings.get(knob), message, ""))
+    return list(findings.values())
+
+
+def _evaluation_settings(spec: SweepSpec, config: Config) -> Iterator[tuple[Loc, str, Config]]:
+    """The settings that evaluations can have: those of a choice, and each value that is listed for a searched knob."""
+    for name, settings in config["evaluate"].items():
+        yield (), name, settings
+        for path, values in spec.search.space.items():
+            section, _, knob = path.rpartition(".")
+            if section == f"evaluate.{name}" and isinstance(values, Categorical | Range):
+                for value in values.listed():
+                    yield ("search", "space", path), name, {**settings, knob: value}
+
+
+def _encoder_of(config: Config) -> Encoder:
+    """A trial's encoder, which has no `_build_error`, without memory if it can be."""
+    size = config["data"]["image_size"]
+    try:
+        with torch.device("meta"):
+            return build_encoder(config["encoder"], size)
+    except Exception:
+        with torch.random.fork_rng(devices=[]):
+            return build_encoder(config["encoder"], size)
 
 
 def placed(spec: SweepSpec, choice: Config, config: Config, section: str, error: str) -> Finding:

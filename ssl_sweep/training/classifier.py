@@ -1,23 +1,27 @@
 """A linear classifier trained together with its body, its inputs, and its scores by split."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
+from ssl_sweep.models.drop_path import set_drop_path
+from ssl_sweep.models.momentum import WeightAverage
 from ssl_sweep.models.precision import full_precision
 from ssl_sweep.training.features import batches, inputs
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
+from ssl_sweep.training.tuning import Tuning, groups_of
 
 METRICS = ("top1_val", "top1_test", "top1_best_val", "top1_best_test")
 CROP_SCALE_MIN = 0.08  # of MoCo's public linear classifier (He et al. 2020, arXiv:1911.05722): torchvision's default
+
+PLAIN = Tuning()
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Draw = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -51,24 +55,43 @@ class Scores(nn.Module):
 
 
 class Classifier(nn.Module):
-    """`body` maps inputs (B, ...) to features (B, D); the head is linear."""
+    """`body` maps inputs (B, ...) to features (B, D); the head is linear.
 
-    def __init__(self, body: nn.Module, feature_dim: int, num_classes: int) -> None:
+    Raises:
+        ValueError: `tuning` does not fit the body.
+    """
+
+    parameter_groups: Callable[[], list[dict[str, Any]]] | None = None
+
+    def __init__(self, body: nn.Module, feature_dim: int, num_classes: int, tuning: Tuning = PLAIN) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.tuning = body, tuning
         self.head = nn.Linear(feature_dim, num_classes)
         self.scores = Scores()
+        if tuning.drop_path:
+            set_drop_path(body, tuning.drop_path)
+        self.average = None if tuning.ema is None else WeightAverage(self._online(), tuning.ema)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, classes) in fp32."""
-        features = self.body(inputs)
+        """Logits (B, classes) in fp32; in evaluation mode those of the averaged weights, if there are any."""
+        averaged = self.average is not None and not self.training
+        body, head = self.average.network if averaged and self.average is not None else (self.body, self.head)
+        features = body(inputs)
         with full_precision(features):
-            logits: Tensor = self.head(features.float())
+            logits: Tensor = head(features.float())
         return logits
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return F.cross_entropy(self(inputs), labels)
+        """Mean cross-entropy with labels (B,), or with shares of classes (B, classes)."""
+        return self.tuning.loss(self(inputs), labels)
+
+    def after_step(self, progress: float) -> None:
+        """Move the average of the weights."""
+        if self.average is not None:
+            self.average.step(self._online())
+
+    def _online(self) -> nn.Sequential:
+        return nn.Sequential(self.body, self.head)
 
     def score(self, val: Batches, test: Batches) -> dict[str, float]:
         """Measure both splits in evaluation mode, store the best epoch, and return all four metrics."""
@@ -105,10 +128,13 @@ def train(
 ) -> None:
     """Train body and head on the labels of `pack`, in place; resumes (`training.fit`)."""
     classifier.to(stage.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    draw = training_inputs(pack, image_size, stage, crop)
+    classifier.parameter_groups = groups_of(classifier, classifier.body, recipe, classifier.tuning)
+    draw, num_classes = training_inputs(pack, image_size, stage, crop), classifier.head.out_features
 
     def loss(indices: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return classifier.loss(*draw(indices, rng)), {}
+        with torch.autocast(stage.device.type, enabled=False):  # inputs are in fp32
+            images, labels = classifier.tuning.augmented(*draw(indices, rng), num_classes, rng)
+        return classifier.loss(images, labels), {}
 
     fit(classifier, loss, len(pack), recipe, stage, after_epoch)
 

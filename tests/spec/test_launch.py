@@ -38,6 +38,18 @@ def test_every_method_alone_fits_a_small_set(name: str, train_images: int, size:
     assert size_warnings(spec, train_images) == []
 
 
+def test_an_evaluation_refuses_what_the_encoder_has_not() -> None:
+    tuned = {"finetune": {"drop_path": 0.1}}
+    refused = "ResNet18 has no residual branches that can be dropped; use a transformer, such as vit_tiny"
+    (found_one,) = found(made(evaluate=tuned)).items()
+    assert found_one[0] == "evaluate.finetune.drop_path"
+    assert found_one[1].startswith(f"0.1: {refused}")
+    assert found(made(evaluate=tuned, encoder="vit_tiny")) == {}
+    searched = {"space": {"evaluate.finetune.drop_path": [0.0, 0.2]}}
+    (key,) = found(made(evaluate={"finetune": {}}, search=searched))
+    assert key == "search.space.evaluate.finetune.drop_path"
+
+
 def test_mae_says_which_encoders_it_takes() -> None:
     with pytest.raises(SpecError, match=r"method mae cannot use resnet18; use one of .*vit_tiny"):
         from_dump(made().model_dump(mode="json") | {"method": "mae"})
