@@ -17,7 +17,7 @@ EARLIER: dict[str, dict[str, Any]] = {
         "bias_lr": None,
         "final_weight_decay": None,
     },
-    **{f"method.{name}": {"encoder_of": "student"} for name in ("byol", "featmix", "leoclr", "moco")},
+    **{f"method.{name}": {"encoder_of": "student"} for name in ("byol", "featmix", "leoclr", "moco", "moco_v3")},
     "evaluate.finetune": {
         "beta2": 0.999,
         "nesterov": False,

@@ -13,7 +13,7 @@ from ssl_sweep.models.distributed import gather_no_grad, rank
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import Term, add, global_feature_std, unit
-from ssl_sweep.models.momentum import cosine_momentum, ema_copy, ema_update
+from ssl_sweep.models.momentum import EncoderOf, cosine_momentum, ema_copy, ema_update
 from ssl_sweep.models.positions import sine_positions
 from ssl_sweep.models.precision import full_precision
 from ssl_sweep.models.vit import ViTEncoder
@@ -58,9 +58,10 @@ class Method(nn.Module):
             Literal["sines", "learned"],
             Field(description="positions of vit_tiny, vit_small and vit_base: fixed sines and cosines, or learned"),
         ] = "sines",
+        encoder_of: EncoderOf = "student",
     ) -> None:
         super().__init__()
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum, self.encoder_of = temperature, momentum, encoder_of
         if isinstance(encoder, ViTEncoder) and positions == "sines":
             _fix_positions(encoder)
         if freeze_patches:
@@ -84,6 +85,10 @@ class Method(nn.Module):
             keys = [unit(self.keys(batch[view])) for view in ("second", "first")]
         loss, scalars = add([_contrast(q, k, self.temperature) for q, k in zip(queries, keys, strict=True)])
         return loss, {**scalars, "feature_std": global_feature_std(torch.cat(projections))}
+
+    def evaluated(self) -> nn.Sequential:
+        """The encoder that is evaluated, and its projector."""
+        return self.keys if self.encoder_of == "teacher" else self._online()
 
     def after_step(self, progress: float) -> None:
         """Update the key network."""

@@ -15,8 +15,9 @@ NARROW: dict[str, dict[str, Any]] = {
     "featmix": {"hidden_dim": 16, "dim": 8},
     "leoclr": {"queue_size": 16},
     "moco": {"queue_size": 16},
+    "moco_v3": {"hidden_dim": 16, "dim": 8},
 }
-AVERAGES = {"byol": "target", "featmix": "average", "leoclr": "keys.network", "moco": "keys.network"}
+AVERAGES = {"byol": "target", "featmix": "average", "leoclr": "keys.network", "moco": "keys.network", "moco_v3": "keys"}
 
 
 @pytest.mark.parametrize("name", NARROW)
