@@ -81,7 +81,7 @@ class Method(nn.Module):
         self.encoder = encoder
         self.head = nn.Conv2d(channels, 3 * self.stride**2, 1)
         if self.mask_fill == "token":
-            self.mask_token = nn.Parameter(torch.empty(1, 1, channels).normal_(std=0.02))
+            self.mask_token = nn.Parameter(torch.empty(channels).normal_(std=0.02))
 
     def views(self, images: Images, augment: Augment, rng: Generator) -> dict[str, Tensor]:
         """Input and target (B, 3, S, S) in [0, 1], and `mask` (B, 1, S, S) bool, true where the input is hidden."""
@@ -105,10 +105,8 @@ class Method(nn.Module):
             return self.encoder.feature_map(torch.where(mask, _fill(x, mask, self.mask_fill), x))
         assert isinstance(self.encoder, ViTEncoder)  # noqa: S101 - checked by the constructor; for the type checker
         side = self.encoder.patch_size
-        hidden = mask[:, :, ::side, ::side].flatten(2).transpose(1, 2)  # (B, N, 1)
-        embedded = self.encoder.embed(x)  # (B, N, D)
-        masked = self.mask_token + self.encoder.net.encoder.pos_embedding[:, 1:]
-        tokens = self.encoder.encode(torch.where(hidden, masked.to(embedded.dtype), embedded))
+        hidden = mask[:, 0, ::side, ::side].flatten(1)  # (B, N)
+        tokens = self.encoder.encode(self.encoder.embed(x, hidden, self.mask_token))
         return tokens[:, 1:].transpose(1, 2).reshape(-1, *self.encoder.map_shape)
 
     def predict(self, features: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ssl_sweep.data.images import Images
+from ssl_sweep.data.multi_crop import SIDE, local_augment, local_views
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather_no_grad, rank
 from ssl_sweep.models.encoders import Encoder
@@ -18,11 +18,10 @@ from ssl_sweep.models.heads import mlp
 from ssl_sweep.models.losses import global_feature_std, unit
 from ssl_sweep.models.precision import full_precision
 from ssl_sweep.models.queue import Queue
-from ssl_sweep.models.resnet import ResNetEncoder
+from ssl_sweep.models.sides import nearby_side
 
 GLOBAL = ("first", "second")
 LOCAL_SCALE = (0.05, 0.14)  # share of the image's area that a local crop covers
-LOCAL_SIDE = 96 / 224  # of the global crops' side
 QUEUE_STEPS = 15  # whose images the paper's queue holds: 3,840 at batches of 256
 
 CHECK = {
@@ -65,7 +64,7 @@ class Method(nn.Module):
         local_side: Annotated[
             float,
             Field(gt=0, le=1, description="side of a local crop over a global one's; a ViT's is of whole patches"),
-        ] = LOCAL_SIDE,
+        ] = SIDE,
         queue_size: Annotated[
             int | None,
             Field(
@@ -106,12 +105,8 @@ class Method(nn.Module):
         """Two global crops (B, 3, S, S) in [0, 1] of every image, and the local ones (B, 3, s, s)."""
         views = {"first": augment.view(images, rng), "second": augment.view(images, rng, second=True)}
         if self.local_crops:
-            low, high = LOCAL_SCALE
-            # a mask's patches need not tile a local crop
-            small = replace(
-                augment, image_size=self.local_side, crop_scale_min=low, crop_scale_max=high, mask_ratio=0.0
-            )
-            views |= {name: small.view(images, rng) for name in self._local_names()}
+            small = local_augment(augment, self.local_side, LOCAL_SCALE, blur=None, solarize=None)
+            views |= local_views(images, small, self.local_crops, rng)
         return views
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -215,10 +210,10 @@ def swapped_loss(logits: list[Tensor], assignments: Tensor) -> Tensor:
 
 
 def _local_side(encoder: Encoder, share: float) -> int:
-    if not isinstance(encoder, ResNetEncoder) and share < 1:
-        kind = type(encoder).__name__
-        raise ValueError(f"local_side: {share:.3g}: {kind} takes images of {encoder.image_size} pixels only; use 1")
-    return max(1, round(share * encoder.image_size))
+    try:
+        return nearby_side(encoder, share)
+    except ValueError as error:
+        raise ValueError(f"local_side: {share:.3g}: the encoder cannot see local crops: {error}; use 1") from error
 
 
 def _relative_entropy(probabilities: Tensor) -> Tensor:

@@ -108,6 +108,13 @@ def test_a_transformer_keeps_its_patch_projection_and_its_sines(images: Images) 
         torch.testing.assert_close(found, torch.tensor(expected))
 
 
+def test_the_encoder_that_is_named_is_evaluated(encoder: Encoder) -> None:
+    for of, net in (("student", 0), ("teacher", 1)):
+        method = Method(encoder, encoder_of=of, **SMALL)
+        nets = [(method.encoder, method.projector), (method.keys[0], method.keys[1])]
+        assert all(found is expected for found, expected in zip(method.evaluated(), nets[net], strict=True))
+
+
 def test_both_are_trained_where_the_knobs_say_so() -> None:
     method = Method(ENCODERS["vit_tiny"](16, patch_size=4), freeze_patches=False, positions="learned", **SMALL)
     assert all(parameter.requires_grad for parameter in method.encoder.parameters())

@@ -53,7 +53,7 @@ def test_the_loss_is_the_papers(images: Images, name: str, fill: str) -> None:
         for image in range(8):
             for number in range(16):
                 if mask[image, 4 * (number // 4), 4 * (number % 4)]:
-                    rows[image, number] = method.mask_token[0, 0]
+                    rows[image, number] = method.mask_token
         sequence = torch.cat([net.class_token.expand(8, -1, -1), rows], dim=1) + net.encoder.pos_embedding
         tokens = net.encoder.ln(net.encoder.layers(sequence))[:, 1:]
         features = tokens.transpose(1, 2).reshape(8, -1, 4, 4)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.views import Augment
 from ssl_sweep.methods.swav import Method, sinkhorn
-from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.encoders import ENCODERS, Encoder, build_encoder
 from ssl_sweep.training import loop
 from ssl_sweep.training.loop import Stage, fit
 from ssl_sweep.training.optimizers import Recipe
@@ -118,6 +118,18 @@ def test_local_crops_are_small_in_both_senses(encoder: Encoder) -> None:
     darkest, brightest = batch["local0"].flatten(1).aminmax(dim=1)
     assert 0.3 < ((brightest < 0.1) | (darkest > 0.9)).float().mean() < 0.9
     assert not torch.equal(batch["local0"], batch["local1"])
+
+
+@torch.no_grad()
+def test_transformers_see_local_crops_of_whole_patches_and_others_none(images: Images) -> None:
+    method = Method(ENCODERS["vit_tiny"](16, patch_size=4), local_crops=1, **SMALL)
+    batch = draw(method, images)
+    assert batch["local0"].shape == (8, 3, 8, 8)
+    assert bool(method.loss(batch)[0].isfinite())
+    encoder = build_encoder({"name": "torchvision/vit_b_16"}, 32)
+    with pytest.raises(ValueError, match=r"local_side: 0.429: the encoder cannot see local crops: .*; use 1$"):
+        Method(encoder, **SMALL)
+    assert Method(encoder, local_side=1.0, **SMALL).local_side == 32
 
 
 def test_the_queue_waits_until_it_is_full_and_its_time_has_come(encoder: Encoder, images: Images) -> None:
