@@ -1,6 +1,7 @@
 """Fine-tuning: the whole encoder and a linear head, trained with labels."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -42,7 +43,8 @@ CHECK = {"knobs": {"epochs": 12, "batch_size": 32, "lr": 0.1}}  # suits 160 imag
 
 
 def check_encoder(settings: Mapping[str, Any], encoder: Encoder) -> None:
-    """Refuse stochastic depth of an encoder without it. Raises ValueError."""
+    """Refuse knobs that contradict each other, and stochastic depth of an encoder without it. Raises ValueError."""
+    Recipe(**{field.name: settings[field.name] for field in fields(Recipe) if field.name in settings})
     if settings["drop_path"]:
         set_drop_path(encoder, settings["drop_path"])
 

@@ -29,6 +29,8 @@ class Method(nn.Module):
     Input and target are `Augment.pair`'s: the target has no overlay.
 
     Source: He, Chen, Xie, Li, Dollár & Girshick 2022, "Masked Autoencoders Are Scalable Vision Learners", section 3.
+    Its appendix A.1 has these `pretrain` settings on ImageNet: epochs 800, batch_size 4096, optimizer adamw, lr 1.5e-4,
+    lr_scaling linear, beta2 0.95, weight_decay 0.05, decay_norm_and_bias and decay_tokens false, warmup_epochs 40.
     *Open*, ours: the positions of encoder and decoder are learned, where the paper has sines and cosines.
 
     Raises:

@@ -19,7 +19,7 @@ def nearby_side(encoder: Encoder, share: float) -> int:
     side = max(1, round(share * encoder.image_size / step)) * step
     if side == encoder.image_size:
         return side
-    trial, like = copy.deepcopy(encoder).eval(), next(encoder.parameters())
+    trial, like = copy.deepcopy(encoder).eval(), next(encoder.parameters(), torch.zeros(1))
     try:
         with torch.no_grad():
             trial(like.new_zeros(2, 3, side, side))

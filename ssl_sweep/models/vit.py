@@ -58,7 +58,13 @@ class ViTEncoder(Encoder):
         """Images (B, 3, S, S) in [0, 1] -> patch embeddings with positions added (B, N, D), row by row.
 
         S may be any multiple of the patch. Patches that are true in `masked` (B, N) become the `mask_token` (D,) first.
+
+        Raises:
+            ValueError: the images are not of whole patches.
         """
+        if any(side % self.patch_size for side in x.shape[2:]):
+            sides = "x".join(map(str, x.shape[2:]))
+            raise ValueError(f"images of {sides} pixels are no whole patches of {self.patch_size}; resize them")
         grid = self.net.conv_proj(self.normalize(x))  # (B, D, h, w)
         patches = grid.flatten(2).transpose(1, 2)  # (B, N, D)
         if masked is not None and mask_token is not None:

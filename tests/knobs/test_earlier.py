@@ -1,12 +1,14 @@
 """Sweeps that began before a knob existed go on as they were: values of a stored spec, and keys of stages."""
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
 
 from ssl_sweep.knobs.earlier import EARLIER
 from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
-from ssl_sweep.trial.stage_keys import stage_key
+from ssl_sweep.trial.stage_keys import STAGE_VERSION, stage_key
 
 # of the spec below, computed before any of these knobs was there
 KEYS = {"pretrain": "8ab6acd98b42469f", "knn": "5ac9277ea043de51", "finetune": "2673efca8ec638f7"}
@@ -77,3 +79,17 @@ def test_lars_has_other_keys_since_it_decays_neither_norm_nor_bias() -> None:
 def test_a_later_knob_counts_where_it_changes_something(knobs: dict[str, Any], changed: bool) -> None:
     method = {"name": "dino", **EARLIER.get("method.dino", {})}
     assert (keys_of(made(method=method, pretrain=knobs)) != KEYS) == changed
+
+
+@pytest.mark.parametrize(("optimizer", "same"), [("sgd", True), ("lars", False)])
+def test_an_evaluation_without_the_knob_has_another_key_with_lars_alone(optimizer: str, same: bool) -> None:
+    """The old key is written out: a hash of what decides the result."""
+    sections: dict[str, Any] = {
+        "encoder": {"name": "resnet18"}, "method": {"name": "moco"}, "views": {}, "pretrain": {"lr": 0.1}, "seed": 0,
+        "data": {"source": "digits"},
+    }  # fmt: skip
+    evaluate = {"semi_supervised": {"optimizer": optimizer, "lr": 0.1}}
+    text = json.dumps([STAGE_VERSION, "fp32", {**sections, "evaluate": evaluate}], sort_keys=True)
+    old = hashlib.sha256(text.encode()).hexdigest()[:16]
+    found = stage_key({**sections, "evaluate": evaluate, "unkeyed": []}, "semi_supervised", "fp32")
+    assert (found == old) == same

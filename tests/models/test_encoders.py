@@ -186,6 +186,8 @@ def test_a_transformer_takes_smaller_images_with_interpolated_positions() -> Non
     torch.testing.assert_close(shown, encoder.net.conv_proj(images).flatten(2).transpose(1, 2) + positions)
     assert encoder(images).shape == (2, 192)
     assert encoder.feature_map(images).shape == (2, 192, 3, 3)
+    with pytest.raises(ValueError, match="images of 13x13 pixels are no whole patches of 4; resize them"):
+        encoder(torch.rand(2, 3, 13, 13))
     row = encoder.tokens(images)[1, 1:]
     torch.testing.assert_close(encoder.feature_map(images)[1, :, 1, 2], row[5])
 

@@ -45,6 +45,8 @@ def test_an_evaluation_refuses_what_the_encoder_has_not() -> None:
     assert found_one[0] == "evaluate.finetune.drop_path"
     assert found_one[1].startswith(f"0.1: {refused}")
     assert found(made(evaluate=tuned, encoder="vit_tiny")) == {}
+    contradictory = {"finetune": {"nesterov": True, "optimizer": "adamw"}}
+    assert "set nesterov to false" in found(made(evaluate=contradictory))["evaluate.finetune.nesterov"]
     searched = {"space": {"evaluate.finetune.drop_path": [0.0, 0.2]}}
     (key,) = found(made(evaluate={"finetune": {}}, search=searched))
     assert key == "search.space.evaluate.finetune.drop_path"
