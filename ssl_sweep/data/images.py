@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, NamedTuple, ParamSpec, overload
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, overload
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +20,17 @@ class AbsentDataError(DataError):
     """There is no such folder or file, or the set is not downloaded: it may be elsewhere, and right there."""
 
 
+class ImageSet(Protocol):
+    """A split of a data set: a pack, or a part of one."""
+
+    def __len__(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> "Images":
+        """The images at `indices` (B,), in any order, with repeats."""
+
+
 class Images(NamedTuple):
     """A global batch of images, or one worker's share of it; each image is in the top left corner of its frame."""
 
@@ -30,6 +41,7 @@ class Images(NamedTuple):
         None  # (B,) int64, -1 for none; for visualizations and metrics by class, or for pairs by label
     )
     shard: "Shard | None" = None  # this share's place in the global batch; None: this is the global batch
+    whole_set: ImageSet | None = None  # that `indices` count in, for what needs other images than the batch's
 
     @property
     def global_size(self) -> int:
@@ -64,7 +76,7 @@ class Images(NamedTuple):
             return x.to(device, non_blocking=True)
 
         indices, labels = (None if x is None else moved(x) for x in (self.indices, self.labels))
-        return Images(moved(self.pixels), moved(self.sizes), indices, labels, self.shard)
+        return Images(moved(self.pixels), moved(self.sizes), indices, labels, self.shard, self.whole_set)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class Pack:
         sizes = self._sizes[rows]  # (B, 2)
         pixels = self._padded(rows, sizes) if self._grid is None else self._grid[rows]  # (B, 3, H, W)
         labels = self.labels[indices] if self.classes else None
-        return Images(torch.from_numpy(pixels), torch.from_numpy(sizes), indices, labels)
+        return Images(torch.from_numpy(pixels), torch.from_numpy(sizes), indices, labels, whole_set=self)
 
     def _padded(self, rows: Array, sizes: Array) -> NDArray[np.uint8]:
         pixels = np.zeros((len(rows), 3, *sizes.max(axis=0)), dtype=np.uint8)
