@@ -12,7 +12,10 @@ from ssl_sweep.knobs import knobs
 BRIEF = {"epochs": 12, "batch_size": 32}
 # beside those of the file's own CHECK
 FURTHER: dict[str, list[dict[str, Any]]] = {
-    "finetune": [{**BRIEF, "lr": 0.1, "augment": "crop_flip"}],
+    "finetune": [
+        {**BRIEF, "lr": 0.1, "augment": "crop_flip"}
+        | {"mixup": 0.2, "cutmix": 0.2, "label_smoothing": 0.1, "ema": 0.9, "warmup_epochs": 1, "final_lr": 0.1},
+    ],
     "linear": [{**BRIEF, "lr": [0.5, 1.0], "weight_decay": [0.0, 1e-3], "augment": "crop_flip"}],
     "knn": [{"k": [1, 20]}],
     "transfer": [
