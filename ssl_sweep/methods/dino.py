@@ -273,7 +273,8 @@ def _local_side(encoder: Encoder, share: float) -> int:
     try:
         return nearby_side(encoder, share)
     except ValueError as error:
-        raise ValueError(f"local_side: {share:.3g}: the encoder cannot see local crops: {error}; use 1") from error
+        words = "gives local crops that the encoder cannot see"
+        raise ValueError(f"local_side: {share} {words}: {error}; use a larger one, or 1") from error
 
 
 def _check_patches(encoder: Encoder, weight: float, shares: tuple[float, float]) -> None:

@@ -159,7 +159,9 @@ def test_local_crops_of_a_transformer_are_of_whole_patches(images: Images) -> No
     batch = draw(method, images)
     assert batch["local0"].shape[2:] == (8, 8)
     assert bool(method.loss(batch)[0].isfinite())
-    with pytest.raises(ValueError, match=r"local_side: 0.429: .*takes images of 16 pixels and none of 7.*; use 1"):
+    with pytest.raises(
+        ValueError, match=r"local_side: 0.42.* takes images of 16 pixels and none of 7 .*; use a larger one"
+    ):
         Method(ENCODERS["drlim"](16), local_crops=1, **SMALL)
 
 
