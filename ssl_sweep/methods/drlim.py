@@ -34,8 +34,8 @@ class Method(nn.Module):
     unshifted images of the input's size. Each image of a batch brings one of its neighbours or itself, drawn at random,
     so that a batch has twice `batch_size` images. With `pairs: neighbours` they are searched in the batch instead.
 
-    *Open*, ours: similarity is symmetric. There are as many similar as dissimilar pairs, where the paper's set has
-    600 times as many dissimilar ones, and the margin is 1.
+    *Open*, ours: similarity is symmetric. There are as many similar as dissimilar pairs, where the paper's are all
+    others, and the margin is 1.
 
     Views are whole images, without crops; the paper has no flips either (views.flip 0).
 
