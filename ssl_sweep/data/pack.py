@@ -79,6 +79,11 @@ class Pack:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> Array:
+        """The positions (N,) of the images of this view in the whole split, without those that were skipped."""
+        return self._rows
+
     def sizes(self, indices: Tensor) -> Tensor:
         """Height and width (B, 2) int64 of the images at `indices` (B,)."""
         return torch.from_numpy(self._sizes[self._rows[indices.cpu().numpy()]])

@@ -19,6 +19,7 @@ from ssl_sweep.data.sources import Source, open_source
 from ssl_sweep.data.stratify import stratified_split
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+PER_SEED = "per_seed"  # of `split_seed`: the trial's seed draws the split
 LABELS_REMEDY = "name images with labels, as data.labelled: imagefolder:DIR"
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
@@ -67,8 +68,11 @@ class Data:
         int | None, Field(ge=2, description="keep only this many training images, stratified by class; null: all")
     ] = None
     split_seed: Annotated[
-        int,
-        Field(ge=0, lt=2**63, description="seed of the validation split, and of the test split of sets without one"),
+        Annotated[int, Field(ge=0, lt=2**63)] | Literal["per_seed"],
+        Field(
+            description="seed of the validation split, of the sample of train_images, and of the test split of sets "
+            "without one; per_seed: the trial's seed draws the first two, so that ± covers them, and 0 the test split"
+        ),
     ] = 0
     on_error: Annotated[
         Literal["raise", "skip"], Field(description="a corrupt image ends the trial, or is skipped, logged and counted")
@@ -77,6 +81,15 @@ class Data:
         int | None,
         Field(ge=8, description="pixels; larger images are shrunk to this short side on decoding"),
     ] = None
+
+    @property
+    def test_seed(self) -> int:
+        """The seed of the test split of a set without one: it is the same for all trials."""
+        return 0 if isinstance(self.split_seed, str) else self.split_seed
+
+    def val_seed(self, seed: int) -> int:
+        """The seed of the validation split and of the sample, in a trial of this seed."""
+        return seed if isinstance(self.split_seed, str) else self.split_seed
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class Origin:
     root: Path  # of relative sources
     cache: Path  # of decoded images
     expected: Mapping[str, str] = field(default_factory=dict)  # identities of the other sources by their names
+    seed: int = 0  # of the trial
 
     def check(self, place: str, name: str, identity: str) -> None:
         """Raise DataError if a source, or the part of it that is seen, is not the one that is expected here."""
@@ -141,10 +155,10 @@ class Splits:
         return replace(self, train=train, val=val, test=test)
 
 
-def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, str] = NOTHING) -> Splits:
+def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, str] = NOTHING, seed: int = 0) -> Splits:
     """The images of `data`, decoded into `cache` if they are not yet; relative sources are below `root`.
 
-    expected: identities, by the keys `data.source` and `data.labelled`.
+    expected: identities, by the keys `data.source` and `data.labelled`. seed: the trial's, for `split_seed: per_seed`.
 
     Raises DataError when the source is missing or damaged, not the one expected, or too small for a validation split.
     """
@@ -156,21 +170,21 @@ def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, s
         seen = open_whole_pack(source, cache, on_error=data.on_error, short_side=data.short_side)
         check_identity(f"data.source: {data.source!r}", expected.get(SOURCE), seen.identity)
         with named_labelled():
-            splits = load_splits(labelled_data(data), root=root, cache=cache)
+            splits = load_splits(labelled_data(data), root=root, cache=cache, seed=seed)
             check_identity(repr(data.labelled), expected.get(LABELLED), splits.train.identity)
-        return replace(splits, unsplit=seen.subset(sample(seen.labels, torch.arange(len(seen)), data)))
+        return replace(splits, unsplit=seen.subset(sample(seen.labels, torch.arange(len(seen)), data, seed)))
     train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
     check_identity(f"data.source: {data.source!r}", expected.get(SOURCE), train.identity)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
-    kept, held = divide(train.labels, data)
-    origin = Origin(data, root, cache)
+    kept, held = divide(train.labels, data, seed)
+    origin = Origin(data, root, cache, seed=seed)
     return Splits(train.subset(kept), train.subset(held), test, data.image_size, origin=origin)
 
 
 def open_data(data: Data, *, root: Path) -> Source:
     """The image set of `data.source`, listed but not decoded. Raises DataError when it is missing or damaged."""
-    return open_source(data.source, root=root, split_seed=data.split_seed, splits=data.splits)
+    return open_source(data.source, root=root, split_seed=data.test_seed, splits=data.splits)
 
 
 def labelled_data(data: Data) -> Data:
@@ -207,16 +221,16 @@ def data_of(section: Mapping[str, Any]) -> Data:
     return Data(**{name: value for name, value in fields.items() if name != "root"})
 
 
-def divide(labels: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+def divide(labels: Tensor, data: Data, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The rows of labels (N,) of a training split that are trained on, and those that are held out for the search.
 
-    Raises DataError when none is left to hold out.
+    seed: the trial's. Raises DataError when none is left to hold out.
     """
-    kept, held = stratified_split(labels, data.val_fraction, data.split_seed)
+    kept, held = stratified_split(labels, data.val_fraction, data.val_seed(seed))
     if not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(labels)} training images"
         raise DataError(f"{place} leaves no validation image; raise it")
-    return sample(labels, kept, data), held
+    return sample(labels, kept, data, seed), held
 
 
 def check_identity(place: str, expected: str | None, found: str) -> None:
@@ -228,13 +242,13 @@ def check_identity(place: str, expected: str | None, found: str) -> None:
 
 def _load_other(origin: Origin, source: str) -> Splits:
     other = replace(origin.data, source=source, labelled=None, splits=None, classes=None, train_images=None)
-    splits = load_splits(other, root=origin.root, cache=origin.cache)
+    splits = load_splits(other, root=origin.root, cache=origin.cache, seed=origin.seed)
     origin.check(repr(source), source, splits.train.identity)
     return splits
 
 
-def sample(labels: Tensor, rows: Tensor, data: Data) -> Tensor:
+def sample(labels: Tensor, rows: Tensor, data: Data, seed: int = 0) -> Tensor:
     """`data.train_images` of `rows` with each class's share, or all rows if there are not more."""
     if data.train_images is None or data.train_images >= len(rows):
         return rows
-    return rows[stratified_split(labels[rows], data.train_images / len(rows), data.split_seed)[1]]
+    return rows[stratified_split(labels[rows], data.train_images / len(rows), data.val_seed(seed))[1]]

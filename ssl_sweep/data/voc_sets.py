@@ -257,7 +257,7 @@ def _images(annotations: Sequence[Annotation], held: Collection[int] = ()) -> Im
 
 def _split_off(items: Sequence[Item], origin: Origin) -> set[Item]:
     number = max(1, round(origin.data.val_fraction * len(items)))
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(origin.data.split_seed))
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(origin.data.val_seed(origin.seed)))
     return {items[row] for row in order[:number].tolist()}
 
 

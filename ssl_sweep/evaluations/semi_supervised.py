@@ -5,11 +5,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from torch import Tensor
 
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import Source
+from ssl_sweep.data.label_lists import listed_rows, open_lists
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.stratify import nested_subset
 from ssl_sweep.models.encoders import Encoder
@@ -38,6 +43,16 @@ def planned_epochs(settings: Mapping[str, Any]) -> int:
     return ceil(sum((epochs or EPOCHS[percent]) * percent / 100 for percent in fractions))
 
 
+def check_data(settings: Mapping[str, Any], root: Path) -> Source | None:
+    """The lists of images. Raises DataError for one that is missing, of a fraction that is not trained, or a second."""
+    percents = [int(written.partition(":")[0]) for written in settings["label_lists"]]
+    for percent in percents:
+        if percent not in settings["fractions"] or percents.count(percent) > 1:
+            why = "no fraction of evaluate.semi_supervised.fractions" if percents.count(percent) == 1 else "named twice"
+            raise DataError(f"label_lists: {percent} % is {why}; correct one of the two")
+    return open_lists(settings["label_lists"], root)
+
+
 def evaluate(
     encoder: Encoder,
     splits: Splits,
@@ -48,11 +63,19 @@ def evaluate(
         Field(min_length=1, description="percent of the training labels; each is a training of its own"),
     ] = (1, 2, 5, 10, 20, 50, 100),
     subset_seed: Annotated[
-        int,
+        Annotated[int, Field(ge=0, lt=2**63)] | Literal["per_seed"],
         Field(
-            ge=0, lt=2**63, description="selects the images, alike for all seeds of a sweep; the 1 % are among the 2 %"
+            description="selects the images; per_seed: each trial's seed does, so that ± covers the selection; a "
+            "number: alike for all trials; the 1 % are among the 2 %"
         ),
-    ] = 0,
+    ] = "per_seed",
+    label_lists: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(1|2|5|10|20|50|100):\S+$")], ...],
+        Field(
+            description="PERCENT:FILE, ...: the images of a fraction, named in a text file below the folder of the "
+            "data, one a line, as in the official 1 % and 10 % of ImageNet; other fractions are drawn"
+        ),
+    ] = (),
     epochs_per_fraction: Annotated[
         int | None, Field(ge=1, description="null: 60 at 1 %, 50 at 2 %, 40 at 5 %, 30 from 10 % on")
     ] = None,
@@ -66,9 +89,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Top-1 in percent, last epoch, by fraction of the labels (LeOCLR, section 4 and Figure 5), and the mean over them.
 
-    A subset has the same share of each class, and at least one image of it. The paper gives 60 epochs at 1 % and 30 at
-    10 %; the other epochs are ours. The rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr 0.05 at batch
-    size 256, no weight decay, random crop and flip.
+    A subset that is drawn has the same share of each class, and at least one image of it. The paper gives 60 epochs at
+    1 % and 30 at 10 %; the other epochs are ours. The rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr
+    0.05 at batch size 256, no weight decay, random crop and flip.
     """
     recipe = partial(
         Recipe,
@@ -83,7 +106,8 @@ def evaluate(
     epochs = 0
     for percent in dict.fromkeys(fractions):
         own = recipe(epochs=epochs_per_fraction or EPOCHS[percent])
-        runs[_suffix(percent)] = _FractionRun(percent, subset_seed, own, augment, epochs_before=epochs)
+        subset = _Subset(percent, stage.seed if subset_seed == "per_seed" else subset_seed, label_lists)
+        runs[_suffix(percent)] = _FractionRun(percent, subset, own, augment, epochs_before=epochs)
         epochs += own.epochs
 
     measured = run_parts(list(runs), lambda suffix, part: runs[suffix].run(encoder, splits, part), stage)
@@ -95,26 +119,42 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class _Subset:
+    """The training images of a fraction: those of its list, or as many as it says, drawn by seed."""
+
+    percent: Percent
+    seed: int
+    label_lists: tuple[str, ...]
+
+    def rows(self, splits: Splits) -> Tensor:
+        """Ascending rows (N,) of the training split."""
+        own = [written for written in self.label_lists if written.partition(":")[0] == str(self.percent)]
+        if own:
+            return listed_rows(splits, own[0], self.label_lists)
+        return nested_subset(splits.train.labels, self.percent / 100, self.seed)
+
+
+@dataclass(frozen=True)
 class _FractionRun:
     """Fine-tuning with one fraction of the labels.
 
     Args:
         percent: of the labels.
-        subset_seed: which images have them.
+        subset: which images have them.
         recipe: the training.
         augment: the training images' crop.
         epochs_before: epochs of the fractions that run first; reports count on from them.
     """
 
     percent: Percent
-    subset_seed: int
+    subset: _Subset
     recipe: Recipe
     augment: TrainingCrop
     epochs_before: int
 
     def run(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
         """Train a copy of the encoder and return top-1 by the names of this fraction."""
-        rows = nested_subset(splits.train.labels, self.percent / 100, self.subset_seed)
+        rows = self.subset.rows(splits)
         classifier = Classifier(deepcopy(encoder), encoder.feature_dim, splits.num_classes)
 
         def after_epoch(epoch: Epoch) -> None:

@@ -34,6 +34,7 @@ EARLIER: dict[str, dict[str, Any]] = {
         "rand_augment": None,
         "ema": None,
     },
+    "evaluate.semi_supervised": {"label_lists": []},
     "method.dino": {
         "encoder_of": "student",
         "local_side": 1.0,

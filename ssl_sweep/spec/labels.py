@@ -6,7 +6,7 @@ from ssl_sweep.data.columns import LABEL_COLUMNS
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source
 from ssl_sweep.data.sources import open_source
-from ssl_sweep.data.splits import LABELS_REMEDY, NAMES
+from ssl_sweep.data.splits import LABELS_REMEDY, NAMES, data_of
 from ssl_sweep.data.summary import Summary, require_labels
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
@@ -46,7 +46,7 @@ def evaluated_sources(spec: SweepSpec, name: str) -> Iterator[Source]:
             yield own
         for source in evaluation.data_sources(settings):
             try:
-                opened = open_source(source, root=spec.root, split_seed=spec.data["split_seed"])
+                opened = open_source(source, root=spec.root, split_seed=data_of(spec.data).test_seed)
                 require_labels(opened)
             except DataError as error:
                 raise type(error)(f"evaluate.{name}: {error}") from None

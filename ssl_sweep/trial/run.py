@@ -19,7 +19,7 @@ import torch
 from torchvision.utils import make_grid, save_image
 
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.splits import LABELS_REMEDY, Data, Splits, data_of, load_splits
+from ssl_sweep.data.splits import LABELS_REMEDY, PER_SEED, Data, Splits, data_of, load_splits
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
@@ -148,7 +148,10 @@ class _Trial:
     @property
     def splits(self) -> Splits:
         data, identities = self.config["data"], self.config.get("identities", {})
-        return _open_splits(data_of(data), Path(data["root"]), self.cache, tuple(sorted(identities.items())))
+        own = data_of(data)
+        # one opening serves the trials of all seeds, where these see the same split
+        seed = self.config["seed"] if own.split_seed == PER_SEED else 0
+        return _open_splits(own, Path(data["root"]), self.cache, tuple(sorted(identities.items())), seed)
 
     def _stage(self, name: str, work: Callable[[str], dict[str, float]]) -> dict[str, float]:
         """Run a stage unless it is finished; returns its results with the stage's name as prefix."""
@@ -310,9 +313,9 @@ class _Trial:
 
 
 @lru_cache(maxsize=2)
-def _open_splits(data: Data, root: Path, cache: Path, identities: tuple[tuple[str, str], ...]) -> Splits:
+def _open_splits(data: Data, root: Path, cache: Path, identities: tuple[tuple[str, str], ...], seed: int) -> Splits:
     """Open data once a process: a warm worker's next trial finds it mapped, without listing folders again."""
-    return load_splits(data, root=root, cache=cache, expected=dict(identities))
+    return load_splits(data, root=root, cache=cache, expected=dict(identities), seed=seed)
 
 
 def _ignore(metrics: dict[str, float], step: int) -> None:

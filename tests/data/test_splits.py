@@ -236,3 +236,17 @@ def test_another_source_is_split_alike_and_keeps_its_own_classes(tmp_path: Path)
     assert len(other.val) == pytest.approx(0.2 * (len(other.train) + len(other.val)), abs=5)
     with pytest.raises(DataError, match="not opened from a source"):
         replace(splits, origin=None).other("digits")
+
+
+def test_a_split_by_seed_differs_between_seeds_and_leaves_the_test_images_alone(tmp_path: Path) -> None:
+    def opened(seed: int, **fields: Any) -> list[list[int]]:
+        data = Data(source="digits", image_size=8, **{"split_seed": "per_seed", **fields})
+        splits = load_splits(data, root=tmp_path, cache=tmp_path, seed=seed)
+        return [split.rows.tolist() for split in (splits.train, splits.val, splits.test)]
+
+    first, again, other = opened(1), opened(1), opened(2)
+    assert first == again
+    assert first[1] != other[1]
+    assert first[2] == other[2] == opened(5, split_seed=0)[2]
+    assert opened(1, split_seed=3) == opened(2, split_seed=3)
+    assert opened(1, train_images=50)[0] != opened(2, train_images=50)[0]

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from ssl_sweep.data.identity import identity
+from ssl_sweep.data.images import DataError
+from ssl_sweep.data.label_lists import listed_rows, open_lists
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Data, Splits, load_splits
-from ssl_sweep.evaluations.semi_supervised import EPOCHS, evaluate, metrics
+from ssl_sweep.evaluations.semi_supervised import EPOCHS, check_data, evaluate, metrics
 from ssl_sweep.training import loop
 from ssl_sweep.training.loop import Stage, Stop
 
@@ -75,6 +79,58 @@ def test_it_trains_on_nested_balanced_subsets_that_the_seed_decides(digits: Spli
     assert set(digits.train.labels[tiny].tolist()) == set(range(10))
     assert all(torch.equal(ours, again) for ours, again in zip(taken[0], taken[1], strict=True))
     assert not torch.equal(taken[0][1], taken[2][1])
+
+
+def test_by_default_each_trials_seed_selects_the_images(digits: Splits, tmp_path: Path) -> None:
+    taken = []
+    for number, seed in enumerate((1, 1, 2)):
+        train = Watched(digits.train)
+        settings = {**SHORT, "fractions": (5,), "epochs_per_fraction": 1}
+        own = Stage(tmp_path / str(number), lambda metrics, step: None, seed, torch.device("cpu"))
+        evaluate(encoder(), replace(digits, train=train), own, **settings)
+        taken.append(train.taken[0])
+    assert torch.equal(taken[0], taken[1])
+    assert not torch.equal(taken[0], taken[2])
+
+
+def test_a_list_names_the_images_of_a_fraction(tmp_path: Path) -> None:
+    for split, number in (("train", 20), ("test", 4)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for row in range(number):
+                Image.new("RGB", (8, 8), (row, 0, 0)).save(tmp_path / split / name / f"{name}_{row}.png")
+    data = Data(source="imagefolder:.", image_size=8, val_fraction=0.2)
+    splits = load_splits(data, root=tmp_path, cache=tmp_path / "cache")
+    wanted = ["cat_3.png", "dog_7.png", "dog/dog_11.png", "cat_0.png"]
+    (tmp_path / "ten.txt").write_text("# official\n" + "\n".join(wanted) + "\n")
+    written = ("10:ten.txt",)
+    rows = listed_rows(splits, "10:ten.txt", written)
+    images = splits.train.batch(rows)
+    found = {(int(label), int(pixels[0, 0, 0])) for label, pixels in zip(images.labels, images.pixels, strict=True)}
+    val = splits.val.batch(torch.arange(len(splits.val)))
+    held = {(int(label), int(pixels[0, 0, 0])) for label, pixels in zip(val.labels, val.pixels, strict=True)}
+    assert found == {(0, 3), (1, 7), (1, 11), (0, 0)} - held
+    train = Watched(splits.train)
+    evaluate(
+        encoder(),
+        replace(splits, train=train),
+        stage(tmp_path / "stage"),
+        **{**SHORT, "fractions": (10, 20), "label_lists": written, "epochs_per_fraction": 1},
+    )
+    assert torch.equal(train.taken[0], rows)
+    known = {"label_lists": identity(open_lists(written, tmp_path))}
+    assert torch.equal(listed_rows(splits.expecting(known), written[0], written), rows)
+    (tmp_path / "ten.txt").write_text("cat_3.png\n")
+    with pytest.raises(DataError, match=r"label_lists is .* and the sweep's data is"):
+        listed_rows(splits.expecting(known), written[0], written)
+    (tmp_path / "ten.txt").write_text("cat_3.png\nbird_1.png\n")
+    with pytest.raises(DataError, match=r"1 are no training images \('bird_1.png'\); name them by file, as '.*png'"):
+        listed_rows(splits, written[0], written)
+    with pytest.raises(DataError, match=r"none\.txt cannot be read"):
+        check_data({"fractions": (10,), "label_lists": ("10:none.txt",)}, tmp_path)
+    with pytest.raises(DataError, match="label_lists: 1 % is no fraction"):
+        check_data({"fractions": (10,), "label_lists": ("1:ten.txt",)}, tmp_path)
+    assert check_data({"fractions": (10,), "label_lists": ()}, tmp_path) is None
 
 
 def test_each_fraction_starts_from_the_pretrained_weights(digits: Splits, tmp_path: Path) -> None:
