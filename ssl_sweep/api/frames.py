@@ -13,7 +13,7 @@ from ssl_sweep.trialdir import journal
 from ssl_sweep.trialdir.events import MetricsReported
 
 FIRST = ("trial_id", "choice", "seed", "state")
-LAST = ("reason", "message", "attempts", "stage", "epoch", "confirms", "folder")
+LAST = ("reason", "message", "collapsed", "attempts", "stage", "epoch", "confirms", "folder")
 
 
 def trials_frame(ledger: LedgerReader, storage: Storage) -> pd.DataFrame:

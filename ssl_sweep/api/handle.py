@@ -87,8 +87,8 @@ class Sweep:
         """One row a trial, failed and pruned ones too, by choice and seed.
 
         Columns: trial_id, choice, seed, state, the knobs (`views.overlay_alpha`), the metrics (`knn/top1_test`; of a
-        trial without results what it reported last), reason and message of a failure, attempts, stage, epoch, confirms
-        (a fresh seed of one of the best choices), folder.
+        trial without results what it reported last), reason and message of a failure, collapsed, attempts, stage,
+        epoch, confirms (a fresh seed of one of the best choices), folder.
         """
         ledger = self._ledger()
         self.storage.pull(self.name)

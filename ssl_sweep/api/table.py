@@ -21,7 +21,9 @@ from ssl_sweep.trialdir.damage import DamagedFileError
 
 Names = str | Sequence[str] | None
 ALWAYS = ("mean", "std", "n")
-SOMETIMES = ("low", "high", "p", "published", "difference", "confirmed", "change")  # where a cell of the column has it
+SOMETIMES = (  # where a cell of the column has it
+    "low", "high", "p", "published", "difference", "confirmed", "confirmed_p", "change", "collapsed",
+)  # fmt: skip
 
 
 def make_table(
@@ -117,7 +119,7 @@ def _frame(table: Table) -> pd.DataFrame:
     if index is None:
         index = pd.Index([part for (part,) in keys], name=table.rows[0])
     columns = {}
-    for number, metric in enumerate(table.columns):
+    for number, metric in enumerate(table.column_names):
         cells = [row.cells[number] for row in table.body]
         for name in (*ALWAYS, *SOMETIMES):
             figures = [_figure(cell, name) for cell in cells]
@@ -128,7 +130,9 @@ def _frame(table: Table) -> pd.DataFrame:
 
 
 def _figure(cell: Cell, name: str) -> float | None:
-    if name == "confirmed":
-        return None if cell.confirmed is None else cell.confirmed.mean
+    if name in ("confirmed", "confirmed_p"):
+        return None if cell.confirmed is None else cell.confirmed.p if name == "confirmed_p" else cell.confirmed.mean
+    if name == "collapsed":
+        return cell.collapsed or None
     figure: float | None = getattr(cell, name)
     return figure

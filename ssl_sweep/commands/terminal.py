@@ -136,7 +136,7 @@ def status_table(status: Mapping[str, Any]) -> Group:
             trial["trial_id"][:8],
             " ".join(f"{knob.split('.')[-1]}={_cell(value)}" for knob, value in trial["knobs"].items()),
             f"{trial['seed']} fresh" if trial["confirms"] else str(trial["seed"]),
-            Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], "")),
+            _state(trial),
             _cell(trial["stage"]),
             _cell(trial["epoch"]),
             _attempts(trial),
@@ -166,9 +166,20 @@ def status_table(status: Mapping[str, Any]) -> Group:
         for trial in status["trials"]
         if trial.get("waits")  # a service of an earlier version does not tell
     ]
+    if collapsed := sum(bool(trial.get("collapsed")) for trial in status["trials"]):
+        words = f"{collapsed} collapsed: all images have nearly the same features; means that hold such a trial say so"
+        messages.append(Text(words, "yellow"))
     damaged = [trial for trial in status["trials"] if trial.get("damage")]
     messages += [Text(f"trial {trial['trial_id'][:8]}: {trial['damage']}", "red") for trial in damaged]
     return Group(headline, *_driver_lines(status), table, *messages)
+
+
+def _state(trial: Mapping[str, Any]) -> Text:
+    """`COMPLETE`, `COMPLETE, collapsed` or `FAILED (crash)`"""
+    state = Text(trial["state"] + (f" ({trial['reason']})" if trial["reason"] else ""), STYLES.get(trial["state"], ""))
+    if trial.get("collapsed") and trial["reason"] != "collapsed":
+        state.append(", collapsed", "yellow")
+    return state
 
 
 def _attempts(trial: Mapping[str, Any]) -> str:

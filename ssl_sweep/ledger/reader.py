@@ -13,7 +13,7 @@ from ssl_sweep.ledger import rules
 from ssl_sweep.ledger.entries import PINS, Choice, DataNote, Notes, Trial
 from ssl_sweep.ledger.sampling import Knobs
 from ssl_sweep.ledger.warm_start import FROM
-from ssl_sweep.spec.plan import count_choices
+from ssl_sweep.spec.plan import count_choices, most_confirmed
 from ssl_sweep.spec.sweep import SweepSpec, resolve
 from ssl_sweep.trialdir.record import TrialRecord
 from ssl_sweep.trialdir.record import setting_key as setting_key  # also what other modules compare choices by
@@ -65,7 +65,7 @@ class LedgerReader:
         if self.searched:
             return len(self.trials) + sum(len(trials) for trials in self._unconfirmed().values())
         confirm = self.spec.search.confirm
-        fresh = 0 if confirm is None else min(confirm.top, self._wanted) * len(confirm.seeds)
+        fresh = 0 if confirm is None else most_confirmed(self.spec, self._wanted) * len(confirm.seeds)
         choices = self._wanted + len(self._choices) - self.num_searched
         return choices * len(self.spec.search.seeds) + sum(map(len, self._confirming.values())) + fresh
 
@@ -154,7 +154,7 @@ class LedgerReader:
                 Trial(self._trial_id(number, self._choices[number].knobs, seed), number, seed, confirms=True)
                 for seed in seeds
             ]
-            for number, seeds in rules.fresh_seeds(self.spec.search, self._choices).items()
+            for number, seeds in rules.fresh_seeds(self.spec, self._choices).items()
         }
 
 

@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from ssl_sweep.ledger.entries import Choice, Trial
+from ssl_sweep.spec.compared import compared
 from ssl_sweep.spec.search import Search
+from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.tables.pareto import on_front
 from ssl_sweep.trialdir.states import TrialState
 
@@ -39,12 +41,17 @@ def reset_for_retry(search: Search, choice: Choice, chosen: Collection[str]) -> 
     return [trial.reset() if trial.trial_id in again else trial for trial in choice.trials]
 
 
-def fresh_seeds(search: Search, choices: Mapping[int, Choice]) -> dict[int, list[int]]:
-    """The fresh seeds that the best choices do not have yet, by the choice's number."""
+def fresh_seeds(spec: SweepSpec, choices: Mapping[int, Choice]) -> dict[int, list[int]]:
+    """The fresh seeds that the choices to confirm do not have yet, by the choice's number."""
+    search = spec.search
     if search.confirm is None:
         return {}
+    order = _best_first(search, choices)
+    wanted = order[: search.confirm.top]
+    if search.confirm.table:
+        wanted += compared(spec, {number: choices[number].run_with for number in order}, order)
     lacking: dict[int, list[int]] = {}
-    for number in _best_first(search, choices)[: search.confirm.top]:
+    for number in dict.fromkeys(wanted):
         known = {trial.seed for trial in choices[number].confirming}
         lacking[number] = [seed for seed in search.confirm.seeds if seed not in known]
     return lacking

@@ -22,7 +22,11 @@ def front_plot(sweep: Sweep) -> Plot | None:
     if means.empty:
         return None
     signs = [objective.sign for objective in sweep.objectives]
-    best = on_front([(signs[0] * first, signs[1] * second) for first, second in means.itertuples(index=False)])
+    counts = complete.groupby("choice")[metrics[0]].count()[means.index]
+    whole = (counts == counts.max()).to_numpy()  # the mean over fewer seeds may be luck
+    points = [(signs[0] * first, signs[1] * second) for first, second in means[whole].itertuples(index=False)]
+    front = iter(on_front(points))
+    best = [is_whole and next(front) for is_whole in whole.tolist()]
     names = {choice.number: choice.label for choice in sweep.choices}
     labels = [names[int(number)] for number in means.index]
     data = [

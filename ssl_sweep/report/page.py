@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from ssl_sweep.knobs.best import best_first
 from ssl_sweep.report import summary
 from ssl_sweep.report.curves import ENDS, Curves, health_plots, learning_plots, read_curves
 from ssl_sweep.report.figures import DASHES, Plot
@@ -21,8 +22,8 @@ from ssl_sweep.report.knob_plots import MAX_POINTS, has_intervals, interval_of, 
 from ssl_sweep.report.pictures import Gallery, read_gallery
 from ssl_sweep.report.relations import importance, parallel_coordinates
 from ssl_sweep.report.sweep import Sweep, read_sweep
-from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, duration, in_percent
+from ssl_sweep.tables.pivot import pivot, scores_of
 from ssl_sweep.tables.render import render
 from ssl_sweep.tables.table import Table
 
@@ -132,9 +133,10 @@ def _by_epoch(sweep: Sweep, curves: Curves, plots: _Plots) -> dict[str, Any]:
 def caption_of(sweep: Sweep) -> str:
     """The table's caption: sweep, row knobs and unit."""
     rows = ", ".join(display_name(row, sweep.table.rows) for row in sweep.table.rows)
-    shares = [display_name(name) for name in sweep.table.columns if in_percent(name)]
+    columns = list(dict.fromkeys(sweep.table.columns))  # several data sets have the same
+    shares = [display_name(name) for name in columns if in_percent(name)]
     units = f"; in %: {', '.join(shares)}" if shares else ""
-    units = "; all figures in %" if shares and len(shares) == len(sweep.table.columns) else units
+    units = "; all figures in %" if shares and len(shares) == len(columns) else units
     return sweep.name + (f" by {rows}" if rows else "") + units
 
 
@@ -143,11 +145,9 @@ def shown_rows(sweep: Sweep) -> Table:
     table = sweep.table
     if len(table.body) <= MAX_ROWS or list(table.rows) != sweep.rows:  # a grouped table is short
         return table
-    by_objective = ablation(sweep.runs, rows=table.rows, columns=[sweep.metric])
-    means = {row.key: row.cells[0].mean for row in by_objective.body}
-    scored = [row for row in table.body if means.get(row.key) is not None]
-    best = sorted(scored, key=lambda row: -sweep.sign * (means[row.key] or 0.0))[:MAX_ROWS]
-    kept = {row.key for row in best}
+    found = pivot(sweep.runs, table.rows, (), [sweep.metric], None)
+    scores = scores_of(sweep.runs, sweep.metric, found.trials, found.fresh)
+    kept = {*best_first(scores, sweep.sign)[:MAX_ROWS]} & {row.key for row in table.body}
     note = (
         f"{len(kept)} of {len(table.body)} rows, the best by {display_name(sweep.metric)}; "
         f"for all of them: ssl-sweep table {sweep.name}"

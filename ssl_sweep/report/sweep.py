@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from ssl_sweep.knobs.best import Scores, best_first
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.spec.domains import Range
-from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import Key, display_name, value_text
-from ssl_sweep.tables.options import objectives_of, options, with_interrupted, with_undrawn
+from ssl_sweep.tables.options import make_table, objectives_of, with_interrupted, with_undrawn
 from ssl_sweep.tables.pivot import is_fresh, plain, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking import reader, store
@@ -40,18 +40,30 @@ class Knob:
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting of the knobs, with its label and the mean objective over its COMPLETE trials; None if it has none.
-
-    `confirmed` is the mean over fresh seeds.
-    """
+    """One setting of the knobs, with its label and the objectives of its COMPLETE trials."""
 
     number: int
     label: str
     knobs: Mapping[str, Any]
-    objective: float | None
-    num_seeds: int
-    confirmed: float | None
-    num_fresh: int
+    scores: Scores
+
+    @property
+    def objective(self) -> float | None:
+        """The mean over the search's seeds; None without any."""
+        return fmean(self.scores.searched) if self.scores.searched else None
+
+    @property
+    def num_seeds(self) -> int:
+        return len(self.scores.searched)
+
+    @property
+    def confirmed(self) -> float | None:
+        """The mean over fresh seeds; None without any."""
+        return fmean(self.scores.fresh) if self.scores.fresh else None
+
+    @property
+    def num_fresh(self) -> int:
+        return len(self.scores.fresh)
 
 
 @dataclass(frozen=True)
@@ -107,13 +119,10 @@ class Sweep:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """Best first: confirmed choices, then those with the most seeds, since the mean of few may be luck."""
-
-        def rank(choice: Choice) -> tuple[float, ...]:
-            by_search = (-choice.num_seeds, -self.sign * (choice.objective or 0))
-            return (-choice.num_fresh, -self.sign * (choice.confirmed or 0), *by_search)
-
-        return sorted(self._choices(), key=rank)
+        """Best first, as `knobs.best` has it; those without an objective last."""
+        choices = {choice.number: choice for choice in self._choices()}
+        order = best_first({number: choice.scores for number, choice in choices.items()}, self.sign)
+        return [choices[number] for number in dict.fromkeys([*order, *choices])]
 
     @property
     def rows(self) -> list[str]:
@@ -123,7 +132,7 @@ class Sweep:
     @cached_property
     def table(self) -> Table:
         """The ablation table of the spec."""
-        return ablation(self.runs, **options({self.name: self.spec}, self.runs))
+        return make_table({self.name: self.spec}, self.runs)
 
     def scores(self, runs: pd.DataFrame) -> pd.Series:
         """The objective of these runs; NaN if it was not measured."""
@@ -132,10 +141,13 @@ class Sweep:
         return runs[self.metric].where(runs[self.metric].abs() < math.inf)
 
     def best_first(self, runs: pd.DataFrame) -> pd.DataFrame:
-        """COMPLETE runs by their objective, the best first; those without one last."""
+        """COMPLETE runs: those of the best choice first, and of each the best; those without an objective last."""
         complete = runs[runs["state"] == TrialState.COMPLETE]
-        order = self.scores(complete).sort_values(ascending=self.sign < 0, kind="stable").index
-        return complete.loc[order]
+        places = {choice.number: place for place, choice in enumerate(self.choices)}
+        ranks = {"place": complete["choice"].map(places), "score": -self.sign * self.scores(complete)}
+        unscored = self.scores(complete).isna()
+        order = pd.DataFrame({"unscored": unscored, **ranks}).sort_values(["unscored", "place", "score"], kind="stable")
+        return complete.loc[order.index]
 
     def _choices(self) -> Iterator[Choice]:
         paths = self.label_paths
@@ -147,11 +159,12 @@ class Sweep:
             if number is not None:
                 settings.setdefault(int(number), dict(zip(paths, values, strict=True)))
                 measured[int(number), fresh] += [score] if math.isfinite(score) else []
+        most = {kind: max((len(measured[number, kind]) for number in settings), default=0) for kind in (False, True)}
         for number, knobs in sorted(settings.items()):
             seeds, fresh_seeds = measured[number, False], measured[number, True]
-            means = [fmean(each) if each else None for each in (seeds, fresh_seeds)]
+            lacking = (most[False] - len(seeds), most[True] - len(fresh_seeds))
             shown = {path: value for path, value in knobs.items() if value is not None}
-            yield Choice(number, label_of(shown), knobs, means[0], len(seeds), means[1], len(fresh_seeds))
+            yield Choice(number, label_of(shown), knobs, Scores(seeds, fresh_seeds, *lacking))
 
 
 def read_sweep(name: str, tracking_uri: str, is_driven: Callable[[str], bool] = lambda name: True) -> Sweep:
@@ -199,7 +212,9 @@ def _confirming(spec: Mapping[str, Any], runs: pd.DataFrame, searched: int) -> i
     complete = own.loc[own["state"] == TrialState.COMPLETE, "choice"].value_counts()
     over = int(own["state"].isin(ENDED).sum()) == searched
     choices = int((complete == seeds).sum()) if over else searched // seeds
-    wanted: int = min(confirm["top"], choices) * len(confirm["seeds"])
+    if confirm.get("table") and over:
+        return int(fresh.sum())  # all are stored before the first one runs
+    wanted: int = (choices if confirm.get("table") else min(confirm["top"], choices)) * len(confirm["seeds"])
     return max(int(fresh.sum()), wanted)
 
 

@@ -66,6 +66,7 @@ TRIAL = {
     "reason": None,
     "message": None,
     "damage": None,
+    "collapsed": False,
     "last_sign_seconds": 2.5,
     "waits": None,
     "results": None,

@@ -136,6 +136,7 @@ class Trial(BaseModel):
     reason: str | None = None
     message: str | None = None
     damage: Annotated[str | None, Field(description="the damaged file of its folder, and the remedy")] = None
+    collapsed: Annotated[bool, Field(description="all images have nearly the same features")] = False
     last_sign_seconds: float | None = None
     waits: Annotated[str | None, Field(description="whom it waits for, or that its process is stopped")] = None
     results: dict[str, Any] | None = None

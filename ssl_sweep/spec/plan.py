@@ -9,6 +9,7 @@ from typing import Any
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.spec.choices import num_choices, num_settings
+from ssl_sweep.spec.compared import most_compared
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.spec.views import shown_views
@@ -48,7 +49,7 @@ def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = Non
     choices, trials = count_choices(spec), count_trials(spec)
     pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
     if confirm is not None:
-        more = _at_most(spec, min(confirm.top, choices), len(confirm.seeds))
+        more = _at_most(spec, most_confirmed(spec, choices), len(confirm.seeds))
         pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
         evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
     problems, fits = fit(spec.resources, nodes)
@@ -91,9 +92,17 @@ def plan_warnings(spec: SweepSpec) -> tuple[str, ...]:
     return (f"search.trials: {wanted} are more than the {count} different settings: each runs once",)
 
 
+def most_confirmed(spec: SweepSpec, choices: int) -> int:
+    """At most so many of a number of choices run with fresh seeds."""
+    confirm = spec.search.confirm
+    if confirm is None:
+        return 0
+    return min(choices, confirm.top + (most_compared(spec, choices) if confirm.table else 0))
+
+
 def _count_confirming(spec: SweepSpec) -> int:
     confirm = spec.search.confirm
-    return 0 if confirm is None else min(confirm.top, count_choices(spec)) * len(confirm.seeds)
+    return 0 if confirm is None else most_confirmed(spec, count_choices(spec)) * len(confirm.seeds)
 
 
 def pretraining(config: Mapping[str, Any]) -> str | None:

@@ -55,6 +55,13 @@ class Confirm(Section):
         ),
         AfterValidator(_each_once),
     ] = tuple(range(1, 1 + CONFIRM_SEEDS))
+    table: Annotated[
+        bool,
+        Field(
+            description="also confirms what the table compares: the best choice of each group of `table.group_by`, and "
+            "`table.baseline`; tests of chosen rows need both"
+        ),
+    ] = False
 
 
 class Search(Section):
@@ -129,8 +136,8 @@ class Search(Section):
     confirm: Annotated[
         Confirm | None,
         Field(
-            description="after the search, {top, seeds}: its best choices run again with fresh seeds, whose means are "
-            "reported beside the search's; null: none does"
+            description="after the search, {top, seeds, table}: its best choices run again with fresh seeds, whose "
+            "means are reported beside the search's; null: none does"
         ),
     ] = None
 

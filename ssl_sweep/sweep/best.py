@@ -2,11 +2,11 @@
 
 import difflib
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.methods import pretrains
+from ssl_sweep.ledger.best import ranked
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.spec.sweep import SweepSpec
@@ -55,28 +55,21 @@ def best_trial(ledger: LedgerReader, storage: Storage) -> Trial | None:
 def ranked_trials(ledger: LedgerReader, storage: Storage) -> list[list[Trial]]:
     """The complete trials with an encoder, grouped by choice: best choice first, in each group best trial first.
 
-    Choices are ranked by the number of complete seeds, since few seeds make a lucky mean, and then by the mean.
-    Confirmed choices come first and are ranked by their fresh seeds; in each group fresh seeds come first.
+    Choices are ranked as `knobs.best` has it, by all their complete trials; in each group fresh seeds come first.
     """
     objective = ledger.spec.search.primary
-    scores: dict[int, list[tuple[bool, float, Trial]]] = defaultdict(list)
     exists = storage.presence(storage.sweep(ledger.spec.name))
+    groups: dict[int, list[Trial]] = {number: [] for number, _ in ranked(ledger.trials, objective)}
     for trial in ledger.trials:
-        score = objective.sign * (trial.results or {}).get(objective.metric, math.nan)
+        score = (trial.results or {}).get(objective.metric, math.nan)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         if trial.state == TrialState.COMPLETE and math.isfinite(score) and exists(encoder_path(folder)):
-            scores[trial.choice].append((trial.confirms, score, trial))
-    ranks = {choice: (*_standing(seeds, True), *_standing(seeds, False)) for choice, seeds in scores.items()}
-    return [
-        [trial for *_, trial in sorted(scores[choice], key=lambda seed: seed[:2], reverse=True)]
-        for choice in sorted(scores, key=ranks.__getitem__, reverse=True)
-    ]
+            groups[trial.choice].append(trial)
 
+    def rank(trial: Trial) -> tuple[bool, float]:
+        return trial.confirms, objective.sign * (trial.results or {})[objective.metric]
 
-def _standing(seeds: Sequence[tuple[bool, float, Trial]], confirms: bool) -> tuple[int, float]:
-    """The number and the mean score of the fresh seeds (`confirms`) or of the search's."""
-    scores = [score for confirmed, score, _ in seeds if confirmed == confirms]
-    return len(scores), sum(scores) / len(scores) if scores else 0.0
+    return [sorted(trials, key=rank, reverse=True) for trials in groups.values() if trials]
 
 
 def find_trial(trials: Sequence[Trial], prefix: str) -> Trial:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ssl_sweep.ledger.best import ranked
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.ledger.study import Ledger
 from ssl_sweep.storage.urls import redacted
@@ -67,20 +68,18 @@ class Notifier:
         name = self._ledger.spec.name
         trials = [trial for choice in self._ledger.choices for trial in choice.trials]
         counts = Counter(str(trial.state) for trial in trials)
-        best = self._best(trials)
-        return webhook_payload(name, state, why, counts, best, self._tracking_uri)
+        return webhook_payload(name, state, why, counts, self._best(), self._tracking_uri)
 
-    def _best(self, trials: list[Trial]) -> dict[str, Any] | None:
-        """The trial with the best objective."""
+    def _best(self) -> dict[str, Any] | None:
+        """The best choice, see `knobs.best`: its mean objective, its knobs, and over how many seeds."""
         objective = self._ledger.spec.search.primary
-        searched = [trial for trial in trials if not trial.confirms]
-        scores = [(trial.results[objective.metric], trial) for trial in searched if trial.results]
-        if not scores:
+        best = ranked(self._ledger.trials, objective)
+        if not best:
             return None
-        choose = max if objective.maximizes else min
-        value, trial = choose(scores, key=lambda scored: scored[0])
-        knobs = dict(self._ledger.choice(trial.choice).knobs)
-        return {"metric": objective.metric, "value": value, "knobs": knobs, "seed": trial.seed}
+        number, scores = best[0]
+        knobs = dict(self._ledger.choice(number).knobs)
+        seeds = len(scores.fresh or scores.searched)
+        return {"metric": objective.metric, "value": scores.value, "knobs": knobs, "seeds": seeds}
 
 
 def webhook_payload(

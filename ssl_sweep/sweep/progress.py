@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -14,11 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ssl_sweep.ledger.best import ranked
 from ssl_sweep.ledger.entries import Trial
 from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep.notebook import live_output
-from ssl_sweep.sweep.status import waits_of
+from ssl_sweep.sweep.status import has_collapsed, waits_of
 from ssl_sweep.tables.labels import display_name, duration
+from ssl_sweep.training.health import health_of
+from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.events import MetricsReported
 from ssl_sweep.trialdir.states import TrialState
 
@@ -50,6 +53,8 @@ class Progress:
         self._running: dict[str, tuple[Trial, str]] = {}
         self._waits: dict[str, tuple[str, float]] = {}  # of running trials: in words, and since when they are known
         self._told: set[str] = set()
+        self._collapsed: set[str] = set()
+        self._health = health_of({"health": spec.health})
         self._started = self._last_line = time.monotonic()
 
     @contextmanager
@@ -93,6 +98,9 @@ class Progress:
 
     def reported(self, trial: Trial, report: MetricsReported) -> None:
         stage, metrics = report.stage, report.metrics
+        spreads = {name.removeprefix("pretrain/"): value for name, value in metrics.items()}
+        if stage == "pretrain" and self._health.collapsed(spreads) is not None:
+            self._collapsed.add(trial.trial_id)
         shown = next((name for name in (f"{stage}/top1_val", f"{stage}/loss") if name in metrics), None)
         value = f"  {shown} {metrics[shown]:.4g}" if shown else ""
         where = f"{stage} epoch {report.step}{value}"
@@ -102,6 +110,10 @@ class Progress:
 
     def ended(self, trial: Trial) -> None:
         self._running.pop(trial.trial_id, None)
+        with suppress(DamagedFileError):  # which `status` shows
+            # another trial may have reported a shared pretraining
+            if has_collapsed(self._folder_of(trial.trial_id)):
+                self._collapsed.add(trial.trial_id)
         if trial.ended:  # a paused trial has not
             self._ended[trial.trial_id] = trial
         self._print(trial, self._end_of(trial))
@@ -122,7 +134,8 @@ class Progress:
             if value is not None
             else ": ".join(filter(None, (trial.reason, trial.message)))
         )
-        return f"{trial.state}, {end}; about {self._left()} left"
+        collapsed = ", collapsed" if trial.trial_id in self._collapsed and trial.reason != "collapsed" else ""
+        return f"{trial.state}{collapsed}, {end}; about {self._left()} left"
 
     def _render(self) -> Group:
         rows = Table.grid(padding=(0, 2))
@@ -142,17 +155,19 @@ class Progress:
             f"  done {len(self._ended) - failed}/{self._total()}  running {len(self._running)}  ",
             (f"failed {failed}", "red" if failed else "dim"),
             f"  pruned {pruned}" if pruned else "",
+            (f"  collapsed {len(self._collapsed)}", "yellow") if self._collapsed else "",
             f"  best {self._best()}  {elapsed} elapsed, about {self._left()} left",
         )
 
     def _best(self) -> str:
         objective = self._spec.search.primary
-        metric = objective.metric
-        scored = [trial for trial in self._ended.values() if trial.results and metric in trial.results]
-        if not scored:
+        best = ranked(self._ended.values(), objective)
+        if not best:
             return "-"
-        best = max(scored, key=lambda trial: objective.sign * (trial.results or {})[metric])
-        return f"{display_name(metric)} {(best.results or {})[metric]:.4g} (choice {best.choice}, seed {best.seed})"
+        number, scores = best[0]
+        seeds = f"{len(scores.fresh)} fresh seeds" if scores.fresh else f"mean of {len(scores.searched)} seeds"
+        seeds = f", {seeds}" if len(scores.fresh or scores.searched) > 1 or scores.fresh else ""
+        return f"{display_name(objective.metric)} {scores.value:.4g} (choice {number}{seeds})"
 
     def _left(self) -> str:
         done = len(self._ended) - self._before

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.ledger.best import ranked
 from ssl_sweep.ledger.database import LedgerUnreachableError, has_ledger
 from ssl_sweep.ledger.entries import LedgerError, Trial
 from ssl_sweep.ledger.lease import driver_of, is_driven
@@ -125,13 +126,9 @@ def _phase(ledger: LedgerReader) -> str:
 
 
 def _best(ledger: LedgerReader) -> float | None:
-    """The best objective of a trial; once choices are confirmed, their best mean over fresh seeds."""
-    objective = ledger.spec.search.primary
-    means = [choice.confirmed(objective.metric) for choice in ledger.choices]
-    scored = [mean for mean in means if mean is not None] or [
-        trial.results[objective.metric] for trial in ledger.trials if trial.results and not trial.confirms
-    ]
-    return (max if objective.maximizes else min)(scored, default=None)
+    """The mean objective of the best choice, over its fresh seeds where it has any; see `knobs.best`."""
+    best = ranked(ledger.trials, ledger.spec.search.primary)
+    return best[0][1].value if best else None
 
 
 def trial_statuses(trials: Sequence[Trial], ledger: LedgerReader, storage: Storage) -> list[dict[str, Any]]:
@@ -144,9 +141,9 @@ def _trial_status(trial: Trial, state: TrialState, ledger: LedgerReader, storage
     folder = storage.trial(ledger.spec.name, trial.trial_id)
     try:
         stage, epoch, age = last_sign(folder)
-        damage = damage_of(trial, folder)
+        damage, collapsed = damage_of(trial, folder), has_collapsed(folder)
     except DamagedFileError as error:
-        stage, epoch, age, damage = None, None, None, str(error)
+        stage, epoch, age, damage, collapsed = None, None, None, str(error), False
     return {
         "trial_id": trial.trial_id,
         "choice": trial.choice,
@@ -162,11 +159,17 @@ def _trial_status(trial: Trial, state: TrialState, ledger: LedgerReader, storage
         "reason": trial.reason,
         "message": trial.message,
         "damage": damage,
+        "collapsed": collapsed,
         "last_sign_seconds": age,
         "waits": waits_of(folder) if state == TrialState.RUNNING else None,
         "results": dict(trial.results) if trial.results else None,
         "folder": str(folder),
     }
+
+
+def has_collapsed(folder: Path) -> bool:
+    """Whether a trial's features collapsed in its pretraining. Raises DamagedFileError."""
+    return journal.has_tag(folder, "collapsed", "true")
 
 
 def waits_of(folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from ssl_sweep.knobs.objective import COSTS, parse_objectives
 from ssl_sweep.tables import notes as table_notes
 from ssl_sweep.tables import stats
+from ssl_sweep.tables.collapsed import collapsed_by_row
 from ssl_sweep.tables.labels import Key, label_meant
 from ssl_sweep.tables.pivot import Groups, Pivot, by_seed, front_of, lower_is_better, pivot
 from ssl_sweep.tables.table import Cell, Interval, Row, Table
@@ -35,7 +36,8 @@ def ablation(
     """The table of COMPLETE trials: metrics `columns` by parameters `rows`, over seeds.
 
     A seed counts once: several trials of one seed in a row are averaged first. A row without a COMPLETE trial is shown
-    empty. Trials with fresh seeds, which confirm a choice, have a mean of their own.
+    empty. Trials with fresh seeds, which confirm a choice, have a mean of their own. A row is tested by its fresh seeds
+    where it and the baseline have some; a row that validation chose is tested by no others.
 
     Args:
         runs: one line a trial, as `tracking.reader.runs` returns them.
@@ -73,6 +75,7 @@ def ablation(
         interval=interval,
         notes=(),
         front=front_of(runs, pivoted, objectives) if len(objectives) > 1 else None,
+        selected=frozenset() if pivoted.selected is None else frozenset([pivoted.selected]),
     )
     notes = table_notes.notes(runs, table, pivoted, published, baseline, reference, test, objectives)
     return replace(table, notes=notes)
@@ -89,13 +92,24 @@ def _column(
 ) -> list[Cell]:
     """A metric's cell in each row, from its values by seed to its test and what fresh seeds confirm."""
     values = by_seed(runs, metric, pivoted.trials)
-    cells = {key: _cell(seeds, published.get(key), interval) for key, seeds in values.items()}
-    tested = _tested(cells, values, reference, test)
     fresh = by_seed(runs, metric, {} if metric in COSTS else pivoted.fresh)  # a cost does not depend on the seed
     earlier = by_seed(runs, metric, pivoted.confirmed)
-    return [
-        _confirmed(cell, fresh.get(key, {}), earlier[key], interval) for key, cell in zip(values, tested, strict=True)
-    ]
+    tests = {} if reference is None else _tests(values, fresh, pivoted, reference, test)
+    collapsed = collapsed_by_row(runs, metric, pivoted)
+    cells = []
+    for key, seeds in values.items():
+        tested = tests.get(key, Tested())
+        cell = replace(_cell(seeds, published.get(key), interval), collapsed=collapsed[False][key])
+        again = replace(_cell(fresh.get(key, {}), None, interval), collapsed=collapsed[True][key])
+        if tested.is_fresh:
+            again = replace(again, p=tested.p, pairs=tested.pairs)
+        else:
+            cell = replace(cell, p=tested.p, pairs=tested.pairs)
+        if again.n:
+            found = statistics.fmean(earlier[key].values()) if earlier[key] else None
+            cell = replace(cell, confirmed=again, found=found)
+        cells.append(cell)
+    return cells
 
 
 def _by_row(pivoted: Pivot, figures: Mapping[Any, float]) -> dict[Key, float]:
@@ -125,28 +139,40 @@ def _cell(seeds: Mapping[Any, float], published: float | None, interval: Interva
     return Cell(mean=mean, std=std, n=len(values), low=low, high=high, published=published)
 
 
-def _tested(
-    cells: Mapping[Key, Cell], values: Mapping[Key, Mapping[Any, float]], reference: Key | None, test: Test
-) -> list[Cell]:
-    """The cells with their p, corrected for the number of comparisons in the column."""
-    if reference is None:
-        return list(cells.values())
-    baseline = values[reference]
-    common = {key: [seed for seed in own if seed in baseline and key != reference] for key, own in values.items()}
-    p_values = [
-        TESTS[test]([values[key][seed] for seed in seeds], [baseline[seed] for seed in seeds])
-        for key, seeds in common.items()
-    ]
-    corrected = zip(cells.items(), stats.holm(p_values), strict=True)
-    return [replace(cell, p=p, pairs=len(common[key])) for (key, cell), p in corrected]
+@dataclass(frozen=True)
+class Tested:
+    """A test of a row against the baseline: p after correction, over how many common seeds, and whether fresh ones."""
+
+    p: float | None = None
+    pairs: int = 0
+    is_fresh: bool = False
 
 
-def _confirmed(cell: Cell, fresh: Mapping[Any, float], earlier: Mapping[Any, float], interval: Interval) -> Cell:
-    """The cell with its mean over fresh seeds, and the search's mean of the same choices."""
-    if not fresh:
-        return cell
-    searched = statistics.fmean(earlier.values()) if earlier else None
-    return replace(cell, confirmed=_cell(fresh, None, interval), found=searched)
+def _tests(
+    values: Mapping[Key, Mapping[Any, float]],
+    fresh: Mapping[Key, Mapping[Any, float]],
+    pivoted: Pivot,
+    reference: Key,
+    test: Test,
+) -> dict[Key, Tested]:
+    """The test of each row by seeds that did not choose it, corrected for the number of comparisons in the column.
+
+    A row that was chosen has its p for each of the rows that it was chosen from by these seeds (Bonferroni).
+    """
+    found: dict[Key, Tested] = {}
+    for key in values:
+        is_fresh = bool(fresh.get(key) and fresh.get(reference))
+        if key == reference or (not is_fresh and (pivoted.is_chosen(key) or pivoted.is_chosen(reference))):
+            continue
+        ours, theirs = (fresh[key], fresh[reference]) if is_fresh else (values[key], values[reference])
+        seeds = [seed for seed in ours if seed in theirs]
+        p = TESTS[test]([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+        if p is not None and is_fresh:
+            chosen = [pivoted.chosen_fresh.get(each, 1) for each in (key, reference)]
+            p = min(1.0, p * math.prod(chosen))
+        found[key] = Tested(p, len(seeds), is_fresh)
+    corrected = stats.holm([tested.p for tested in found.values()])
+    return {key: replace(tested, p=p) for (key, tested), p in zip(found.items(), corrected, strict=True)}
 
 
 def _best_marked(cells: list[Cell], *, lowest: bool) -> list[Cell]:

@@ -9,6 +9,7 @@ from ssl_sweep.trialdir.states import TrialState
 
 NOTHING = "–"
 FRONT = "●"  # marks a row on the Pareto front of two objectives
+SELECTED = "†"  # marks the row that validation selects
 SPLITS = ("train", "val", "test")
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
 MARKS = {  # of a trial's states, distinct without colour

@@ -8,25 +8,18 @@ from typing import Any
 import pandas as pd
 
 from ssl_sweep.knobs.objective import Objective
-from ssl_sweep.tables import stats
+from ssl_sweep.tables.collapsed import COLLAPSED
+from ssl_sweep.tables.inference_notes import MAX_NAMED, on_best, on_spread, on_tests, several
 from ssl_sweep.tables.labels import FRONT, Key, label_meant, label_text, row_label, row_name
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
-from ssl_sweep.tables.table import Table
+from ssl_sweep.tables.table import Cell, Table
 from ssl_sweep.trialdir.states import TrialState
 
 FINGERPRINT = "data_fingerprint"
 NO_KNOBS = (
-    "trial_id", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT, "settings", "confirms", "start",
-    "end",
+    "trial_id", "choice", "seed", "state", "attempt", "reason", "message", FINGERPRINT, "settings", "confirms",
+    COLLAPSED, "start", "end",
 )  # fmt: skip
-MAX_NAMED = 5  # rows in a note
-FEW = 10  # seeds; in a simulation with 3 normal values, the bootstrap's 95 % interval held the mean in 75 % of cases
-SPREADS = {
-    "std": "mean ± standard deviation over seeds",
-    "t": "mean [95 % interval of the mean by Student's t] over seeds",
-    "bootstrap": f"mean [95 % interval of the mean by percentile bootstrap, {stats.RESAMPLES:,} resamples] over seeds",
-}
-TESTS = {"t": "paired t-test", "wilcoxon": "exact Wilcoxon signed-rank test"}
 
 
 def notes(
@@ -43,15 +36,16 @@ def notes(
     if runs.empty:
         return ("no trials yet",)
     return (
-        *_on_spread(table),
+        *on_spread(runs, table),
         *_on_trials(runs),
-        *_on_data(runs, pivoted),
+        *_on_collapsed(runs, table, pivoted),
         *_on_confirmed(runs, pivoted),
         *_on_front(table, objectives),
+        *on_best(table, pivoted),
         *_on_choice(runs, table, pivoted),
         *_on_groups(runs, pivoted),
         *_on_columns(runs, table.columns),
-        *_on_tests(table, baseline, reference, test),
+        *on_tests(table, pivoted, baseline, reference, test),
         *_on_published(table, pivoted, published),
     )
 
@@ -61,17 +55,7 @@ def on_missing(runs: pd.DataFrame, complete: Mapping[str, Collection[str]]) -> I
     known = set(zip(runs["sweep"], runs["trial_id"], strict=True))
     for sweep, ids in complete.items():
         if missing := [trial_id[:8] for trial_id in ids if (sweep, trial_id) not in known]:
-            yield f"not here: {len(missing)} complete trials ({_several(missing)}); ssl-sweep sync {sweep} says why"
-
-
-def _on_spread(table: "Table") -> Iterator[str]:
-    seeds = [cell.n for row in table.body for cell in row.cells if cell.n > 1]
-    if seeds:
-        yield f"{SPREADS[table.interval]} (number of seeds)"
-    elif any(cell.n for row in table.body for cell in row.cells):
-        yield "one seed each, so no deviation (number of seeds)"
-    if seeds and table.interval == "bootstrap" and min(seeds) < FEW:
-        yield f"the bootstrap's interval is too narrow for fewer than some {FEW} seeds; Student's t is not"
+            yield f"not here: {len(missing)} complete trials ({several(missing)}); ssl-sweep sync {sweep} says why"
 
 
 def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
@@ -81,21 +65,18 @@ def _on_trials(runs: pd.DataFrame) -> Iterator[str]:
         yield f"not in the means: {counts} of {len(runs)} trials"
 
 
-def _on_data(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
-    """Which rows of a sweep are of which data, where `--data-changed keep` has let it go on with other data."""
-    if FINGERPRINT not in runs:
-        return
-    sets = list(zip(runs["sweep"], runs[FINGERPRINT].where(runs[FINGERPRINT].notna(), ""), strict=True))
-    rows: dict[str, dict[str, list[str]]] = {}  # by sweep and fingerprint
-    for key, trials in pivoted.trials.items():
-        for (sweep, found), count in Counter(sets[i] for i in trials).items():
-            part = "" if count == len(trials) else f" ({count} of {len(trials)} trials)"
-            rows.setdefault(sweep, {}).setdefault(found, []).append(row_name(key, pivoted.names) + part)
-    for sweep, of_sets in rows.items():
-        if len(of_sets) > 1:
-            listed = [f"{found or 'the first data'}: {_several(names)}" for found, names in of_sets.items()]
-            words = f"the trials of {sweep} are of {len(of_sets)} data sets, and are not comparable"
-            yield f"{words}; by data fingerprint, {' | '.join(listed)}"
+def _on_collapsed(runs: pd.DataFrame, table: "Table", pivoted: Pivot) -> Iterator[str]:
+    """The rows whose means hold trials that have collapsed."""
+    held = {row.key: max(_collapsed_in(cell) for cell in row.cells) for row in table.body if row.cells}
+    trials = {key: len(pivoted.trials[key]) + len(pivoted.fresh[key]) for key in held}
+    named = [f"{row_name(key, table.rows)} ({count} of {trials[key]})" for key, count in held.items() if count]
+    if named:
+        words = "these means hold collapsed trials, whose features are nearly the same for all images"
+        yield f"{words}: {several(named)}"
+
+
+def _collapsed_in(cell: Cell) -> int:
+    return cell.collapsed + (cell.confirmed.collapsed if cell.confirmed is not None else 0)
 
 
 def _on_confirmed(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
@@ -139,7 +120,7 @@ def _on_groups(runs: pd.DataFrame, pivoted: Pivot) -> Iterator[str]:
     have = {key: len({seeds[i] for i in trials}) for key, trials in pivoted.trials.items()}
     fewer = [f"{row_name(key, pivoted.names)} ({n})" for key, n in have.items() if n < num_seeds]
     if fewer and num_seeds > 1:
-        yield f"fewer than {num_seeds} seeds: {_several(fewer)}"
+        yield f"fewer than {num_seeds} seeds: {several(fewer)}"
     if mixed := [trials for trials in pivoted.trials.values() if len({choices[i] for i in trials}) > 1]:
         varied = ", ".join(_varied(runs, mixed)) or "no parameter"
         rows = "1 row is a mean" if len(mixed) == 1 else f"{len(mixed)} rows are means"
@@ -164,35 +145,6 @@ def _on_columns(runs: pd.DataFrame, columns: Iterable[str]) -> Iterator[str]:
             yield f"no trial has reported {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _on_tests(table: "Table", baseline: Any, reference: Key | None, test: str) -> Iterator[str]:
-    if baseline is None:
-        return
-    if reference is None:
-        yield f"no tests: the baseline {label_text(baseline)} is no row here"
-        return
-    name = row_name(reference, table.rows)
-    others = [row for row in table.body if row.key != reference]
-    cells = [cell for row in others for cell in row.cells]
-    pairs = max((cell.pairs for cell in cells if cell.p is not None), default=0)
-    if pairs:
-        yield (
-            f"* p below 0.05, ** below 0.01, against {name}: {TESTS[test]} over the seeds in common, two-sided, with "
-            "Holm's correction for the rows of a column"
-        )
-    untested = [row for row in others if any(cell.mean is not None and cell.p is None for cell in row.cells)]
-    if untested:
-        why = "fewer than two seeds in common" + (", or the same difference for each seed" if test == "t" else "")
-        yield f"not tested against {name}, {why}: {_several([row_name(row.key, table.rows) for row in untested])}"
-    by_column = zip(*(row.cells for row in others), strict=True)
-    compared = max((sum(cell.p is not None for cell in column) for column in by_column), default=0)
-    if test == "wilcoxon" and pairs and compared * stats.least_wilcoxon(pairs) >= 0.05:
-        enough = next(n for n in range(pairs, 100) if compared * stats.least_wilcoxon(n) < 0.05)
-        yield (
-            f"no mark is possible: with {pairs} seeds and {compared} comparisons Wilcoxon's p is never below "
-            f"{min(1.0, compared * stats.least_wilcoxon(pairs)):.3g}; run {enough} seeds or more, or use the t-test"
-        )
-
-
 def _on_published(table: "Table", pivoted: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
     labels = pivoted.known.union(*pivoted.labels.values())
     wanted = dict.fromkeys(label_text(label) for metric in table.columns for label in published.get(metric, {}))
@@ -200,8 +152,3 @@ def _on_published(table: "Table", pivoted: Pivot, published: Mapping[str, Mappin
         yield f"published, but no row here: {'; '.join(lost)}"
     if any(cell.difference is not None for row in table.body for cell in row.cells):
         yield "difference: our mean minus the published figure"
-
-
-def _several(named: Sequence[str]) -> str:
-    more = f"; and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
-    return "; ".join(named[:MAX_NAMED]) + more

@@ -10,9 +10,10 @@ import pandas as pd
 
 from ssl_sweep.knobs.objective import Objective, parse_objectives
 from ssl_sweep.tables.ablation import ablation
+from ssl_sweep.tables.data_sets import side_by_side, split_by_data
 from ssl_sweep.tables.labels import label_meant, row_label
 from ssl_sweep.tables.notes import on_missing
-from ssl_sweep.tables.pivot import values_of
+from ssl_sweep.tables.pivot import pivot, values_of
 from ssl_sweep.tables.table import Table
 from ssl_sweep.trialdir.states import TrialState
 
@@ -99,8 +100,30 @@ def table_of(
         by_store[uri].append(name)
     all_runs = pd.concat([runs(names, uri) for uri, names in by_store.items()], ignore_index=True)
     all_runs = with_undrawn(with_interrupted(all_runs, is_driven), specs.values())
-    table = ablation(all_runs, **options(specs, all_runs, **overrides))
+    table = make_table(specs, all_runs, **overrides)
     return replace(table, notes=(*table.notes, *on_missing(all_runs, complete)))
+
+
+def make_table(specs: Mapping[str, Mapping[str, Any]], runs: pd.DataFrame, **overrides: Any) -> Table:
+    """The table of runs of these sweeps, by the arguments of `options`. Each data set has columns of its own.
+
+    Sweeps of several data sets share the rows of equal settings, unless two of them are of the same set.
+    """
+    parts = split_by_data(runs)
+    if len(parts) == 1:
+        return ablation(runs, **options(specs, runs, **overrides))
+    whole = options(specs, runs, **overrides)
+    names = {label: list(dict.fromkeys(own[SWEEP])) for label, own in parts.items()}
+    rows = whole["rows"]
+    if overrides.get("rows") is None and max(map(len, names.values())) == 1:
+        rows = [row for row in rows if row != SWEEP]
+    shared = {**overrides, "rows": rows, "columns": whole["columns"]}
+    tables = {
+        label: ablation(own, **options({name: specs[name] for name in names[label]}, own, **shared))
+        for label, own in parts.items()
+    }
+    order = pivot(runs, rows, (), whole["columns"], None).trials
+    return side_by_side(tables, list(order))
 
 
 def with_interrupted(runs: pd.DataFrame, is_driven: Callable[[str], bool]) -> pd.DataFrame:

@@ -5,12 +5,13 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from ssl_sweep.errors import UserError
+from ssl_sweep.knobs.best import Scores, best_first
 from ssl_sweep.knobs.objective import Objective
 from ssl_sweep.tables.labels import SPLITS, Key, label_meant, row_label, value_text
 from ssl_sweep.tables.pareto import on_front
@@ -40,6 +41,9 @@ class Pivot:
         chosen_by: the metric that chose each group's row; None where every row is shown.
         lowest: whether the lowest value of it is the best.
         chosen_from: the number of rows that each row was chosen from.
+        chosen_fresh: how many of them have fresh seeds, by which the row was chosen then.
+        judge: the metric on validation that tells the best of the rows shown; None if there is none.
+        selected: that row.
     """
 
     names: tuple[str, ...]
@@ -51,45 +55,59 @@ class Pivot:
     chosen_by: str | None = None
     lowest: bool = False
     chosen_from: Mapping[Key, int] = field(default_factory=dict)
+    chosen_fresh: Mapping[Key, int] = field(default_factory=dict)
+    judge: str | None = None
+    selected: Key | None = None
+
+    def is_chosen(self, key: Key) -> bool:
+        """Whether a row was chosen from several."""
+        return self.chosen_from.get(key, 1) > 1
 
 
 def pivot(
     runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, columns: Sequence[str], objective: Objective | None
 ) -> Pivot:
     """The rows of a table, by the arguments of `tables.ablation`. Raises TableError."""
-    if not group_by:
+    metric = _validated(columns[0] if objective is None else objective.metric) if columns or objective else ""
+    lowest = lower_is_better(metric, () if objective is None else (objective,))
+    if group_by:
+        made = _chosen(runs, rows, group_by, metric, lowest)
+    else:
         trials = _trials(runs, rows)
         labels = {key: (row_label(key),) for key in trials}
-        return Pivot(tuple(rows), *_parted(runs, trials), _unambiguous(labels), frozenset(map(row_label, trials)))
-    metric = _validated(columns[0] if objective is None else objective.metric)
-    lowest = lower_is_better(metric, () if objective is None else (objective,))
-    return _chosen(runs, rows, group_by, metric, lowest)
+        parts = _parted(runs, trials)
+        made = Pivot(tuple(rows), *parts, _unambiguous(labels), frozenset(map(row_label, trials)), lowest=lowest)
+    if objective is None and not metric.endswith("_val"):
+        return made
+    order = best_first(scores_of(runs, metric, made.trials, made.fresh), -1 if lowest else 1)
+    return replace(made, judge=metric, selected=order[0]) if len(order) > 1 else made
 
 
 def _chosen(runs: pd.DataFrame, rows: Sequence[str], group_by: Groups, metric: str, lowest: bool) -> Pivot:
-    """The row of each group with the best mean of the metric; an empty row where none has a mean."""
+    """The best row of each group by a metric, as `knobs.best` has it; an empty row where none has a value."""
     names, width, trials = _grouped(runs, rows, group_by)
     places = [names.index(row if row in names else f"{row}.name") for row in rows]
     row_labels = {key: row_label([key[place] for place in places]) for key in trials}
     searched, fresh, _ = _parted(runs, trials)
-    scores, confirmed = _means(runs, metric, searched), _means(runs, metric, fresh)
+    scores = scores_of(runs, metric, searched, fresh)
     members: dict[Key, list[Key]] = defaultdict(list)
     for key in trials:
         members[Key(key[:width])].append(key)
     shown: Trials = {}
     shown_labels: dict[Key, tuple[str, ...]] = {}
     chosen_from: dict[Key, int] = {}
+    chosen_fresh: dict[Key, int] = {}
     for group, keys in members.items():
-        means = confirmed if any(key in confirmed for key in keys) else scores
-        scored = [key for key in keys if key in means]
-        best = (min if lowest else max)(scored, key=means.__getitem__) if scored else None
-        best = keys[0] if len(keys) == 1 else best or Key((*group, *[None] * (len(names) - width)))
+        order = best_first({key: scores[key] for key in keys}, -1 if lowest else 1)
+        nothing = Key((*group, *[None] * (len(names) - width)))
+        best = keys[0] if len(keys) == 1 else order[0] if order else nothing
         shown[best] = trials.get(best, [])
         shown_labels[best] = (row_label(group), *([row_labels[best]] if best in row_labels else []))
         chosen_from[best] = len(keys)
+        chosen_fresh[best] = sum(bool(fresh[key]) for key in keys)
     known = frozenset(row_labels.values())
     labels = _unambiguous(shown_labels)
-    return Pivot(names, *_parted(runs, shown), labels, known, metric, lowest, chosen_from)
+    return Pivot(names, *_parted(runs, shown), labels, known, metric, lowest, chosen_from, chosen_fresh)
 
 
 def is_fresh(runs: pd.DataFrame) -> pd.Series:
@@ -110,6 +128,28 @@ def _parted(runs: pd.DataFrame, trials: Trials) -> tuple[Trials, Trials, Trials]
 
 def _means(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, float]:
     return {key: statistics.fmean(seeds.values()) for key, seeds in by_seed(runs, metric, trials).items() if seeds}
+
+
+def scores_of(runs: pd.DataFrame, metric: str, searched: Trials, fresh: Trials) -> dict[Key, Scores]:
+    """Each row's values of a metric. A row wants the seeds of its sweep, or as many as the sweep with the most."""
+    values, again = by_seed(runs, metric, searched), by_seed(runs, metric, fresh)
+    sweeps, seeds = runs["sweep"].tolist(), defaultdict(set)
+    for sweep, seed, kind in zip(sweeps, runs["seed"].tolist(), is_fresh(runs).tolist(), strict=True):
+        seeds[sweep, kind].add(seed)
+
+    def missing(key: Key, kind: bool, found: Mapping[Any, float]) -> int:
+        own = {sweeps[i] for i in (fresh if kind else searched)[key]}
+        return max((len(seeds[sweep, kind]) for sweep in own), default=0) - len(found)
+
+    return {
+        key: Scores(
+            list(found.values()),
+            list(again[key].values()),
+            missing(key, False, found),
+            missing(key, True, again[key]),
+        )
+        for key, found in values.items()
+    }
 
 
 def by_seed(runs: pd.DataFrame, metric: str, trials: Trials) -> dict[Key, dict[Any, float]]:
@@ -135,10 +175,16 @@ def lower_is_better(metric: str, objectives: Iterable[Objective]) -> bool:
 
 
 def front_of(runs: pd.DataFrame, pivoted: Pivot, objectives: Sequence[Objective]) -> frozenset[Key]:
-    """The rows on the Pareto front of two objectives, by the search's means: not all rows have fresh trials."""
+    """The rows on the Pareto front of two objectives, by the search's means: not all rows have fresh trials.
+
+    A row that lacks more seeds than others is on none: its mean may be luck.
+    """
     first, second = objectives
     firsts, seconds = (_means(runs, objective.metric, pivoted.trials) for objective in objectives)
-    points = {key: (first.sign * firsts[key], second.sign * seconds[key]) for key in firsts.keys() & seconds.keys()}
+    scores = scores_of(runs, first.metric, pivoted.trials, {key: [] for key in pivoted.trials})
+    lacking = min((scores[key].missing for key in firsts.keys() & seconds.keys()), default=0)
+    whole = [key for key in firsts.keys() & seconds.keys() if scores[key].missing == lacking]
+    points = {key: (first.sign * firsts[key], second.sign * seconds[key]) for key in whole}
     return frozenset(key for key, best in zip(points, on_front(list(points.values())), strict=True) if best)
 
 

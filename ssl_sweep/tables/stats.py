@@ -12,6 +12,7 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+ALPHA = 0.05  # below which a p has a mark
 RESAMPLES = 10_000
 SAME = 1e-6  # differences that differ by less, relative to the values, are ties: results may have passed through fp32
 

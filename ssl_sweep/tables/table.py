@@ -19,12 +19,13 @@ class Cell:
         n: the number of seeds with a finite value.
         low: the lower end of the mean's 95 % interval, where the table has one and n > 1.
         high: its upper end.
-        p: of the paired test against the baseline, after Holm's correction; None without a test.
+        p: of the paired test against the baseline over these seeds, after Holm's correction; None without a test.
         pairs: the number of seeds that this row and the baseline have in common.
         published: a published figure for this row.
         best: no figure of the column is better at the decimals shown; where choices are confirmed, no confirmed one.
         confirmed: the same over fresh seeds, of the choices that the search found best; None for the others.
         found: the search's mean of these choices.
+        collapsed: the number of trials in the mean whose features collapsed.
     """
 
     mean: float | None
@@ -38,6 +39,7 @@ class Cell:
     best: bool = False
     confirmed: "Cell | None" = None
     found: float | None = None
+    collapsed: int = 0
 
     @property
     def change(self) -> float | None:
@@ -69,8 +71,10 @@ class Row:
 class Table:
     """An ablation table.
 
-    `rows` names the parts of a key; `columns` are metrics, each with an entry in `decimals` and `has_...`. `front`: the
-    keys of the rows on the Pareto front, where there are two objectives.
+    `rows` names the parts of a key; `columns` are metrics, each with an entry in `decimals` and `has_...`, and in
+    `data` where the runs are of several data sets: the label of the column's one. `front`: the keys of the rows on the
+    Pareto front, where there are two objectives. `selected`: the keys of the rows that validation selects, one of each
+    data set.
     """
 
     rows: tuple[str, ...]
@@ -82,3 +86,12 @@ class Table:
     interval: Interval
     notes: tuple[str, ...]
     front: frozenset[Key] | None = None
+    selected: frozenset[Key] = frozenset()
+    data: tuple[str, ...] = ()
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """A name for each column that no other has: the metric, and its data set where there are several."""
+        if not self.data:
+            return self.columns
+        return tuple(f"{metric} [{data}]" for metric, data in zip(self.columns, self.data, strict=True))

@@ -19,10 +19,10 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     """One row per trial, by choice and seed.
 
     Columns: trial_id, sweep, choice, seed, state, attempt, reason, message, data_fingerprint (see `transcript.labels`),
-    settings (paths of the knobs that a resume has set), confirms (a fresh seed of one of the best choices), then
-    parameters (`views.overlay_alpha`) with the types of the trial's config, lists as JSON; of runs of earlier versions,
-    a text that reads as a number is one. Then the latest value of each metric (`finetune/top1_test`), then start and
-    end (UTC).
+    settings (paths of the knobs that a resume has set), confirms (a fresh seed of one of the best choices),
+    collapsed, then parameters (`views.overlay_alpha`) with the types of the trial's config, lists as JSON; of runs of
+    earlier versions, a text that reads as a number is one. Then the latest value of each metric (`finetune/top1_test`),
+    then start and end (UTC).
     Raises NotTrackedError for an unknown sweep.
     """
     with store.naming_damage(tracking_uri):
@@ -33,7 +33,8 @@ def runs(sweeps: Sequence[str], tracking_uri: str) -> pd.DataFrame:
     metrics = sorted({name for row in rows for name in row["metrics"]})
     columns: dict[str, list[Any]] = {name: [row["tags"].get(name) for row in rows] for name in first}
     columns["settings"] = [tuple(json.loads(row["tags"].get("settings", "[]"))) for row in rows]
-    columns["confirms"] = [row["tags"].get("confirms") == "true" for row in rows]
+    for flag in ("confirms", "collapsed"):
+        columns[flag] = [row["tags"].get(flag) == "true" for row in rows]
     columns |= {name: _parameter(name, rows) for name in params}
     columns |= {name: [row["metrics"].get(name, float("nan")) for row in rows] for name in metrics}
     columns |= {name: [row[name] for row in rows] for name in ("start", "end")}

@@ -22,6 +22,7 @@ from ssl_sweep.trialdir.events import (
     PretrainingFinished,
     StageFinished,
     StageStarted,
+    TagsSet,
     event_type,
 )
 
@@ -126,6 +127,18 @@ def parse(text: bytes, path: Path, start: int) -> tuple[list[Event], int]:
     if not _is_unfinished(text[whole:], is_first=start == 0):
         decode(text[whole:], path, start)
     return events, start
+
+
+def has_tag(folder: Path, name: str, value: str) -> bool:
+    """Whether a tag has had a value. Reads the lines of tags alone: a table may ask this of many trials."""
+    path = folder / JOURNAL
+    try:
+        with readable(path), path.open("rb") as file:
+            lines = [line for line in file if b'"tags"' in line and line.endswith(b"\n")]
+    except FileNotFoundError:
+        return False
+    events = (decode(line, path, 0) for line in lines)
+    return any(isinstance(event, TagsSet) and str(event.tags.get(name)) == value for event in events)
 
 
 def last_event(folder: Path) -> Event | None:

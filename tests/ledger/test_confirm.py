@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import scipy.stats
 from quick_sweeps import Silent
 from rich.console import Console
 
@@ -33,6 +34,8 @@ from ssl_sweep.tables.render import grid, render
 from ssl_sweep.tables.table import Table
 from ssl_sweep.trial.attempt import Outcome
 from ssl_sweep.trial.run import encoder_path
+from ssl_sweep.trialdir.events import TagsSet
+from ssl_sweep.trialdir.journal import Journal
 
 METRIC, TEST = "knn/top1_val", "knn/top1_test"
 ALPHA = "views.overlay_alpha"
@@ -185,6 +188,20 @@ def test_the_driver_confirms_when_nothing_else_is_left_and_says_so(storage: Stor
     assert "4 fresh" in text.getvalue()
 
 
+def test_status_marks_collapsed_trials(storage: Storage) -> None:
+    ledger = open_ledger(storage.ledger_url, spec())
+    searched(ledger, [50.0, 60.0, 40.0, 55.0])
+    first = ledger.trials[0]
+    ledger.record(first).write(storage.trial("sweep", first.trial_id))
+    Journal(storage.trial("sweep", first.trial_id)).append(TagsSet(tags={"collapsed": "true"}))
+    status = sweep_status(storage, "sweep")
+    assert [trial["collapsed"] for trial in status["trials"]] == [True, *[False] * 7]
+    text = io.StringIO()
+    Console(file=text, width=200).print(status_table(status))
+    assert "COMPLETE, collapsed" in text.getvalue()
+    assert "1 collapsed: all images have nearly the same features" in text.getvalue()
+
+
 def test_a_resume_of_named_trials_confirms_nothing(storage: Storage) -> None:
     ledger = open_ledger(storage.ledger_url, spec())
     searched(ledger, [50.0, 60.0, 40.0, 55.0])
@@ -206,6 +223,50 @@ def test_the_best_trial_is_one_that_fresh_seeds_found_good(storage: Storage) -> 
     assert (best.choice, best.seed) == (3, 4)  # the search liked choice 1 better
     assert "the best mean over fresh seeds" in select_trial(ledger, storage, None)[1]
     assert sweep_status(storage, "sweep")["best"] == pytest.approx(54.3)
+
+
+def test_what_the_table_compares_is_confirmed_where_that_is_asked_for(storage: Storage) -> None:
+    confirm = {"top": 1, "seeds": 1, "table": True}
+    base = spec(confirm=confirm).model_dump(mode="json")
+
+    def confirmed(name: str, **table: Any) -> set[int]:
+        asked = from_dump({**base, "name": name, "table": {**base["table"], **table}})
+        ledger = open_ledger(storage.ledger_url, asked)
+        searched(ledger, [50.0, 60.0, 40.0, 55.0])
+        fresh = ledger.confirm()
+        assert len(ledger.trials) == ledger.total
+        return {trial.choice for trial in fresh}
+
+    assert confirmed("plain") == {1}
+    assert confirmed("baseline", baseline="0.2") == {1, 2}
+    assert confirmed("groups", group_by={"low": ["0.0", "0.1"], "high": ["0.2", "0.3"]}, baseline="low") == {1, 3}
+    assert confirmed("parameter", group_by=["method.name"], baseline="autoencoder") == {1}
+    assert make_plan(from_dump({**base, "table": {**base["table"], "baseline": "0.2"}}), [{"CPU": 2}]).confirming == 2
+
+
+def test_a_confirmed_row_is_tested_by_fresh_seeds_and_a_chosen_one_by_no_others() -> None:
+    table = made(group_by={"none": ["0.0"], "some": ["0.1", "0.2"]}, baseline="none")
+    assert [cell.p for row in table.body for cell in (row.cells[0], row.cells[0].confirmed) if cell] == [None] * 3
+    assert any("not tested" in note and "search.confirm" in note for note in table.notes)
+    again = runs()
+    fresh = again[again["confirms"] & (again[ALPHA] == 0.2)]
+    baseline = fresh.assign(**{ALPHA: 0.0, "choice": 0, TEST: [50.0, 50.5, 51.8]})
+    table = ablation(pd.concat([again, baseline]), rows=[ALPHA], columns=[TEST], baseline=0.0)
+    by_row = {row.key[0]: row.cells[0] for row in table.body}
+    assert (by_row[0.1].p, by_row[0.2].p) == (None, None)
+    both = [scipy.stats.ttest_rel(FRESH[alpha], [50.0, 50.5, 51.8]).pvalue for alpha in (0.1, 0.2)]
+    assert [by_row[alpha].confirmed.p for alpha in (0.1, 0.2)] == pytest.approx(
+        [max(both[0], min(both) * 2), max(both[1], min(both) * 2)]
+    )
+    chosen = ablation(
+        pd.concat([again, baseline]),
+        rows=[ALPHA],
+        columns=[TEST],
+        group_by={"none": ["0.0"], "some": ["0.1", "0.2"]},
+        baseline="none",
+    )
+    assert chosen.body[1].cells[0].confirmed.p == pytest.approx(2 * both[1])  # fresh seeds chose one of two
+    assert any("Bonferroni" in note for note in chosen.notes)
 
 
 def test_the_plan_counts_them() -> None:
@@ -280,7 +341,8 @@ def test_every_format_has_the_confirmed_figures() -> None:
     assert "**59.0 ± 1.0** (3)" in render(made(), "md")
     assert r"$\mathbf{59.0 \pm 1.0}$ (3) & $+$0.0" in render(made(), "tex")
     assert "0.1,knn/top1_test,63.0," in render(made(), "csv")
-    assert render(made(), "csv").splitlines()[2].endswith(",57.0,2.0,3,False,-6.0")
+    assert render(made(), "csv").splitlines()[2].endswith(",57.0,2.0,3,,False,0,-6.0,False")
+    assert render(made(), "csv").splitlines()[3].endswith(",59.0,1.0,3,,True,0,0.0,True")  # and is selected
 
 
 def test_the_best_row_of_a_group_is_its_best_confirmed_one() -> None:

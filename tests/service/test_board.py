@@ -3,11 +3,13 @@
 import gzip
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from ssl_sweep.service import write_endpoints
 from ssl_sweep.service.access import User
 from ssl_sweep.service.board import snapshot as snapshots
 from ssl_sweep.service.board.pages import actions
-from ssl_sweep.service.board.progress import history
+from ssl_sweep.service.board.progress import History, Point, history
 from ssl_sweep.service.board.snapshot import Snapshots
 from ssl_sweep.service.board.trials import failure_kinds, trial_table
 from ssl_sweep.service.middleware import COOKIE, RateLimiter
@@ -343,19 +345,30 @@ def test_trials_are_sorted_found_and_cut_into_pages(filled: Filled) -> None:
     assert [page.first for page in pages] == [1, 51, 101, 151, 201]
 
 
-def test_the_best_so_far_is_the_running_maximum(filled: Filled) -> None:
+def test_the_best_so_far_is_the_choice_with_the_most_seeds_and_the_best_mean(filled: Filled) -> None:
     seen = Snapshots().of(filled.dispatcher, filled.now("alphas"))
     drawn = history(seen, METRIC, "time")
     rows = sorted((row for row in seen.rows if row.trial.results), key=lambda row: row.ended or 0)
-    running = list(accumulate((float((row.trial.results or {})[METRIC]) for row in rows), max))
-    assert [value for _, value, _ in drawn.points] == [(row.trial.results or {})[METRIC] for row in rows]
-    by_number = {number: best for number, _, best in drawn.steps}
-    best = 0.0
-    for number, expected in enumerate(running, 1):
-        best = by_number.get(number, best)
-        assert best == expected
-    assert drawn.steps[-1][0] == len(running)
-    assert replace(drawn, lowest=True).steps[-1][2] == min(value for _, value, _ in drawn.points)
+    assert [point.value for point in drawn.points] == [(row.trial.results or {})[METRIC] for row in rows]
+    shown = {number: value for number, _, value in drawn.steps}
+    scores: dict[int, list[float]] = defaultdict(list)
+    value = 0.0
+    for number, row in enumerate(rows, 1):
+        scores[row.trial.choice].append((row.trial.results or {})[METRIC])
+        value = shown.get(number, value)
+        assert value == fmean(max(scores.values(), key=lambda each: (len(each), fmean(each))))
+    assert drawn.steps[-1][0] == len(rows)
+    lowest = min(scores.values(), key=lambda each: (-len(each), fmean(each)))
+    assert replace(drawn, lowest=True).steps[-1][2] == fmean(lowest)
+
+
+def test_a_lucky_seed_is_not_the_best_so_far_and_test_scores_do_not_choose() -> None:
+    def of(*points: tuple[int, float, float]) -> list[float]:
+        made = tuple(Point(float(i), value, "", choice, score) for i, (choice, value, score) in enumerate(points))
+        return [value for *_, value in History("a", METRIC, False, made).steps]
+
+    assert of((0, 50.0, 50.0), (0, 52.0, 52.0), (1, 90.0, 90.0)) == [50.0, 51.0, 51.0]
+    assert of((0, 50.0, 50.0), (1, 60.0, 60.0), (1, 40.0, 61.0), (0, 51.0, 49.0)) == [50.0, 60.0, 50.0, 50.0]
 
 
 def test_trials_that_ended_alike_are_told_together(filled: Filled, as_user: Any) -> None:

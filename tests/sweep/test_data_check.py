@@ -181,11 +181,10 @@ def test_kept_results_stand_beside_those_of_the_new_data_and_the_table_says_so(r
     second = runs.ledger.data.identities["data.source"]
     page = read_sweep("demo", runs.storage.tracking_uri)
     assert facts(page)["data fingerprint"] == second[7:19]
-    (note,) = [note for note in page.table.notes if "data sets" in note]
-    assert note == (
-        "the trials of demo are of 2 data sets, and are not comparable; by data fingerprint, "
-        f"{first[7:19]}: k=1 | {second[7:19]}: k=2"
-    )
+    assert page.table.data == (f"imagefolder:photos {first[7:19]}", f"imagefolder:photos {second[7:19]}")
+    assert [[cell.n for cell in row.cells] for row in page.table.body] == [[1, 0], [0, 1]]
+    assert not any(cell.best for row in page.table.body for cell in row.cells)
+    assert any("nothing is best, selected or tested across them" in note for note in page.table.notes)
     runs.run()  # it is the sweep's data now
 
 

@@ -12,7 +12,8 @@ from ssl_sweep.spec.sweep import SweepSpec
 from ssl_sweep.sweep import progress
 from ssl_sweep.sweep.progress import Progress
 from ssl_sweep.trialdir import waits
-from ssl_sweep.trialdir.events import MetricsReported
+from ssl_sweep.trialdir.events import MetricsReported, TagsSet
+from ssl_sweep.trialdir.journal import Journal
 from ssl_sweep.trialdir.processes import Process
 
 TRIAL = Trial("t0", choice=3, seed=1, state="RUNNING", attempts=1)
@@ -111,3 +112,26 @@ def test_who_waits_for_whom_is_shown_and_told_within_a_minute(
     shown.look()
     shown._console.print(shown._render())
     assert "waits since" in text.getvalue()
+
+
+def test_the_best_is_a_mean_over_seeds_and_not_a_lucky_trial(spec: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, *_ = watched(spec, monkeypatch)
+    for choice, seed, value in ((0, 0, 50.0), (0, 1, 52.0), (1, 0, 90.0)):
+        trial = Trial(f"{choice}-{seed}", choice, seed, "COMPLETE", results={"knn/top1_val": value})
+        shown.ended(trial)
+    assert "best knn top1 (val) 51 (choice 0, mean of 2 seeds)" in shown._header().plain
+
+
+def test_a_collapsed_trial_is_marked_by_its_reports_and_by_its_folder(
+    spec: SweepSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = io.StringIO()
+    shown = Progress(spec, [], lambda: 3, Console(file=text, width=200), lambda trial_id: tmp_path / trial_id)
+    shown.reported(TRIAL, MetricsReported(metrics={"pretrain/feature_std_val": 0.001}, step=1))
+    shared = replace(TRIAL, trial_id="t1")
+    Journal(tmp_path / "t1").append(TagsSet(tags={"collapsed": "true"}))
+    Journal(tmp_path / "t2").append(TagsSet(tags={"repeated": "collapsed"}))
+    for trial in (TRIAL, shared, replace(TRIAL, trial_id="t2")):
+        shown.ended(replace(trial, state="COMPLETE", results={"knn/top1_val": 10.0}))
+    assert ["COMPLETE, collapsed, knn" in line for line in text.getvalue().splitlines()] == [True, True, False]
+    assert "collapsed 2" in shown._header().plain

@@ -104,7 +104,7 @@ def test_what_a_sweep_has_come_to_is_told_and_signed(receiver: Receiver, ledger:
             "state": "done",
             "why": None,
             "counts": {"COMPLETE": 2},
-            "best": {"metric": "knn/top1_val", "value": 60.0, "knobs": {"views.overlay_alpha": 0.4}, "seed": 0},
+            "best": {"metric": "knn/top1_val", "value": 60.0, "knobs": {"views.overlay_alpha": 0.4}, "seeds": 1},
             "mlflow": {"uri": "postgresql://me:***@db/mlflow", "experiment": "ssl_sweep/demo"},
         }
     ]

@@ -12,6 +12,7 @@ from ssl_sweep.tables.table import Table
 TOP1 = "finetune/top1_test"
 LOSS = "pretrain/loss"
 SCORES = {0.0: [36.0, 38.0], 0.3: [41.25, 42.75], 0.1: [40.0, 40.5]}
+BOLD = "bold: the best mean of a column, which selected nothing"
 PAIRED = {0.0: [50.0, 52.0, 51.0, 49.5], 0.1: [50.2, 51.9, 51.3, 49.4], 0.2: [55.0, 56.9, 56.1, 54.4]}
 
 
@@ -74,7 +75,7 @@ def test_one_seed_has_no_spread() -> None:
 
 def test_single_seeds_are_said_once() -> None:
     runs = make_runs({0.0: [40.0], 0.1: [41.0]})
-    assert make_table(runs).notes == ("one seed each, so no deviation (number of seeds)",)
+    assert make_table(runs).notes == ("one seed each, so no deviation (number of seeds)", BOLD)
     pruned = runs.assign(state=["COMPLETE", "PRUNED"])
     assert make_table(pruned).notes[1:] == ("not in the means: 1 PRUNED of 2 trials",)  # nor that it has fewer seeds
 
@@ -217,6 +218,7 @@ def test_too_few_seeds_are_no_test_and_a_note() -> None:
     table = make_table(make_runs({0.0: [50.0], 0.1: [52.0]}), baseline=0.0)
     assert [row.cells[0].p for row in table.body] == [None, None]
     assert table.notes[1:] == (
+        BOLD,
         "not tested against overlay_alpha=0, fewer than two seeds in common, or the same difference for each seed: "
         "overlay_alpha=0.1",
     )

@@ -131,9 +131,9 @@ def test_json_records() -> None:
     found = json.loads(render(table, "json"), parse_constant=pytest.fail)
     assert found["rows"][1]["views.overlay_alpha"] == "b"
     unknown = dict.fromkeys(("std", "low", "high", "p", "confirmed", "found", "change"))
-    figures = {"mean": 2.0, "n": 1, "pairs": 0, "published": 1.5, "difference": 0.5, "best": True}
+    figures = {"mean": 2.0, "n": 1, "pairs": 0, "published": 1.5, "difference": 0.5, "best": True, "collapsed": 0}
     assert found["rows"][1][TOP1] == figures | unknown
-    assert found["notes"][1:] == ["difference: our mean minus the published figure"]
+    assert found["notes"][2:] == ["difference: our mean minus the published figure"]
 
 
 def test_grid_for_the_console() -> None:

@@ -19,7 +19,7 @@ from ssl_sweep.service.states import ACTIVE, ENDED, WAITING, SweepState
 from ssl_sweep.service.store import Submission
 from ssl_sweep.service.write_endpoints import cluster, may_change
 from ssl_sweep.spec.views import with_views
-from ssl_sweep.sweep.status import last_sign, waits_of
+from ssl_sweep.sweep.status import has_collapsed, last_sign, waits_of
 from ssl_sweep.tracking.transcript import flat
 from ssl_sweep.trialdir.damage import DamagedFileError
 from ssl_sweep.trialdir.states import TrialState
@@ -128,9 +128,11 @@ async def trials(
             for row in table.rows
             if row.trial.state == TrialState.RUNNING
         }
-        return part(
-            request, "trials.html", name=name, table=table, stages=stages, mlflow=bool(service.settings.mlflow_url)
-        )
+        collapsed = {
+            row.trial.trial_id for row in table.rows if _has_collapsed(storage.trial(name, row.trial.trial_id))
+        }
+        mlflow = bool(service.settings.mlflow_url)
+        return part(request, "trials.html", name=name, table=table, stages=stages, collapsed=collapsed, mlflow=mlflow)
 
     return await run_read(make)
 
@@ -180,6 +182,14 @@ def actions(user: User, submission: Submission) -> list[Action]:
             question = f"Try the {failed} failed trials of {name} again? It is queued with these trials only."
             offered.append(Action("Retry failed", question, f"{base}/resume", '{"failed": true}'))
     return offered
+
+
+def _has_collapsed(folder: Path) -> bool:
+    """Whether a trial's features collapsed; not if its journal is broken."""
+    try:
+        return has_collapsed(folder)
+    except DamagedFileError:
+        return False
 
 
 def _stage(folder: Path) -> str:

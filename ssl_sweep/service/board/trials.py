@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ssl_sweep.knobs.best import best_first
+from ssl_sweep.ledger.best import scores_of
 from ssl_sweep.service.board.snapshot import Snapshot, TrialRow
 from ssl_sweep.tables.labels import display_name, name_with_unit
 from ssl_sweep.trialdir.states import TrialState
@@ -85,9 +87,19 @@ def trial_table(snapshot: Snapshot, *, metric: str, sort: str, text: str, state:
 
 
 def best_rows(snapshot: Snapshot, metric: str, count: int) -> list[TrialRow]:
-    """The best complete trials by a metric."""
-    complete = [row for row in snapshot.rows if row.trial.state == TrialState.COMPLETE]
-    return _ordered(complete, "metric", metric, descending=not snapshot.lowest(metric))[:count]
+    """The best complete trials by a metric: those of the best choice first, see `knobs.best`."""
+    sign = -1 if snapshot.lowest(metric) else 1
+    scores = scores_of((row.trial for row in snapshot.rows), metric)
+    places = {number: place for place, number in enumerate(best_first(scores, sign))}
+    scored = [row for row in snapshot.rows if row.trial.choice in places and _finite(row, metric) is not None]
+    scored.sort(key=lambda row: (places[row.trial.choice], -sign * (_finite(row, metric) or 0.0)))
+    return scored[:count]
+
+
+def _finite(row: TrialRow, metric: str) -> float | None:
+    """A complete trial's value of a metric, unless it is no number."""
+    value = (row.trial.results or {}).get(metric, math.nan)
+    return value if row.trial.state == TrialState.COMPLETE and math.isfinite(value) else None
 
 
 def failure_kinds(snapshot: Snapshot) -> list[FailureKind]:
