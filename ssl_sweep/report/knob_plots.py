@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ssl_sweep.report.choices import Knob
 from ssl_sweep.report.figures import INK, Plot, Style, Trace, escaped, number_text, numbers, shortened, style, thinned
-from ssl_sweep.report.sweep import Knob, Sweep, label_of
+from ssl_sweep.report.sweep import Sweep, label_of
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tables.labels import display_name, label_text, name_with_unit, value_text
 from ssl_sweep.tables.pivot import is_fresh, values_of

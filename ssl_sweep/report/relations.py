@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ssl_sweep.report.choices import Choice, Knob
 from ssl_sweep.report.figures import COLORS, INK, SCALE, Plot, Trace, escaped, number_text, shortened, thinned
-from ssl_sweep.report.sweep import Choice, Knob, Sweep
+from ssl_sweep.report.sweep import Sweep
 from ssl_sweep.tables.labels import display_name, name_with_unit, value_text
 
 MAX_CHOICES = 300  # in parallel coordinates: half of them the best, half evenly from the others

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from ssl_sweep.knobs.best import Scores, best_first
 from ssl_sweep.knobs.objective import Objective
+from ssl_sweep.report.choices import Choice, Knob
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.tables.labels import Key, display_name, value_text
 from ssl_sweep.tables.options import make_table, objectives_of, with_interrupted, with_undrawn
@@ -24,46 +24,6 @@ from ssl_sweep.trialdir.states import ENDED, TrialState
 
 CASE = "case"
 LOG_RATIO = 10  # span of listed positive numbers from which a logarithmic axis may be better
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A searched knob and the values that trials have had, in order; `sampled`: from a range without listed values."""
-
-    path: str
-    name: str
-    values: tuple[Any, ...]
-    numeric: bool
-    log: bool
-    sampled: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One setting of the knobs, with its label and the objectives of its COMPLETE trials."""
-
-    number: int
-    label: str
-    knobs: Mapping[str, Any]
-    scores: Scores
-
-    @property
-    def objective(self) -> float | None:
-        """The mean over the search's seeds; None without any."""
-        return fmean(self.scores.searched) if self.scores.searched else None
-
-    @property
-    def num_seeds(self) -> int:
-        return len(self.scores.searched)
-
-    @property
-    def confirmed(self) -> float | None:
-        """The mean over fresh seeds; None without any."""
-        return fmean(self.scores.fresh) if self.scores.fresh else None
-
-    @property
-    def num_fresh(self) -> int:
-        return len(self.scores.fresh)
 
 
 @dataclass(frozen=True)
