@@ -19,6 +19,7 @@ from ssl_sweep.data.items import Contents, ImageList, Source
 from ssl_sweep.data.splits import Splits, open_data
 
 NAME = "label_lists"  # of the lists together among the sources that an evaluation opens
+PLACE = "evaluate.semi_supervised.label_lists"
 MAX_BYTES = 200_000_000
 MAX_NAMED = 3
 
@@ -47,17 +48,19 @@ def listed_rows(splits: Splits, written: str, all_written: Sequence[str]) -> Ten
     origin = splits.origin
     if origin is None:
         raise DataError(
-            f"{NAME}: {written!r}: these splits were not opened from a source, so that images have no names"
+            f"{PLACE}: {written!r}: these splits were not opened from a source, so that images have no names"
         )
     lists = open_lists(all_written, origin.root)
     if lists is not None:
-        origin.check(NAME, NAME, identity(lists))
+        origin.check(PLACE, NAME, identity(lists))
     images, skipped = open_data(origin.data, root=origin.root).train, set(splits.train.skipped)
     names = [name for row in range(len(images)) if (name := images.name(row)) not in skipped]
     places = _places(written, _read(written, origin.root), names, skipped)
     found = torch.isin(torch.from_numpy(splits.train.rows), torch.tensor(places, dtype=torch.int64))
     if not bool(found.any()):
-        raise DataError(f"{NAME}: {written!r}: every image of the list is held out for validation, or of other classes")
+        raise DataError(
+            f"{PLACE}: {written!r}: every image of the list is held out for validation, or of other classes"
+        )
     return found.nonzero().flatten()
 
 
@@ -72,7 +75,7 @@ def _places(written: str, wanted: Sequence[str], names: Sequence[str], skipped: 
         file = name.rpartition("/")[2]
         same = [place for place in by_file.get(file, ()) if f"/{names[place]}".endswith(f"/{name}")]
         if len(same) > 1:
-            raise DataError(f"{NAME}: {written!r}: {len(same)} images end in {name!r}; write more of the path")
+            raise DataError(f"{PLACE}: {written!r}: {len(same)} images end in {name!r}; write more of the path")
         if not same and file not in unreadable:
             lost.append(name)
         places += same
@@ -80,7 +83,7 @@ def _places(written: str, wanted: Sequence[str], names: Sequence[str], skipped: 
         listed = ", ".join(map(repr, lost[:MAX_NAMED])) + (", ..." if len(lost) > MAX_NAMED else "")
         example = f", as {names[0]!r}" if names else ""
         raise DataError(
-            f"{NAME}: {written!r}: {len(lost)} are no training images ({listed}); name them by file{example}"
+            f"{PLACE}: {written!r}: {len(lost)} are no training images ({listed}); name them by file{example}"
         )
     return places
 
@@ -89,16 +92,16 @@ def _read(written: str, root: Path) -> list[str]:
     path = root / Path(written.partition(":")[2]).expanduser()
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{NAME}: {written!r}: {path} has over {MAX_BYTES:,} bytes; name a list of images")
+            raise DataError(f"{PLACE}: {written!r}: {path} has over {MAX_BYTES:,} bytes; name a list of images")
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         remedy = "name a text file with the name of an image a line"
-        raise DataError(f"{NAME}: {written!r}: {path} cannot be read ({error}); {remedy}") from None
+        raise DataError(f"{PLACE}: {written!r}: {path} cannot be read ({error}); {remedy}") from None
     names = list(dict.fromkeys(name.removeprefix("./") for name in names if name and not name.startswith("#")))
     if not names:
-        raise DataError(f"{NAME}: {written!r}: {path} names no image; write the name of one a line")
+        raise DataError(f"{PLACE}: {written!r}: {path} names no image; write the name of one a line")
     return names
 
 
 def _no_image(row: int) -> Image.Image:
-    raise DataError(f"{NAME}: a list has no images")
+    raise DataError(f"{PLACE}: a list has no images")

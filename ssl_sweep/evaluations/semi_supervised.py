@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source
-from ssl_sweep.data.label_lists import listed_rows, open_lists
+from ssl_sweep.data.label_lists import PLACE, listed_rows, open_lists
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.stratify import nested_subset
 from ssl_sweep.models.encoders import Encoder
@@ -48,8 +48,8 @@ def check_data(settings: Mapping[str, Any], root: Path) -> Source | None:
     percents = [int(written.partition(":")[0]) for written in settings["label_lists"]]
     for percent in percents:
         if percent not in settings["fractions"] or percents.count(percent) > 1:
-            why = "no fraction of evaluate.semi_supervised.fractions" if percents.count(percent) == 1 else "named twice"
-            raise DataError(f"label_lists: {percent} % is {why}; correct one of the two")
+            why = "not one of `fractions`" if percents.count(percent) == 1 else "named twice"
+            raise DataError(f"{PLACE}: {percent} % is {why}; correct one of the two")
     return open_lists(settings["label_lists"], root)
 
 

@@ -128,7 +128,7 @@ def test_a_list_names_the_images_of_a_fraction(tmp_path: Path) -> None:
         listed_rows(splits, written[0], written)
     with pytest.raises(DataError, match=r"none\.txt cannot be read"):
         check_data({"fractions": (10,), "label_lists": ("10:none.txt",)}, tmp_path)
-    with pytest.raises(DataError, match="label_lists: 1 % is no fraction"):
+    with pytest.raises(DataError, match="label_lists: 1 % is not one of `fractions`"):
         check_data({"fractions": (10,), "label_lists": ("1:ten.txt",)}, tmp_path)
     assert check_data({"fractions": (10,), "label_lists": ()}, tmp_path) is None
 

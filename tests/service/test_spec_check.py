@@ -58,6 +58,7 @@ def test_folders_outside_the_roots_are_refused(roots: list[Path], kind: str, fol
     "changes",
     [
         {"evaluate": {"knn": {}, "transfer": {"sources": ["digits", "imagefolder:/etc"]}}},
+        {"evaluate": {"knn": {}, "semi_supervised": {"fractions": [1], "label_lists": ["1:/etc/passwd"]}}},
         {
             "evaluate": {"knn": {}, "detection": {"source": "voc:/etc"}},
             "search": {**SPEC["search"], "objective": "maximize knn/top1_val"},
