@@ -171,7 +171,9 @@ def _tests(
             chosen = [pivoted.chosen_fresh.get(each, 1) for each in (key, reference)]
             p = min(1.0, p * math.prod(chosen))
         found[key] = Tested(p, len(seeds), is_fresh)
-    corrected = stats.holm([tested.p for tested in found.values()])
+    # validation decides which rows of a plain table are confirmed, so their tests by either seeds count
+    either = [1.0 for key, tested in found.items() if tested.is_fresh and key not in pivoted.chosen_from]
+    corrected = stats.holm([*(tested.p for tested in found.values()), *either])[: len(found)]
     return {key: replace(tested, p=p) for (key, tested), p in zip(found.items(), corrected, strict=True)}
 
 

@@ -99,7 +99,8 @@ def _tested(cell: Cell) -> Cell | None:
 def _on_fresh(others: Sequence[Row], pivoted: Pivot, reference: Key) -> Iterator[str]:
     by_fresh = [row for row in others if any((part := cell.confirmed) and part.p is not None for cell in row.cells)]
     if by_fresh:
-        yield "where a row and the baseline have fresh seeds, the test goes by these"
+        twice = "" if pivoted.chosen_from else "; such a row counts twice in the correction"
+        yield f"where a row and the baseline have fresh seeds, the test goes by these{twice}"
     most = max((pivoted.chosen_fresh.get(row.key, 1) for row in by_fresh), default=1)
     if most * pivoted.chosen_fresh.get(reference, 1) > 1 and by_fresh:
         yield "p counts once for each confirmed row that fresh seeds chose the row from (Bonferroni)"
