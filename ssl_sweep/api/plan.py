@@ -13,10 +13,10 @@ from ssl_sweep.knobs.problems import Problem, SpecError
 from ssl_sweep.plugins import catalog
 from ssl_sweep.spec.file import check_spec, load_spec
 from ssl_sweep.spec.labels import check_labels, evaluated_sources, unmeasured
-from ssl_sweep.spec.launch import derived_sizes, launch_error, size_findings, size_warnings
+from ssl_sweep.spec.launch import derived_sizes, launch_error, pretrained_on, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.spec.weights import check_weights, encoders_with
+from ssl_sweep.spec.weights import check_weights, encoders_with, subset_origins
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import StorageError
 from ssl_sweep.storage.open import find_storage
@@ -79,7 +79,7 @@ def _not_a(argument: str, value: object, remedy: str) -> SpecError:
 
 def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
     """The earlier encoders that trials begin from; a sweep may be planned where there is no storage."""
-    if next(encoders_with(spec, "from"), None) is None:
+    if next(encoders_with(spec, "from"), None) is None and not subset_origins(spec):
         return []
     from ssl_sweep.ledger.database import LedgerUnreachableError, has_ledger  # Optuna takes a second to import
     from ssl_sweep.sweep.origins import check_origins
@@ -91,7 +91,8 @@ def _origin_notes(spec: SweepSpec, place: str | Path | None) -> list[str]:
         problem = f"no sweeps in {storage.place}; --storage names another folder"
     except (StorageError, BucketError, LedgerUnreachableError) as error:
         problem = str(error)
-    return [f"encoder.from: checked when the sweep is run, not here: {problem}"]
+    key = "data.subset.from" if next(encoders_with(spec, "from"), None) is None else "encoder.from"
+    return [f"{key}: checked when the sweep is run, not here: {problem}"]
 
 
 def _evaluation_notes(spec: SweepSpec) -> list[str]:
@@ -122,7 +123,8 @@ def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
     check_labels(spec, summary)
     notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
     note = unmeasured(spec, summary)
-    return {**_counts(summary), "warnings": [*notes, *([note] if note else [])]}
+    seen = pretrained_on(spec, summary.train_images)
+    return {**_counts(summary), "pretrained_on": seen, "warnings": [*notes, *([note] if note else [])]}
 
 
 def _counts(summary: Summary) -> dict[str, Any]:

@@ -205,9 +205,9 @@ def synced_trial(bucket: Bucket, folder: Path, record: TrialRecord) -> Iterator[
 
 
 def _fetch_origins(bucket: Bucket, folder: Path, record: TrialRecord) -> None:
-    """Download the weights of earlier sweeps that the trial begins from. They stay for the next trials of the node."""
+    """Download the earlier sweeps' weights that the trial uses. They stay for the next trials of the node."""
     for pin, identity in record.config.get("pins", {}).items():
-        if pin.startswith("encoder.from "):
+        if pin.startswith(("encoder.from ", "subset.from ")):
             path = origin_file(folder.parents[1], identity)
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.with_suffix(".lock"), f"{path.name}, which it downloads") as turn:

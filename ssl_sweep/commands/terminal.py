@@ -60,7 +60,9 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
     confirm = f", and {plan['confirming']} to confirm the best" if plan["confirming"] else ""
     choices = f"({plan['choices']} choices x {plan['seeds']} seeds{confirm})"
     rows.add_row("trials", f"{upper}{plan['trials']}  {choices}")
-    rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({plan['pretrain_epochs']:,} epochs)")
+    lengths = {"epochs": plan["pretrain_epochs"], "steps": plan.get("pretrain_steps", 0)}  # a service may be older
+    length = " or ".join(f"{count:,} {unit}" for unit, count in lengths.items() if count) or "0 epochs"
+    rows.add_row("pretrains", f"{upper}{plan['pretrains']}  ({length})")
     for evaluation, epochs in plan["evaluation_epochs"].items():
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
     for names, knobs in plan["views"].items():
@@ -75,6 +77,8 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         problems.append(Text(f"run would refuse this, as its images are not here: {data['problem']}", "yellow"))
     elif data:
         rows.add_row("images", _images(data))
+        if data["pretrained_on"] not in ([], [data["train_images"]]):
+            rows.add_row("pretrained on", f"{' or '.join(f'{count:,}' for count in data['pretrained_on'])} of these")
         for names, knobs in plan["sizes"].items():
             told = f"{names}: " if len(plan["sizes"]) > 1 or ";" in names else ""
             rows.add_row("sizes", Text(f"{told}{_sizes(knobs)}, of {data['train_images']} training images"))

@@ -7,7 +7,6 @@ compression all files have one size, and two classes may have the same names. Th
 
 import hashlib
 import os
-from collections.abc import Iterator
 
 from ssl_sweep.data.items import File, ImageList, Source
 
@@ -27,7 +26,8 @@ def listing(source: Source) -> str:
     lines += [f"file\t{file.size}\t{_line(name)}" for name, file in files]
     lines += [f"content\t{_content(file)}\t{_line(name)}" for name, file in files[:: len(files) // SAMPLED + 1]]
     for split, images in (("train", source.train), ("test", source.test)):
-        lines += [f"{split}\t{label}\t{_line(name.replace(cut, ''))}" for label, name in _images(images)]
+        labelled = zip(images.labels.tolist(), image_names(images, source), strict=True)
+        lines += [f"{split}\t{label}\t{_line(name)}" for label, name in labelled]
     return "\n".join(lines)
 
 
@@ -57,9 +57,10 @@ def _content(file: File) -> str:
         return "unreadable"
 
 
-def _images(images: ImageList) -> Iterator[tuple[int, str]]:
-    name = images.key or images.name
-    return ((label, name(row)) for row, label in enumerate(images.labels.tolist()))
+def image_names(images: ImageList, source: Source) -> list[str]:
+    """The name of each image of a list of the source, relative to the set's folder."""
+    name, cut = images.key or images.name, f"{source.folder}/"
+    return [name(row).replace(cut, "") for row in range(len(images))]
 
 
 def _line(name: str) -> str:

@@ -104,6 +104,11 @@ class Pack:
             frame[:, :height, :width] = image.reshape(3, height, width)
         return pixels
 
+    @property
+    def positions(self) -> Tensor:
+        """(N,) the place of each image in the whole split as it was decoded."""
+        return torch.from_numpy(self._rows)
+
     def subset(self, indices: Tensor) -> "Pack":
         """A view of the images at `indices` (B,), on the same memory."""
         view = copy(self)

@@ -67,6 +67,12 @@ class Data:
     train_images: Annotated[
         int | None, Field(ge=2, description="keep only this many training images, stratified by class; null: all")
     ] = None
+    subset: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="{method, fraction, ...}: the part of these images that a method is pretrained on; null: all"
+        ),
+    ] = field(default=None, hash=False)
     split_seed: Annotated[
         Annotated[int, Field(ge=0, lt=2**63)] | Literal["per_seed"],
         Field(
@@ -214,11 +220,14 @@ def named_source() -> Iterator[None]:
 
 
 def data_of(section: Mapping[str, Any]) -> Data:
-    """The `data` section of a spec or a trial's config; JSON has no tuples, and a config has the root besides."""
+    """The `data` section of a spec or a trial's config; JSON has no tuples, and a config has the root besides.
+
+    Without its `subset`: the same splits are opened for all of them.
+    """
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in section.items()
     }
-    return Data(**{name: value for name, value in fields.items() if name != "root"})
+    return Data(**{name: value for name, value in fields.items() if name not in ("root", "subset")})
 
 
 def divide(labels: Tensor, data: Data, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -142,7 +142,9 @@ class _Measured(nn.Module):
     def score(self, epoch: Epoch) -> None:
         """Measure and report the validation split, and after the last epoch the test split too."""
         self._measure("val", self.boxed.val)
-        if epoch.number == self.recipe.epochs:  # nothing is chosen by it, and it costs as much as the rest of the epoch
+        if (
+            epoch.number == self.recipe.num_epochs
+        ):  # nothing is chosen by it, and it costs as much as the rest of the epoch
             self._measure("test", self.boxed.test)
         scores = {name: value for name, value in self.results().items() if value >= 0}
         self.stage.report(epoch.metrics | scores | {"skipped_boxes": float(self.boxed.skipped)}, epoch.number)

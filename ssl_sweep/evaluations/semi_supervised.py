@@ -108,7 +108,7 @@ def evaluate(
         own = recipe(epochs=epochs_per_fraction or EPOCHS[percent])
         subset = _Subset(percent, stage.seed if subset_seed == "per_seed" else subset_seed, label_lists)
         runs[_suffix(percent)] = _FractionRun(percent, subset, own, augment, epochs_before=epochs)
-        epochs += own.epochs
+        epochs += own.num_epochs
 
     measured = run_parts(list(runs), lambda suffix, part: runs[suffix].run(encoder, splits, part), stage)
     results = {name: value for part in measured.values() for name, value in part.items()}
@@ -160,7 +160,8 @@ class _FractionRun:
         def after_epoch(epoch: Epoch) -> None:
             loss, speed = epoch.metrics["loss"], epoch.metrics["images_per_second"]
             metrics = {f"loss{_suffix(self.percent)}": loss, "images_per_second": speed}
-            if epoch.number == self.recipe.epochs:  # not before: validation and test can be far larger than the subset
+            # not before: validation and test can be far larger than the subset
+            if epoch.number == self.recipe.num_epochs:
                 metrics |= self._named(measure(classifier, splits, stage))
             stage.report(metrics, self.epochs_before + epoch.number)
 

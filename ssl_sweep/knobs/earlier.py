@@ -10,6 +10,8 @@ from typing import Any
 # by the section's path in a spec: the name of an encoder or a method, or an evaluation's, is its last part
 EARLIER: dict[str, dict[str, Any]] = {
     "pretrain": {
+        "steps": None,
+        "epoch_steps": None,
         "beta2": 0.999,
         "nesterov": False,
         "decay_tokens": True,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, 
 
 from ssl_sweep.errors import UserError
 from ssl_sweep.knobs.problems import did_you_mean, translated
-from ssl_sweep.knobs.weights import ENCODER_KNOBS
+from ssl_sweep.knobs.weights import ENCODER_KNOBS, RENAMED
 from ssl_sweep.models.encoders import ENCODERS, Encoder, encoder_class
 from ssl_sweep.models.library import LibraryError, is_library_name, library_names
 from ssl_sweep.plugins import catalog
@@ -130,6 +130,9 @@ def knobs_of(target: Callable[..., Any]) -> type[Knobs]:
             what = f"{inspect.getsourcefile(target)}: {target.__name__} has an argument {name}"
             raise catalog.PluginError(f"{what}, and every encoder has the knob encoder.{name}; rename the argument")
         fields |= ENCODER_KNOBS
+    if target in RENAMED:
+        argument, knob, field = RENAMED[target]
+        fields = {**{name: each for name, each in fields.items() if name != argument}, knob: field}
     try:
         return create_model(f"{target.__module__.rpartition('.')[2]}.{target.__name__}", __base__=Knobs, **fields)
     except PydanticUserError as error:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 COST = "cost/"
-COSTS = ("cost/million_parameters", "cost/gmacs", "cost/pretrain_epochs", "cost/pretrain_gmacs")
+COSTS_BY_EPOCHS = ("cost/pretrain_epochs", "cost/pretrain_gmacs")  # where pretraining has its length in epochs
+COSTS_BY_STEPS = ("cost/pretrain_steps",)  # where it has it in steps
+COSTS = ("cost/million_parameters", "cost/gmacs", *COSTS_BY_EPOCHS, *COSTS_BY_STEPS)
 Direction = Literal["maximize", "minimize"]
 
 

@@ -2,7 +2,8 @@
 
 `{"method local/mine": "sha256:...", "encoder.weights a.safetensors": "sha256:..."}`. A sweep takes them when it is
 launched; a trial has those that it uses in its config, under `pins`, and in the keys of its stages. A pin of an
-evaluation alone begins with `evaluation NAME`, one of a file with its key, `encoder.weights`.
+evaluation alone begins with `evaluation NAME`, one of a file with its key, `encoder.weights`, or `subset.from` for the
+encoder that chooses images.
 
 The data's are apart, under `identities`: `{"data.source": "sha256:...", "evaluation transfer digits": "sha256:..."}`.
 """
@@ -10,6 +11,7 @@ The data's are apart, under `identities`: `{"data.source": "sha256:...", "evalua
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ssl_sweep.data.subset import origin_of
 from ssl_sweep.errors import UserError
 from ssl_sweep.models.encoders import WEIGHTS
 from ssl_sweep.plugins import catalog
@@ -18,6 +20,7 @@ from ssl_sweep.plugins import catalog
 KINDS: dict[str, catalog.Kind] = {
     "method": "methods", "encoder": "encoders", "evaluation": "evaluations", "source": "sources",
 }  # fmt: skip
+FILES = ("encoder.", "subset.")  # begin the pins of files
 
 
 class PinError(UserError, ValueError):
@@ -38,6 +41,7 @@ def used_by(config: Mapping[str, Any], pins: Mapping[str, str]) -> dict[str, str
     """Those of a sweep's pins that a trial of this config uses."""
     own = {section: f"{section} {config[section]['name']}" for section in ("method", "encoder")}
     own |= {f"encoder.{knob}": f"encoder.{knob} {config['encoder'].get(knob)}" for knob in WEIGHTS}
+    own["subset.from"] = f"subset.from {origin_of(config)}"
     return {pin: identity for pin, identity in pins.items() if own.get(pin.split()[0], pin) == pin}
 
 
@@ -66,7 +70,7 @@ def check_pins(config: Mapping[str, Any], uses: Collection[str] = KINDS) -> None
         PluginError: one is not at hand.
     """
     for pin, pinned in config.get("pins", {}).items():
-        if pin.startswith("encoder."):  # a file, whose identity is compared when it is read
+        if pin.startswith(FILES):  # a file, whose identity is compared when it is read
             continue
         use, name = pin.split()[-2:]
         if use not in uses:

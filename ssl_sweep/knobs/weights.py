@@ -1,10 +1,11 @@
-"""The knobs that every encoder has: where its weights come from."""
+"""The knobs that every encoder has, where its weights come from; and where a subset's features come from."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from ssl_sweep.data.subset import Subset
 from ssl_sweep.knobs.problems import Finding, validation_error
 from ssl_sweep.models.weights import SUFFIX, conversion
 
@@ -34,4 +35,13 @@ Origin = Annotated[
         "random weights"
     ),
 ]
+SubsetOrigin = Annotated[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9_-]+)?$")] | None,
+    Field(
+        description="whose features decide: an earlier SWEEP of the storage, by its best trial's encoder, or "
+        "SWEEP/TRIAL; `encoder`: the trial's own as it begins, from weights; null: random needs none"
+    ),
+]
 ENCODER_KNOBS: dict[str, tuple[Any, None]] = {"weights": (Weights, None), "from": (Origin, None)}
+# `from` is no name that an argument can have
+RENAMED: dict[Any, tuple[str, str, Any]] = {Subset: ("origin", "from", (SubsetOrigin, None))}

@@ -81,6 +81,7 @@ PLANNED = {
     "trials": 4,
     "pretrains": 4,
     "pretrain_epochs": 400,
+    "pretrain_steps": 0,
     "evaluation_epochs": {"knn": 0},
     "concurrent": 4,
     "views": {"autoencoder": {"crop_scale_min": 0.08}},

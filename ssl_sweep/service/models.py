@@ -173,7 +173,8 @@ class Planned(BaseModel):
     confirming: Annotated[int, Field(description="trials with fresh seeds, which confirm the best choices")]
     trials: int
     pretrains: int
-    pretrain_epochs: int
+    pretrain_epochs: Annotated[int, Field(description="of the pretrainings whose length is given in epochs")]
+    pretrain_steps: Annotated[int, Field(description="of those whose length is given in steps")]
     evaluation_epochs: dict[str, int]
     concurrent: Annotated[int | None, Field(description="trials at a time; null: no cluster answers")]
     views: Annotated[

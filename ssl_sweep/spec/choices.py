@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any
 
 from ssl_sweep.knobs.problems import Loc
@@ -11,7 +11,13 @@ from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.sections import CASE, CONSTRUCTED, NAMED, Settings
 
 # the sections that decide whether the objects of one can be built, the most telling one first
-DECIDERS = {"views": ("views", "method"), "pretrain": ("pretrain",), "encoder": ("encoder", "method")}
+DECIDERS = {
+    "views": ("views", "method"),
+    "pretrain": ("pretrain",),
+    "encoder": ("encoder", "method"),
+    "data": ("data", "encoder"),
+}
+NOT_DATA = tuple(section for section in CONSTRUCTED if section != "data")
 MAX_LISTED = 10_000  # choices that are compared with those tried
 MAX_COMBINED = 500  # combinations a section; a spec is read each time somebody looks at its sweep
 
@@ -47,19 +53,26 @@ def to_construct(search: Search) -> Iterator[tuple[Settings, Settings, tuple[str
     """Yield the choices to construct before a sweep runs: each choice, its part for messages, and the sections.
 
     For a grid, every choice. For another search, every combination of cases, methods and encoders, and for a section
-    that is searched by lists only, every combination of these; all other knobs have their first value.
+    that is searched by lists only, every combination of these; all other knobs have their first value. `data` is one of
+    these sections where it is searched.
     """
     if search.sampler == "grid":
         yield from ((choice, choice, CONSTRUCTED) for choice in all_choices(search))
         return
     knobs = searched(search)
-    for section in CONSTRUCTED:
+    for section in CONSTRUCTED if varies_data(search) else NOT_DATA:
         own = [path for path in knobs if (path in NAMED if section in NAMED else path.startswith(f"{section}."))]
-        if any(isinstance(knobs[path], Range) for path in own):
+        # a subset's numbers do not decide whether its knobs fit together
+        if section != "data" and any(isinstance(knobs[path], Range) for path in own):
             continue
         own += [CASE] * (CASE in knobs)
         for choice in islice(combined(search, own), MAX_COMBINED):
             yield choice, {path: choice[path] for path in own}, (section,)
+
+
+def varies_data(search: Search) -> bool:
+    """Whether the search or a case gives the part of the images that is pretrained on."""
+    return any(path.startswith("data.") for path in (*search.space, *chain(*search.cases.values())))
 
 
 def place_of(search: Search, choice: Mapping[str, Any], section: str) -> Loc:

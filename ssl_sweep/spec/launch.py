@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.data.subset import images_pretrained_on
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.objective import COSTS_BY_EPOCHS, COSTS_BY_STEPS
 from ssl_sweep.knobs.problems import Finding, Loc, Problem, SpecError, key_text
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.spec.choices import extremes
 from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.pruners import PRUNE_ON
+from ssl_sweep.spec.pruning import pretrain_lengths
 from ssl_sweep.spec.sections import CASE
 from ssl_sweep.spec.sweep import SweepSpec, resolve
 
@@ -35,7 +38,20 @@ def launch_findings(spec: SweepSpec) -> list[Finding]:
     Each different pair of method and encoder is built, on the meta device: without memory or training.
     """
     built = _found(spec, partial(_build_errors, workers=spec.resources.workers))
-    return [*_reported_once(spec), *(built or _evaluation_findings(spec))]
+    return [*_reported_once(spec), *_costs_of_another_unit(spec), *(built or _evaluation_findings(spec))]
+
+
+def _costs_of_another_unit(spec: SweepSpec) -> Iterator[Finding]:
+    """Objectives by the length of pretraining in another unit than some trials have: they could not be compared."""
+    units = {"steps" if each["steps"] else "epochs" for each in pretrain_lengths(spec.search, spec.pretrain)}
+    for metric, unit, other in [
+        *((metric, "epochs", "steps") for metric in COSTS_BY_EPOCHS),
+        *((metric, "steps", "epochs") for metric in COSTS_BY_STEPS),
+    ]:
+        if metric in spec.search.metrics and other in units:
+            message = f"{metric} is not known where the length of pretraining is given in {other}"
+            remedy = f"give it in {unit}, or use {' or '.join(COSTS_BY_STEPS if other == 'steps' else COSTS_BY_EPOCHS)}"
+            yield Finding(("search", "objective"), str(spec.search.objective), message, remedy)
 
 
 def size_findings(spec: SweepSpec, train_images: int) -> list[Finding]:
@@ -51,7 +67,9 @@ def derived_sizes(spec: SweepSpec, train_images: int) -> dict[str, dict[str, lis
     found: dict[str, dict[str, list[Any]]] = {}
     for choice, config in _pretrained(spec):
         name, batch_size = config["method"]["name"], config["pretrain"]["batch_size"]
-        sizes = methods.derived(config["method"], batch_size=batch_size, train_images=train_images)
+        sizes = methods.derived(
+            config["method"], batch_size=batch_size, train_images=images_pretrained_on(config, train_images)
+        )
         for knob, value in sizes.items():
             values = found.setdefault(str(choice.get(CASE, name)), {}).setdefault(knob, [])
             values += [value] * (value not in values)
@@ -70,18 +88,26 @@ def _method_warnings(spec: SweepSpec, train_images: int) -> list[str]:
     found = []
     for _, config in _pretrained(spec):
         batch_size = config["pretrain"]["batch_size"]
-        found.append(methods.check_sizes(config["method"], batch_size=batch_size, train_images=train_images))
+        seen = images_pretrained_on(config, train_images)
+        found.append(methods.check_sizes(config["method"], batch_size=batch_size, train_images=seen))
     return [f"method.{warning}" for warning in dict.fromkeys(found) if warning]
 
 
 def _large_batches(spec: SweepSpec, train_images: int) -> list[str]:
     configs = [config for _, config in _different(spec) if methods.pretrains(config["method"]["name"])]
-    sizes = sorted({config["pretrain"]["batch_size"] for config in configs})
+    sizes = sorted(
+        {(config["pretrain"]["batch_size"], images_pretrained_on(config, train_images)) for config in configs}
+    )
+    large = [(size, images) for size, images in sizes if size > images]
     return [
-        f"{BATCH_SIZE}: {size} is more than the {train_images} training images: an epoch is one step with all of them"
-        for size in sizes[-1:]
-        if size > train_images
+        f"{BATCH_SIZE}: {size} is more than the {images} training images: an epoch is one step with all of them"
+        for size, images in large[-1:]
     ]
+
+
+def pretrained_on(spec: SweepSpec, train_images: int) -> list[int]:
+    """The different numbers of images that trials are pretrained on, ascending; the most, where features decide."""
+    return sorted({images_pretrained_on(config, train_images) for _, config in _pretrained(spec)})
 
 
 def launch_error(file: str, findings: Sequence[Finding]) -> SpecError:
@@ -99,11 +125,13 @@ def _found(spec: SweepSpec, errors_of: Callable[[Config], Iterator[tuple[str, st
 
 
 def _different(spec: SweepSpec) -> Iterator[tuple[Config, Config]]:
-    """The choices, with their configs, whose encoder, method or batch size differs from those before."""
+    """The choices, with their configs, whose encoder, method, batch size or subset differs from those before."""
     known = set()
     for choice in islice(extremes(spec.search, _decides), MAX_COMBINED):
         config = resolve(spec, choice, spec.search.seeds[0])
-        made = json.dumps([config["encoder"], config["method"], config["pretrain"]["batch_size"]])
+        made = json.dumps(
+            [config["encoder"], config["method"], config["pretrain"]["batch_size"], config["data"]["subset"]]
+        )
         if made not in known:
             known.add(made)
             yield choice, config
@@ -116,7 +144,7 @@ def _pretrained(spec: SweepSpec) -> Iterator[tuple[Config, Config]]:
 
 
 def _decides(path: str) -> bool:
-    return path.partition(".")[0] in ("encoder", "method", CASE) or path == BATCH_SIZE
+    return path.partition(".")[0] in ("encoder", "method", CASE, "data") or path == BATCH_SIZE
 
 
 def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
@@ -136,7 +164,7 @@ def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
 
 
 def _size_errors(config: Config, workers: int, train_images: int) -> Iterator[tuple[str, str]]:
-    batch_size = config["pretrain"]["batch_size"]
+    batch_size, train_images = config["pretrain"]["batch_size"], images_pretrained_on(config, train_images)
     if not methods.pretrains(config["method"]["name"]):
         return
     if batch_size > train_images and train_images % workers:

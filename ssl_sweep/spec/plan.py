@@ -4,15 +4,17 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssl_sweep.knobs import methods
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.spec.choices import num_choices, num_settings
 from ssl_sweep.spec.compared import most_compared
+from ssl_sweep.spec.pruning import pretrain_lengths
 from ssl_sweep.spec.section import Resources
 from ssl_sweep.spec.sweep import SweepSpec, grid, resolve
 from ssl_sweep.spec.views import shown_views
+from ssl_sweep.training.optimizers import num_epochs
 from ssl_sweep.trial.stage_keys import stage_key
 
 # {"CPU": 64, "GPU": 8}: resources of all workers when scaled up; the service sets it for the drivers that it launches
@@ -28,13 +30,26 @@ class Plan:
     confirming: int  # trials with fresh seeds, included in `trials`
     trials: int
     pretrains: int
-    pretrain_epochs: int
+    pretrain_epochs: int  # of the pretrainings whose length is given in epochs
+    pretrain_steps: int  # of the others
     evaluation_epochs: Mapping[str, int]
     concurrent: int
     views: Mapping[str, Mapping[str, Any]]  # by the methods or cases that they are of, see `shown_views`
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
     at_most: bool
+
+
+class _Size(NamedTuple):
+    pretrains: int
+    pretrain_epochs: int
+    pretrain_steps: int
+    evaluation_epochs: dict[str, int]
+
+    def with_more(self, more: "_Size") -> "_Size":
+        epochs = {name: epochs + more.evaluation_epochs[name] for name, epochs in self.evaluation_epochs.items()}
+        pretrains, pretrain_epochs = self.pretrains + more.pretrains, self.pretrain_epochs + more.pretrain_epochs
+        return _Size(pretrains, pretrain_epochs, self.pretrain_steps + more.pretrain_steps, epochs)
 
 
 def count_trials(spec: SweepSpec) -> int:
@@ -47,20 +62,16 @@ def make_plan(spec: SweepSpec, nodes: Sequence[Mapping[str, float]] | None = Non
     nodes = nodes or [this_machine()]
     is_grid, seeds, confirm = spec.search.sampler == "grid", len(spec.search.seeds), spec.search.confirm
     choices, trials = count_choices(spec), count_trials(spec)
-    pretrains, pretrain_epochs, evaluation_epochs = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
+    size = _of_grid(spec) if is_grid else _at_most(spec, choices, seeds)
     if confirm is not None:
-        more = _at_most(spec, most_confirmed(spec, choices), len(confirm.seeds))
-        pretrains, pretrain_epochs = pretrains + more[0], pretrain_epochs + more[1]
-        evaluation_epochs = {name: epochs + more[2][name] for name, epochs in evaluation_epochs.items()}
+        size = size.with_more(_at_most(spec, most_confirmed(spec, choices), len(confirm.seeds)))
     problems, fits = fit(spec.resources, nodes)
     return Plan(
         choices=choices,
         seeds=seeds,
         confirming=_count_confirming(spec),
         trials=trials,
-        pretrains=pretrains,
-        pretrain_epochs=pretrain_epochs,
-        evaluation_epochs=evaluation_epochs,
+        **size._asdict(),
         concurrent=min(fits, trials),
         views=shown_views(spec),
         warnings=plan_warnings(spec),
@@ -110,36 +121,39 @@ def pretraining(config: Mapping[str, Any]) -> str | None:
     return stage_key(config, "pretrain", "fp32") if methods.pretrains(config["method"]["name"]) else None
 
 
-def _of_grid(spec: SweepSpec) -> tuple[int, int, dict[str, int]]:
-    """The number of different pretrainings, their total epochs, and the total epochs of each evaluation."""
+def _of_grid(spec: SweepSpec) -> _Size:
+    """The number of different pretrainings, their total length, and the total epochs of each evaluation."""
     seeds = spec.search.seeds
-    pretrain: dict[str, int] = {}
+    pretrain: dict[str, Mapping[str, Any]] = {}
     evaluations: dict[str, int] = {}
     for choice in grid(spec):
         config = resolve(spec, choice, seeds[0])
         for seed in seeds:
             if (key := pretraining({**config, "seed": seed})) is not None:
-                pretrain[key] = config["pretrain"]["epochs"]
+                pretrain[key] = config["pretrain"]
         for name, settings in config["evaluate"].items():
             if epochs := load_evaluation(name).planned_epochs(settings):
                 evaluations[name] = evaluations.get(name, 0) + epochs * len(seeds)
-    return len(pretrain), sum(pretrain.values()), evaluations
+    epochs = sum(num_epochs(each) for each in pretrain.values() if each["steps"] is None)
+    return _Size(len(pretrain), epochs, sum(each["steps"] or 0 for each in pretrain.values()), evaluations)
 
 
-def _at_most(spec: SweepSpec, choices: int, seeds: int) -> tuple[int, int, dict[str, int]]:
-    """Upper bounds for choices that are not known yet: all pretrainings differ, and each has the most epochs."""
+def _at_most(spec: SweepSpec, choices: int, seeds: int) -> _Size:
+    """Upper bounds for choices that are not known yet: all pretrainings differ, and each is as long as can be."""
     decide = [values for path, values in spec.search.space.items() if not path.startswith("evaluate.")]
     listed = [num_settings(values) or math.inf for values in decide]
     pretrains = int(min(choices, math.prod(listed) * (len(spec.search.cases) or 1))) * seeds
     if not (spec.search.cases or spec.search.branches) and not methods.pretrains(spec.method["name"]):
         pretrains = 0
-    pretrain_epochs = spec.search.at_highest("pretrain", spec.pretrain)["epochs"]
+    lengths = pretrain_lengths(spec.search, spec.pretrain)
+    most_epochs = max((num_epochs(each) for each in lengths if each["steps"] is None), default=0)
+    most_steps = max(each["steps"] or 0 for each in lengths)
     planned = {
         name: load_evaluation(name).planned_epochs(spec.search.at_highest(f"evaluate.{name}", settings))
         for name, settings in spec.evaluate.items()
     }
     epochs = {name: trial_epochs * choices * seeds for name, trial_epochs in planned.items() if trial_epochs}
-    return pretrains, pretrain_epochs * pretrains, epochs
+    return _Size(pretrains, most_epochs * pretrains, most_steps * pretrains, epochs)
 
 
 def fit(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> tuple[tuple[str, ...], int]:

@@ -8,14 +8,25 @@ from ssl_sweep.knobs.evaluation import Evaluation
 from ssl_sweep.knobs.problems import Finding
 from ssl_sweep.spec.pruners import Wilcoxon
 from ssl_sweep.spec.search import Search
+from ssl_sweep.training.optimizers import num_epochs
 
 
 def max_epochs(search: Search, pretrain: Mapping[str, Any], evaluate: Mapping[str, Mapping[str, Any]]) -> int:
     """The maximum number of epochs of the stage that an epoch pruner watches."""
     stage = search.prune_objective.metric.rpartition("/")[0]
     if stage == "pretrain":
-        return int(search.at_highest("pretrain", pretrain)["epochs"])
+        return max(map(num_epochs, pretrain_lengths(search, pretrain)))
     return Evaluation.epochs(search.at_highest(f"evaluate.{stage}", evaluate[stage]))
+
+
+def pretrain_lengths(search: Search, pretrain: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lengths that pretrainings can have, in epochs or in steps, as settings of `Recipe`; a range's by its ends."""
+    epochs, steps, epoch_steps = (
+        search.candidates(f"pretrain.{knob}", pretrain[knob]) for knob in ("epochs", "steps", "epoch_steps")
+    )
+    found = [{"epochs": None, "steps": n, "epoch_steps": each} for n in steps if n for each in epoch_steps]
+    is_by_epochs = None in steps or "pretrain.epochs" in search.space
+    return found + [{"epochs": n, "steps": None} for n in epochs if is_by_epochs and n is not None]
 
 
 def pruning_findings(

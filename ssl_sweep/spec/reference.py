@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ssl_sweep.data.subset import Subset
 from ssl_sweep.knobs import knobs
 from ssl_sweep.models.library import LIBRARIES, library_class
 from ssl_sweep.spec.pruners import PRUNERS
 from ssl_sweep.spec.schema import Schema, json_schema, knob_schema
+from ssl_sweep.spec.sections import SUBSET
 
 BEGIN, END = "<!-- spec:begin -->", "<!-- spec:end -->"
 
@@ -21,7 +23,9 @@ def reference() -> str:
     definitions = schema["$defs"]
     sections = [
         ("The file", schema),
-        *((f"`{name}`", schema["properties"][name]) for name in ("data", "views", "pretrain", "health")),
+        ("`data`", schema["properties"]["data"]),
+        (f"`{SUBSET}`", knob_schema(Subset)),
+        *((f"`{name}`", schema["properties"][name]) for name in ("views", "pretrain", "health")),
         *_owned("encoder", "encoders"),
         *((f"`encoder`: `{library}/NAME`", knob_schema(library_class(library))) for library in LIBRARIES),
         *_owned("method", "methods"),

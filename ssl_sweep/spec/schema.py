@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ssl_sweep.data.subset import Subset
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.listing import usable
 from ssl_sweep.models.library import LIBRARIES, library_class
 from ssl_sweep.spec.domains import Range
 from ssl_sweep.spec.pruners import NONE, PRUNERS
 from ssl_sweep.spec.search import CONFIRM_SEEDS, Confirm
-from ssl_sweep.spec.sections import FIXED, NAMED, SEARCHED
+from ssl_sweep.spec.sections import FIXED, NAMED, SEARCHED, SUBSET
 from ssl_sweep.spec.sweep import SweepSpec
 
 Schema = dict[str, Any]
@@ -27,6 +28,8 @@ def json_schema() -> Schema:
         del definitions[name]
     for section, target in FIXED.items():
         sections[section] = knob_schema(target) | _described(sections[section])
+    subset = sections["data"]["properties"]["subset"]
+    subset["anyOf"] = [knob_schema(Subset), {"type": "null"}]
     sections["data"]["properties"]["classes"]["anyOf"].insert(0, {"type": "string"})  # a file, read with the spec
     for section, kind in NAMED.items():
         sections[section] = _named(kind) | _described(sections[section])
@@ -59,7 +62,7 @@ def searched_schemas() -> dict[str, Schema]:
 
 
 def _searched_targets() -> list[tuple[str, Callable[..., Any]]]:
-    fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED]
+    fixed = [(section, target) for section, target in FIXED.items() if section in SEARCHED] + [(SUBSET, Subset)]
     named = [(section, target) for section, kind in NAMED.items() for _, target in _targets(kind)]
     evaluations = [(f"evaluate.{name}", target) for name, target in usable("evaluations").items()]
     return [*fixed, *named, *evaluations]

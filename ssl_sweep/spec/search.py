@@ -116,7 +116,8 @@ class Search(Section):
         Field(
             description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`; or "
             "a list of two, as with a cost: `minimize cost/million_parameters` (of the encoder), `cost/gmacs` (billion "
-            "multiply-adds of the encoder, an image), `cost/pretrain_epochs`, `cost/pretrain_gmacs` (epochs x gmacs)"
+            "multiply-adds of the encoder, an image), `cost/pretrain_epochs`, `cost/pretrain_gmacs` (epochs x gmacs), "
+            "`cost/pretrain_steps` (where the length is given in steps)"
         ),
     ] = ""
     trials: Annotated[
@@ -160,12 +161,12 @@ class Search(Section):
         """A section's settings with each number that the search varies at its highest."""
         highest = dict(settings)
         for knob, fixed in settings.items():
-            values = self._candidates(f"{section}.{knob}", fixed)
+            values = self.candidates(f"{section}.{knob}", fixed)
             if numbers := [value for value in values if isinstance(value, int | float)]:
                 highest[knob] = max(numbers)
         return highest
 
-    def _candidates(self, path: str, fixed: Any) -> tuple[Any, ...]:
+    def candidates(self, path: str, fixed: Any) -> tuple[Any, ...]:
         """The values that a knob can get, a range's by its ends: those searched replace the fixed one."""
         searched = self.space.get(path)
         if isinstance(searched, Categorical):

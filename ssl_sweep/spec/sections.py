@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ssl_sweep.data.recipes import AUTO, RECIPES, Views, complete_views
 from ssl_sweep.data.splits import Data
+from ssl_sweep.data.subset import OWN_ENCODER, Subset, subset_of
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.earlier import with_earlier
@@ -25,10 +26,12 @@ Settings = dict[str, Any]
 FIXED: dict[str, Callable[..., Any]] = {"data": Data, "views": Views, "pretrain": Recipe, "health": Health}
 NAMED: dict[str, knobs.Kind] = {"encoder": "encoders", "method": "methods"}  # sections with a `name`
 SEARCHED = ("views", "method", "encoder", "pretrain", "evaluate")
-CONSTRUCTED = ("views", "pretrain", "encoder")  # sections whose objects are cheap to build, see `construct`
+SUBSET = "data.subset"  # a section inside another, with knobs that can be searched
+CONSTRUCTED = ("views", "pretrain", "encoder", "data")  # sections whose objects are cheap to build, see `construct`
 CASE = "case"  # the knob whose values are the names of `search.cases`
 
 _REFUSED = {
+    SUBSET: ("is a knob of a subset, which this spec lacks", "add `subset: {method: random, fraction: 1}` to data"),
     "data": ("cannot be searched: the trials of a sweep share one data set", "write one spec for each data set"),
     "health": ("cannot be searched: it watches, and changes nothing", "set it in the `health` section"),
     "seed": ("is not a knob of the space", "use `search.seeds`"),
@@ -86,8 +89,8 @@ class Base(NamedTuple):
         part = self.parts.get(section)
         if part is not None and (part.target is None or knob in part.knobs):
             return part, knob
-        if head in _REFUSED:
-            raise validation_error(Finding((), value, *_REFUSED[head]))
+        if part is None and (refused := section if section in _REFUSED else head) in _REFUSED:
+            raise validation_error(Finding((), value, *_REFUSED[refused]))
         if part is not None:
             options = [f"{section}.{name}" for name in part.knobs]
             raise validation_error(Finding((), value, f"is not a knob of {part.owner}", did_you_mean(path, options)))
@@ -156,7 +159,13 @@ def check_fixed(section: str, value: Any, *, stored: bool = False) -> Settings:
     """
     given = {} if value is None else value
     given = with_earlier(section, given) if stored and isinstance(given, dict) else given
+    if section == "pretrain" and isinstance(given, dict) and given.get("steps") is not None:
+        given = {"epochs": None, **given}  # the default of one gives way to the other
     checked = knobs.check(FIXED[section], given, section)
+    if section == "data" and checked["subset"] is not None:
+        errors = ErrorCollector()
+        checked["subset"] = errors.run(("subset",), knobs.check, Subset, checked["subset"], SUBSET)
+        errors.raise_if_any()
     return {knob: set_to for knob, set_to in checked.items() if section != "views" or knob in ("recipe", *given)}
 
 
@@ -210,9 +219,12 @@ def base_of(sections: Mapping[str, Any], *, stored: bool) -> Base:
     parts = {name: Part(target, sections.get(name, {}), name) for name, target in FIXED.items() if name in SEARCHED}
     named = {name: kind for name, kind in NAMED.items() if name in sections}
     parts |= {name: named_part(kind, sections[name], stored=stored) for name, kind in named.items()}
+    if sections.get("data", {}).get("subset") is not None:
+        parts[SUBSET] = Part(Subset, sections["data"]["subset"], SUBSET)
     for name, settings in sections.get("evaluate", {}).items():
         parts[f"evaluate.{name}"] = Part(_target("evaluations", name, stored), settings, name)
-    return Base(parts, frozenset(SEARCHED) - sections.keys() - FIXED.keys(), stored)
+    broken = frozenset((*SEARCHED, "data")) - sections.keys() - (FIXED.keys() - {"data"})
+    return Base(parts, broken, stored)
 
 
 def construct(config: Mapping[str, Any], section: str, shown: Mapping[str, Any]) -> None:
@@ -228,9 +240,20 @@ def construct(config: Mapping[str, Any], section: str, shown: Mapping[str, Any])
     made: dict[str, Callable[[], Any]] = {
         "views": lambda: Augment(config["data"]["image_size"], **config["views"]),
         "pretrain": lambda: Recipe(**config["pretrain"]),
+        "data": lambda: _check_subset(config),
         "encoder": lambda: _check_encoder(config["encoder"], config["method"]["name"], config["data"]["image_size"]),
     }
     _build(made[section], shown)
+
+
+def _check_subset(config: Mapping[str, Any]) -> None:
+    """Refuse knobs of a subset that do not fit together, and features of random weights."""
+    subset, encoder = subset_of(config["data"]), config["encoder"]
+    if subset is None or not subset.needs_features or subset.origin != OWN_ENCODER:
+        return
+    if not (encoder.get("weights") or encoder.get("from")):
+        remedy = "set encoder.weights or encoder.from, or name an earlier sweep"
+        raise ValueError(f"data.subset.from: {OWN_ENCODER}: {encoder['name']} begins from random weights; {remedy}")
 
 
 def _check_encoder(settings: Settings, method: str, image_size: int) -> None:

@@ -25,7 +25,7 @@ from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
-from ssl_sweep.spec.choices import all_choices, deciding, num_settings, place_of, searched, to_construct
+from ssl_sweep.spec.choices import all_choices, deciding, num_settings, place_of, searched, to_construct, varies_data
 from ssl_sweep.spec.domains import Branch, Categorical, Range
 from ssl_sweep.spec.pruning import pruning_findings
 from ssl_sweep.spec.search import Search
@@ -194,6 +194,8 @@ class SweepSpec(Section):
         if self._is_trusted(info):
             return self
         errors = ErrorCollector()
+        if not varies_data(self.search):
+            errors.run(("data",), construct, {"data": self.data, "encoder": self.encoder}, "data", {})
         for choice, shown, sections in to_construct(self.search):
             config = resolve(self, choice, self.search.seeds[0])
             for section in sections:
@@ -249,6 +251,7 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
     settings |= {section: {"name": branch.name, **branch.fixed} for section, branch in sections.items()}
     if spec.search.cases:
         settings = {**spec.search.cases[settings.pop(CASE)], **settings}
+    settings |= _replaced_length(settings)
     dumped = copy.deepcopy({name: getattr(spec, name) for name in ("data", *SEARCHED)})
     config = {**dumped, **{name: dict(settings.pop(name)) for name in NAMED if name in settings}}
     # plugins are trusted: their values were checked when the spec was read
@@ -260,7 +263,7 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
     if errors.findings:
         raise spec_error(validation_error(*errors.findings), lambda _: (f"a choice of {spec.name}", None))
     config["views"] = views_of(config)
-    data = {**spec.data, "root": str(spec.root)}
+    data = {**config["data"], "root": str(spec.root)}
     return {**config, "data": data, "health": dict(spec.health), "precision": spec.precision, "seed": seed}
 
 
@@ -284,6 +287,16 @@ def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
 
 def _branch(search: Search, section: str, name: Any) -> Branch:
     return next(branch for branch in search.branches[section].choices if branch.name == name)
+
+
+def _replaced_length(settings: Settings) -> Settings:
+    """A length of pretraining that a choice or its case gives replaces the one of the section, in the other unit."""
+    cleared: tuple[str, ...] = ()
+    if settings.get("pretrain.steps") is not None:
+        cleared = ("pretrain.epochs",)
+    elif settings.get("pretrain.epochs") is not None:
+        cleared = ("pretrain.steps", "pretrain.epoch_steps")
+    return {path: None for path in cleared if path not in settings}
 
 
 def _metrics(sections: Mapping[str, Any], stored: bool) -> list[str] | None:

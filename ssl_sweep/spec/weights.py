@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.data.subset import origin_of
 from ssl_sweep.knobs.problems import Finding
 from ssl_sweep.models.encoders import build_encoder
 from ssl_sweep.models.weights import WeightsError, digest, unused_keys
 from ssl_sweep.spec.choices import MAX_COMBINED, combined, searched
 from ssl_sweep.spec.launch import placed
-from ssl_sweep.spec.sections import CASE
+from ssl_sweep.spec.sections import CASE, SUBSET
 from ssl_sweep.spec.sweep import SweepSpec, resolve
 
 SHOWN = 5  # keys in a note
@@ -72,6 +73,16 @@ def path_of(spec: SweepSpec, file: str) -> Path:
 def encoders_with(spec: SweepSpec, knob: str) -> Iterator[dict[str, Any]]:
     """The different encoders with a value of `weights` or `from` that trials can have."""
     return (config["encoder"] for _, config in _choices_with(spec, knob))
+
+
+def subset_origins(spec: SweepSpec) -> list[str]:
+    """The earlier sweeps or trials whose encoders choose the images of trials."""
+    if spec.data["subset"] is None:
+        return []
+    knobs = [path for path in searched(spec.search) if path == CASE or path.startswith(f"{SUBSET}.")]
+    choices = islice(combined(spec.search, knobs), MAX_COMBINED)
+    origins = (origin_of(resolve(spec, choice, 0)) for choice in choices)
+    return list(dict.fromkeys(origin for origin in origins if origin is not None))
 
 
 def _choices_with(spec: SweepSpec, knob: str) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:

@@ -1,25 +1,26 @@
-"""Resolves `encoder.from`: the encoder of an earlier sweep of the storage becomes a file of this sweep."""
+"""Resolves `encoder.from` and `data.subset.from`: an earlier sweep's encoder becomes a file of this sweep."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 
 from ssl_sweep.knobs.methods import pretrains
-from ssl_sweep.knobs.pins import check_pins
+from ssl_sweep.knobs.pins import check_pins, plugin_pin
 from ssl_sweep.knobs.problems import did_you_mean
 from ssl_sweep.ledger.open import load_ledger, sweep_names
 from ssl_sweep.ledger.reader import LedgerReader
 from ssl_sweep.models.encoders import build_encoder, without_weights
 from ssl_sweep.models.weights import NET, WeightsError, digest
 from ssl_sweep.spec.sweep import SweepSpec
-from ssl_sweep.spec.weights import encoders_with
+from ssl_sweep.spec.weights import encoders_with, subset_origins
 from ssl_sweep.storage.layout import Storage
 from ssl_sweep.sweep.best import NoSuchTrial, best_trial, select_trial
 from ssl_sweep.trial.export import Trained, read_record, read_trial
 from ssl_sweep.trial.run import encoder_path, is_origin, origin_file
+from ssl_sweep.trial.subset import describe_settings, described_name
 from ssl_sweep.trialdir.atomic import write_bytes
 from ssl_sweep.trialdir.record import RECORD
 
@@ -35,9 +36,8 @@ def check_origins(spec: SweepSpec, storage: Storage) -> list[str]:
         PinError, PluginError: it is a plugin's that has changed since, or is not at hand.
     """
     notes: dict[str, None] = {}
-    for settings in encoders_with(spec, "from"):
-        _, note = _earlier(spec, storage, settings)
-        notes[note] = None
+    for use in _uses(spec):
+        notes[_earlier(spec, storage, use)[1]] = None
     return list(notes)
 
 
@@ -53,17 +53,34 @@ def origin_pins(
         CheckpointError: an encoder is damaged; else as `check_origins`.
     """
     pins: dict[str, str] = {}
-    for settings in encoders_with(spec, "from"):
-        pin = f"encoder.from {settings['from']}"
-        known = pins.get(pin) or pinned.get(pin)
-        if known is not None and _is_kept(spec, storage, known):
-            pins[pin] = known
-            continue
-        folder, note = _earlier(spec, storage, settings)
-        storage.fetch(folder / "stages.json", encoder_path(folder))
-        pins[pin] = _keep(spec, storage, read_trial(folder))
-        say(note)
+    for use in _uses(spec):
+        known = pins.get(use.pin) or pinned.get(use.pin)
+        if known is None or not _is_kept(spec, storage, known):
+            folder, note = _earlier(spec, storage, use)
+            storage.fetch(folder / "stages.json", encoder_path(folder))
+            known = _keep(spec, storage, read_trial(folder), described=use.settings is None)
+            say(note)
+        pins[use.pin] = known
+        if use.settings is None:  # an encoder of its own, which may be a plugin's
+            pins |= plugin_pin("subset encoder", described_name(origin_file(storage.sweep(spec.name), known)))
     return pins
+
+
+class _Use(NamedTuple):
+    """A key that names an earlier encoder: for trials to begin from, or for its features to choose images."""
+
+    key: str
+    origin: str
+    settings: Mapping[str, Any] | None = None  # of the encoder that begins from it
+
+    @property
+    def pin(self) -> str:
+        return f"{self.key.removeprefix('data.')} {self.origin}"
+
+
+def _uses(spec: SweepSpec) -> Iterator[_Use]:
+    yield from (_Use("encoder.from", settings["from"], settings) for settings in encoders_with(spec, "from"))
+    yield from (_Use("data.subset.from", origin) for origin in subset_origins(spec))
 
 
 def _is_kept(spec: SweepSpec, storage: Storage, identity: str) -> bool:
@@ -72,11 +89,10 @@ def _is_kept(spec: SweepSpec, storage: Storage, identity: str) -> bool:
     return is_origin(path, identity)
 
 
-def _earlier(spec: SweepSpec, storage: Storage, settings: Mapping[str, Any]) -> tuple[Path, str]:
+def _earlier(spec: SweepSpec, storage: Storage, use: _Use) -> tuple[Path, str]:
     """The folder of the trial that `SWEEP/TRIAL` names, or of the best one of `SWEEP`, and a note on it."""
-    origin = settings["from"]
     try:
-        ledger, chosen = _find(spec, storage, *origin.split("/"))
+        ledger, chosen = _find(spec, storage, *use.origin.split("/"))
         trial, words = select_trial(ledger, storage, chosen)
         folder = storage.trial(ledger.spec.name, trial.trial_id)
         if not storage.presence(folder)(encoder_path(folder)):
@@ -86,10 +102,11 @@ def _earlier(spec: SweepSpec, storage: Storage, settings: Mapping[str, Any]) -> 
         storage.fetch(folder / RECORD)
         config = read_record(folder).config
         check_pins(config, ("encoder",))
-        _check_alike(settings, config, spec)
+        if use.settings is not None:
+            _check_alike(use.settings, config, spec)
     except (WeightsError, NoSuchTrial) as error:
-        raise WeightsError(f"encoder.from: {origin!r}: {error}") from error
-    return folder, f"encoder.from: {origin}: trial {trial.trial_id[:ID_CHARS]}, {words}"
+        raise WeightsError(f"{use.key}: {use.origin!r}: {error}") from error
+    return folder, f"{use.key}: {use.origin}: trial {trial.trial_id[:ID_CHARS]}, {words}"
 
 
 def _find(spec: SweepSpec, storage: Storage, name: str, trial: str | None = None) -> tuple[LedgerReader, str]:
@@ -143,13 +160,17 @@ def _shapes(settings: Mapping[str, Any], image_size: int) -> dict[str, torch.Siz
     return {key: value.shape for key, value in encoder.state_dict().items()}
 
 
-def _keep(spec: SweepSpec, storage: Storage, trained: Trained) -> str:
-    """Write the weights to the sweep's folder, under their hash; returns their identity."""
+def _keep(spec: SweepSpec, storage: Storage, trained: Trained, *, described: bool) -> str:
+    """Write the weights to the sweep's folder, under their hash; returns their identity.
+
+    described: with the settings that build the encoder, which those of the spec need not be.
+    """
+    metadata = describe_settings(trained.settings, trained.encoder.image_size) if described else None
     tensors = {key.removeprefix(NET): value.contiguous() for key, value in trained.encoder.state_dict().items()}
     folder = storage.sweep(spec.name)
     partial = folder / "weights" / "new.partial"
     partial.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(partial, safetensors.torch.save(tensors))
+    write_bytes(partial, safetensors.torch.save(tensors, metadata))
     identity = digest(partial)
     path = origin_file(folder, identity)
     partial.replace(path)

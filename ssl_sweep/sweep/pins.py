@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from ssl_sweep.knobs.pins import KINDS, PinError
+from ssl_sweep.knobs.pins import FILES, KINDS, PinError
 from ssl_sweep.ledger.entries import PINS, Notes
 from ssl_sweep.ledger.open import load_ledger
 from ssl_sweep.ledger.reader import LedgerReader
@@ -66,7 +66,7 @@ def _awaited(ledger: LedgerReader) -> set[str]:
 def _refusal(sweep: str, changed: list[str], pinned: Mapping[str, str], found: Mapping[str, str]) -> str:
     listed = "\n".join(_lines(changed, pinned, found))
     local = any(catalog.LOCAL in pin for pin in changed)
-    files = all(catalog.LOCAL in pin or pin.startswith("encoder.") for pin in changed)
+    files = all(catalog.LOCAL in pin or pin.startswith(FILES) for pin in changed)
     back = "put the old files back" if files else "install what it began with again"
     options = " --plugins DIR" if local else ""
     return (

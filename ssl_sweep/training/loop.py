@@ -7,7 +7,7 @@ all decisions (means of the loss, when to save) are the same on all ranks. Rank 
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch: its number, from 1, and the means over its images."""
+    """One finished epoch: its number, from 1, and the means over its images.
+
+    It is a pass over the images, or `Recipe.epoch_steps` steps where the recipe's length is given in steps.
+    """
 
     number: int
     metrics: dict[str, float]
@@ -111,7 +114,7 @@ def fit(
     Args:
         model: every trainable parameter is trained; may have `TrainingDeclarations`.
         loss: image indices (B,) and a generator on the stage's device -> scalar loss and scalars to log.
-        num_images: the loop draws indices in [0, num_images), each once per epoch, in an order fixed by the seed.
+        num_images: the loop draws indices in [0, num_images), each once per pass, in an order fixed by the seed.
         recipe: optimiser, schedule, length.
         stage: folder, seed, device, precision.
         after_epoch: measures and reports, on rank 0 alone; may raise `Stop`.
@@ -123,7 +126,7 @@ def fit(
     """
     run = _Run(model, loss, num_images, recipe, stage, drop_last)
     run.restore()
-    while run.progress.epoch < recipe.epochs:
+    while run.progress.epoch < recipe.num_epochs:
         run.train_epoch()
         epoch = run.end_epoch()
         try:
@@ -141,7 +144,8 @@ class _Run:
     ) -> None:
         self.model, self.loss, self.recipe, self.stage = model, loss, recipe, stage
         self.num_images = num_images
-        self.batches = _batch_bounds(num_images, recipe.batch_size, drop_last)
+        self.batches = _batch_bounds(num_images, recipe.batch_size, drop_last)  # of a pass over the images
+        self.epoch_length = recipe.epoch_length(len(self.batches))
         self.optimizer = optimizers.build(model, recipe)
         self.after_step = declared(TrainingDeclarations, model).after_step
         self.rng = stage.generator("steps")
@@ -152,24 +156,35 @@ class _Run:
 
     def train_epoch(self) -> None:
         self.model.train()
-        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(self._order_seed()))
         started = self.saved = time.monotonic()
         before = self.progress.seconds
-        for begin, end in self.batches[self.progress.step :]:
-            self._train_step(order[begin:end])
+        for indices, done in self._batches_left():
+            self._train_step(indices, done)
             self.progress.seconds = before + time.monotonic() - started
             if self._is_time_to_save():
                 self.save()
         self._check_finite()
         self.progress.seconds = before + time.monotonic() - started
 
+    def _batches_left(self) -> Iterator[tuple[Tensor, float]]:
+        """The indices of each batch of the rest of the epoch, and the share of the run that is done before it."""
+        length, passes = len(self.batches), self.recipe.passes(len(self.batches))
+        first = self.progress.epoch * self.epoch_length
+        end = min(first + self.epoch_length, self.recipe.total_steps(length))
+        order, ordered = torch.empty(0), -1  # of the images, and the pass that has it
+        for step in range(first + self.progress.step, end):
+            number, position = divmod(step, length)
+            if number != ordered:
+                order, ordered = self._order(number), number
+            begin_row, end_row = self.batches[position]
+            yield order[begin_row:end_row], (number + position / length) / passes
+
     def end_epoch(self) -> Epoch:
         self.last = self.progress.means()
         self.progress = _Progress(epoch=self.progress.epoch + 1)
         return Epoch(self.progress.epoch, self.last)
 
-    def _train_step(self, indices: Tensor) -> None:
-        progress = (self.progress.epoch + self.progress.step / len(self.batches)) / self.recipe.epochs
+    def _train_step(self, indices: Tensor, progress: float) -> None:
         optimizers.set_rates(self.optimizer, self.recipe, progress)
         with self.stage.autocast():
             value, scalars = self.loss(indices, self.rng)
@@ -189,11 +204,13 @@ class _Run:
     def _check_finite(self) -> None:
         total = float(self.progress.sums["loss"])
         if not math.isfinite(total):
-            where = f"epoch {self.progress.epoch + 1}, by step {self.progress.step} of {len(self.batches)}"
+            where = f"epoch {self.progress.epoch + 1}, by step {self.progress.step} of {self.epoch_length}"
             raise Diverged(f"loss is {total} in {where}; lower lr ({self.recipe.lr}) or set clip_norm")
 
-    def _order_seed(self) -> int:
-        return derive_seed(self.stage.seed, "order", self.progress.epoch)
+    def _order(self, number: int) -> Tensor:
+        """The order of the images in a pass, from 0."""
+        seed = derive_seed(self.stage.seed, "order", number)
+        return torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
 
     def _is_time_to_save(self) -> bool:
         due = time.monotonic() - self.saved > SAVE_EVERY_SECONDS

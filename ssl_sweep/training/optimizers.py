@@ -1,7 +1,7 @@
 """Optimisers, parameter groups and learning-rate schedules of a training run."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ from ssl_sweep.training.declarations import TrainingDeclarations, declared
 TOKENS = (
     "class_token", "cls_token", "dist_token", "reg_token", "mask_token", "positions", "pos_embed", "pos_embedding",
 )  # fmt: skip
+EPOCHS_OF_STEPS = 20  # at most, of a run that is given in steps
 
 # knobs that pretraining shares with the evaluations that train something
 BatchSize = Annotated[int, Field(ge=2, description="images per step; in pretraining those of all workers")]
@@ -45,7 +46,21 @@ Schedule = Annotated[
 class Recipe:
     """The settings of a training run; the defaults are the overlay paper's pretraining (Li et al. 2023, Table a)."""
 
-    epochs: Annotated[int, Field(ge=0, description="passes over the training set")] = 50
+    epochs: Annotated[
+        Annotated[int, Field(ge=0)] | None,
+        Field(description="passes over the images that are trained on; null with `steps`, which replaces it"),
+    ] = 50
+    steps: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(description="length in steps in place of epochs, as for sets of unequal size; null: `epochs`"),
+    ] = None
+    epoch_steps: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(
+            description="with `steps`, how many of them are an epoch: of reports, health, pruners and warm-up; null: a "
+            "twentieth of all"
+        ),
+    ] = None
     batch_size: BatchSize = 256
     optimizer: Optimizer = "sgd"
     lr: Annotated[float, Field(gt=0, description="peak learning rate, before `lr_scaling`")] = 0.05
@@ -85,10 +100,41 @@ class Recipe:
     ] = True
 
     def __post_init__(self) -> None:
+        """Raise ValueError if the settings do not fit together: of `epochs` and `steps` exactly one is given."""
         if self.nesterov and self.optimizer == "adamw":
             raise ValueError("nesterov: adamw has no such momentum; set nesterov to false, or optimizer to sgd or lars")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: needs a momentum above 0; set momentum, or nesterov to false")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"epochs {self.epochs} and steps {self.steps} are both given; set one of them to null")
+        if self.steps is None and self.epochs is None:
+            raise ValueError("epochs and steps are both null; give one of them")
+        if self.steps is None and self.epoch_steps is not None:
+            raise ValueError(f"epoch_steps {self.epoch_steps} has no effect without steps; set it to null")
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs: of passes over the images, or of `epoch_steps` steps each, the last one maybe fewer."""
+        return num_epochs(vars(self))
+
+    def epoch_length(self, pass_steps: int) -> int:
+        """Steps of an epoch; `pass_steps` are those of a pass over the images."""
+        return pass_steps if self.steps is None else epoch_steps(self.steps, self.epoch_steps)
+
+    def passes(self, pass_steps: int) -> float:
+        """Passes over the images in the whole run. Exactly the same for as many steps, given by epochs or by steps."""
+        return float(self.epochs or 0) if self.steps is None else self.steps / pass_steps
+
+    def total_steps(self, pass_steps: int) -> int:
+        """Steps of the whole run."""
+        return (self.epochs or 0) * pass_steps if self.steps is None else self.steps
+
+    @property
+    def warmup(self) -> float:
+        """The share of the run that is warm-up."""
+        if self.steps is None:
+            return self.warmup_epochs / (self.epochs or 1)
+        return self.warmup_epochs * epoch_steps(self.steps, self.epoch_steps) / self.steps
 
     @property
     def peak_lr(self) -> float:
@@ -129,6 +175,18 @@ class Recipe:
 
 def _cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def epoch_steps(steps: int, given: int | None) -> int:
+    """Steps of an epoch of a run that is given in steps: `given`, or a twentieth."""
+    return given or math.ceil(steps / EPOCHS_OF_STEPS)
+
+
+def num_epochs(settings: Mapping[str, Any]) -> int:
+    """`Recipe.num_epochs` of the settings of a recipe."""
+    if (steps := settings.get("steps")) is None:
+        return int(settings["epochs"])
+    return math.ceil(int(steps) / epoch_steps(steps, settings["epoch_steps"]))
 
 
 class Lars(torch.optim.SGD):
@@ -211,8 +269,7 @@ def _is_decayed(name: str, parameter: Tensor, recipe: Recipe) -> bool:
 
 def set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
     """Set every group's learning rate, and a scheduled weight decay, for a step at `progress` in [0, 1]."""
-    warmup = recipe.warmup_epochs / recipe.epochs
-    factor = recipe.lr_factor(progress, warmup)
+    factor = recipe.lr_factor(progress, recipe.warmup)
     for group in optimizer.param_groups:
         # the groups of older checkpoints have no rate of their own
         group["lr"] = group.get("peak_lr", recipe.peak_lr) * (1.0 if group["constant_lr"] else factor)

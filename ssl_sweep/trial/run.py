@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import LABELS_REMEDY, PER_SEED, Data, Splits, data_of, load_splits
+from ssl_sweep.data.subset import OWN_ENCODER, Subset, subset_of
 from ssl_sweep.data.views import Augment
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
@@ -35,6 +38,7 @@ from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.training.pretrain import pretrain, visualize
 from ssl_sweep.trial.stage_keys import PRECISIONS, resolve_precision, stage_key
 from ssl_sweep.trial.stages import FinishedStages, PretrainingOutput, SharedPretraining, link, newest_turn
+from ssl_sweep.trial.subset import listed_rows, read_origin, shared_rows
 from ssl_sweep.trialdir import checkpoint, watchdog
 from ssl_sweep.trialdir.events import StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
@@ -99,6 +103,7 @@ class _Trial:
         self.workers = world_size()
         self.others_wait = self.workers > 1  # for rank 0's instruction
         self.is_first = rank() == 0  # the process that writes; after `leave` every process is rank 0
+        self.rows: Tensor | None = None  # of the images that `data.subset` keeps, once they are chosen; None: all
         self.journal: Journal
         self.finished = FinishedStages(workdir / "stages.json")
 
@@ -123,10 +128,11 @@ class _Trial:
         splits = self._open_data(timeout)  # before rank 0 needs it: while rank 0 waits, it gives no heartbeat
         if number := int(gather_no_grad(torch.zeros(1))[0]):
             self.precision = PRECISIONS[number - 1]  # rank 0's: nodes differ
+            self._share_rows(splits)
             folder = newest_turn(self.stages / stage_key(self.config, "pretrain", self.precision, self.workers))
             stage = self._begin("pretrain", folder, _ignore)
             augment, recipe = Augment(splits.image_size, **self.config["views"]), Recipe(**self.config["pretrain"])
-            pretrain(self._method(), splits.seen, augment, recipe, stage, lambda epoch: None)
+            pretrain(self._method(), self._seen(splits), augment, recipe, stage, lambda epoch: None)
         leave()
 
     def _open_data(self, timeout: float | None) -> Splits:
@@ -144,6 +150,25 @@ class _Trial:
             self.others_wait = False
             with watchdog.waiting():  # until they have opened the data
                 gather_no_grad(torch.full((1,), 1.0 + PRECISIONS.index(self.precision) if pretrain else 0.0))
+
+    def _choose_rows(self, splits: Splits, output: PretrainingOutput) -> None:
+        """Choose the images of `data.subset`, once: a pretraining that goes on reads its list of them."""
+        subset = subset_of(self.config["data"])
+        if subset is None:
+            return
+        seed = derive_seed(self.config["seed"], "subset")
+        stage = Stage(output.folder, _ignore, seed, self.device, self.precision)
+        make = partial(self._choosing_encoder, subset)
+        self.rows = listed_rows(subset, self.config, splits.seen, make, stage, self.cache, output)
+
+    def _share_rows(self, splits: Splits) -> None:
+        """Give the other ranks rank 0's choice: on another node they might choose otherwise, by rounding."""
+        if subset_of(self.config["data"]) is not None:
+            self.rows = shared_rows(self.rows, len(splits.seen))
+
+    def _seen(self, splits: Splits) -> Pack:
+        """The images that the method is pretrained on. Evaluations and health see `splits` as they are."""
+        return splits.seen if self.rows is None else splits.seen.subset(self.rows)
 
     @property
     def splits(self) -> Splits:
@@ -211,6 +236,7 @@ class _Trial:
 
     def _pretrain_shared(self, splits: Splits, output: PretrainingOutput) -> dict[str, float]:
         """Pretrain for all trials that share this pretraining."""
+        self._choose_rows(splits, output)  # before the stage begins with random numbers of its own
         stage = self._begin("pretrain", output.folder, output.report)
         method, augment = self._method(), Augment(splits.image_size, **self.config["views"])
         for knob, value in self._derived().items():
@@ -221,7 +247,7 @@ class _Trial:
 
         def report(epoch: Epoch) -> None:
             metrics = epoch.metrics
-            if due := health.due(epoch.number, recipe.epochs):
+            if due := health.due(epoch.number, recipe.num_epochs):
                 last.update(measure(encoder, splits, augment, health, stage, epoch.number, project))
                 metrics = {**metrics, **last}
                 if health.collapsed(metrics) is not None:
@@ -234,14 +260,15 @@ class _Trial:
             with output.artifacts() as folder:
                 self._show(method, augment, stage, folder / "pictures_before.png", 0)
         self._instruct_others(pretrain=True)
-        metrics = pretrain(method, splits.seen, augment, recipe, stage, report)
+        self._share_rows(splits)
+        metrics = pretrain(method, self._seen(splits), augment, recipe, stage, report)
         # continued from a checkpoint of the last epoch, whose report may be incomplete
         if metrics and health.every and not last:
-            report(Epoch(recipe.epochs, metrics))
+            report(Epoch(recipe.num_epochs, metrics))
         checkpoint.save(encoder_path(output.folder), {"encoder": encoder.state_dict()})
         # made once for a finished encoder, and shown by every trial that uses it
         with output.artifacts() as folder:
-            self._show(method, augment, stage, folder / "pictures.png", recipe.epochs)
+            self._show(method, augment, stage, folder / "pictures.png", recipe.num_epochs)
             gallery(encoder, splits, stage, folder)
         return {"loss": metrics["loss"], **last} if metrics else {}
 
@@ -249,13 +276,14 @@ class _Trial:
         derived = self._derived()
         settings = {**self.config["method"], **derived}
         if derived:
-            log.info("method: %s, for %d training images", derived, len(self.splits.seen))
+            log.info("method: %s, for %d training images", derived, len(self._seen(self.splits)))
         return knobs.load("methods", settings.pop("name"))(self._encoder(), **settings)
 
     def _derived(self) -> dict[str, Any]:
         """The values of the method's knobs that depend on the data."""
         batch_size = self.config["pretrain"]["batch_size"]
-        return methods.derived(self.config["method"], batch_size=batch_size, train_images=len(self.splits.seen))
+        train_images = len(self._seen(self.splits))
+        return methods.derived(self.config["method"], batch_size=batch_size, train_images=train_images)
 
     def _encoder(self) -> Encoder:
         """The encoder as it begins: with random weights, or those that its section names."""
@@ -263,18 +291,28 @@ class _Trial:
         encoder = build_encoder(settings, self.splits.image_size)
         pins = self.config.get("pins", {})
         if origin := settings.get("from"):
-            pinned = pins[f"encoder.from {origin}"]
-            path = origin_file(self.workdir.parents[1], pinned)
-            if not is_origin(path, pinned):
-                remedy = "resume the sweep, which takes it anew"
-                raise WeightsError(f"encoder.from: {origin!r}: the copy {path} is gone or damaged; {remedy}")
-            load_weights(encoder, path, settings["name"], None)
+            load_weights(encoder, self._kept("encoder.from", origin)[0], settings["name"], None)
         if file := settings.get("weights"):
             path = Path(self.config["data"]["root"]) / Path(file).expanduser()
             pinned = pins.get(f"encoder.weights {file}")
             if unused := load_weights(encoder, path, settings["name"], pinned):
                 log.info("encoder.weights: %s: not used: %s", file, ", ".join(unused))
         return encoder
+
+    def _choosing_encoder(self, subset: Subset) -> Encoder:
+        """The encoder whose features choose the images."""
+        if subset.origin is None or subset.origin == OWN_ENCODER:
+            return self._encoder()
+        return read_origin(*self._kept("subset.from", subset.origin))
+
+    def _kept(self, knob: str, origin: str) -> tuple[Path, str]:
+        """The sweep's own file of an earlier sweep's encoder, and its identity."""
+        pinned = self.config.get("pins", {})[f"{knob} {origin}"]
+        path = origin_file(self.workdir.parents[1], pinned)
+        if not is_origin(path, pinned):
+            remedy = "resume the sweep, which takes it anew"
+            raise WeightsError(f"{knob}: {origin!r}: the copy {path} is gone or damaged; {remedy}")
+        return path, pinned
 
     def _show(self, method: Method, augment: Augment, stage: Stage, path: Path, epoch: int) -> None:
         """Save the method's visualization of test images, if it has one, and report its metrics."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.data.subset import subset_of
 from ssl_sweep.knobs.earlier import without_earlier
 from ssl_sweep.models.encoders import WEIGHTS
 from ssl_sweep.training.health import health_of
 from ssl_sweep.training.loop import Precision
 
 STAGE_VERSION = 2  # raise it when the same config gives another result: finished stages then run again
-LATER_DATA = ("splits", "labelled")  # keys of `data` that older keys of stages lack: they count where they are set
+# keys of `data` that older keys of stages lack: they count where they are set
+LATER_DATA = ("splits", "labelled", "subset")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
@@ -40,6 +42,10 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     used["pretrain"] = without_earlier("pretrain", _resolved(pretrain))
     unset = {name for name in LATER_DATA if config["data"].get(name) is None}
     used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root"}}
+    if (subset := subset_of(used["data"])) is not None:
+        used["data"]["subset"] = subset.decisive
+    else:  # all images, whatever the other knobs
+        used["data"].pop("subset", None)
     stops = health_of(config).on_collapse == "stop"  # otherwise it only measures
     if stops:
         used["health"] = config["health"]

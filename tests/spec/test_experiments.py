@@ -12,6 +12,8 @@ from ssl_sweep.spec.sweep import Range, grid, resolve, space
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 VIEWS = {  # a hash of the resolved views of the choices, taken before there were recipes
+    "coreset/cifar10_small": "979d89119233",
+    "coreset/encoder_small": "315f5b022b01",
     "drlim/mnist49": "d13766dba13d",
     "drlim/mnist49_small": "d13766dba13d",
     "exemplar/cifar10": "6c5e4a0234c1",

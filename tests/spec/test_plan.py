@@ -67,6 +67,22 @@ def test_a_samplers_epochs_are_the_most_there_can_be() -> None:
     assert (planned.pretrain_epochs, planned.evaluation_epochs) == (200, {"linear": 28})
 
 
+@pytest.mark.parametrize(
+    ("space", "search", "epochs", "steps"),
+    [
+        ({"pretrain.steps": [100, 400]}, {}, 0, 500),
+        ({"pretrain.steps": [None, 400]}, {}, 10, 400),
+        ({"pretrain.steps": [100, 400]}, {"sampler": "random", "trials": 2}, 0, 800),
+        ({}, {"cases": {"a": {"pretrain.steps": 70}, "b": {"pretrain.epochs": 3}}}, 3, 70),
+    ],
+)
+def test_lengths_in_steps_are_counted_in_steps(
+    space: dict[str, Any], search: dict[str, Any], epochs: int, steps: int
+) -> None:
+    planned = plan(space, seeds=1, **search)
+    assert (planned.pretrain_epochs, planned.pretrain_steps) == (epochs, steps)
+
+
 @pytest.mark.parametrize("search", [{}, {"sampler": "random", "trials": 4}])
 def test_what_is_not_pretrained_is_not_counted(search: dict[str, Any]) -> None:
     planned = plan(LR, method="supervised", **search)

@@ -51,6 +51,23 @@ def test_the_objective_is_watched_where_it_is_known_in_time(objective: str, watc
     assert max_epochs(made.search, made.pretrain, made.evaluate) == epochs
 
 
+@pytest.mark.parametrize(
+    ("pretrain", "space", "epochs"),
+    [
+        ({"steps": 1000, "epoch_steps": 30}, {}, 34),
+        ({"steps": 1000}, {}, 20),
+        ({}, {"pretrain.steps": {"low": 100, "high": 1000}, "pretrain.epoch_steps": [10, 50]}, 100),
+        ({"steps": 1000}, {"pretrain.epochs": [3, 30]}, 30),
+    ],
+)
+def test_epochs_of_steps_are_watched(pretrain: dict[str, int], space: dict[str, Any], epochs: int) -> None:
+    watched = {"prune_on": "minimize pretrain/loss", "pruner": "hyperband", "sampler": "random", "trials": 3}
+    base = {"name": "s", "data": {"source": "digits", "image_size": 8}, "encoder": "resnet18", "method": "autoencoder"}
+    search = {"space": {**space, "pretrain.lr": [0.1, 0.2]}, **watched}
+    made = from_dump(base | {"pretrain": pretrain, "evaluate": {"knn": {}}, "search": search})
+    assert max_epochs(made.search, made.pretrain, made.evaluate) == epochs
+
+
 def test_a_loss_is_turned_only_where_the_objective_rises() -> None:
     assert spec(pruner="asha", prune_on="minimize pretrain/loss").search.prune_sign == -1
     falls = spec(pruner="asha", prune_on="minimize pretrain/loss", objective="minimize pretrain/loss")

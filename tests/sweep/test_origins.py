@@ -162,3 +162,26 @@ def test_a_file_and_a_sweep_together_are_refused_with_the_spec() -> None:
         spec_of("later", encoder={**SETTINGS, "from": "A", "weights": "a.safetensors"})
     with pytest.raises(SpecError, match=r"encoder\.from: 'a b': "):
         spec_of("later", encoder={**SETTINGS, "from": "a b"})
+
+
+def test_images_are_chosen_by_an_earlier_encoder_of_any_kind(storage: FolderStorage, cache: Path) -> None:
+    def choosing(subset: dict[str, Any]) -> SweepSpec:
+        data = {"source": "digits", "image_size": 8, "train_images": 64, "subset": subset}
+        short = {"pretrain": {"steps": 1, "batch_size": 8}, "health": {"every": 0}, "method": "autoencoder"}
+        return spec_of("later", data=data, encoder={"name": "resnet18", "width": 2}, **short)
+
+    spec, said = choosing({"method": "sas", "fraction": 0.25, "from": "earlier", "clusters": 3}), list[str]()
+    notes = check_origins(spec, storage)
+    assert notes[0].startswith("data.subset.from: earlier: trial ")
+    pins = origin_pins(spec, storage, {}, said.append)
+    assert (list(pins), said) == (["subset.from earlier"], notes)
+    shutil.rmtree(storage.sweep("earlier"))
+    assert origin_pins(spec, storage, pins) == pins
+    config = resolve(spec, {}, 0)
+    config["pins"] = used_by(config, pins)
+    trial.run(config, lambda metrics, step: None, storage.trial("later", "0"), cache=cache)
+    listed = (storage.trial("later", "0") / "artifacts" / "subset.csv").read_text()
+    assert len(listed.splitlines()) == 1 + 16
+    with pytest.raises(WeightsError, match=r"data\.subset\.from: 'earlier': no complete trial has an encoder"):
+        origin_pins(spec, storage, {})
+    assert origin_pins(choosing({"method": "random", "fraction": 0.25, "from": "earlier"}), storage, {}) == {}

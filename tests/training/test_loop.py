@@ -81,6 +81,40 @@ def test_killed_inside_an_epoch_and_resumed_equals_unbroken(tmp_path: Path, monk
     assert actual["loss"] == expected["loss"]
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_a_length_in_steps_equals_the_same_length_in_epochs(tmp_path: Path, schedule: str) -> None:
+    by_epochs, by_steps, told, seen = small_net(), small_net(), [], []
+    recipe = replace(RECIPE, epochs=7, warmup_epochs=2, schedule=schedule, optimizer="adamw")
+    last = run(tmp_path / "a", by_epochs, told.append, recipe=recipe)
+    recipe = replace(recipe, epochs=None, steps=21, epoch_steps=3)  # a pass over 20 images is 3 steps
+    assert run(tmp_path / "b", by_steps, seen.append, recipe=recipe)["loss"] == last["loss"]
+    assert_same(by_steps, by_epochs)
+    assert [(each.number, each.metrics["loss"]) for each in seen] == [(e.number, e.metrics["loss"]) for e in told]
+
+
+@pytest.mark.parametrize(("epoch_steps", "epochs"), [(4, 6), (21, 1), (100, 1), (None, 11)])
+def test_epochs_of_steps_need_not_be_passes(tmp_path: Path, epoch_steps: int | None, epochs: int) -> None:
+    by_epochs, by_steps, seen = small_net(), small_net(), []
+    run(tmp_path / "a", by_epochs, recipe=replace(RECIPE, epochs=7))
+    run(tmp_path / "b", by_steps, seen.append, replace(RECIPE, epochs=None, steps=21, epoch_steps=epoch_steps))
+    assert_same(by_steps, by_epochs)
+    assert [epoch.number for epoch in seen] == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize("breaks_at", [3, 5, 9, 10])
+def test_killed_in_an_epoch_of_steps_and_resumed_equals_unbroken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks_at: int
+) -> None:
+    recipe = replace(RECIPE, epochs=None, steps=10, epoch_steps=4)  # passes end after 3, 6 and 9 steps
+    unbroken, broken, fresh = small_net(), small_net(), small_net()
+    expected = run(tmp_path / "a", unbroken, recipe=recipe)
+    monkeypatch.setattr(loop, "SAVE_EVERY_SECONDS", -1.0)  # after every step
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", broken, recipe=recipe, breaks_at=breaks_at)
+    assert run(tmp_path / "b", fresh, recipe=recipe)["loss"] == expected["loss"]
+    assert_same(fresh, unbroken)
+
+
 def test_a_run_that_is_finished_trains_no_more_and_knows_its_last_epoch(tmp_path: Path) -> None:
     net, again = small_net(), small_net()
     last = run(tmp_path, net)

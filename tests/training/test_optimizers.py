@@ -26,6 +26,24 @@ def test_cosine_with_warm_up() -> None:
     assert rates == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 10}, "epochs 50 and steps 10 are both given; set one of them to null"),
+        ({"epochs": None}, "epochs and steps are both null"),
+        ({"epoch_steps": 5}, "epoch_steps 5 has no effect without steps"),
+    ],
+)
+def test_exactly_one_length_is_given(settings: dict[str, int | None], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Recipe(**settings)  # type: ignore[arg-type]
+
+
+def test_warm_up_counts_epochs_of_steps() -> None:
+    assert Recipe(epochs=None, steps=1000, epoch_steps=50, warmup_epochs=2).warmup == pytest.approx(0.1)
+    assert Recipe(epochs=None, steps=1000, warmup_epochs=2).warmup == pytest.approx(0.1)  # of a twentieth each
+
+
 def test_step_schedule_falls_at_each_milestone() -> None:
     recipe = Recipe(epochs=100, schedule="step", lr=30)
     assert [recipe.lr_factor(progress, 0) for progress in (0.59, 0.6, 0.79, 0.8)] == pytest.approx([1, 0.1, 0.1, 0.01])
