@@ -24,10 +24,11 @@ def null(settings: int, seeds: int, rng: np.random.Generator, confirmed: int = 0
     seeds as the search has.
     """
     choices = np.arange(settings + 1)
-    found = scores(choices, range(seeds), rng)
+    # columns are independent samples of a test where validation chooses nothing
+    found = scores(choices, range(seeds), rng, SHARED if settings > 1 else 0.0)
     if confirmed:
         means = found[found["choice"] > 0].groupby("choice")[VAL].mean()
-        # fresh validation scores choose among several only; without them, columns are independent samples of a test
+        # nor do fresh scores choose, unless there are several
         shared = SHARED if confirmed > 1 else 0.0
         again = scores(np.array([0, *means.nlargest(confirmed).index]), range(FRESH, FRESH + seeds), rng, shared)
         found = pd.concat([found, again], ignore_index=True)
