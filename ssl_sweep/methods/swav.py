@@ -113,7 +113,8 @@ class Method(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The swapped prediction, the relative entropies of predictions' mean and of assignments, and feature_std.
 
-        A collapsed encoder predicts few prototypes for all images: the entropy of the mean is then near 0.
+        A loss that stays at ln K with an assignment_entropy near 1 has no signal: all images are assigned to all
+        prototypes alike, as happens in short trainings of small encoders; lower `epsilon`, to 0.02 say, or the rate.
         """
         projections = self._project(batch)  # (B, dim) for each crop
         with full_precision(projections[0]):
