@@ -1,5 +1,7 @@
 """Crops, flips and overlays against torchvision's functional operators, given the same boxes."""
 
+from typing import Any
+
 import pytest
 import torch
 from scipy.stats import kstest
@@ -8,6 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from ssl_sweep.data.crop import draw_boxes
+from ssl_sweep.data.eval_crop import EvalCrop, cut
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.resample import (
     axis_taps,
@@ -128,6 +131,28 @@ def test_center_is_torchvisions_resize_and_center_crop(size: int) -> None:
     for index in range(len(views)):
         expected = tv.center_crop(tv.resize(one(images, index), [size], antialias=True), [size, size])
         torch.testing.assert_close(views[index], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("resize", "size"), [(32, 28), (256, 224), (48, 48), (70, 64)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_an_eval_crop_is_torchvisions_resize_and_center_crop(resize: int, size: int, interpolation: Any) -> None:
+    images = ragged([*SIZES, (41, 100), (300, 410), (500, 333)])
+    views = cut(images, EvalCrop(resize=resize, crop=size, interpolation=interpolation).at(size))
+    for index in range(len(views)):
+        exact = one(images, index).double()  # in float32 torchvision rounds the places of far pixels
+        resized = tv.resize(exact, [resize], tv.InterpolationMode(interpolation), antialias=True)
+        expected = tv.center_crop(resized, [size, size]).clamp(0, 1).float()
+        torch.testing.assert_close(views[index], expected, atol=1e-5, rtol=0)
+
+
+def test_the_default_crop_is_the_papers_from_64_pixels_on() -> None:
+    assert EvalCrop().at(224) == (256, 224, "bicubic")
+    assert EvalCrop().at(64) == (73, 64, "bicubic")
+    assert EvalCrop().at(32) == (32, 32, "bilinear")
+    assert EvalCrop(crop=288).at(224) == (329, 288, "bicubic")
+    assert EvalCrop(resize=36, interpolation="bicubic").at(32) == (36, 32, "bicubic")
+    with pytest.raises(ValueError, match="resize: 200 is below the crop, 224; raise resize"):
+        EvalCrop(resize=200).at(224)
 
 
 def test_whole_is_torchvisions_resize() -> None:
