@@ -104,8 +104,9 @@ def load_voc(
     """The images of `voc:DIR`, decoded into the cache if they are not yet, with their boxes.
 
     The splits are the set's lists `train.txt`, `val.txt` and `test.txt`. If one of the first two is missing, or
-    `train_set` is trainval, validation images are split off by `data.split_seed` and `data.val_fraction`. Without a
-    `test.txt`, `val.txt` is the test split. Damaged images follow `data.on_error`.
+    `train_set` is trainval, validation images are split off by `data.split_seed` and `data.val_fraction`; with a
+    fraction of 0 all of both lists are trained on. Without a `test.txt`, `val.txt` is the test split. Damaged images
+    follow `data.on_error`.
 
     Args:
         source: voc:DIR; a relative DIR is below the root of the spec's data.
@@ -125,7 +126,7 @@ def load_voc(
     origin.check(f"{PLACE}: {source!r}", opened.name, identity(opened))
     opened.name = source  # both lists to train on can be the same photos, which are decoded once
     images, tests = open_packs(opened, origin.cache, on_error=origin.data.on_error, short_side=short_side)
-    val = _split_off(learned, origin) if val is None else val
+    val = _split_off(learned, origin) if val is None or not origin.data.val_fraction else val
     held = torch.tensor([learned[row] in val for row in images.labels.tolist()])
     classes = tuple(sorted({name for annotation in (*learning, *testing) for name in annotation.names}))
     splits = BoxedSplits(
@@ -256,6 +257,8 @@ def _images(annotations: Sequence[Annotation], held: Collection[int] = ()) -> Im
 
 
 def _split_off(items: Sequence[Item], origin: Origin) -> set[Item]:
+    if not origin.data.val_fraction:
+        return set()
     number = max(1, round(origin.data.val_fraction * len(items)))
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(origin.data.val_seed(origin.seed)))
     return {items[row] for row in order[:number].tolist()}
@@ -263,6 +266,8 @@ def _split_off(items: Sequence[Item], origin: Origin) -> set[Item]:
 
 def _check(splits: BoxedSplits, source: str) -> None:
     for name, split in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+        if name == "val" and not len(split):  # data.val_fraction is 0
+            continue
         if not any((~split.annotations[row].difficult).any() for row in split.pack.labels.tolist()):
             raise DataError(f"{PLACE}: {source!r}: no image of its {name} split has an object; check its image sets")
     if splits.skipped:

@@ -1,10 +1,9 @@
 """Detection: Faster R-CNN with the encoder as its backbone, fine-tuned on photos with boxes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,15 +13,49 @@ from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.voc_sets import BoxedPack, BoxedSplits, Target, load_voc, photos, read_voc
 from ssl_sweep.models.detector import Detector
 from ssl_sweep.models.resnet import ResNetEncoder
+from ssl_sweep.training.average_precision import NAMES, average_precision, average_precision_metric
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 
-METRICS = ("ap_val", "ap50_val", "ap75_val", "ap_test", "ap50_test", "ap75_test")
+METRICS = tuple(f"{name}_{split}" for split in ("val", "test") for name in NAMES)
 NEEDS_LABELS = False  # it has boxes of its own
 MILESTONES = (0.75, 0.92)  # 18,000 and 22,000 of 24,000 steps
 WARMUP = 0.05  # of the run: the heads start from noise
-IGNORED_AREA = 2e10  # square pixels; COCO's tool ignores objects of 1e10 and more, and detections that match them
 CHECK = {"knobs": {"source": "voc:DIR"}, "needs": "photos with boxes"}  # the checks make none
+
+BoxedSource = Annotated[
+    str, Field(min_length=1, description="voc:DIR, photos and boxes in Pascal-VOC format; DIR may be relative")
+]
+Neck = Annotated[
+    Literal["c4", "fpn"],
+    Field(description="c4: regions on the third stage, the fourth is the box head; fpn: a pyramid of all stages"),
+]
+TrainSet = Annotated[
+    Literal["train", "trainval"],
+    Field(description="trainval: train on all of it but data.val_fraction; val.txt is not used"),
+]
+ImageSide = Annotated[
+    int, Field(ge=32, description="pixels of the short side that photos are scaled to; anchors scale with it")
+]
+WarmedUp = Annotated[
+    Literal["cosine", "constant", "step"],
+    Field(description="learning rate after the warm-up; step: a tenth at 75 % and at 92 % of the run"),
+]
+BatchNorm = Annotated[
+    Literal["train", "frozen"],
+    Field(description="train: statistics of each batch; frozen: statistics and scales of the pretraining"),
+]
+Proposals = Annotated[
+    int,
+    Field(ge=2, description="regions of a photo that are classified in a test; half as many are sampled in training"),
+]
+OnBadBox = Annotated[
+    Literal["raise", "skip"],
+    Field(
+        description="raise: a degenerate box ends the trial; skip: it is left out, logged and counted; for images, "
+        "see data.on_error"
+    ),
+]
 
 
 def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -40,52 +73,25 @@ def evaluate(
     splits: Splits,
     stage: Stage,
     *,
-    source: Annotated[
-        str, Field(min_length=1, description="voc:DIR, photos and boxes in Pascal-VOC format; DIR may be relative")
-    ],
-    neck: Annotated[
-        Literal["c4", "fpn"],
-        Field(description="c4: regions on the third stage, the fourth is the box head; fpn: a pyramid of all stages"),
-    ] = "c4",
-    train_set: Annotated[
-        Literal["train", "trainval"],
-        Field(description="trainval: train on all of it but data.val_fraction; val.txt is not used"),
-    ] = "train",
-    image_side: Annotated[
-        int, Field(ge=32, description="pixels of the short side that photos are scaled to; anchors scale with it")
-    ] = 480,
+    source: BoxedSource,
+    neck: Neck = "c4",
+    train_set: TrainSet = "train",
+    image_side: ImageSide = 480,
     epochs: Annotated[int, Field(ge=1, description="epochs of fine-tuning; 23 are 24,000 steps on VOC07+12")] = 23,
     batch_size: Annotated[int, Field(ge=2, description="photos a step")] = 8,
     lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 0.01,
     weight_decay: Annotated[float, Field(ge=0, description="weight decay")] = 1e-4,
-    schedule: Annotated[
-        Literal["cosine", "constant", "step"],
-        Field(description="learning rate after the warm-up; step: a tenth at 75 % and at 92 % of the run"),
-    ] = "step",
-    batch_norm: Annotated[
-        Literal["train", "frozen"],
-        Field(description="train: statistics of each batch; frozen: statistics and scales of the pretraining"),
-    ] = "train",
-    proposals: Annotated[
-        int,
-        Field(
-            ge=2, description="regions of a photo that are classified in a test; half as many are sampled in training"
-        ),
-    ] = 1000,
-    on_error: Annotated[
-        Literal["raise", "skip"],
-        Field(
-            description="raise: a degenerate box ends the trial; skip: it is left out, logged and counted; for images, "
-            "see data.on_error"
-        ),
-    ] = "raise",
+    schedule: WarmedUp = "step",
+    batch_norm: BatchNorm = "train",
+    proposals: Proposals = 1000,
+    on_error: OnBadBox = "raise",
 ) -> dict[str, float]:
     """AP (COCO's, over IoU 0.50 to 0.95), AP50 and AP75 of the last epoch, in percent.
 
     The protocol is that of He et al. 2020, "Momentum Contrast", section 4.2.1: all layers are trained, with SGD, steps
     of the rate at 3/4 and 11/12 of the run, and flips. It differs in a fixed short side, in new layers without batch
     normalisation, and in batch statistics of one device (there: shared by eight). Difficult objects are trained on and
-    ignored in tests, as by VOC's own tool; AP50 is COCO's, not the 11-point one of VOC 2007.
+    ignored in tests, as by VOC's own tool; AP50 is COCO's, `ap50_voc07` the 11-point one of VOC 2007.
 
     `batch_norm: train` normalises by the batch, as that paper does. It works with small batches, since the maps of a
     step hold thousands of positions; `frozen` is for about two photos a step, and needs a pretrained encoder.
@@ -141,17 +147,18 @@ class _Measured(nn.Module):
 
     def score(self, epoch: Epoch) -> None:
         """Measure and report the validation split, and after the last epoch the test split too."""
-        self._measure("val", self.boxed.val)
-        if (
-            epoch.number == self.recipe.num_epochs
-        ):  # nothing is chosen by it, and it costs as much as the rest of the epoch
+        if len(self.boxed.val):
+            self._measure("val", self.boxed.val)
+        # nothing is chosen by the test split, and it costs as much as the rest of the epoch
+        if epoch.number == self.recipe.num_epochs:
             self._measure("test", self.boxed.test)
         scores = {name: value for name, value in self.results().items() if value >= 0}
         self.stage.report(epoch.metrics | scores | {"skipped_boxes": float(self.boxed.skipped)}, epoch.number)
 
     def results(self) -> dict[str, float]:
-        """`METRICS` in percent; -1 for what is not measured yet."""
-        return dict(zip(METRICS, self.scores.tolist(), strict=True))
+        """`METRICS` in percent, of validation images if there are any; -1 for what is not measured yet."""
+        measured = dict(zip(METRICS, self.scores.tolist(), strict=True))
+        return {name: value for name, value in measured.items() if len(self.boxed.val) or not name.endswith("_val")}
 
     def _measure(self, split: str, pack: BoxedPack) -> None:
         for name, value in measure(self.detector, pack, self.recipe.batch_size, self.metric, self.stage).items():
@@ -166,40 +173,6 @@ def measure(detector: Detector, pack: BoxedPack, batch_size: int, metric: Any, s
         detections += detector.detect(on_device(images, targets, stage.device)[0])
         truth += targets
     return average_precision(metric, detections, truth)
-
-
-def average_precision(
-    metric: Any, detections: Sequence[dict[str, Tensor]], truth: Sequence[Target]
-) -> dict[str, float]:
-    """`ap`, `ap50` and `ap75` in percent; detections: boxes (K, 4), labels and scores (K,) of each image."""
-    metric.reset()
-    metric.update(
-        [{name: x.cpu() for name, x in image.items()} for image in detections],
-        [
-            {**target, "area": torch.where(target["difficult"], IGNORED_AREA, 0.0)}  # 0: the area of the box itself
-            for target in truth
-        ],
-    )
-    scores = metric.compute()
-    return {name: 100 * float(scores[key]) for name, key in (("ap", "map"), ("ap50", "map_50"), ("ap75", "map_75"))}
-
-
-def average_precision_metric() -> Any:
-    """torchmetrics' average precision, computed by COCO's own tool."""
-    try:
-        from torchmetrics.detection import MeanAveragePrecision
-
-        return MeanAveragePrecision(
-            # COCO's thresholds to the bit: by torchmetrics' fp32 ones, a recall of one half is below one half
-            iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
-            rec_thresholds=np.linspace(0, 1, 101).tolist(),
-            backend="pycocotools",
-        )
-    except ImportError as error:
-        remedy = "pip install 'ssl-sweep[detection]'"
-        raise ImportError(
-            f"detection: AP needs torchmetrics and pycocotools, and one is not installed; {remedy}"
-        ) from error
 
 
 def on_device(images: list[Tensor], targets: list[Target], device: torch.device) -> tuple[list[Tensor], list[Target]]:

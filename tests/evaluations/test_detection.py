@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Data, Splits, load_splits
-from ssl_sweep.evaluations.detection import METRICS, average_precision, average_precision_metric, evaluate, flipped
+from ssl_sweep.evaluations.detection import METRICS, evaluate, flipped
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.encoders import ENCODERS
+from ssl_sweep.training.average_precision import average_precision, average_precision_metric, voc07_ap50
 from ssl_sweep.training.loop import Stage, Stop
 
 Found = dict[str, Tensor]
@@ -89,8 +90,23 @@ def test_ap_by_hand() -> None:
     both, one = (51 * 1 + 50 * 2 / 3) / 101, 51 / 101
     # both are right at the thresholds 0.50, 0.55, 0.60; the first alone up to 0.80: four more of ten
     expected = {"ap": 100 * (3 * both + 4 * one) / 10, "ap50": 100 * both, "ap75": 100 * one}
+    # of 11 recalls six are at most one half, at a precision of 1, and five at 2/3
+    expected["ap50_voc07"] = 100 * (6 * 1 + 5 * 2 / 3) / 11
     assert ap(found, truth) == pytest.approx(expected, abs=1e-4)
-    assert list(ap(found, truth).values()) == pytest.approx(coco_ap(found, truth), abs=1e-4)
+    assert list(ap(found, truth).values())[:3] == pytest.approx(coco_ap(found, truth), abs=1e-4)
+
+
+def test_voc_counts_a_second_detection_as_wrong_and_a_difficult_object_as_nothing() -> None:
+    box, hard, far = [0.0, 0.0, 100.0, 100.0], [200.0, 0.0, 300.0, 100.0], [500.0, 500.0, 600.0, 600.0]
+    truth = [truth_of([box, hard], [1, 1], [False, True]), truth_of([far, box], [1, 2])]
+    # the surest is right, its repetition wrong, the difficult one not counted, and class 2 is found in the wrong image
+    found = [
+        found_of([box, box, hard, box], [1, 1, 1, 2], [0.9, 0.8, 0.85, 0.9]),
+        found_of([far], [1], [0.7]),
+    ]
+    # class 1: precision 1 up to a recall of one half, then 2/3: (6 + 5 * 2/3) / 11; class 2: 0
+    assert voc07_ap50(found, truth) == pytest.approx(100 * (6 + 10 / 3) / 11 / 2)
+    assert voc07_ap50(found, [truth_of([box], [3], [True])] * 2) == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -106,7 +122,7 @@ def test_ap_is_the_coco_tools_on_shaken_boxes(seed: int) -> None:
         found.append({"boxes": shaken, "labels": labels[:5], "scores": torch.rand(5, generator=rng)})
     measured = ap(found, truth)
     assert 5 < measured["ap75"] < measured["ap50"] < 95
-    assert list(measured.values()) == pytest.approx(coco_ap(found, truth), abs=1e-4)
+    assert list(measured.values())[:3] == pytest.approx(coco_ap(found, truth), abs=1e-4)
 
 
 def test_difficult_objects_are_neither_missed_nor_wrong() -> None:
@@ -114,13 +130,18 @@ def test_difficult_objects_are_neither_missed_nor_wrong() -> None:
     truth = [truth_of([easy, hard], [1, 1], [False, True])]
     for boxes, scores in (([easy], [0.5]), ([hard, easy], [0.9, 0.5])):
         found = [found_of(boxes, [1] * len(boxes), scores)]
-        assert ap(found, truth) == pytest.approx({"ap": 100, "ap50": 100, "ap75": 100})
+        assert ap(found, truth) == pytest.approx({"ap": 100, "ap50": 100, "ap75": 100, "ap50_voc07": 100})
     wrong = [found_of([hard, easy], [1, 1], [0.9, 0.5])]
     assert ap(wrong, [truth_of([easy], [1])])["ap50"] == pytest.approx(50)
 
 
 def test_nothing_found_is_zero() -> None:
-    assert ap([found_of([], [], [])], [truth_of([[0, 0, 9, 9]], [1])]) == {"ap": 0, "ap50": 0, "ap75": 0}
+    assert ap([found_of([], [], [])], [truth_of([[0, 0, 9, 9]], [1])]) == {
+        "ap": 0,
+        "ap50": 0,
+        "ap75": 0,
+        "ap50_voc07": 0,
+    }
 
 
 def test_a_mirrored_box_covers_the_same_pixels() -> None:
@@ -192,7 +213,7 @@ def test_it_reports_what_it_declares_and_the_test_split_only_at_the_end(root: Pa
     assert {f"detection/{name}" for name in METRICS} == set(load_evaluation("detection").metrics({}))
     assert [step for _, step in reports] == [1, 2, 3]
     by_epoch = [name.removeprefix("detection/") for name in load_evaluation("detection").epoch_metrics({"epochs": 3})]
-    assert by_epoch == ["ap_val", "ap50_val", "ap75_val"]
+    assert by_epoch == ["ap_val", "ap50_val", "ap75_val", "ap50_voc07_val"]
     assert all(set(by_epoch) <= metrics.keys() for metrics, _ in reports)
     assert all(0 <= metrics["ap50_val"] <= 100 and metrics["skipped_boxes"] == 1 for metrics, _ in reports)
     assert [("ap_test" in metrics) for metrics, _ in reports] == [False, False, True]
