@@ -11,6 +11,7 @@ NOTHING = "–"
 FRONT = "●"  # marks a row on the Pareto front of two objectives
 SELECTED = "†"  # marks the row that validation selects
 SPLITS = ("train", "val", "test")
+PER_CLASS = "mean_per_class"
 PERCENT = ("top1", "top5", "ap", "ap50", "ap75", "nmi", "ari")  # words of metrics that go up to 100
 MARKS = {  # of a trial's states, distinct without colour
     TrialState.COMPLETE: "✓",
@@ -62,7 +63,8 @@ def display_name(name: str, among: Sequence[str] = ()) -> str:
 
 def in_percent(metric: str) -> bool:
     """Whether a metric is a percentage, by its name: `transfer/top1_pets_test` is."""
-    return any(word in PERCENT for word in metric.rpartition("/")[2].split("_"))
+    name = metric.rpartition("/")[2]
+    return name.startswith(PER_CLASS) or any(word in PERCENT for word in name.split("_"))
 
 
 def name_with_unit(metric: str) -> str:

@@ -12,6 +12,7 @@ from ssl_sweep.tables.collapsed import COLLAPSED
 from ssl_sweep.tables.inference_notes import MAX_NAMED, on_best, on_spread, on_tests, several
 from ssl_sweep.tables.labels import FRONT, Key, label_meant, label_text, row_label, row_name
 from ssl_sweep.tables.pivot import Pivot, is_fresh, plain
+from ssl_sweep.tables.shares import difference_note
 from ssl_sweep.tables.table import Cell, Table
 from ssl_sweep.trialdir.states import TrialState
 
@@ -46,7 +47,7 @@ def notes(
         *_on_groups(runs, pivoted),
         *_on_columns(runs, table.columns),
         *on_tests(table, pivoted, baseline, reference, test),
-        *_on_published(table, pivoted, published),
+        *_on_published(runs, table, pivoted, published),
     )
 
 
@@ -145,10 +146,12 @@ def _on_columns(runs: pd.DataFrame, columns: Iterable[str]) -> Iterator[str]:
             yield f"no trial has reported {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _on_published(table: "Table", pivoted: Pivot, published: Mapping[str, Mapping[Any, float]]) -> Iterator[str]:
+def _on_published(
+    runs: pd.DataFrame, table: "Table", pivoted: Pivot, published: Mapping[str, Mapping[Any, float]]
+) -> Iterator[str]:
     labels = pivoted.known.union(*pivoted.labels.values())
     wanted = dict.fromkeys(label_text(label) for metric in table.columns for label in published.get(metric, {}))
     if lost := [label for label in wanted if label_meant(label, labels) is None]:
         yield f"published, but no row here: {'; '.join(lost)}"
     if any(cell.difference is not None for row in table.body for cell in row.cells):
-        yield "difference: our mean minus the published figure"
+        yield difference_note(runs, published)

@@ -16,6 +16,7 @@ def test_percentages_have_their_unit() -> None:
     assert name_with_unit("transfer/top1_pets_test") == "transfer top1 pets (test), %"
     assert name_with_unit("detection/ap50_val") == "detection ap50 (val), %"
     assert name_with_unit("label_free/alpha_r2_test") == "label_free alpha r2 (test)"
+    assert name_with_unit("knn/mean_per_class_test") == "knn mean per class (test), %"
     assert name_with_unit("pretrain/loss") == "pretrain loss"
 
 
