@@ -6,6 +6,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ssl_sweep.data.enlarged import sizes_of, usual_sizes
 from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.splits import data_of
 from ssl_sweep.data.summary import Summary, summarize
@@ -16,12 +20,14 @@ from ssl_sweep.spec.labels import check_labels, evaluated_sources, unmeasured
 from ssl_sweep.spec.launch import derived_sizes, launch_error, pretrained_on, size_findings, size_warnings
 from ssl_sweep.spec.plan import make_plan
 from ssl_sweep.spec.sweep import SweepSpec
+from ssl_sweep.spec.views import enlarged_crops
 from ssl_sweep.spec.weights import check_weights, encoders_with, subset_origins
 from ssl_sweep.storage.bucket import BucketError
 from ssl_sweep.storage.layout import StorageError
 from ssl_sweep.storage.open import find_storage
 
 Source = str | Path | Mapping[str, Any]
+NO_SIZES = torch.empty(0, 2, dtype=torch.int64)
 
 
 def plan(
@@ -58,9 +64,10 @@ def plan(
             *_evaluation_notes(checked),
         ]
     }
-    data = _data_summary(checked, file)
+    data, image_sizes = _data_summary(checked, file)
+    enlarged = enlarged_crops(checked, image_sizes) if len(image_sizes) else {}
     sizes = derived_sizes(checked, data["train_images"]) if "train_images" in data else {}
-    return {"name": checked.name, **asdict(sized), **warnings, "data": data, "sizes": sizes}
+    return {"name": checked.name, **asdict(sized), **warnings, "data": data, "sizes": sizes, "enlarged": enlarged}
 
 
 def read_spec(spec: Source, overrides: Sequence[str]) -> SweepSpec:
@@ -105,8 +112,8 @@ def _evaluation_notes(spec: SweepSpec) -> list[str]:
     return []
 
 
-def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
-    """The sizes of the splits, or a `problem`: a sweep may be planned where its data is not.
+def _data_summary(spec: SweepSpec, file: str) -> tuple[dict[str, Any], Tensor]:
+    """The sizes of the splits, and of some images (N, 2); or a `problem`: a sweep may be planned where its data is not.
 
     Raises:
         DataError: the data is here and damaged, or does not fit the spec.
@@ -115,7 +122,8 @@ def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
     try:
         summary = summarize(data_of(spec.data), root=spec.root)
     except AbsentDataError as error:
-        return {"problem": str(error)}
+        side = spec.data["short_side"]
+        return {"problem": str(error)}, usual_sizes(side) if side else NO_SIZES
     except OSError as error:
         raise DataError(f"data.source: {error}") from error
     if findings := size_findings(spec, summary.train_images):
@@ -124,7 +132,8 @@ def _data_summary(spec: SweepSpec, file: str) -> dict[str, Any]:
     notes = [*summary.warnings, *size_warnings(spec, summary.train_images)]
     note = unmeasured(spec, summary)
     seen = pretrained_on(spec, summary.train_images)
-    return {**_counts(summary), "pretrained_on": seen, "warnings": [*notes, *([note] if note else [])]}
+    counts = {**_counts(summary), "pretrained_on": seen, "warnings": [*notes, *([note] if note else [])]}
+    return counts, sizes_of(summary.source)
 
 
 def _counts(summary: Summary) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def plan_table(name: str, plan: Mapping[str, Any], server: str | None = None) ->
         rows.add_row(evaluation, f"{upper}{epochs:,} epochs")
     for names, knobs in plan["views"].items():
         rows.add_row("views", Text(f"{names}: {views_text(knobs)}"))
+    for names, share in plan.get("enlarged", {}).items():  # a service does not know the images
+        rows.add_row("crops", Text(f"{names}: {share:.0f} % are enlarged, having fewer pixels than a view"))
     at_once = "unknown: the service's cluster does not answer" if plan["concurrent"] is None else plan["concurrent"]
     rows.add_row("at once", str(at_once) if server else f"{at_once} here")
     remedy = "or the sweep waits until the cluster has grown" if server else "or give a cluster's --address"
