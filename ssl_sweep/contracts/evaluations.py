@@ -22,7 +22,15 @@ from ssl_sweep.models.encoder import Encoder
 from ssl_sweep.training.loop import Stage, Stop
 
 WIRING = ("encoder", "splits", "stage")
-DECLARATIONS = ("metrics", "epoch_metrics", "planned_epochs", "data_sources", "check_data", "check_encoder")
+DECLARATIONS = (
+    "metrics",
+    "epoch_metrics",
+    "planned_epochs",
+    "chosen_on_validation",
+    "data_sources",
+    "check_data",
+    "check_encoder",
+)
 HIGH = 95  # percent of separable classes
 CHANCE = (12, 38)  # percent of 200 images of four classes
 Reports = list[tuple[dict[str, float], int]]

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_sweep.data.eval_crop import Crop
 from ssl_sweep.data.images import DataError, Images
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.packing import BOTH, WHOLE, OnError, write_packs
@@ -53,6 +54,7 @@ class Pack:
     classes: tuple[str, ...]
     skipped: tuple[str, ...]
     identity: str  # of the set that was decoded
+    eval_crop: Crop | None = None  # how evaluations see the images; None: by the image size
 
     def __init__(
         self,
@@ -114,6 +116,21 @@ class Pack:
         view = copy(self)
         view._rows = self._rows[indices.cpu().numpy()]
         view.labels = self.labels[indices]
+        return view
+
+    def seen_by(self, crop: Crop) -> "Pack":
+        """A view of the same images, which evaluations see by this crop."""
+        view = copy(self)
+        view.eval_crop = crop
+        return view
+
+    def joined(self, other: "Pack") -> "Pack":
+        """A view of the images of both views of one set, in the order of the set."""
+        rows = np.concatenate([self._rows, other._rows])
+        order = rows.argsort(kind="stable")
+        view = copy(self)
+        view._rows = rows[order]
+        view.labels = torch.cat([self.labels, other.labels])[torch.from_numpy(order)]
         return view
 
     def only(self, classes: Sequence[str]) -> "Pack":

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ssl_sweep.data.eval_crop import Crop, EvalCrop
 from ssl_sweep.data.fingerprints import LABELLED, SOURCE, short
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.pack import Pack, labelled, open_packs, open_whole_pack
@@ -47,8 +48,22 @@ class Data:
     ] = None
     image_size: Annotated[int, Field(ge=8, description="side of the square that the encoder sees, in pixels")]
     val_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="share of every training class that is held out for the search")
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="share of every training class that is held out for the search; 0: none, for a fixed recipe, "
+            "whose evaluations then have test scores alone",
+        ),
     ] = 0.1
+    eval_crop: Annotated[
+        EvalCrop | None,
+        Field(
+            description="{resize: 256, crop: 224, interpolation: bicubic}: evaluations see the central square of each "
+            "image, its short side resized. By default crop is image_size, and resize 256/224 of it, bicubic; below 64 "
+            "pixels resize is the crop, bilinear"
+        ),
+    ] = None
     splits: Annotated[
         dict[Literal["train", "test"], Annotated[str, Field(min_length=1)]] | None,
         Field(
@@ -126,6 +141,7 @@ class Splits:
     )
     origin: Origin | None = None
     unsplit: Pack | None = None  # with `data.labelled`, all images of `data.source`
+    sampled: bool = False  # `data.train_images` are trained on, and the validation images are not a share of them
 
     @property
     def seen(self) -> Pack:
@@ -135,6 +151,30 @@ class Splits:
     @property
     def num_classes(self) -> int:
         return len(self.train.classes)
+
+    @property
+    def measured(self) -> dict[str, Pack]:
+        """The images that evaluations measure, by split: `val`, unless nothing is held out, and `test`."""
+        return {"val": self.val, "test": self.test} if len(self.val) else {"test": self.test}
+
+    @property
+    def num_trainable(self) -> int:
+        """The number of training images before validation images were held out: those of a published figure."""
+        return len(self.train) + (0 if self.sampled else len(self.val))
+
+    def joined(self) -> "Splits":
+        """The splits with the validation images among the training images, and nothing held out.
+
+        So are the splits of other sources.
+        """
+        origin, open_other = self.origin, self.open_other
+        return replace(
+            self,
+            train=self.train.joined(self.val),
+            val=self.val.subset(torch.arange(0)),
+            open_other=None if open_other is None else lambda source: open_other(source).joined(),
+            origin=None if origin is None else replace(origin, data=replace(origin.data, val_fraction=0.0)),
+        )
 
     def other(self, source: str) -> "Splits":
         """The splits of another data set, named as in `data.source`, with all its classes and images.
@@ -156,7 +196,7 @@ class Splits:
         """The images with a label, for what cannot do without. Raises DataError if a split has none."""
         train, val, test = (labelled(pack) for pack in (self.train, self.val, self.test))
         for name, pack in zip(NAMES.values(), (train, val, test), strict=True):
-            if not len(pack):
+            if not len(pack) and (pack is not val or len(self.val)):
                 raise DataError(f"no {name} image has a label")
         return replace(self, train=train, val=val, test=test)
 
@@ -168,9 +208,7 @@ def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, s
 
     Raises DataError when the source is missing or damaged, not the one expected, or too small for a validation split.
     """
-    if data.short_side is not None and data.short_side < data.image_size:
-        remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
-        raise DataError(f"data.short_side: {data.short_side} is below data.image_size, {data.image_size}: {remedy}")
+    crop = check_sides(data)
     source = open_data(data, root=root)
     if data.labelled is not None:
         seen = open_whole_pack(source, cache, on_error=data.on_error, short_side=data.short_side)
@@ -179,13 +217,28 @@ def load_splits(data: Data, *, root: Path, cache: Path, expected: Mapping[str, s
             splits = load_splits(labelled_data(data), root=root, cache=cache, seed=seed)
             check_identity(repr(data.labelled), expected.get(LABELLED), splits.train.identity)
         return replace(splits, unsplit=seen.subset(sample(seen.labels, torch.arange(len(seen)), data, seed)))
-    train, test = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    packs = open_packs(source, cache, on_error=data.on_error, short_side=data.short_side)
+    train, test = (pack.seen_by(crop) for pack in packs)
     check_identity(f"data.source: {data.source!r}", expected.get(SOURCE), train.identity)
     if data.classes is not None:
         train, test = train.only(data.classes), test.only(data.classes)
     kept, held = divide(train.labels, data, seed)
     origin = Origin(data, root, cache, seed=seed)
-    return Splits(train.subset(kept), train.subset(held), test, data.image_size, origin=origin)
+    sampled = data.train_images is not None
+    return Splits(train.subset(kept), train.subset(held), test, data.image_size, origin=origin, sampled=sampled)
+
+
+def check_sides(data: Data) -> Crop:
+    """The crop of evaluations. Raises DataError where images would be enlarged that have been shrunk before."""
+    try:
+        crop = (data.eval_crop or EvalCrop()).at(data.image_size)
+    except ValueError as error:
+        raise DataError(f"data.eval_crop.{error}") from None
+    for key, side in (("data.image_size", data.image_size), ("the resize of data.eval_crop", crop.resize)):
+        if data.short_side is not None and data.short_side < side:
+            remedy = "images would be shrunk, then enlarged; raise short_side or leave it out"
+            raise DataError(f"data.short_side: {data.short_side} is below {key}, {side}: {remedy}")
+    return crop
 
 
 def open_data(data: Data, *, root: Path) -> Source:
@@ -227,6 +280,8 @@ def data_of(section: Mapping[str, Any]) -> Data:
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in section.items()
     }
+    if isinstance(crop := fields.get("eval_crop"), Mapping):
+        fields["eval_crop"] = EvalCrop(**crop)
     return Data(**{name: value for name, value in fields.items() if name not in ("root", "subset")})
 
 
@@ -236,7 +291,7 @@ def divide(labels: Tensor, data: Data, seed: int = 0) -> tuple[Tensor, Tensor]:
     seed: the trial's. Raises DataError when none is left to hold out.
     """
     kept, held = stratified_split(labels, data.val_fraction, data.val_seed(seed))
-    if not len(held):
+    if data.val_fraction and not len(held):
         place = f"data.val_fraction: {data.val_fraction} of {len(labels)} training images"
         raise DataError(f"{place} leaves no validation image; raise it")
     return sample(labels, kept, data, seed), held

@@ -10,7 +10,17 @@ from ssl_sweep.data.doubts import doubts
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source, is_held_out
 from ssl_sweep.data.pack import choose_classes
-from ssl_sweep.data.splits import NAMES, Data, divide, labelled_data, named_labelled, named_source, open_data, sample
+from ssl_sweep.data.splits import (
+    NAMES,
+    Data,
+    check_sides,
+    divide,
+    labelled_data,
+    named_labelled,
+    named_source,
+    open_data,
+    sample,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ def summarize(data: Data, *, root: Path) -> Summary:
 
 
 def _summarize(data: Data, root: Path) -> Summary:
+    check_sides(data)
     source = open_data(data, root=root)
     classes = source.classes
     train, test = (torch.from_numpy(images.labels) for images in (source.train, source.test))
@@ -64,7 +75,12 @@ def require_labels(source: Source) -> None:
 
 
 def _summary(splits: tuple[Tensor, Tensor, Tensor], classes: tuple[str, ...], source: Source) -> Summary:
-    lacking = tuple(name for name, labels in zip(NAMES, splits, strict=True) if not bool((labels >= 0).any()))
+    nothing_held = len(splits[2]) > 0 and not len(splits[1])  # data.val_fraction is 0
+    lacking = tuple(
+        name
+        for name, labels in zip(NAMES, splits, strict=True)
+        if not bool((labels >= 0).any()) and not (name == "val" and nothing_held)
+    )
     unlabelled = int((torch.cat(splits) < 0).sum())
     train, val, test = map(len, splits)
     warnings = (*source.notes, *doubts(torch.cat(splits[:2]), splits[2], classes))

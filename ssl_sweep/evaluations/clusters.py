@@ -49,7 +49,7 @@ def evaluate(
     kmeans: Any = KMeans(number, n_init=inits, random_state=seed)  # type: ignore[no-untyped-call]
     kmeans.fit(unit(bank).cpu().numpy())
     results = {}
-    for split, pack in (("val", splits.val), ("test", splits.test)):
+    for split, pack in splits.measured.items():
         features, labels = extract(encoder, pack, splits.image_size, stage)
         clusters, classes = kmeans.predict(unit(features).cpu().numpy()), labels.cpu().numpy()
         results[f"nmi_{split}"] = 100 * float(normalized_mutual_info_score(classes, clusters))

@@ -1,6 +1,7 @@
 """Fine-tuning: the whole encoder and a linear head, trained with labels."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from ssl_sweep.training.optimizers import (
     WarmupEpochs,
     WeightDecay,
 )
+from ssl_sweep.training.refit import Refit, fit_and_refit
 from ssl_sweep.training.tuning import (
     Cutmix,
     DropPath,
@@ -76,6 +78,7 @@ def evaluate(
     cutmix: Cutmix = 0.0,
     rand_augment: RandAugment = None,
     ema: Ema = None,
+    refit: Refit = False,
 ) -> dict[str, float]:
     """Top-1 in percent after fine-tuning; by default as Li et al. 2023 (section 4, Table b), without augmentation.
 
@@ -114,10 +117,15 @@ def evaluate(
         rand_augment=rand_augment,
         ema=ema,
     )
-    classifier = Classifier(encoder, encoder.feature_dim, splits.num_classes, tuning)
 
-    def score(epoch: Epoch) -> None:
-        stage.report(epoch.metrics | measure(classifier, splits, stage), epoch.number)
+    def fitted(used: Splits, _chosen: Mapping[str, float] | None, part: Stage) -> dict[str, float]:
+        body = deepcopy(encoder) if refit else encoder
+        classifier = Classifier(body, encoder.feature_dim, used.num_classes, tuning)
 
-    train(classifier, splits.train, splits.image_size, recipe, stage, augment, score)
-    return classifier.results()
+        def score(epoch: Epoch) -> None:
+            part.report(epoch.metrics | measure(classifier, used, part), epoch.number)
+
+        train(classifier, used.train, used.image_size, recipe, part, augment, score)
+        return classifier.results()
+
+    return fit_and_refit(fitted, splits, stage, refit=refit, epochs=epochs)

@@ -9,13 +9,14 @@ from torch import nn
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.training import classifier
 from ssl_sweep.training.loop import Stage
-from ssl_sweep.training.neighbours import knn_top1
+from ssl_sweep.training.neighbours import knn_scores
+from ssl_sweep.training.refit import Refit
 
 Neighbours = Annotated[int, Field(ge=1)]
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The four of a classifier; with a list of k, the top-1 of each and the chosen k too."""
+    """Those of a classifier; with a list of k, the top-1 of each and the chosen k too."""
     k = settings["k"]
     if isinstance(k, int):
         return classifier.METRICS
@@ -24,6 +25,11 @@ def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
         *(f"top1_k{number}_{split}" for number in dict.fromkeys(k) for split in ("val", "test")),
         "k_best",
     )
+
+
+def chosen_on_validation(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """k, if several are tried."""
+    return () if isinstance(settings["k"], int) or len(set(settings["k"])) == 1 else ("k",)
 
 
 def evaluate(
@@ -36,21 +42,26 @@ def evaluate(
         Field(description="neighbours that vote (at most the training set); validation chooses from a list"),
     ] = 20,
     temperature: Annotated[float, Field(gt=0, description="a neighbour at cosine s votes with exp(s / t)")] = 0.1,
+    refit: Refit = False,
 ) -> dict[str, float]:
     """Top-1 in percent by the vote of the k nearest training images (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     With several k, `top1_k20_test` and its like are the top-1 of each; `k_best` is the k with the best validation top-1
     (the first of equals), and `top1_test` is its top-1. Nothing is trained: without epochs, `top1_best_*` equal
-    `top1_*`.
+    `top1_*`. With `refit` validation images vote too, on test images.
     """
     ks = list(dict.fromkeys([k] if isinstance(k, int) else k))
-    by_split = knn_top1(encoder, splits, stage, ks=ks, temperature=temperature)
-    best = by_split["val"].index(max(by_split["val"]))
-    results = {f"top1_{split}": values[best] for split, values in by_split.items()}
-    results |= {f"top1_best_{split}": values[best] for split, values in by_split.items()}
+    scores = knn_scores(encoder, splits, stage, ks=ks, temperature=temperature)
+    if refit:
+        again = knn_scores(encoder, splits.joined(), stage, ks=ks, temperature=temperature)
+        scores = [one | other for one, other in zip(scores, again, strict=True)]
+    best = max(range(len(ks)), key=lambda index: scores[index].get("top1_val", 0.0))
+    results = dict(scores[best])
+    if "top1_val" in results:
+        results |= {f"top1_best_{split}": results[f"top1_{split}"] for split in splits.measured}
     if not isinstance(k, int):
-        for index, number in enumerate(ks):
-            results |= {f"top1_k{number}_{split}": values[index] for split, values in by_split.items()}
+        for number, own in zip(ks, scores, strict=True):
+            results |= {f"top1_k{number}_{split}": own[f"top1_{split}"] for split in splits.measured}
         results["k_best"] = float(ks[best])
     stage.report(results, 1)
     return results

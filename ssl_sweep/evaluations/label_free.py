@@ -71,7 +71,7 @@ def evaluate(
         gray=gray,
     )
     results: dict[str, float] = {}
-    for split, pack in (("val", splits.val), ("test", splits.test)):
+    for split, pack in splits.measured.items():
         features, _ = extract(encoder, fixed_subset(pack, images), splits.image_size, stage)
         random_views = [partial(augment.view, rng=stage.generator("views", split))] * views
         viewed = view_features(encoder, fixed_subset(pack, view_images), random_views, stage)  # (V, N, D)

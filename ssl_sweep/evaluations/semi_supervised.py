@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from math import ceil
 from pathlib import Path
 from statistics import fmean
@@ -18,29 +19,32 @@ from ssl_sweep.data.label_lists import PLACE, listed_rows, open_lists
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.stratify import nested_subset
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.training.classifier import Classifier, TrainingCrop, measure, train
+from ssl_sweep.training.accuracy import SCORES
+from ssl_sweep.training.classifier import SPLITS, Classifier, TrainingCrop, measure, train
 from ssl_sweep.training.loop import Epoch, Stage
 from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
 from ssl_sweep.training.parts import run_parts
+from ssl_sweep.training.refit import Refit, fit_and_refit
 
 Percent = Literal[1, 2, 5, 10, 20, 50, 100]
 
 # LeOCLR gives 60 epochs at 1 % and 30 at 10 % (section 4); the others are ours: the fewer images, the more epochs
 EPOCHS: dict[Percent, int] = {1: 60, 2: 50, 5: 40, 10: 30, 20: 30, 50: 30, 100: 30}
-SPLITS = ("val", "test")
 CHECK = {"knobs": {"fractions": [5, 20], "epochs_per_fraction": 15, "batch_size": 8, "lr": 0.1}}  # suits 160 images
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Top-1 at each fraction, `top1_10pct_val`, and their means."""
-    return tuple(f"top1{suffix}_{split}" for suffix in ("", *map(_suffix, settings["fractions"])) for split in SPLITS)
+    """The scores at each fraction, `top1_10pct_val`, and their means."""
+    suffixes = ("", *map(_suffix, settings["fractions"]))
+    return tuple(f"{score}{suffix}_{split}" for score in SCORES for suffix in suffixes for split in SPLITS)
 
 
 def planned_epochs(settings: Mapping[str, Any]) -> int:
     """Epochs of all fractions together, counted in passes over the whole training set."""
     epochs: int | None = settings["epochs_per_fraction"]
     fractions: tuple[Percent, ...] = settings["fractions"]
-    return ceil(sum((epochs or EPOCHS[percent]) * percent / 100 for percent in fractions))
+    once = sum((epochs or EPOCHS[percent]) * percent / 100 for percent in fractions)
+    return ceil(2 * once if settings["refit"] else once)
 
 
 def check_data(settings: Mapping[str, Any], root: Path) -> Source | None:
@@ -86,12 +90,15 @@ def evaluate(
     weight_decay: WeightDecay = 0.0,
     schedule: Schedule = "cosine",
     augment: TrainingCrop = "crop_flip",
+    refit: Refit = False,
 ) -> dict[str, float]:
     """Top-1 in percent, last epoch, by fraction of the labels (LeOCLR, section 4 and Figure 5), and the mean over them.
 
-    A subset that is drawn has the same share of each class, and at least one image of it. The paper gives 60 epochs at
-    1 % and 30 at 10 %; the other epochs are ours. The rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr
-    0.05 at batch size 256, no weight decay, random crop and flip.
+    A subset that is drawn has the same share of each class, and at least one image of it. Percent are of all training
+    labels, as in published figures, those of validation images included; but the images are not, unless `refit` adds
+    these, so that 100 are all that are left to train on. The paper gives 60 epochs at 1 % and 30 at 10 %; the other
+    epochs are ours. The rest follows SimCLR (Chen et al. 2020, arXiv:2002.05709, B.5): lr 0.05 at batch size 256, no
+    weight decay, random crop and flip.
     """
     recipe = partial(
         Recipe,
@@ -107,13 +114,13 @@ def evaluate(
     for percent in dict.fromkeys(fractions):
         own = recipe(epochs=epochs_per_fraction or EPOCHS[percent])
         subset = _Subset(percent, stage.seed if subset_seed == "per_seed" else subset_seed, label_lists)
-        runs[_suffix(percent)] = _FractionRun(percent, subset, own, augment, epochs_before=epochs)
-        epochs += own.num_epochs
+        runs[_suffix(percent)] = _FractionRun(percent, subset, own, augment, refit, epochs_before=epochs)
+        epochs += 2 * own.num_epochs + 1 if refit else own.num_epochs
 
     measured = run_parts(list(runs), lambda suffix, part: runs[suffix].run(encoder, splits, part), stage)
     results = {name: value for part in measured.values() for name, value in part.items()}
-    for split in SPLITS:
-        results[f"top1_{split}"] = fmean(results[f"top1{suffix}_{split}"] for suffix in runs)
+    for score, split in product(SCORES, splits.measured):
+        results[f"{score}_{split}"] = fmean(results[f"{score}{suffix}_{split}"] for suffix in runs)
     stage.report(results, epochs + 1)
     return results
 
@@ -131,7 +138,8 @@ class _Subset:
         own = [written for written in self.label_lists if written.partition(":")[0] == str(self.percent)]
         if own:
             return listed_rows(splits, own[0], self.label_lists)
-        return nested_subset(splits.train.labels, self.percent / 100, self.seed)
+        fraction = min(1.0, self.percent / 100 * splits.num_trainable / len(splits.train))
+        return nested_subset(splits.train.labels, fraction, self.seed)
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,7 @@ class _FractionRun:
         subset: which images have them.
         recipe: the training.
         augment: the training images' crop.
+        refit: train again with the validation images' labels, for the test scores.
         epochs_before: epochs of the fractions that run first; reports count on from them.
     """
 
@@ -150,10 +159,22 @@ class _FractionRun:
     subset: _Subset
     recipe: Recipe
     augment: TrainingCrop
+    refit: bool
     epochs_before: int
 
     def run(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
-        """Train a copy of the encoder and return top-1 by the names of this fraction."""
+        """Train a copy of the encoder and return the scores by the names of this fraction."""
+
+        def report(metrics: dict[str, float], epoch: int) -> None:
+            stage.report(metrics, self.epochs_before + epoch)
+
+        def fitted(used: Splits, _chosen: Mapping[str, float] | None, part: Stage) -> dict[str, float]:
+            return self._fit(encoder, used, part)
+
+        numbered = replace(stage, report=report)
+        return fit_and_refit(fitted, splits, numbered, refit=self.refit, epochs=self.recipe.epochs)
+
+    def _fit(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
         rows = self.subset.rows(splits)
         classifier = Classifier(deepcopy(encoder), encoder.feature_dim, splits.num_classes)
 
@@ -163,13 +184,14 @@ class _FractionRun:
             # not before: validation and test can be far larger than the subset
             if epoch.number == self.recipe.num_epochs:
                 metrics |= self._named(measure(classifier, splits, stage))
-            stage.report(metrics, self.epochs_before + epoch.number)
+            stage.report(metrics, epoch.number)
 
         train(classifier, splits.train.subset(rows), splits.image_size, self.recipe, stage, self.augment, after_epoch)
         return self._named(classifier.results())
 
     def _named(self, scores: Mapping[str, float]) -> dict[str, float]:
-        return {f"top1{_suffix(self.percent)}_{split}": scores[f"top1_{split}"] for split in SPLITS}
+        names = {f"{score}{_suffix(self.percent)}_{split}": f"{score}_{split}" for score in SCORES for split in SPLITS}
+        return {named: scores[name] for named, name in names.items() if name in scores}
 
 
 def _suffix(percent: int) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -14,17 +14,18 @@ from pydantic import Field
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.training.classifier import Classifier, TrainingCrop, measure, train
+from ssl_sweep.training.accuracy import SCORES
+from ssl_sweep.training.classifier import SPLITS, Classifier, TrainingCrop, measure, train
 from ssl_sweep.training.loop import Epoch, Stage
-from ssl_sweep.training.neighbours import knn_top1
+from ssl_sweep.training.neighbours import knn_scores
 from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
 from ssl_sweep.training.parts import run_parts
-from ssl_sweep.training.probe import probe
+from ssl_sweep.training.probe import RATES, Standardize, chosen_of, probe
+from ssl_sweep.training.refit import Refit
 
-SPLITS = ("val", "test")
 NEEDS_LABELS = False  # its sources have their own
 NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the knn protocol, as the k-NN evaluation's defaults
-DEFAULT_LR = {"linear": (0.01, 0.1, 1.0, 10.0), "finetune": (0.01,)}
+DEFAULT_LR = {"linear": RATES, "finetune": (0.01,)}
 
 Rate = Annotated[float, Field(gt=0)]
 Protocol = Literal["linear", "finetune", "knn"]
@@ -33,10 +34,14 @@ CHECK = {"knobs": {"epochs": 12, "batch_size": 32, "sources": ["digits"], "lr": 
 
 
 def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """Top-1 on each source, `top1_flower17_val`, and their means."""
-    return tuple(
-        f"top1{at}_{split}" for at in ("", *(f"_{slug}" for slug in slugs(settings["sources"]))) for split in SPLITS
-    )
+    """The scores on each source, `top1_flower17_val`, and their means."""
+    places = ("", *(f"_{slug}" for slug in slugs(settings["sources"])))
+    return tuple(f"{score}{at}_{split}" for score in SCORES for at in places for split in SPLITS)
+
+
+def chosen_on_validation(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The learning rate, if several are tried."""
+    return ("lr",) if len(set(_rates(settings["lr"], settings["protocol"]))) > 1 else ()
 
 
 def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -52,7 +57,7 @@ def data_sources(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def planned_epochs(settings: Mapping[str, Any]) -> int:
     """Epochs of all sources together, each of one pass over its source."""
     epochs: int = settings["epochs"]
-    return 0 if settings["protocol"] == "knn" else epochs * len(settings["sources"])
+    return 0 if settings["protocol"] == "knn" else (2 if settings["refit"] else 1) * epochs * len(settings["sources"])
 
 
 def evaluate(
@@ -75,13 +80,15 @@ def evaluate(
         Rate | Annotated[tuple[Rate, ...], Field(min_length=1)] | None,
         Field(
             description="peak learning rate; each one of a list is tried, and validation chooses by source; "
-            "null: 0.01 to fine-tune, 0.01, 0.1, 1 and 10 to probe"
+            "null: 0.01 to fine-tune, 0.1, 0.3 and 1 to probe"
         ),
     ] = None,
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = 1e-4,
     schedule: Schedule = "cosine",
     augment: TrainingCrop = "none",
+    standardize: Standardize = True,
+    refit: Refit = False,
 ) -> dict[str, float]:
     """Top-1 in percent on other data sets, last epoch, and the mean over them (LeOCLR, section 4: fine-tuned).
 
@@ -91,7 +98,6 @@ def evaluate(
     Raises:
         DataError: a source cannot be opened; the message names it.
     """
-    rates = (lr,) if isinstance(lr, int | float) else tuple(lr or DEFAULT_LR.get(protocol, ()))
     recipes = [
         Recipe(
             epochs=epochs,
@@ -102,12 +108,21 @@ def evaluate(
             weight_decay=weight_decay,
             schedule=schedule,
         )
-        for rate in rates
+        for rate in _rates(lr, protocol)
     ]
-    parts = _parts(sources, protocol, recipes, epochs)
-    measured = run_parts(list(parts), lambda name, part: parts[name].run(encoder, splits, augment, part), stage)
-    results = _best_by_source(parts, measured)
-    stage.report(results, sum(part.epochs for part in parts.values()) + 1)
+    own = _Part("", "", protocol, tuple(recipes), augment, standardize, epochs, epochs_before=0)
+    parts = _parts(sources, own)
+    measured = run_parts(list(parts), lambda name, part: parts[name].run(encoder, splits, part), stage)
+    best = _best_by_source(parts, measured)
+    again = _refits(best, measured, epochs_before=sum(part.epochs for part in parts.values())) if refit else {}
+    whole = splits.joined() if refit else splits
+    measured = run_parts([*parts, *again], lambda name, part: again[name].run(encoder, whole, part), stage)
+    results: dict[str, float] = {}
+    for name, chosen in best.items():
+        tested = {score: value for score, value in measured.get(_again(chosen.slug), {}).items() if "_test" in score}
+        results |= _at(measured[name] | tested, chosen.slug)
+    results |= _means(results)
+    stage.report(results, sum(part.epochs for part in [*parts.values(), *again.values()]) + 1)
     return results
 
 
@@ -120,6 +135,8 @@ class _Part:
         source: as it is written in the spec.
         protocol: the evaluation's.
         recipes: several for a probe, one for fine-tuning; not used by the neighbours' vote.
+        augment: the training images' crop.
+        standardize: of a probe's features.
         epochs: of the training.
         epochs_before: epochs of the parts that run first; reports count on from them.
     """
@@ -128,11 +145,13 @@ class _Part:
     source: str
     protocol: Protocol
     recipes: tuple[Recipe, ...]
+    augment: TrainingCrop
+    standardize: bool
     epochs: int
     epochs_before: int
 
-    def run(self, encoder: Encoder, splits: Splits, augment: TrainingCrop, stage: Stage) -> dict[str, float]:
-        """Open the source, measure the encoder on it and return top-1 by the evaluation's protocol."""
+    def run(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
+        """Open the source, measure the encoder on it and return the scores by the evaluation's protocol."""
 
         def report(metrics: dict[str, float], epoch: int) -> None:
             stage.report(_named(metrics, self.slug), self.epochs_before + epoch)
@@ -142,20 +161,41 @@ class _Part:
             return _vote(encoder, own_splits, stage)
         reporting = replace(stage, report=report)
         if self.protocol == "linear":
-            return probe(encoder, own_splits, self.recipes, reporting, augment)
+            return probe(encoder, own_splits, self.recipes, reporting, self.augment, standardize=self.standardize)
         (recipe,) = self.recipes
-        return _finetune(encoder, own_splits, recipe, reporting, augment)
+        return _finetune(encoder, own_splits, recipe, reporting, self.augment)
 
 
-def _parts(sources: Iterable[str], protocol: Protocol, recipes: Sequence[Recipe], epochs: int) -> dict[str, _Part]:
-    """The parts by name: one a source, or one a source and recipe to fine-tune."""
-    tries = [(recipe,) for recipe in recipes] if protocol == "finetune" else [tuple(recipes)]
-    steps = 0 if protocol == "knn" else epochs
+def _rates(lr: float | Sequence[float] | None, protocol: Protocol) -> tuple[float, ...]:
+    return (lr,) if isinstance(lr, int | float) else tuple(lr or DEFAULT_LR.get(protocol, ()))
+
+
+def _parts(sources: Iterable[str], own: _Part) -> dict[str, _Part]:
+    """The parts by name, each like `own`: one a source, or one a source and recipe to fine-tune."""
+    tries = [(recipe,) for recipe in own.recipes] if own.protocol == "finetune" else [own.recipes]
+    steps = 0 if own.protocol == "knn" else own.epochs
     parts: dict[str, _Part] = {}
     for slug, source in slugs(sources).items():
         for number, tried in enumerate(tries):
-            parts[f"{slug} {number}"] = _Part(slug, source, protocol, tried, steps, epochs_before=len(parts) * steps)
+            at = replace(own, slug=slug, source=source, epochs_before=len(parts) * steps)
+            parts[f"{slug} {number}"] = replace(at, recipes=tried, epochs=steps)
     return parts
+
+
+def _refits(
+    best: Mapping[str, _Part], measured: Mapping[str, Mapping[str, float]], epochs_before: int
+) -> dict[str, _Part]:
+    """The best part of each source with the recipe that it has chosen, to train again on all images."""
+    refits: dict[str, _Part] = {}
+    for name, part in best.items():
+        recipes = part.recipes and (chosen_of(part.recipes, measured[name]),)
+        before = epochs_before + len(refits) * part.epochs
+        refits[_again(part.slug)] = replace(part, recipes=recipes, epochs_before=before)
+    return refits
+
+
+def _again(slug: str) -> str:
+    return f"{slug} refit"
 
 
 def slugs(sources: Iterable[str]) -> dict[str, str]:
@@ -182,24 +222,36 @@ def _open(splits: Splits, source: str) -> Splits:
 
 def _named(metrics: Mapping[str, float], slug: str) -> dict[str, float]:
     """The metrics of an epoch, with the source in their names."""
-    scores = {f"top1_{slug}_{split}": metrics[f"top1_{split}"] for split in SPLITS}
-    return {f"loss_{slug}": metrics["loss"], "images_per_second": metrics["images_per_second"], **scores}
+    return {f"loss_{slug}": metrics["loss"], "images_per_second": metrics["images_per_second"], **_at(metrics, slug)}
 
 
-def _best_by_source(parts: Mapping[str, _Part], measured: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """Each source's top-1, of the part that is best on validation, and the means over the sources."""
-    results: dict[str, float] = {}
-    for slug in dict.fromkeys(part.slug for part in parts.values()):
-        tried = [measured[name] for name, part in parts.items() if part.slug == slug]
-        best = max(tried, key=lambda scores: scores["top1_val"])
-        results |= {f"top1_{slug}_{split}": best[f"top1_{split}"] for split in SPLITS}
-    means = {f"top1_{split}": fmean(results[name] for name in results if name.endswith(split)) for split in SPLITS}
-    return results | means
+def _at(metrics: Mapping[str, float], slug: str) -> dict[str, float]:
+    """The scores among the metrics, with the source in their names."""
+    names = {f"{score}_{slug}_{split}": f"{score}_{split}" for score, split in product(SCORES, SPLITS)}
+    return {named: metrics[name] for named, name in names.items() if name in metrics}
+
+
+def _best_by_source(parts: Mapping[str, _Part], measured: Mapping[str, dict[str, float]]) -> dict[str, _Part]:
+    """The part of each source that is best on validation, by its name; the only one without validation images."""
+    best: dict[str, str] = {}
+    for name, part in parts.items():
+        top1 = measured[name].get("top1_val", 0.0)
+        if part.slug not in best or top1 > measured[best[part.slug]]["top1_val"]:
+            best[part.slug] = name
+    return {name: parts[name] for name in best.values()}
+
+
+def _means(results: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each score over the sources."""
+    by_score = {
+        f"{score}_{split}": [x for name, x in results.items() if name.startswith(score) and name.endswith(f"_{split}")]
+        for score, split in product(SCORES, SPLITS)
+    }
+    return {name: fmean(values) for name, values in by_score.items() if values}
 
 
 def _vote(encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
-    top1_by_split = knn_top1(encoder, splits, stage, ks=(NEIGHBOURS,), temperature=TEMPERATURE)
-    return {f"top1_{split}": values[0] for split, values in top1_by_split.items()}
+    return knn_scores(encoder, splits, stage, ks=(NEIGHBOURS,), temperature=TEMPERATURE)[0]
 
 
 def _finetune(

@@ -20,7 +20,11 @@ EARLIER: dict[str, dict[str, Any]] = {
         "final_weight_decay": None,
     },
     **{f"method.{name}": {"encoder_of": "student"} for name in ("byol", "featmix", "leoclr", "moco", "moco_v3")},
+    # not here: semi_supervised and robustness, which with the same knobs measure something else than they did
+    **{f"evaluate.{name}": {"standardize": False, "refit": False} for name in ("linear", "transfer")},
+    "evaluate.knn": {"refit": False},
     "evaluate.finetune": {
+        "refit": False,
         "beta2": 0.999,
         "nesterov": False,
         "decay_norm_and_bias": True,

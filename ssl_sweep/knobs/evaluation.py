@@ -50,8 +50,13 @@ class Evaluation:
         return int(settings.get("epochs") or 0)
 
     def planned_epochs(self, settings: Settings) -> int:
-        """Epochs of all its trainings together, for `ssl-sweep plan`; by default `epochs`."""
-        return self._declared("planned_epochs", self.epochs)(settings)
+        """Epochs of all its trainings together, for `ssl-sweep plan`; by default `epochs`, twice with `refit`."""
+        trainings = 2 if settings.get("refit") else 1
+        return self._declared("planned_epochs", lambda settings: trainings * self.epochs(settings))(settings)
+
+    def chosen_on_validation(self, settings: Settings) -> tuple[str, ...]:
+        """The knobs of which it tries several values, and validation chooses; by default none."""
+        return self._declared("chosen_on_validation", lambda _: ())(settings)
 
     def data_sources(self, settings: Settings) -> tuple[str, ...]:
         """Labelled data that it opens beside the sweep's own, for a driver to check first; by default none."""
@@ -81,6 +86,11 @@ class Evaluation:
 
     def _full_names(self, metrics: Iterable[str]) -> tuple[str, ...]:
         return tuple(f"{self.name}/{metric}" for metric in metrics)
+
+
+def without_validation(metrics: Iterable[str]) -> list[str]:
+    """The metrics that are measured where no validation images are held out: none of them, and no best epoch."""
+    return [metric for metric in metrics if not metric.endswith("_val") and "_best" not in metric.rpartition("/")[2]]
 
 
 def load_evaluation(name: str) -> Evaluation:

@@ -8,6 +8,7 @@ COST = "cost/"
 COSTS_BY_EPOCHS = ("cost/pretrain_epochs", "cost/pretrain_gmacs")  # where pretraining has its length in epochs
 COSTS_BY_STEPS = ("cost/pretrain_steps",)  # where it has it in steps
 COSTS = ("cost/million_parameters", "cost/gmacs", *COSTS_BY_EPOCHS, *COSTS_BY_STEPS)
+UNCHOSEN = "minimize cost/million_parameters"  # the objective without validation images: no test score decides
 Direction = Literal["maximize", "minimize"]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.data.eval_crop import eval_crop_of
 from ssl_sweep.data.subset import images_pretrained_on
 from ssl_sweep.knobs import knobs, methods
 from ssl_sweep.knobs.evaluation import load_evaluation
@@ -20,6 +21,7 @@ from ssl_sweep.knobs.problems import Finding, Loc, Problem, SpecError, key_text
 from ssl_sweep.models.encoders import Encoder, build_encoder
 from ssl_sweep.spec.choices import extremes
 from ssl_sweep.spec.domains import Categorical, Range
+from ssl_sweep.spec.pins import settings_of
 from ssl_sweep.spec.pruners import PRUNE_ON
 from ssl_sweep.spec.pruning import pretrain_lengths
 from ssl_sweep.spec.sections import CASE
@@ -38,7 +40,12 @@ def launch_findings(spec: SweepSpec) -> list[Finding]:
     Each different pair of method and encoder is built, on the meta device: without memory or training.
     """
     built = _found(spec, partial(_build_errors, workers=spec.resources.workers))
-    return [*_reported_once(spec), *_costs_of_another_unit(spec), *(built or _evaluation_findings(spec))]
+    return [
+        *_reported_once(spec),
+        *_costs_of_another_unit(spec),
+        *_without_validation(spec),
+        *(built or _evaluation_findings(spec)),
+    ]
 
 
 def _costs_of_another_unit(spec: SweepSpec) -> Iterator[Finding]:
@@ -152,6 +159,10 @@ def _build_errors(config: Config, workers: int) -> Iterator[tuple[str, str]]:
     name = config["method"]["name"]
     if error := _build_error(config, only_encoder=True):
         yield "encoder", error
+    elif not _takes(config, crop := eval_crop_of(config["data"]).size):
+        own, encoder = config["data"]["image_size"], config["encoder"]["name"]
+        words = f"eval_crop: {encoder} is built for images of {own} pixels, and does not take {crop}"
+        yield "data", f"{words}; leave crop out, or use an encoder that does"
     elif error := methods.lacking(name) or _build_error(config):
         yield "method", error
     if not methods.pretrains(name):
@@ -180,6 +191,18 @@ def _method_errors(config: Config, train_images: int | None) -> Iterator[tuple[s
         methods.check_sizes(config["method"], batch_size=config["pretrain"]["batch_size"], train_images=train_images)
     except ValueError as error:
         yield "method", str(error)
+
+
+def _takes(config: Config, side: int) -> bool:
+    """Whether the encoder has features of the same length for images of this side."""
+    if side == config["data"]["image_size"]:
+        return True
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            encoder = build_encoder(config["encoder"], config["data"]["image_size"]).eval()
+            return tuple(encoder(torch.zeros(1, 3, side, side)).shape) == (1, encoder.feature_dim)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
 
 
 def _build_error(config: Config, *, only_encoder: bool = False) -> str | None:
@@ -269,6 +292,23 @@ def placed(spec: SweepSpec, choice: Config, config: Config, section: str, error:
         case = spec.search.cases[choice[CASE]]
         loc = ("search", "cases", choice[CASE], path if path in case else section)
     return Finding(loc, value, message, "")
+
+
+def _without_validation(spec: SweepSpec) -> Iterator[Finding]:
+    """What evaluations leave to validation images, where none are held out."""
+    if spec.data["val_fraction"]:
+        return
+    for name, own in spec.evaluate.items():
+        evaluation, section = load_evaluation(name), f"evaluate.{name}."
+        for settings in settings_of(spec, name):
+            searched = {knob for knob in own if settings[knob] == own[knob] and f"{section}{knob}" in spec.search.space}
+            for knob in set(evaluation.chosen_on_validation(settings)) - searched:
+                message = "has several values, of which validation would choose, and data.val_fraction is 0"
+                remedy = "give one value, or hold images out by data.val_fraction"
+                yield Finding(("evaluate", name, knob), settings[knob], message, remedy)
+        if own.get("refit"):
+            message = "adds validation images, and there are none, as data.val_fraction is 0"
+            yield Finding(("evaluate", name, "refit"), True, message, "leave it out")
 
 
 def _reported_once(spec: SweepSpec) -> Iterator[Finding]:

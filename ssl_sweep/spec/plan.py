@@ -98,9 +98,14 @@ def count_choices(spec: SweepSpec) -> int:
 def plan_warnings(spec: SweepSpec) -> tuple[str, ...]:
     """What works, but is hardly meant."""
     wanted, count = spec.search.trials or 0, count_choices(spec)
+    unwatched = "data.val_fraction: 0 leaves no validation images: health measures nothing, and no test score decides"
+    first = () if spec.data["val_fraction"] else (unwatched,)
     if spec.search.sampler == "grid" or count == wanted:
-        return ()
-    return (f"search.trials: {wanted} are more than the {count} different settings: each runs once",)
+        return first
+    return (
+        *first,
+        f"search.trials: {wanted} are more than the {count} different settings: each runs once",
+    )
 
 
 def most_confirmed(spec: SweepSpec, choices: int) -> int:

@@ -114,8 +114,9 @@ class Search(Section):
     objective: Annotated[
         str | Annotated[tuple[str, str], Field(strict=False)],
         Field(
-            description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`; or "
-            "a list of two, as with a cost: `minimize cost/million_parameters` (of the encoder), `cost/gmacs` (billion "
+            description="`maximize METRIC` or `minimize METRIC`; empty: maximize the first evaluation's `top1_val`, or "
+            "where data.val_fraction is 0 `minimize cost/million_parameters`, which no result decides; or a list of "
+            "two, as with a cost: `minimize cost/million_parameters` (of the encoder), `cost/gmacs` (billion "
             "multiply-adds of the encoder, an image), `cost/pretrain_epochs`, `cost/pretrain_gmacs` (epochs x gmacs), "
             "`cost/pretrain_steps` (where the length is given in steps)"
         ),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, get_args
 
-from ssl_sweep.knobs.objective import COST, COSTS, Objective
+from ssl_sweep.knobs.objective import COST, COSTS, UNCHOSEN, Objective
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, validation_error
 from ssl_sweep.spec.branches import listed_entries, read_branches
 from ssl_sweep.spec.domains import Branches, Categorical, Range
@@ -108,6 +108,8 @@ def _objectives(texts: Sequence[Any], metrics: list[str]) -> list[str]:
 
 def _objective(text: str, metrics: list[str]) -> str:
     if not text.strip():
+        if not any(metric.endswith("_val") for metric in metrics):  # data.val_fraction is 0: nothing is to be chosen
+            return UNCHOSEN
         first = metrics[0].rpartition("/")[0]
         if f"{first}/top1_val" not in metrics:
             message = f"is required, as {first} has no top1_val"

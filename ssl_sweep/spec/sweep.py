@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
-from ssl_sweep.data.recipes import NONE
 from ssl_sweep.knobs import knobs
-from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.knobs.evaluation import load_evaluation, without_validation
 from ssl_sweep.knobs.objective import parse_objectives
 from ssl_sweep.knobs.problems import ErrorCollector, Finding, SpecError, did_you_mean, spec_error, validation_error
 from ssl_sweep.spec.choices import all_choices, deciding, num_settings, place_of, searched, to_construct, varies_data
 from ssl_sweep.spec.domains import Branch, Categorical, Range
+from ssl_sweep.spec.older import completed
 from ssl_sweep.spec.pruning import pruning_findings
 from ssl_sweep.spec.search import Search
 from ssl_sweep.spec.section import Resources, Section, Tracking
@@ -147,8 +147,10 @@ class SweepSpec(Section):
     def _search_fits(self, info: ValidationInfo) -> Self:
         """Objectives that name pretraining exist: its loss, and what `health` measures. Pruners can prune something."""
         errors = ErrorCollector()
-        measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if self.health["every"] else ()))]
-        message = "is no result of pretraining" if self.health["every"] else "is not measured, as health.every is 0"
+        watched = self.health["every"] and self.data["val_fraction"]
+        measured = [f"pretrain/{name}" for name in ("loss", *(HEALTH_METRICS if watched else ()))]
+        off = "health.every" if self.data["val_fraction"] else "data.val_fraction"
+        message = "is no result of pretraining" if watched else f"is not measured, as {off} is 0"
         judged = [("objective", objective) for objective in self.search.objectives]
         judged += [("prune_on", objective) for objective in parse_objectives(self.search.prune_on)]
         for key, objective in judged:
@@ -270,17 +272,14 @@ def resolve(spec: SweepSpec, choice: Mapping[str, Any], seed: int) -> Settings:
 def from_dump(dump: Mapping[str, Any]) -> SweepSpec:
     """Restore a spec from its `model_dump(mode="json")`. The order of the dump's keys is the order of the grid.
 
-    A dump from before there were recipes names none, and has every knob of `views`; other knobs that it lacks get their
-    earlier meaning (`knobs.earlier`). The settings of plugins are taken as they are, and no code of theirs is imported.
+    A dump of an earlier version keeps its meaning (`older.completed`, `knobs.earlier`). The settings of plugins are
+    taken as they are, and no code of theirs is imported.
 
     Raises:
         SpecError: the dump is from another version of the package, with other knobs.
     """
-    views = dump.get("views")
-    if isinstance(views, dict) and views:
-        dump = {**dump, "views": {"recipe": NONE, **views}}
     try:
-        return SweepSpec.model_validate(dict(dump), context={"stored": True})
+        return SweepSpec.model_validate(completed(dump), context={"stored": True})
     except ValidationError as error:
         raise spec_error(error, lambda _: ("the stored spec", None)) from None
 
@@ -304,7 +303,9 @@ def _metrics(sections: Mapping[str, Any], stored: bool) -> list[str] | None:
     evaluations = sections.get("evaluate")
     if evaluations is None or any(is_trusted("evaluations", name, stored=stored) for name in evaluations):
         return None
-    return [metric for name, settings in evaluations.items() for metric in load_evaluation(name).metrics(settings)]
+    metrics = [metric for name, settings in evaluations.items() for metric in load_evaluation(name).metrics(settings)]
+    held_out = sections.get("data", {}).get("val_fraction", True)  # an invalid section is reported by itself
+    return metrics if held_out else without_validation(metrics)
 
 
 def _section(config: Settings, path: str) -> Settings:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ssl_sweep.data.recipes import DEFAULTS
-from ssl_sweep.knobs.objective import COSTS
+from ssl_sweep.knobs.objective import COSTS, UNCHOSEN
 from ssl_sweep.knobs.problems import ErrorCollector, Loc, did_you_mean
 from ssl_sweep.spec.domains import Categorical, Range
 from ssl_sweep.spec.section import Section
@@ -85,7 +85,8 @@ def read_table(
     read = dict(raw)
     if metrics is not None:
         search = sections.get("search")
-        costs = [metric for metric in search.metrics if metric in COSTS] if search is not None else []
+        judged = search.metrics if search is not None and search.objective != UNCHOSEN else ()
+        costs = [metric for metric in judged if metric in COSTS]
         derived = ([metric for metric in metrics if metric.endswith("/top1_test")] or metrics) + costs
         options = [*metrics, *_other_metrics(metrics), *(COSTS if costs else ())]
         message = "is no metric of this spec's evaluations"

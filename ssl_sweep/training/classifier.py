@@ -1,5 +1,6 @@
 """A linear classifier trained together with its body, its inputs, and its scores by split."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -13,12 +14,17 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.drop_path import set_drop_path
 from ssl_sweep.models.momentum import WeightAverage
 from ssl_sweep.models.precision import full_precision
+from ssl_sweep.training.accuracy import SCORES, Tally, ranked_by
 from ssl_sweep.training.features import batches, inputs
 from ssl_sweep.training.loop import Epoch, Stage, fit
 from ssl_sweep.training.optimizers import Recipe
 from ssl_sweep.training.tuning import Tuning, groups_of
 
-METRICS = ("top1_val", "top1_test", "top1_best_val", "top1_best_test")
+SPLITS = ("val", "test")
+METRICS = (
+    *(f"{score}_{split}" for score in SCORES for split in SPLITS),
+    *(f"top1_best_{split}" for split in SPLITS),
+)
 CROP_SCALE_MIN = 0.08  # of MoCo's public linear classifier (He et al. 2020, arXiv:1911.05722): torchvision's default
 
 PLAIN = Tuning()
@@ -32,26 +38,33 @@ TrainingCrop = Annotated[
 
 
 class Scores(nn.Module):
-    """Top-1 in percent of (validation, test); a module, so that checkpoints contain the best scores."""
+    """The last epoch's scores in percent, and the top-1 of the best; a module, so that checkpoints contain the best."""
 
     last: Tensor
     best: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("last", torch.zeros(2, dtype=torch.float64))
+        # NaN: not measured
+        self.register_buffer("last", torch.full((len(SCORES), len(SPLITS)), torch.nan, dtype=torch.float64))
         # below any accuracy, so that the first epoch becomes the best
-        self.register_buffer("best", torch.full((2,), -1.0, dtype=torch.float64))
+        self.register_buffer("best", torch.full((len(SPLITS),), -1.0, dtype=torch.float64))
 
-    def add(self, val: float, test: float) -> None:
-        """Add an epoch; the best one is the first with the highest validation score."""
-        self.last.copy_(torch.tensor([val, test], dtype=torch.float64))
-        if val > float(self.best[0]):
-            self.best.copy_(self.last)
+    def add(self, val: Tensor, test: Tensor) -> None:
+        """Add an epoch's `SCORES` (3,) of each split, not numbers for a split without images.
+
+        The best epoch is the first with the highest validation top-1.
+        """
+        self.last.copy_(torch.stack([val, test], dim=1))
+        if float(self.last[0, 0]) > float(self.best[0]):
+            self.best.copy_(self.last[0])
 
     def metrics(self) -> dict[str, float]:
-        """`METRICS`: the last epoch on both splits, then the best on both."""
-        return dict(zip(METRICS, (*self.last.tolist(), *self.best.tolist()), strict=True))
+        """`METRICS`: the last epoch on both splits, then the best on both; on test alone without validation images."""
+        metrics = dict(zip(METRICS, (*self.last.flatten().tolist(), *self.best.tolist()), strict=True))
+        if not math.isnan(metrics["top1_val"]):
+            return metrics
+        return {name: value for name, value in metrics.items() if not name.endswith("_val") and "_best_" not in name}
 
 
 class Classifier(nn.Module):
@@ -94,9 +107,9 @@ class Classifier(nn.Module):
         return nn.Sequential(self.body, self.head)
 
     def score(self, val: Batches, test: Batches) -> dict[str, float]:
-        """Measure both splits in evaluation mode, store the best epoch, and return all four metrics."""
+        """Measure both splits in evaluation mode, store the best epoch, and return the metrics; `val` may be empty."""
         self.eval()
-        self.scores.add(float(top1(self, val)), float(top1(self, test)))
+        self.scores.add(*(accuracies(self, split, self.head.out_features)[:, 0] for split in (val, test)))
         return self.results()
 
     def results(self) -> dict[str, float]:
@@ -105,16 +118,13 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def top1(model: nn.Module, split: Batches) -> Tensor:
-    """Accuracy in percent of logits (B, classes), or (B, K, classes) of K heads: () or (K,) float64."""
-    right, total = torch.zeros((), dtype=torch.int64), 0
+def accuracies(model: nn.Module, split: Batches, num_classes: int) -> Tensor:
+    """`SCORES` in percent (3, K) float64 of logits (B, K, classes) of K heads, or (B, classes) of one."""
+    tally = Tally(num_classes)
     for inputs_, labels in split:
         logits = model(inputs_)
-        finite = logits.isfinite().all(dim=-1)  # a diverged head is wrong, whatever its argmax
-        answers = torch.where(finite, logits.argmax(dim=-1), -1).movedim(0, -1)  # (B,) or (K, B)
-        right = right + (answers == labels).sum(dim=-1)
-        total += len(labels)
-    return 100.0 * right.double() / total
+        tally.add(ranked_by(logits if logits.ndim == 3 else logits.unsqueeze(1)), labels)
+    return tally.percent()
 
 
 def train(

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ssl_sweep.data.eval_crop import EvalCrop, cut
 from ssl_sweep.data.pack import Pack
-from ssl_sweep.data.views import center
 from ssl_sweep.training.loop import Stage
 from ssl_sweep.trialdir import watchdog
 
@@ -20,14 +20,18 @@ def fixed_subset(pack: Pack, count: int) -> Pack:
 
 def batches(pack: Pack, image_size: int, stage: Stage) -> Iterator[tuple[Tensor, Tensor]]:
     """The split in order: centre-cropped images (B, 3, S, S) in [0, 1] and labels (B,), on the stage's device."""
-    for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH):
+    for indices in torch.split(torch.arange(len(pack)), EVAL_BATCH) if len(pack) else ():
         yield inputs(pack, indices, image_size, stage)
         watchdog.heartbeat()
 
 
 def inputs(pack: Pack, indices: Tensor, image_size: int, stage: Stage) -> tuple[Tensor, Tensor]:
-    """Images `indices` (B,) of the split without augmentation: (B, 3, S, S), channels-last, and their labels (B,)."""
-    images = center(pack.batch(indices).to(stage.device), image_size)
+    """Images `indices` (B,) of the split without augmentation: (B, 3, S, S), channels-last, and their labels (B,).
+
+    They are cropped by `data.eval_crop`, which the pack has; one that was not opened from a spec, by the image size.
+    """
+    crop = pack.eval_crop or EvalCrop().at(image_size)
+    images = cut(pack.batch(indices).to(stage.device), crop)
     return images.contiguous(memory_format=torch.channels_last), pack.labels[indices].to(stage.device)
 
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from ssl_sweep.trialdir.journal import Journal
 
 Config = Mapping[str, Any]
 PICTURES_A_ROW = 8
+CHECKPOINT_VERSION = 2  # raise it when evaluations have other buffers: unfinished ones then start anew
 log = logging.getLogger("ssl_sweep.trial")
 
 
@@ -243,6 +245,8 @@ class _Trial:
             output.tag(f"method.{knob}", str(value))
         recipe, health = Recipe(**self.config["pretrain"]), health_of(self.config)
         encoder, project = evaluated_encoder(method), voting_projector(method, health)
+        if not len(splits.val):
+            health = replace(health, every=0)  # it measures validation images
         last: dict[str, float] = {}
 
         def report(epoch: Epoch) -> None:
@@ -362,8 +366,8 @@ def _ignore(metrics: dict[str, float], step: int) -> None:
 
 def _drop_stale_checkpoint(folder: Path, key: str) -> None:
     """Remove a checkpoint of another key, that is of other settings or another stage version."""
-    mark = folder / "key"
-    if not mark.exists() or mark.read_text() != key:
+    mark, marked = folder / "key", f"{key} {CHECKPOINT_VERSION}"
+    if not mark.exists() or mark.read_text() != marked:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)  # the name of a local evaluation has a slash
-        mark.write_text(key)
+        mark.write_text(marked)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ssl_sweep.data.eval_crop import eval_crop_of, plain_crop
 from ssl_sweep.data.subset import subset_of
 from ssl_sweep.knobs.earlier import without_earlier
 from ssl_sweep.models.encoders import WEIGHTS
@@ -41,12 +42,16 @@ def stage_key(config: Mapping[str, Any], stage: str, precision: Precision, worke
     pretrain = {name: value for name, value in config["pretrain"].items() if name != "sync_batchnorm"}
     used["pretrain"] = without_earlier("pretrain", _resolved(pretrain))
     unset = {name for name in LATER_DATA if config["data"].get(name) is None}
-    used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root"}}
+    used["data"] = {name: value for name, value in config["data"].items() if name not in unset | {"root", "eval_crop"}}
     if (subset := subset_of(used["data"])) is not None:
         used["data"]["subset"] = subset.decisive
     else:  # all images, whatever the other knobs
         used["data"].pop("subset", None)
     stops = health_of(config).on_collapse == "stop"  # otherwise it only measures
+    if stage != "pretrain" or stops:
+        crop = eval_crop_of(config["data"])
+        if crop != plain_crop(config["data"]["image_size"]):  # which older keys lack
+            used["data"]["eval_crop"] = crop._asdict()
     if stops:
         used["health"] = config["health"]
     if stage == "pretrain" and not stops and "labelled" in used["data"]:

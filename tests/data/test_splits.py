@@ -115,7 +115,8 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path, fields: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "fields", [{"val_fraction": 0}, {"val_fraction": 1}, {"image_size": 7}, {"on_error": "ignore"}, {"split_seed": -1}]
+    "fields",
+    [{"val_fraction": -1}, {"val_fraction": 1}, {"image_size": 7}, {"on_error": "ignore"}, {"split_seed": -1}],
 )
 def test_bounds_are_in_the_annotations(fields: dict[str, object]) -> None:
     validate = TypeAdapter(Data).validate_python

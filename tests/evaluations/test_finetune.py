@@ -62,6 +62,7 @@ def test_the_defaults_are_the_overlay_papers() -> None:
         "cutmix": 0.0,
         "rand_augment": None,
         "ema": None,
+        "refit": False,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
@@ -14,6 +15,7 @@ from ssl_sweep.data.splits import Data, Splits, load_splits
 from ssl_sweep.evaluations.knn import evaluate
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
+from ssl_sweep.training.classifier import METRICS
 from ssl_sweep.training.features import extract
 from ssl_sweep.training.loop import Stage
 
@@ -62,7 +64,30 @@ def test_validation_chooses_k(splits: Splits, stage: Stage) -> None:
         assert found[f"top1_{split}"] == found[f"top1_best_{split}"] == found[f"top1_k{best}_{split}"]
     alone = evaluate(nn.Flatten(), splits, stage, k=best)
     assert alone == {name: found[name] for name in alone}
-    assert set(alone) == {"top1_val", "top1_test", "top1_best_val", "top1_best_test"}
+    assert set(alone) == set(METRICS)
+
+
+def test_top5_and_the_mean_per_class_are_scikit_learns(splits: Splits, stage: Stage) -> None:
+    found = evaluate(nn.Flatten(), splits, stage, k=20)
+    (bank, labels), (queries, truth) = (
+        (features.double().numpy(), truth.numpy())
+        for features, truth in (extract(nn.Flatten(), pack, 8, stage) for pack in (splits.train, splits.test))
+    )
+    neighbors: Any = KNeighborsClassifier
+    voters = neighbors(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1)).fit(bank, labels)
+    predicted, shares = voters.predict(queries), voters.predict_proba(queries)
+    assert found["top5_test"] == pytest.approx(100 * top_k_accuracy_score(truth, shares, k=5), abs=0.8)  # ties at 0
+    assert found["mean_per_class_test"] == pytest.approx(100 * balanced_accuracy_score(truth, predicted), abs=0.3)
+    assert found["top1_test"] < found["top5_test"] <= 100
+
+
+def test_a_refit_has_validation_images_vote_on_test_images_alone(splits: Splits, stage: Stage) -> None:
+    first, found = (evaluate(nn.Flatten(), splits, stage, k=5, refit=refit) for refit in (False, True))
+    whole = evaluate(nn.Flatten(), splits.joined(), stage, k=5)
+    assert whole.keys() == {"top1_test", "top5_test", "mean_per_class_test"}
+    assert {name: found[name] for name in whole} == whole
+    assert found["top1_val"] == first["top1_val"]
+    assert found["top1_test"] != first["top1_test"]
 
 
 @pytest.mark.parametrize("k", [20, [20], [5, 20, 5]])

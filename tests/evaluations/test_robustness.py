@@ -1,5 +1,6 @@
 """Crops against torchvision's, changes against its operators, and a probe that only some changes mislead."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+from ssl_sweep.data.eval_crop import Crop, EvalCrop, cut
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.pack import Pack
 from ssl_sweep.data.splits import Splits
 from ssl_sweep.data.views import Augment
-from ssl_sweep.evaluations.robustness import KNOBS, crop, evaluate, view_of
+from ssl_sweep.evaluations import linear
+from ssl_sweep.evaluations.robustness import KNOBS, evaluate, view_of
 from ssl_sweep.knobs import knobs
 from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.training.loop import Stage, Stop
 
 SIZE = 28  # of a view; the short side is resized to 32
+CROP = Crop(32, SIZE, "bilinear")
 SIDES = ((40, 60), (60, 40), (32, 32), (20, 31))
 
 
@@ -46,7 +50,7 @@ def resized(image: Tensor) -> Tensor:
 def test_the_center_crop_is_torchvisions() -> None:
     images, each = photos()
     expected = torch.stack([tv.center_crop(resized(image), [SIZE, SIZE]) for image in each])
-    torch.testing.assert_close(crop(images, SIZE), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(view_of("center", CROP, torch.Generator())(images), expected, atol=1e-5, rtol=0)
 
 
 def test_a_random_crop_lies_anywhere_in_the_resized_image() -> None:
@@ -54,7 +58,7 @@ def test_a_random_crop_lies_anywhere_in_the_resized_image() -> None:
     rng = torch.Generator().manual_seed(1)
     places: list[set[tuple[int, int]]] = [set() for _ in each]
     for _ in range(60):
-        for found, image, seen in zip(crop(images, SIZE, rng), map(resized, each), places, strict=True):
+        for found, image, seen in zip(cut(images, CROP, rng), map(resized, each), places, strict=True):
             windows = image.unfold(1, SIZE, 1).unfold(2, SIZE, 1)  # (3, top, left, SIZE, SIZE)
             error = (windows - found[:, None, None]).abs().amax(dim=(0, 3, 4))
             assert error.min() < 1e-5
@@ -70,8 +74,8 @@ def test_a_random_crop_lies_anywhere_in_the_resized_image() -> None:
 @pytest.mark.parametrize("name", KNOBS)
 def test_a_change_is_one_thing_done_to_every_center_crop(name: str) -> None:
     images, _ = photos()
-    clean = crop(images, SIZE).mul(255).round() / 255
-    found = view_of(name, SIZE, torch.Generator().manual_seed(2))(images)
+    clean = cut(images, CROP).mul(255).round() / 255
+    found = view_of(name, CROP, torch.Generator().manual_seed(2))(images)
     certain: dict[str, Tensor] = {
         "flip": clean.flip(3),
         "gray": tv.rgb_to_grayscale(clean, num_output_channels=3),
@@ -91,7 +95,7 @@ def test_a_change_is_one_thing_done_to_every_center_crop(name: str) -> None:
 @pytest.mark.parametrize("size", [4, 8, 28, 32, 96, 97, 224])
 def test_every_image_size_can_be_masked(size: int) -> None:
     images = Images(torch.full((2, 3, 50, 50), 200, dtype=torch.uint8), torch.full((2, 2), 50))
-    assert view_of("mask", size, torch.Generator())(images).shape == (2, 3, size, size)
+    assert view_of("mask", EvalCrop().at(size), torch.Generator())(images).shape == (2, 3, size, size)
 
 
 def pack(count: int, seed: int) -> Pack:
@@ -133,6 +137,21 @@ def test_a_change_misleads_the_probe_where_it_takes_away_what_the_classes_differ
         assert found[f"top1_gray_{split}"] < 60  # the colours are
 
 
+@pytest.mark.parametrize("crop", [Crop(16, 16, "bilinear"), Crop(16, 12, "bicubic")])
+def test_the_center_crop_is_that_of_the_linear_probe(tmp_path: Path, crop: Crop) -> None:
+    seen = splits()
+    own = replace(seen, train=seen.train.seen_by(crop), val=seen.val.seen_by(crop), test=seen.test.seen_by(crop))
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 32, "lr": (0.001,), "weight_decay": 0.0}
+    found = []
+    for name, measure in (("linear", linear.evaluate), ("robustness", evaluate)):
+        torch.manual_seed(0)
+        stage = Stage(tmp_path / name, lambda metrics, step: None, 3, torch.device("cpu"))
+        found.append(measure(Corners(), own, stage, **settings))  # the same head: weights and order by the same seed
+    assert 0 < found[0]["top1_test"] < 100
+    for split in ("val", "test"):
+        assert found[0][f"top1_{split}"] == found[1][f"top1_{split}"] == found[1][f"top1_center_{split}"]
+
+
 def test_only_the_changes_that_are_asked_for_are_measured(tmp_path: Path) -> None:
     settings = knobs.check(evaluate, {"changes": ["gray", "crop"], "epochs": 1, "lr": [1.0]}, "robustness")
     names = [metric.removeprefix("robustness/") for metric in load_evaluation("robustness").metrics(settings)]
@@ -151,8 +170,8 @@ def test_stopped_anywhere_it_ends_the_same(tmp_path: Path) -> None:
 def test_what_is_random_is_drawn_alike_in_every_trial_of_a_seed(tmp_path: Path) -> None:
     stages = [Stage(tmp_path / str(seed), lambda metrics, step: None, seed, torch.device("cpu")) for seed in (3, 3, 4)]
     images, _ = photos()
-    first, again, other = (view_of("crop", SIZE, stage.generator("crop", "val"))(images) for stage in stages)
+    first, again, other = (view_of("crop", CROP, stage.generator("crop", "val"))(images) for stage in stages)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     drawn = Augment(SIZE, flip=0.0).view(images, stages[0].generator("resized_crop", "val"))
-    assert torch.equal(view_of("resized_crop", SIZE, stages[1].generator("resized_crop", "val"))(images), drawn)
+    assert torch.equal(view_of("resized_crop", CROP, stages[1].generator("resized_crop", "val"))(images), drawn)

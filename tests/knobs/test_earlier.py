@@ -86,7 +86,7 @@ def test_an_evaluation_without_the_knob_has_another_key_with_lars_alone(optimize
     """The old key is written out: a hash of what decides the result."""
     sections: dict[str, Any] = {
         "encoder": {"name": "resnet18"}, "method": {"name": "moco"}, "views": {}, "pretrain": {"lr": 0.1}, "seed": 0,
-        "data": {"source": "digits"},
+        "data": {"source": "digits", "image_size": 8},
     }  # fmt: skip
     evaluate = {"semi_supervised": {"optimizer": optimizer, "lr": 0.1}}
     text = json.dumps([STAGE_VERSION, "fp32", {**sections, "evaluate": evaluate}], sort_keys=True)

@@ -18,7 +18,7 @@ PINS = {
 }
 CONFIG = {
     "method": {"name": "local/mine"}, "encoder": {"name": "resnet18"}, "views": {}, "pretrain": {}, "seed": 0,
-    "data": {}, "health": {}, "evaluate": {"local/mine": {}, "transfer": {}, "knn": {}},
+    "data": {"image_size": 8}, "health": {}, "evaluate": {"local/mine": {}, "transfer": {}, "knn": {}},
 }  # fmt: skip
 
 

@@ -272,3 +272,24 @@ def test_a_method_without_views_or_loss_is_refused_with_the_name_to_change(mine:
     mine.write_text(f"{text}    pretrains = False\n")
     catalog.use(mine.parents[1])
     assert found(made("local/mine")) == {}
+
+
+def test_without_validation_images_a_list_of_values_and_a_refit_are_refused() -> None:
+    data = {"source": "digits", "image_size": 8, "val_fraction": 0}
+    evaluate = {"linear": {"lr": 0.1}, "knn": {"k": [5, 20], "refit": True}, "finetune": {}}
+    refused = found(made(data=data, evaluate=evaluate))
+    assert refused.keys() == {"evaluate.linear.weight_decay", "evaluate.knn.k", "evaluate.knn.refit"}
+    assert "of which validation would choose, and data.val_fraction is 0; give one value" in refused["evaluate.knn.k"]
+    searched = {"space": {"evaluate.linear.lr": [0.1, 1.0]}, "seeds": 2}
+    assert found(made(data=data, evaluate={"linear": {"weight_decay": 0.0}}, search=searched)) == {}
+    with pytest.raises(ValueError, match="is no metric of this spec's evaluations"):
+        made(data=data, evaluate={"knn": {}}, search={"objective": "maximize knn/top1_val"})
+
+
+def test_a_crop_that_the_encoder_does_not_take_is_refused() -> None:
+    data = {"source": "digits", "image_size": 32, "eval_crop": {"crop": 40}}
+    assert found(made(data=data)) == {}
+    (message,) = found(made("supervised", data=data, encoder="pixels")).values()
+    assert "pixels is built for images of 32 pixels, and does not take 40" in message
+    with pytest.raises(ValueError, match="resize: 8 is below the crop, 40"):
+        made(data={**data, "eval_crop": {"crop": 40, "resize": 8}})

@@ -155,7 +155,7 @@ def test_a_replaced_method_must_take_what_the_space_gives() -> None:
     [
         ({"objective": "maximize finetune/top1_test"}, "objective", "would select on the test split"),
         ({"objective": "maximize finetune/top1_best_test"}, "objective", "use finetune/top1_best_val"),
-        ({"objective": "maximize finetune/top2_val"}, "objective", "did you mean 'finetune/top1_val'?"),
+        ({"objective": "maximize finetune/top_1_val"}, "objective", "did you mean 'finetune/top1_val'?"),
         ({"objective": "maximize linear/top1_val"}, "objective", "add `linear:` to evaluate"),
         ({"objective": "maximise finetune/top1_val"}, "objective", "write `maximize"),
         ({"objective": 3}, "objective", "must be a valid string"),

@@ -229,5 +229,5 @@ def test_differences_name_each_key_and_both_values() -> None:
     changed = differences(made(), SweepSpec.model_validate(changed))
     assert "search.seeds: [0, 1] became [0, 1, 2]" in changed
     assert "pretrain.epochs: 50 became 7" in changed
-    assert "evaluate.linear.epochs: nothing became 5" in changed
+    assert "evaluate.linear.epochs: nothing became 100" in changed
     assert "retries" not in " ".join(changed)

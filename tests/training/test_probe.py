@@ -55,9 +55,11 @@ def test_validation_chooses_the_head_and_the_epoch() -> None:
 
     # 100 % on validation, none on test: it is chosen all the same
     first = score([sure, wrong, sure], torch.tensor([1, 0]))
-    assert first == {"top1_val": 100, "top1_test": 0, "top1_best_val": 100, "top1_best_test": 0, "lr_best": 0.2}
+    scores = {"top1_val": 100, "top1_test": 0, "top1_best_val": 100, "top1_best_test": 0, "lr_best": 0.2}
+    both = {"top5_val": 100, "top5_test": 100}  # of two classes
+    assert first == {**scores, **both, "mean_per_class_val": 100, "mean_per_class_test": 0}
     second = score([wrong, wrong, sure], torch.tensor([0, 0]))  # all at half: the first head; the best epoch stays
-    assert second == {"top1_val": 50, "top1_test": 0, "top1_best_val": 100, "top1_best_test": 0, "lr_best": 0.1}
+    assert second == {**first, "top1_val": 50, "mean_per_class_val": 50, "lr_best": 0.1}
 
 
 def test_a_head_that_diverges_does_not_end_the_others(tmp_path: Path) -> None:

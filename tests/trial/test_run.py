@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from ssl_sweep.data.images import DataError
+from ssl_sweep.knobs.evaluation import load_evaluation
 from ssl_sweep.models.library import LibraryError
-from ssl_sweep.spec.sweep import from_dump, resolve
+from ssl_sweep.spec.sweep import SweepSpec, from_dump, resolve
 from ssl_sweep.training.loop import Diverged, Stop
 from ssl_sweep.trial import attempt
 from ssl_sweep.trial import run as trial
@@ -207,6 +208,63 @@ def test_a_stage_key_covers_what_can_change_its_result() -> None:
     assert stage_key(base, "pretrain", "fp32") == stage_key(other, "pretrain", "fp32")
     assert stage_key(base, "linear", "fp32") != stage_key(other, "linear", "fp32")
     assert stage_key(base, "knn", "fp32") == stage_key(other, "knn", "fp32")
+
+
+def test_the_crop_matters_to_evaluations_alone() -> None:
+    large = {**SPEC["data"], "image_size": 64}
+    plain = {"resize": 64, "interpolation": "bilinear"}
+    configs = [config(data={**large, "eval_crop": crop}) for crop in (None, plain, {"resize": 73, "crop": 64})]
+    assert len({stage_key(each, "pretrain", "fp32") for each in configs}) == 1
+    default, other, same = (stage_key(each, "knn", "fp32") for each in configs)
+    assert default == same != other
+
+
+def test_a_sweep_of_an_earlier_version_keeps_its_meaning_and_its_keys() -> None:
+    data = {**SPEC["data"], "image_size": 64}
+    stored = from_dump({**SPEC, "data": data}).model_dump(mode="json")
+    for section, knob in (("linear", "standardize"), ("linear", "refit"), ("knn", "refit"), ("finetune", "refit")):
+        del stored["evaluate"][section][knob]
+    del stored["data"]["eval_crop"]
+    stored["evaluate"]["linear"] |= {"lr": 0.01, "weight_decay": 1e-4}
+    old = resolve(from_dump(stored), {}, 0)
+    assert old["data"]["eval_crop"] == {"resize": 64, "crop": 64, "interpolation": "bilinear"}
+    assert old["evaluate"]["linear"]["standardize"] is False
+    # those that the version before `standardize` and `eval_crop` computed
+    keys = {"pretrain": "8c79762ff1095aa1", "knn": "c8e967eafec2b508", "linear": "ea93aa5726f9ad9a"}
+    assert {stage: stage_key(old, stage, "fp32") for stage in keys} == keys
+
+
+def test_without_validation_images_a_fixed_recipe_has_test_scores_alone(tmp_path: Path, cache: Path) -> None:
+    linear = {"epochs": 2, "lr": 0.1, "weight_decay": 0.0}
+    evaluate = {"linear": linear, "knn": {}, "semi_supervised": {"fractions": [10], "epochs_per_fraction": 1}}
+    evaluate |= {"robustness": {"changes": ["flip"], "epochs": 1, "lr": [0.1]}, "label_free": {}, "clusters": {}}
+    whole = {**SPEC["data"], "val_fraction": 0}
+    spec = from_dump({**SPEC, "data": whole, "evaluate": {**evaluate, "finetune": {"epochs": 1}}})
+    assert spec.search.objective == "minimize cost/million_parameters"
+    results = trial.run(resolve(spec, {}, 0), ignore, tmp_path, cache=cache)
+    measured = {name for name in results if not name.startswith("pretrain/")}
+    assert {*spec.table.columns} <= measured
+    assert measured == {name for name in _all_metrics(spec) if not name.endswith("_val") and "_best" not in name}
+    assert "pretrain/knn_top1_val" not in results
+
+
+def _all_metrics(spec: SweepSpec) -> set[str]:
+    return {metric for name, knobs in spec.evaluate.items() for metric in load_evaluation(name).metrics(knobs)}
+
+
+def test_a_refit_is_resumed_to_the_same_test_scores(tmp_path: Path, cache: Path) -> None:
+    linear = {"epochs": 2, "lr": [0.1, 1.0], "weight_decay": 0.0, "refit": True}
+    both = config(evaluate={"linear": linear, "finetune": {"epochs": 2, "refit": True}})
+    expected = trial.run(both, ignore, tmp_path / "a", cache=cache)
+    for number, stop_at in enumerate(("linear", "finetune")):
+
+        def stop(metrics: dict[str, float], step: int, stage: str = stop_at) -> None:
+            if step == 3 and next(iter(metrics)).startswith(stage):  # the first epoch of the second training
+                raise Stop("asked to")
+
+        with pytest.raises(Stop):
+            trial.run(both, stop, tmp_path / str(number), cache=cache)
+        assert trial.run(both, ignore, tmp_path / str(number), cache=cache) == expected
 
 
 def test_labelled_images_matter_to_evaluations_and_their_presence_to_pretraining() -> None:
