@@ -21,11 +21,12 @@ from ssl_sweep.training.neighbours import knn_scores
 from ssl_sweep.training.optimizers import BatchSize, Momentum, Optimizer, Recipe, Schedule, WeightDecay
 from ssl_sweep.training.parts import run_parts
 from ssl_sweep.training.probe import RATES, Standardize, chosen_of, probe
-from ssl_sweep.training.refit import Refit
+from ssl_sweep.training.refit import Refit, without_test
 
 NEEDS_LABELS = False  # its sources have their own
 NEIGHBOURS, TEMPERATURE = 20, 0.1  # of the knn protocol, as the k-NN evaluation's defaults
 DEFAULT_LR = {"linear": RATES, "finetune": (0.01,)}
+UNSCALED_LR = (0.01, 0.1, 1.0, 10.0)  # of a probe of features as they are, whatever their scale
 
 Rate = Annotated[float, Field(gt=0)]
 Protocol = Literal["linear", "finetune", "knn"]
@@ -41,7 +42,11 @@ def metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def chosen_on_validation(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The learning rate, if several are tried."""
-    return ("lr",) if len(set(_rates(settings["lr"], settings["protocol"]))) > 1 else ()
+    return (
+        ("lr",)
+        if len(set(_rates(settings["lr"], settings["protocol"], standardize=settings["standardize"]))) > 1
+        else ()
+    )
 
 
 def epoch_metrics(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -80,7 +85,7 @@ def evaluate(
         Rate | Annotated[tuple[Rate, ...], Field(min_length=1)] | None,
         Field(
             description="peak learning rate; each one of a list is tried, and validation chooses by source; "
-            "null: 0.01 to fine-tune, 0.1, 0.3 and 1 to probe"
+            "null: 0.01 to fine-tune, 0.1, 0.3 and 1 to probe, or 0.01, 0.1, 1 and 10 without `standardize`"
         ),
     ] = None,
     momentum: Momentum = 0.9,
@@ -108,11 +113,12 @@ def evaluate(
             weight_decay=weight_decay,
             schedule=schedule,
         )
-        for rate in _rates(lr, protocol)
+        for rate in _rates(lr, protocol, standardize=standardize)
     ]
     own = _Part("", "", protocol, tuple(recipes), augment, standardize, epochs, epochs_before=0)
     parts = _parts(sources, own)
-    measured = run_parts(list(parts), lambda name, part: parts[name].run(encoder, splits, part), stage)
+    first = replace(stage, report=without_test(stage.report)) if refit else stage
+    measured = run_parts(list(parts), lambda name, part: parts[name].run(encoder, splits, part), first)
     best = _best_by_source(parts, measured)
     again = _refits(best, measured, epochs_before=sum(part.epochs for part in parts.values())) if refit else {}
     whole = splits.joined() if refit else splits
@@ -166,8 +172,11 @@ class _Part:
         return _finetune(encoder, own_splits, recipe, reporting, self.augment)
 
 
-def _rates(lr: float | Sequence[float] | None, protocol: Protocol) -> tuple[float, ...]:
-    return (lr,) if isinstance(lr, int | float) else tuple(lr or DEFAULT_LR.get(protocol, ()))
+def _rates(lr: float | Sequence[float] | None, protocol: Protocol, *, standardize: bool) -> tuple[float, ...]:
+    if isinstance(lr, int | float):
+        return (lr,)
+    unscaled = protocol == "linear" and not standardize
+    return tuple(lr or (UNSCALED_LR if unscaled else DEFAULT_LR.get(protocol, ())))
 
 
 def _parts(sources: Iterable[str], own: _Part) -> dict[str, _Part]:

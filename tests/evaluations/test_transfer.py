@@ -111,6 +111,20 @@ def test_validation_chooses_the_learning_rate(splits: Splits, tmp_path: Path, se
     assert found["top1_hues_test"] > 90
 
 
+@pytest.mark.parametrize("settings", [FINETUNE, LINEAR, {"protocol": "knn"}], ids=lambda each: each["protocol"])
+def test_a_refit_trains_the_best_rate_of_each_source_on_all_its_images(
+    splits: Splits, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings = settings if settings["protocol"] == "knn" else {**settings, "lr": (0.3, 1e-9)}  # the first of equals
+    found, reports = run(splits, tmp_path, **settings, refit=True)
+    filled = knobs.check(evaluate, {"sources": list(SOURCES), **settings, "refit": True}, "transfer")
+    assert sorted(f"transfer/{name}" for name in found) == sorted(load_evaluation("transfer").metrics(filled))
+    assert [step for step, _ in reports] == list(range(1, len(reports) + 1))
+    assert all(found[f"top1_{source}_{split}"] > 90 for source in ("hues", "pair") for split in ("val", "test"))
+    tested = [step for step, metrics in reports if any(name.endswith("_test") for name in metrics)]
+    assert len(tested) == (1 if settings["protocol"] == "knn" else 2 * settings["epochs"] + 1)
+
+
 def test_a_source_that_cannot_be_opened_is_named_with_its_place(splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"evaluate\.transfer\.sources: .*'imagefolder:hoes'"):
         run(splits, tmp_path, sources=["imagefolder:hoes"], protocol="knn")
