@@ -172,7 +172,7 @@ class _FractionRun:
             return self._fit(encoder, used, part)
 
         numbered = replace(stage, report=report)
-        return fit_and_refit(fitted, splits, numbered, refit=self.refit, epochs=self.recipe.epochs)
+        return fit_and_refit(fitted, splits, numbered, refit=self.refit, epochs=self.recipe.num_epochs)
 
     def _fit(self, encoder: Encoder, splits: Splits, stage: Stage) -> dict[str, float]:
         rows = self.subset.rows(splits)

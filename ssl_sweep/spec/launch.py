@@ -40,12 +40,8 @@ def launch_findings(spec: SweepSpec) -> list[Finding]:
     Each different pair of method and encoder is built, on the meta device: without memory or training.
     """
     built = _found(spec, partial(_build_errors, workers=spec.resources.workers))
-    return [
-        *_reported_once(spec),
-        *_costs_of_another_unit(spec),
-        *_without_validation(spec),
-        *(built or _evaluation_findings(spec)),
-    ]
+    first = [*_reported_once(spec), *_costs_of_another_unit(spec), *_without_validation(spec)]
+    return [*first, *(built or _evaluation_findings(spec))]
 
 
 def _costs_of_another_unit(spec: SweepSpec) -> Iterator[Finding]:
