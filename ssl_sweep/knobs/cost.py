@@ -30,7 +30,7 @@ def costs(config: Mapping[str, Any]) -> dict[str, float]:
     costs = dict(zip(COSTS, (parameters, gmacs, 0.0, 0.0, 0.0), strict=True))
     if not methods.pretrains(config["method"]["name"]):
         return costs
-    steps, epochs = config["pretrain"]["steps"], config["pretrain"]["epochs"]
+    steps, epochs = config["pretrain"].get("steps"), config["pretrain"]["epochs"]
     if steps is None:
         length = dict(zip(COSTS_BY_EPOCHS, (float(epochs), epochs * gmacs * _share(config)), strict=True))
     else:  # how many epochs these are depends on the number of images
