@@ -94,6 +94,9 @@ def _runs(ledger: Ledger, storage: Storage, recorder: Recorder, uri: str) -> pd.
         if not _is_delivered(recorder):
             return None
         frame = runs([ledger.spec.name], uri)
+        if left := sorted(differing(ledger, frame)):
+            words = "sweep %s: MLflow and the table have other results than the ledger, or none, of trials %s; see: %s"
+            log.warning(words, ledger.spec.name, ", ".join(left[:5]), "ssl-sweep doctor, with the same --storage")
     return frame
 
 
