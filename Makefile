@@ -15,6 +15,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # the driver killed twenty times in one sweep, the service twenty times; a full disk, all memory taken, Ctrl-C and SIGTERM;
+# folders, runs in MLflow, inodes and the clock pulled away; a disk that becomes read-only; two drivers started at once;
 # PostgreSQL, MLflow, S3, Ray, a node, a worker of a gang and the head killed; workers and drivers stopped; two sweeps at once;
 # fifty sweeps in a row, 2,000 trials of one driver: what is left behind, and what grows
 test-faults: .venv/installed-test

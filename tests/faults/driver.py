@@ -3,6 +3,7 @@
 A fake trial multiplies a few weights, step by step, and leaves a checkpoint after each; only training is not real.
 """
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -69,4 +70,5 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
 
 if __name__ == "__main__":
     open_streams()
+    os.environ.pop("LD_PRELOAD", None)  # a library for this process alone, not for Ray's
     sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))
