@@ -33,6 +33,7 @@ SPEC = {
     "search": {"space": {"views.overlay_alpha": [0.0, 0.1, 0.2, 0.3]}, "seeds": 2},
     "resources": {"max_concurrent": 2},
     "tracking": {"models": "none"},
+    "table": {"columns": [METRIC]},
 }
 
 

@@ -35,6 +35,23 @@ pytestmark = [
     pytest.mark.skipif("SSL_SWEEP_FAULTS" not in os.environ, reason="minutes: make test-faults"),
     pytest.mark.slow,  # many starts of Ray
 ]
+# runs sweeps in one process, each with a Ray of its own, and tells after each what the process holds
+PROCESS = """
+import gc, json, os, sys, threading
+from pathlib import Path
+import ssl_sweep
+
+spec, storage, sweeps = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+held = Path("/proc/self/fd")
+for number in range(sweeps):
+    ssl_sweep.run({**spec, "name": f"s{number}"}, storage=storage)
+    gc.collect()
+    print(json.dumps({
+        "files": [os.readlink(held / name) for name in os.listdir(held) if os.path.lexists(held / name)],
+        "threads": [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()],
+        "children": Path("/proc/self/task", str(os.getpid()), "children").read_text().split(),
+    }), flush=True)
+"""
 
 
 def processes_with(variable: str) -> list[str]:
@@ -82,6 +99,25 @@ def test_sweeps_in_a_row_leave_no_process_no_zombie_and_no_folder_of_rays(tmp_pa
     left = [path for path in rays_folder.rglob("*") if path.is_file()]
     assert list(rays_folder.glob("ray/session_*")) == []
     assert sum(path.stat().st_size for path in left) < 1_000_000, left
+
+
+@pytest.mark.timeout(1600)
+def test_sweeps_in_one_process_hold_nothing_that_is_theirs(tmp_path: Path, rays_folder: Path) -> None:
+    """Ray keeps a log, a thread of its C++ part and a socket of each start; of those, no more."""
+    spec, sweeps = json.dumps(TRAINED), 6
+    command = [sys.executable, "-c", PROCESS, spec, str(tmp_path / "runs"), str(sweeps)]
+    environment = {**os.environ, "RAY_TMPDIR": str(rays_folder)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    assert ran.returncode == 0, ran.stderr
+    after = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"files"')]
+    assert len(after) == sweeps
+    assert [(held["threads"], held["children"]) for held in after] == [([], [])] * sweeps
+    rays = [
+        [name for name in held["files"] if str(rays_folder) in name or name.startswith("socket:")] for held in after
+    ]
+    others = [len(held["files"]) - len(own) for held, own in zip(after, rays, strict=True)]
+    assert max(others[2:]) <= max(others[:2]), after[-1]["files"]
+    assert len(rays[-1]) - len(rays[1]) <= 2 * (sweeps - 2), rays[-1]
 
 
 @pytest.mark.timeout(1600)
