@@ -14,12 +14,15 @@ install: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# takes all memory, from what runs beside it too
+ALL_MEMORY := tests/faults/test_out_of_memory.py
 # the driver killed twenty times in one sweep, the service twenty times; a full disk, all memory taken, Ctrl-C and SIGTERM;
 # folders, runs in MLflow, inodes and the clock pulled away; a disk that becomes read-only; two drivers started at once;
 # PostgreSQL, MLflow, S3, Ray, a node, a worker of a gang and the head killed; workers and drivers stopped; two sweeps at once;
 # fifty sweeps in a row, 2,000 trials of one driver: what is left behind, and what grows
 test-faults: .venv/installed-test
-	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults
+	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --ignore $(ALL_MEMORY)
+	SSL_SWEEP_FAULTS=20 $(BIN)/python -m pytest $(ALL_MEMORY)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
