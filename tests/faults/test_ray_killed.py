@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 from servers import eventually
 
 from ssl_sweep.ledger.lease import driver_of
@@ -95,6 +96,61 @@ def test_a_driver_whose_ray_has_died_says_so_and_leaves_all_to_go_on_with(
     assert not [trial for trial in ledger.trials if trial.lost]  # the dead cluster is not the trials' fault
     resumed(start_driver, tmp_path)
     check_end(tmp_path, STEPS, repeated=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_driver_whose_cluster_loses_its_head_says_so_and_ends(
+    tmp_path: Path,
+    start_driver: Callable[..., Driver],
+    wait_for_steps: Callable[..., None],
+    check_end: Callable[..., None],
+) -> None:
+    """Slow: two starts of Ray. The cluster is not the driver's own: it sees no process of it, only that none answers."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        driver = start_driver(tmp_path, STEPS, RAY_ADDRESS=cluster.address)
+        try:
+            wait_for_steps(driver, tmp_path)
+            cluster.head_node.kill_gcs_server()
+            said, _ = driver.communicate(timeout=200)
+        finally:
+            driver.kill()
+    finally:
+        cluster.shutdown()
+    words = " ".join(said.decode().split())
+    assert driver.returncode == ExitCode.BROKEN_CLUSTER, words
+    assert f"no answer for 55 s from Ray's head at {cluster.address}" in words
+    assert "Traceback" not in words
+    resumed(start_driver, tmp_path)
+    check_end(tmp_path, STEPS, repeated=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_user_who_presses_ctrl_c_is_not_held_up_by_a_ray_that_does_not_answer(
+    tmp_path: Path,
+    start_driver: Callable[..., Driver],
+    wait_for_steps: Callable[..., None],
+    check_end: Callable[..., None],
+    presses: int,
+) -> None:
+    """Slow: two starts of Ray. Once is enough within the time that Tune has to end its trials; twice ends at once."""
+    driver = start_driver(tmp_path, STEPS)
+    try:
+        wait_for_steps(driver, tmp_path)
+        os.kill(of_ray(driver, "gcs_server"), signal.SIGSTOP)
+        for _ in range(presses):
+            driver.send_signal(signal.SIGINT)
+            time.sleep(2.0)
+        said, _ = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
+    assert driver.returncode == ExitCode.INTERRUPTED, said.decode()
+    assert "Traceback" not in said.decode()
+    resumed(start_driver, tmp_path)
+    check_end(tmp_path, STEPS, repeated=4)
 
 
 @pytest.mark.slow
