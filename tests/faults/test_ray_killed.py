@@ -106,7 +106,7 @@ def test_a_driver_whose_cluster_loses_its_head_says_so_and_ends(
     wait_for_steps: Callable[..., None],
     check_end: Callable[..., None],
 ) -> None:
-    """Slow: two starts of Ray. The cluster is not the driver's own: it sees no process of it, only that none answers."""
+    """Slow: two starts of Ray. It sees no process of a cluster that is not its own, only that none answers."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         driver = start_driver(tmp_path, STEPS, RAY_ADDRESS=cluster.address)
