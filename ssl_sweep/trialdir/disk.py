@@ -10,9 +10,10 @@ from pathlib import Path
 from ssl_sweep.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# messages of SQLite and of torch's writer, whose errors have no number
 # messages of SQLite that have other causes too: it needs a journal of its own, for which there is no inode
 NO_FILE = ("unable to open database file", "attempt to write a readonly database")
+FEW_INODES = 20  # several processes take and free some until the error is looked at
+# messages of SQLite and of torch's writer, whose errors have no number
 WORDS = ("database or disk is full", "No space left on device", "Disk quota exceeded")
 
 
@@ -31,7 +32,7 @@ def room_in(folder: Path) -> Iterator[None]:
     except DiskFull:
         raise
     except Exception as error:
-        takes_no_file = _is_read_only(folder) or _has_no_inode(folder)
+        takes_no_file = _is_read_only(folder) or _has_few_inodes(folder)
         if not is_full(error) and not (takes_no_file and any(_says(each, NO_FILE) for each in _chain(error))):
             raise
         raise DiskFull(errno.ENOSPC, _message(folder)) from error
@@ -64,10 +65,10 @@ def _existing(folder: Path) -> Path:
     return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
-def _has_no_inode(folder: Path) -> bool:
-    """Whether no further file can be made; a file system that makes inodes as needed counts none."""
+def _has_few_inodes(folder: Path) -> bool:
+    """Whether hardly a further file can be made; a file system that makes inodes as needed counts none."""
     status = os.statvfs(_existing(folder))
-    return status.f_files > 0 and status.f_favail == 0
+    return status.f_files > 0 and status.f_favail < FEW_INODES
 
 
 def _is_read_only(folder: Path) -> bool:
@@ -82,7 +83,7 @@ def _message(folder: Path) -> str:
         )
     usage = shutil.disk_usage(_existing(folder))
     free, total = usage.free / 1e6, usage.total / 1e6
-    left = f"{free:,.1f} of {total:,.1f} MB free" + (", but no inode for another file" * _has_no_inode(folder))
+    left = f"{free:,.1f} of {total:,.1f} MB free" + (", but hardly an inode for another file" * _has_few_inodes(folder))
     return (
         f"the disk of {folder} is full, or its quota is used up ({left}); make room "
         "(`ssl-sweep clean NAME` frees what a sweep no longer needs), then: ssl-sweep resume NAME"

@@ -5,6 +5,7 @@ A fake trial multiplies a few weights, step by step, and leaves a checkpoint aft
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,5 +72,6 @@ def main(storage: str, steps: int, name: str = "faults") -> int:
 
 if __name__ == "__main__":
     open_streams()
-    os.environ.pop("LD_PRELOAD", None)  # a library for this process alone, not for Ray's
+    if os.environ.pop("LD_PRELOAD", None):  # a library for this process alone, not for Ray's
+        time.sleep = lambda seconds: threading.Event().wait(seconds)  # libfaketime refuses what CPython's own calls
     sys.exit(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

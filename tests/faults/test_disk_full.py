@@ -54,7 +54,7 @@ def test_a_disk_without_inodes_is_full_of_files(small_disk: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE notes (text)")
         use_up_inodes(small_disk)
-        words = rf"the disk of {small_disk} is full.*MB free, but no inode for another file\); make room"
+        words = rf"the disk of {small_disk} is full.*MB free, but hardly an inode for another file\); make room"
         with pytest.raises(disk.DiskFull, match=words), disk.room_in(small_disk):
             connection.execute("INSERT INTO notes VALUES ('x')")  # needs a journal beside the database
         with pytest.raises(disk.DiskFull, match=words):

@@ -108,8 +108,9 @@ def test_a_driver_whose_cluster_loses_its_head_says_so_and_ends(
 ) -> None:
     """Slow: two starts of Ray. It sees no process of a cluster that is not its own, only that none answers."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    address = cluster.address
     try:
-        driver = start_driver(tmp_path, STEPS, RAY_ADDRESS=cluster.address)
+        driver = start_driver(tmp_path, STEPS, RAY_ADDRESS=address)
         try:
             wait_for_steps(driver, tmp_path)
             cluster.head_node.kill_gcs_server()
@@ -120,7 +121,7 @@ def test_a_driver_whose_cluster_loses_its_head_says_so_and_ends(
         cluster.shutdown()
     words = " ".join(said.decode().split())
     assert driver.returncode == ExitCode.BROKEN_CLUSTER, words
-    assert f"no answer for 55 s from Ray's head at {cluster.address}" in words
+    assert f"no answer for 55 s from Ray's head at {address}" in words
     assert "Traceback" not in words
     resumed(start_driver, tmp_path)
     check_end(tmp_path, STEPS, repeated=4)
