@@ -15,6 +15,7 @@ from ssl_sweep.trial.attempt import Outcome
 
 CLOSE_S = 10.0
 HELD_S = 60.0
+OWNER_DIED = "is dead because its owner has died"  # Ray's words; the owner of all trials is this driver
 
 
 class LedgerSearch(Searcher):
@@ -60,9 +61,11 @@ class LedgerSearch(Searcher):
                 self._take(trial_id, result)
             if (outcome := self._outcomes.pop(trial_id, None)) is not None:
                 self.scheduler.end(trial_id, outcome)
-            elif error:
-                self.scheduler.process_died(trial_id, self.death_messages.pop(trial_id, ""))
-            else:  # an interrupt stopped Tune
+                return
+            message = self.death_messages.pop(trial_id, "")
+            if error and OWNER_DIED not in message:
+                self.scheduler.process_died(trial_id, message)
+            else:  # an interrupt stopped Tune, or Ray has given this driver up, which is not the trial's fault
                 self.scheduler.abandon(trial_id)
 
     def poll_requests(self) -> None:

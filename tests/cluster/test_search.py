@@ -67,12 +67,15 @@ def test_each_end_of_an_attempt_reaches_the_scheduler() -> None:
     search.on_trial_complete("b", error=True)
     search.on_trial_complete("c", error=True)
     search.on_trial_complete("d")
+    search.death_messages["e"] = "The actor is dead because its owner has died. Owner Id: 01"  # this driver's node
+    search.on_trial_complete("e", error=True)
     assert scheduler.told == [
         ("report", "a", {"pretrain/loss": 1.0}, 3),
         ("end", "a", outcome),
         ("process_died", "b", "low on memory"),
         ("process_died", "c", ""),
         ("abandon", "d"),
+        ("abandon", "e"),
     ]
 
 
