@@ -16,8 +16,7 @@ from ssl_sweep.sweep.agreement import differing, settle_results
 from ssl_sweep.sweep.best import best_trial
 from ssl_sweep.sweep.housekeeping import find_removable, freed_bytes, remove, undelivered_events
 from ssl_sweep.sweep.notify import Notifier
-from ssl_sweep.tables.ablation import ablation
-from ssl_sweep.tables.options import options, with_undrawn
+from ssl_sweep.tables.options import make_table, with_undrawn
 from ssl_sweep.tables.render import FORMATS, render
 from ssl_sweep.tables.table import Table
 from ssl_sweep.tracking.reader import runs
@@ -79,7 +78,7 @@ def _log_table(ledger: Ledger, storage: Storage, recorder: Recorder, uri: str) -
     if frame is None:
         return None
     dump = spec.model_dump(mode="json")
-    table = ablation(with_undrawn(frame, [dump]), **options({spec.name: dump}, frame))
+    table = make_table({spec.name: dump}, with_undrawn(frame, [dump]))
     recorder.log_table({f"table.{form}": render(table, form) for form in FORMATS})
     return table
 
