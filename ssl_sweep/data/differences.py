@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from ssl_sweep.data.contents import PARTS
+
 MAX_NAMED = 3
 
 
@@ -11,27 +13,34 @@ class Set(NamedTuple):
 
     classes: list[str]
     files: dict[str, str]
-    contents: dict[str, str]  # hashes of some files
+    contents: dict[str, str]  # hashes of files
     images: dict[str, tuple[str, str]]
+    earlier: list[str]  # files whose contents an earlier version compared, in fewer places
 
 
 def differences(old: str, new: str) -> list[str]:
     """One text for each kind of difference, with counts and some names: files, classes, images, labels, split."""
     before, after = parse(old), parse(new)
-    return list(_differences(before, after)) or ["the order of its images"]
+    if found := list(_differences(before, after)):
+        return found
+    if before.earlier and not after.earlier:
+        return ["more of its files' contents is compared than when the sweep began, and no difference is known"]
+    return ["the order of its images"]
 
 
 def parse(listing: str) -> Set:
     """Read a listing."""
-    found = Set([], {}, {}, {})
+    found = Set([], {}, {}, {}, [])
     for line in listing.split("\n"):
         kind, value, name = line.split("\t", 2)
         if kind == "class":
             found.classes.append(name)
         elif kind == "file":
             found.files[name] = value
-        elif kind == "content":
+        elif kind == "bytes":
             found.contents[name] = value
+        elif kind == "content":
+            found.earlier.append(name)
         else:
             label = "no label" if value == "-1" or not found.classes else found.classes[int(value)]
             split = "train and test" if name in found.images else kind
@@ -41,9 +50,10 @@ def parse(listing: str) -> Set:
 
 def _differences(old: Set, new: Set) -> Iterator[str]:
     resized = [name for name, size in new.files.items() if old.files.get(name, size) != size]
-    rewritten = [name for name, each in new.contents.items() if old.contents.get(name, each) != each]
-    other = [name for name in rewritten if name not in resized]
-    more = ("of another size", resized), (f"of {len(new.contents):,} compared with another content", other)
+    compared = [name for name, each in new.contents.items() if _alike_read(old.contents.get(name), each)]
+    known = {*resized}
+    other = [name for name in compared if old.contents[name] != new.contents[name] and name not in known]
+    more = ("of another size", resized), (f"of {len(compared):,} compared with another content", other)
     yield from _changes("file", old.files, new.files, *more)
     if old.classes != new.classes:
         yield from _changes("class", old.classes, new.classes) or ["its classes in another order"]
@@ -56,6 +66,11 @@ def _differences(old: Set, new: Set) -> Iterator[str]:
         yield f"labels of {len(labels):,} of {len(common):,} images ({_some(labels)})"
     if splits:
         yield f"the split of {len(splits):,} of {len(common):,} images ({_some(splits)})"
+
+
+def _alike_read(old: str | None, new: str) -> bool:
+    """Whether two hashes of a file are both of all its bytes, or both of parts."""
+    return old is not None and old.startswith(PARTS) == new.startswith(PARTS)
 
 
 def _changes(what: str, old: Collection[str], new: Collection[str], *more: tuple[str, Collection[str]]) -> list[str]:

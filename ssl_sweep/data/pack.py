@@ -31,7 +31,7 @@ from ssl_sweep.trialdir.atomic import sync_folder
 from ssl_sweep.trialdir.disk import room_in
 from ssl_sweep.trialdir.locks import locked
 
-FORMAT = 4  # part of the key: raise it when the same images would give other files or other pixels
+FORMAT = 5  # part of the key: raise it when the same images would give other files, pixels or identity
 UNUSED_S = 7 * 24 * 3600.0  # without an opening, after which a pack of files that have changed since is removed
 STATE = {"files", "lists", "own", "plugin", "labels", "held_out"}  # of a fingerprint: change with files and versions
 MAX_NAMED = 20  # classes in a message

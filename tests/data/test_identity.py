@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,41 @@ def test_names_sizes_labels_and_splits_make_a_folder_another_set(tmp_path: Path)
     (tmp_path / "moved").rename(tmp_path / "set" / "lynx")
     found.append(identity_in(tmp_path, name))
     assert len({*found}) == len(found)
+
+
+def swap(first: Path, second: Path) -> None:
+    one, other = first.read_bytes(), second.read_bytes()
+    assert len(one) == len(other)
+    assert one != other
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+def test_two_images_of_many_that_change_places_make_another_set(tmp_path: Path) -> None:
+    for folder in ("cat", "dog"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for number in range(300):
+            color = (number % 256, number // 256, len(folder + "x" * (folder == "cat")))
+            Image.new("RGB", (2, 2), color).save(tmp_path / "set" / folder / f"{number:03}.bmp")
+    found = {identity_in(tmp_path, "imagefolder:set")}
+    for number in (1, 130, 299):
+        swap(tmp_path / f"set/cat/{number:03}.bmp", tmp_path / f"set/dog/{(number + 7) % 300:03}.bmp")
+        found.add(identity_in(tmp_path, "imagefolder:set"))
+    assert len(found) == 4
+
+
+def test_any_byte_of_a_shard_makes_another_set(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    name = shards(tmp_path / "set")
+    file = next((tmp_path / "set").glob("*.tar"))
+    found = {identity_in(tmp_path, name)}
+    with tarfile.open(file) as opened:
+        place = opened.getmembers()[0].offset_data
+    content = bytearray(file.read_bytes())
+    content[place + 40] ^= 1  # in an image's compressed bytes, which are not decoded here
+    file.write_bytes(content)
+    found.add(identity_in(tmp_path, name))
+    assert len(found) == 2
 
 
 def test_labels_and_splits_make_a_table_another_set_and_its_lines_do_not(tmp_path: Path) -> None:
