@@ -15,7 +15,7 @@ from PIL import Image
 from ssl_sweep.data.class_numbers import UNLABELLED, Named, class_numbers, names_of, number_names
 from ssl_sweep.data.columns import class_features, find_columns, label_values
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, hold_out_test
+from ssl_sweep.data.items import Contents, ImageList, hold_out_test, stat_file
 from ssl_sweep.data.paths import below
 from ssl_sweep.data.unreadable import open_image
 
@@ -99,7 +99,9 @@ class Rows:
             return open_image(data)
         if path is None:
             raise ValueError("the row holds no image bytes")
-        return open_image(below(path, self.folder))
+        file = below(path, self.folder)
+        stat_file(file)  # refuses a pipe, which would be read for ever
+        return open_image(file)
 
     def locate(self, row: int) -> tuple[Group, int]:
         """The group of a row, and its place there."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,12 @@ from ssl_sweep.data.images import DataError
 from ssl_sweep.data.stratify import stratified_split
 
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")  # of macOS's archives, and of Synology's disks
+SPECIAL = {  # reading them may wait for ever
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 TEST_FRACTION = 0.2  # for a set without a test split
 
 
@@ -129,6 +136,8 @@ class File(NamedTuple):
 def list_files(folder: str | Path, around: tuple[str, ...] = ()) -> Iterator[File]:
     """Every file below `folder`, links followed, in an order that does not depend on the file system.
 
+    Pipes, sockets and devices are no files, whatever their names.
+
     around: the folders that lead to it, without links. Raises DataError for a link back to one of them, and for a
     folder that cannot be listed.
     """
@@ -144,7 +153,9 @@ def list_files(folder: str | Path, around: tuple[str, ...] = ()) -> Iterator[Fil
         ) from error
     for entry in entries:
         if not os.path.isdir(entry.path):
-            yield stat_file(entry.path)
+            status = _status(entry.path)
+            if stat.S_IFMT(status.st_mode) not in SPECIAL:
+                yield _file(entry.path, status)
         elif not is_hidden(entry.name):
             yield from list_files(entry.path, (*around, real))
 
@@ -162,11 +173,22 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def stat_file(path: str | Path) -> File:
+    """What is known of a file, or of a broken link. Raises DataError for a pipe, a socket or a device."""
+    status = _status(path)
+    if kind := SPECIAL.get(stat.S_IFMT(status.st_mode)):
+        raise DataError(f"{path}: is a {kind} and no file; put a file in its place, or remove what names it")
+    return _file(path, status)
+
+
+def _status(path: str | Path) -> os.stat_result:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except OSError:
         # A broken link stays in the list: decoding reports it, under the policy for corrupt images.
-        status = os.lstat(path)
+        return os.lstat(path)
+
+
+def _file(path: str | Path, status: os.stat_result) -> File:
     return File(str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 

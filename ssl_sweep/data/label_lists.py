@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_sweep.data.identity import identity
 from ssl_sweep.data.images import DataError
-from ssl_sweep.data.items import Contents, ImageList, Source
+from ssl_sweep.data.items import Contents, ImageList, Source, stat_file
 from ssl_sweep.data.splits import Splits, open_data
 
 NAME = "label_lists"  # of the lists together among the sources that an evaluation opens
@@ -91,7 +91,7 @@ def _places(written: str, wanted: Sequence[str], names: Sequence[str], skipped: 
 def _read(written: str, root: Path) -> list[str]:
     path = root / Path(written.partition(":")[2]).expanduser()
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if stat_file(path).size > MAX_BYTES:
             raise DataError(f"{PLACE}: {written!r}: {path} has over {MAX_BYTES:,} bytes; name a list of images")
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

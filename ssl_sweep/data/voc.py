@@ -13,6 +13,7 @@ from torch import Tensor
 from ssl_sweep.data.decode import UNREADABLE, upright_size
 from ssl_sweep.data.image_folder import IMAGE_SUFFIXES
 from ssl_sweep.data.images import DataError
+from ssl_sweep.data.items import stat_file
 from ssl_sweep.data.unreadable import fault, open_image
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -88,6 +89,8 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _parse(path: Path) -> Element:
+    if path.exists():
+        stat_file(path)  # refuses a pipe, which would be read for ever
     try:
         parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314 - the builder refuses what is unsafe
         root: Element = ElementTree.parse(path, parser).getroot()  # noqa: S314

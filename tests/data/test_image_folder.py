@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from ssl_sweep.data.identity import identity
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Source
 from ssl_sweep.data.sources import open_source
 from ssl_sweep.data.splits import Data
 from ssl_sweep.data.summary import summarize
 
+PATHS = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 
@@ -48,6 +50,35 @@ def test_what_systems_leave_among_images_is_not_read(tmp_path: Path) -> None:
     source = opened(tmp_path)
     assert source.classes == ("cat", "dog")
     assert (len(source.train), len(source.test), source.notes) == (10, 10, ())
+
+
+def test_a_pipe_is_no_image_and_is_never_opened(tmp_path: Path) -> None:
+    images(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
+    before = identity(opened(tmp_path))
+    os.mkfifo(tmp_path / "train/cat/9.png")
+    (tmp_path / "train/dog/null.png").symlink_to(os.devnull)
+    source = opened(tmp_path)
+    assert (len(source.train), len(source.test)) == (10, 10)
+    assert identity(source) == before
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "test/dog/9.png").symlink_to(tmp_path / "train/dog/1.png")
+    assert len(opened(tmp_path).test) == 11
+
+
+def test_a_pipe_that_a_table_or_a_row_names_is_refused(tmp_path: Path) -> None:
+    images(tmp_path, "cat")
+    os.mkfifo(tmp_path / "cat/9.png")
+    (tmp_path / "index.csv").write_text("path,label\ncat/1.png,a\ncat/9.png,a\n")
+    with pytest.raises(DataError, match=r"cat/9\.png: is a pipe"):
+        open_source("table:index.csv", root=tmp_path)
+    rows = [{"bytes": None, "path": f"cat/{number}.png"} for number in (1, 9)]
+    pq.write_table(pa.table({"image": pa.array(rows, PATHS), "label": ["a", "b"]}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"image": pa.array(rows, PATHS), "label": ["a", "b"]}), tmp_path / "test.parquet")
+    found = open_source("parquet:.", root=tmp_path).train
+    with found.image(0) as image:
+        assert image.size == (8, 8)
+    with pytest.raises(DataError, match=r"cat/9\.png: is a pipe"):
+        found.image(1)
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
