@@ -15,7 +15,7 @@ def profile(server: str) -> tuple[str, str | None]:
     Raises:
         ServiceError: no profile has this name, or other users can read its token.
     """
-    path = Path(os.environ.get("SSL_SWEEP_CONFIG") or "~/.config/ssl_sweep/config.toml").expanduser()
+    path = Path(os.path.expanduser(os.environ.get("SSL_SWEEP_CONFIG") or "~/.config/ssl_sweep/config.toml"))
     try:
         known: dict[str, dict[str, Any]] = tomllib.loads(path.read_text()).get("profiles", {}) if path.is_file() else {}
     except tomllib.TOMLDecodeError as error:

@@ -33,8 +33,8 @@ def check_machine() -> None:
         raise ClusterError(f"SSL_SWEEP_CACHE={cache} is relative, and each trial runs in a folder of its own; {remedy}")
     if (why := _unwritable(cache)) is not None:
         raise ClusterError(f"{why}; {remedy}")
-    home = Path("~/.ray").expanduser()
-    if not (home / "auth_token").exists() and _unwritable(home) is not None:
+    home = Path(os.path.expanduser("~/.ray"))
+    if not (home / "auth_token").exists() and (not home.is_absolute() or _unwritable(home) is not None):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 

@@ -1,5 +1,6 @@
 """Commands for those who run the service: serve, audit and token."""
 
+import os
 import re
 import ssl
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ def serve(
         place = _checked_storage(storage)
         settings = Settings(
             place,
-            tuple(folder.expanduser().resolve() for folder in data_root),
+            tuple(Path(os.path.expanduser(folder)).resolve() for folder in data_root),
             Limits(max_sweeps, max_gpus),
             autoscale_max=Capacity(autoscale_max_cpus, autoscale_max_gpus),
             trust_local=listener.is_local,
@@ -121,7 +122,7 @@ def serve(
 
 def _check_data_roots(roots: Sequence[Path]) -> None:
     for root in roots:
-        if not root.expanduser().is_dir():
+        if not Path(os.path.expanduser(root)).is_dir():
             message = f"{root} is no folder; make it, or name the one with images"
             raise typer.BadParameter(message, param_hint="--data-root")
 

@@ -1,5 +1,6 @@
 """What `ssl-sweep check` is to check: all that a name stands for, or all plugins of a folder."""
 
+import os
 from pathlib import Path
 
 from ssl_sweep.contracts import sources
@@ -37,8 +38,8 @@ def find(target: str, root: Path) -> list[Subject]:
         PluginError: there is no such name, or no plugin in the folder.
     """
     found = [(kind, target) for kind in KINDS if _has(kind, target)]
-    if not found and Path(target).expanduser().exists():
-        found = _in_folder(Path(target).expanduser())
+    if not found and Path(os.path.expanduser(target)).exists():
+        found = _in_folder(Path(os.path.expanduser(target)))
     if not found:
         names = {name for kind in KINDS for name in _names(kind)}
         otherwise = "`ssl-sweep check DIR` checks the plugins of a folder"

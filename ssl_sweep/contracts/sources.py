@@ -1,6 +1,7 @@
 """The contract of sources: lists that are the same each time, images that can be read, and a fingerprint of them."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class SourcePlugin:
     @property
     def path(self) -> Path:
         """What the argument names, if it names a file or a folder."""
-        return self.root / Path(self.argument).expanduser()
+        return self.root / Path(os.path.expanduser(self.argument))
 
 
 def load(root: Path, source: str) -> SourcePlugin:

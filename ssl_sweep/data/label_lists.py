@@ -16,6 +16,7 @@ from torch import Tensor
 from ssl_sweep.data.identity import identity
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, stat_file
+from ssl_sweep.data.paths import path_of
 from ssl_sweep.data.splits import Splits, open_data
 
 NAME = "label_lists"  # of the lists together among the sources that an evaluation opens
@@ -89,7 +90,7 @@ def _places(written: str, wanted: Sequence[str], names: Sequence[str], skipped: 
 
 
 def _read(written: str, root: Path) -> list[str]:
-    path = root / Path(written.partition(":")[2]).expanduser()
+    path = path_of(written.partition(":")[2], root, PLACE)
     try:
         if stat_file(path).size > MAX_BYTES:
             raise DataError(f"{PLACE}: {written!r}: {path} has over {MAX_BYTES:,} bytes; name a list of images")

@@ -13,6 +13,7 @@ from ssl_sweep.data.image_table import SUFFIXES, image_table
 from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, ImageList, Source, hold_out_test
 from ssl_sweep.data.parquet import parquet_folder
+from ssl_sweep.data.paths import path_of
 from ssl_sweep.data.plugin_source import plugin_source
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.torchvision_sets import close_set, torchvision_set
@@ -53,7 +54,7 @@ def open_source(source: str, *, root: Path, split_seed: int = 0, splits: SplitNa
     catalog.check_free("sources", kind, USAGE)
     if bool(argument) == (kind == "digits") or (colon and not argument):
         raise DataError(f"data.source: {source!r} should be written {USAGE[kind]}")
-    path = root / Path(argument).expanduser()
+    path = path_of(argument, root, "data.source")
     if kind == "table":
         return image_table(source, existing_table(path, source), root.resolve(), split_seed, splits)
     if kind not in FOLDER_KINDS:

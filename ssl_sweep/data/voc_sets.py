@@ -21,6 +21,7 @@ from ssl_sweep.data.image_folder import is_image
 from ssl_sweep.data.images import AbsentDataError, DataError
 from ssl_sweep.data.items import Contents, File, ImageList, Source, digest, stat_file
 from ssl_sweep.data.pack import Pack, open_packs
+from ssl_sweep.data.paths import path_of
 from ssl_sweep.data.splits import Origin
 from ssl_sweep.data.unreadable import POINTER, open_image, readable
 from ssl_sweep.data.voc import Annotation, OnError, find_annotation, read_annotation
@@ -219,7 +220,7 @@ def _folder(source: str, root: Path) -> Path:
     kind, _, argument = source.partition(":")
     if kind != "voc" or not argument:
         raise DataError(f"{PLACE}: {source!r} should be written voc:DIR")
-    folder = root / Path(argument).expanduser()
+    folder = path_of(argument, root, PLACE)
     if not folder.is_dir():
         hint = "give an absolute folder, or one relative to the spec file or SSL_SWEEP_DATA"
         fault = DataError if folder.exists() else AbsentDataError

@@ -53,7 +53,7 @@ def use(folder: str | Path | None) -> None:
         del sys.modules[module]
     if not folder:
         return
-    path = Path(folder).expanduser().resolve()
+    path = Path(os.path.expanduser(folder)).resolve()
     if not any((path / kind).is_dir() for kind in KINDS):
         remedy = f"put them into {path}/methods/NAME.py, or {', '.join(KINDS[1:])}"
         if path.name in KINDS and path.is_dir():

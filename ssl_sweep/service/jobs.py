@@ -102,7 +102,7 @@ def _authorization() -> dict[str, str]:
     """The cluster's token from where Ray's own tools look for it."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return {"Authorization": f"Bearer {token}"}
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    path = Path(os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"))
     return {"Authorization": f"Bearer {path.read_text().strip()}"} if path.is_file() else {}
 
 

@@ -153,7 +153,7 @@ def _root(path: Path, document: Document) -> Path:
 
 def _data_folder(default: Path) -> Path:
     folder = os.environ.get(DATA_VARIABLE)
-    return Path(folder).expanduser().resolve() if folder else default
+    return Path(os.path.expanduser(folder)).resolve() if folder else default
 
 
 def _apply(document: Document, override: str) -> list[Problem]:

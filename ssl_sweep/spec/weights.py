@@ -1,6 +1,7 @@
 """Checks the files of weights that a spec's encoders begin from, before anything runs."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,7 @@ def weight_pins(spec: SweepSpec) -> dict[str, str]:
 
 def path_of(spec: SweepSpec, file: str) -> Path:
     """The place of a file of weights; a relative one is below the folder of the data."""
-    return spec.root / Path(file).expanduser()
+    return spec.root / Path(os.path.expanduser(file))
 
 
 def encoders_with(spec: SweepSpec, knob: str) -> Iterator[dict[str, Any]]:

@@ -149,4 +149,4 @@ class Storage(ABC):
 
 def cache_folder() -> Path:
     """Where a node keeps decoded data: SSL_SWEEP_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("SSL_SWEEP_CACHE", "~/.cache/ssl_sweep")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("SSL_SWEEP_CACHE", "~/.cache/ssl_sweep")))

@@ -8,6 +8,7 @@ In a trial with several workers rank 0 calls `run`, the others `run_worker`: the
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -297,7 +298,7 @@ class _Trial:
         if origin := settings.get("from"):
             load_weights(encoder, self._kept("encoder.from", origin)[0], settings["name"], None)
         if file := settings.get("weights"):
-            path = Path(self.config["data"]["root"]) / Path(file).expanduser()
+            path = Path(self.config["data"]["root"]) / Path(os.path.expanduser(file))
             pinned = pins.get(f"encoder.weights {file}")
             if unused := load_weights(encoder, path, settings["name"], pinned):
                 log.info("encoder.weights: %s: not used: %s", file, ", ".join(unused))

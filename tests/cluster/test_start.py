@@ -113,7 +113,10 @@ def test_too_few_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         check_machine()
 
 
-@pytest.mark.parametrize(("cache", "said"), [("cache", "is relative"), ("/proc/none/cache", "cannot be written")])
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [("cache", "is relative"), ("~nouser/cache", "is relative"), ("/proc/none/cache", "cannot be written")],
+)
 def test_a_cache_that_trials_cannot_share_is_refused(cache: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_SWEEP_CACHE", cache)
     with pytest.raises(ClusterError, match=f"{cache} {said}.*set SSL_SWEEP_CACHE to the full path"):

@@ -534,8 +534,17 @@ def test_torchvision_set_that_is_not_there_is_not_downloaded(tmp_path: Path, nam
         ("torchvision:PhotoTour", "needs root, name"),
         ("torchvision:FakeData", "needs no folder"),
         ("parquet:nowhere", "nowhere is not a folder"),
+        (
+            "imagefolder:~nouser/x",
+            "data.source: '~nouser/x': the home of ~nouser is not known here; write",
+        ),
+        ("table:~nouser/x.csv", "the home of ~nouser is not known here"),
+        ("imagefolder:" + "a" * 300, "data.source: 'aaa.*' cannot be opened .*too long.*; name another file or folder"),
+        ("imagefolder:a\0b", "cannot be opened .*; name another file or folder"),
+        ("imagefolder:circle", "'circle' cannot be opened .*; name another file or folder"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_right_one(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(DataError, match=message):
         open_source(source, root=tmp_path)
