@@ -151,6 +151,16 @@ def find_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
     return next((lowered[name] for name in names if name in lowered), None)
 
 
+def check_unique(path: Path, columns: Iterable[str]) -> None:
+    """Refuse two columns of one name that may be that of files, labels or splits: either could be meant."""
+    known: dict[str, str] = {}
+    for column in columns:
+        name = column.strip().lower()
+        if name in known and name in (*PATHS, *LABELS, *SPLITS):
+            raise DataError(f"{path}: has columns {known[name]!r} and {column!r}; rename or remove the one not to use")
+        known[name] = column
+
+
 def read_text(path: Path) -> tuple[list[str], Columns]:
     """The place of each row, and its values by column."""
     with readable(path, "table", csv.Error, ValueError), path.open(encoding="utf-8-sig", newline="") as file:
@@ -160,6 +170,7 @@ def read_text(path: Path) -> tuple[list[str], Columns]:
         file.seek(0)
         lines = csv.reader(file, delimiter=delimiter(path, first), strict=True)
         header = next(lines, [])
+        check_unique(path, header)
         places, rows = [], []
         for line in lines:
             if not line:
@@ -181,6 +192,7 @@ def delimiter(path: Path, header: str) -> str:
 
 def read_parquet(path: Path) -> tuple[list[str], Columns]:
     shard = ParquetShard(path)
+    check_unique(path, shard.schema.names)
     wanted = [name for name in shard.schema.names if name.lower() in (*PATHS, *LABELS, *SPLITS)]
     places = [f"{path} row {row}" for row in range(sum(shard.group_rows))]
     columns = {name: [text_of(value) for value in shard.column(name).to_pylist()] for name in wanted}

@@ -250,3 +250,15 @@ def test_the_fingerprint_follows_the_table_and_its_images(tmp_path: Path) -> Non
     second = opened(tmp_path).fingerprint
     lines(tmp_path, ["path,label", *(f"img/{n}.png,{1 - n % 2}" for n in range(20))])
     assert len({json.dumps(each) for each in (first, second, opened(tmp_path).fingerprint)}) == 3
+
+
+@pytest.mark.parametrize(
+    "header", ["path,label,label", "path,Label,label ", "file,split,label,Split", "path,Path,label"]
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, header: str) -> None:
+    names = header.split(",")
+    (tmp_path / "index.csv").write_text(f"{header}\n{','.join('x' for _ in names)}\n")
+    pq.write_table(pa.table([["x"]] * len(names), names=names), tmp_path / "index.parquet")
+    for file in ("index.csv", "index.parquet"):
+        with pytest.raises(DataError, match=rf"{file}: has columns '\w+' and '\w+ ?'; rename or remove the one not"):
+            open_source(f"table:{file}", root=tmp_path)
