@@ -32,6 +32,12 @@ def labels_of_texts(written: Sequence[Any], place: Callable[[int], str]) -> list
     return [known[label] if isinstance(label, str) else label for label in written]
 
 
+def labels_with_names(written: Sequence[Any], names: Sequence[str], place: Callable[[int], str]) -> list[Any]:
+    """Labels of a set that has `names` for its numbers: a text is one of them, or no label, which `-1` is too."""
+    missing = () if "-1" in names else ("-1",)
+    return [UNLABELLED if label in missing else label for label in without_missing(written, place)]
+
+
 def without_missing(labels: Sequence[Any], place: Callable[[int], str]) -> list[Any]:
     """The labels with None for an empty text, and for `nan`, `NA` and the like where all others are whole numbers.
 

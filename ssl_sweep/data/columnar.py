@@ -5,14 +5,22 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
-from ssl_sweep.data.class_numbers import UNLABELLED, Named, class_numbers, names_of, number_names
+from ssl_sweep.data.class_numbers import (
+    UNLABELLED,
+    Named,
+    class_numbers,
+    labels_of_texts,
+    labels_with_names,
+    names_of,
+    number_names,
+)
 from ssl_sweep.data.columns import class_features, find_columns, label_values
 from ssl_sweep.data.images import DataError
 from ssl_sweep.data.items import Contents, ImageList, hold_out_test, stat_file
@@ -38,12 +46,25 @@ def read_splits(splits: Sequence["Rows"], split_seed: int) -> Contents:
 
     Where train is all, a fifth of it is held out.
     """
-    train = splits[0]
     named = next((split.named for split in splits if split.named), None)
-    classes = named.names if named else names_of(chain.from_iterable(train.labels))
-    images = [split.images(classes, named) for split in splits]
+    labels = read_labels(splits, named)
+    classes = named.names if named else names_of(labels[0])
+    images = [split.images(own, classes, named) for split, own in zip(splits, labels, strict=True)]
     train_images, test_images = images if len(images) > 1 else hold_out_test(images[0], split_seed)
     return Contents(train_images, test_images, classes)
+
+
+def read_labels(splits: Sequence["Rows"], named: Named | None) -> list[list[Any]]:
+    """The labels of each split. Texts of all splits are judged together: they are numbers, or names."""
+    counts = [sum(map(len, split.labels)) for split in splits]
+    written = list(chain.from_iterable(labels for split in splits for labels in split.labels))
+
+    def place(row: int) -> str:
+        split = bisect_right(list(accumulate(counts)), row)
+        return splits[split].name(row - sum(counts[:split]))
+
+    read = labels_with_names(written, named.names, place) if named else labels_of_texts(written, place)
+    return [read[end - count : end] for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 class Group(NamedTuple):
@@ -75,13 +96,13 @@ class Rows:
         self._recent: OrderedDict[Group, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def images(self, classes: tuple[str, ...], named: Named | None) -> ImageList:
-        """All images, labelled by `classes`, which are the names of the file `named`, if there is one."""
+    def images(self, labels: Sequence[Any], classes: tuple[str, ...], named: Named | None) -> ImageList:
+        """All images with their `labels` by `classes`, which are the names of the file `named`, if there is one."""
         numbers, start = [], 0
-        for path, labels, own in zip(self.paths, self.labels, self.names, strict=True):
-            names = number_names(own, path, named)
-            numbers.append(class_numbers(labels, classes, names, partial(self._name_from, start)))
-            start += len(labels)
+        for path, written, own in zip(self.paths, self.labels, self.names, strict=True):
+            names, end = number_names(own, path, named), start + len(written)
+            numbers.append(class_numbers(labels[start:end], classes, names, partial(self._name_from, start)))
+            start = end
         return ImageList(np.concatenate(numbers), self.name, self.image)
 
     def name(self, row: int) -> str:
@@ -119,7 +140,7 @@ class Rows:
 
     @cached_property
     def labels(self) -> list[list[Any]]:
-        """The labels of each file's rows."""
+        """The labels of each file's rows as they are written."""
         if not self.groups or not self.groups[-1].end:
             raise DataError(f"{self.paths[0]}: no rows; the download may have been cut short")
         column, start, labels = self.label_column, 0, []

@@ -1,11 +1,10 @@
 """The columns of images and labels in an Arrow schema, and the class names in its metadata."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_sweep.data.class_numbers import without_missing
 from ssl_sweep.data.images import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -14,17 +13,23 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "class", "category")
 
 def class_features(schema: Any, place: Path) -> dict[str, tuple[str, ...]]:
     """Class names by column, as the hub's `datasets` library writes them into the schema."""
+    remedy = "save it again by the library `datasets`"
     try:
         written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = (written.get("info") or {}).get("features") or {}
-        return {
-            column: tuple(feature["names"])
+        found = {
+            column: feature["names"]
             for column, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
         }
     except (ValueError, TypeError, AttributeError) as error:
-        remedy = "save it again by the library `datasets`"
         raise DataError(f"{place}: its class names, in the metadata, cannot be read ({error}); {remedy}") from error
+    for column, names in found.items():
+        wrong = next((name for name in names if not isinstance(name, str)), None) if isinstance(names, list) else names
+        if wrong is not None or None in names:
+            what = f"class names of column {column!r}, in the metadata,"
+            raise DataError(f"{place}: the {what} have {wrong!r}, and must be a list of texts; {remedy}")
+    return {column: tuple(names) for column, names in found.items()}
 
 
 def find_columns(schemas: Mapping[Path, Any]) -> tuple[str, str | None]:
@@ -33,14 +38,36 @@ def find_columns(schemas: Mapping[Path, Any]) -> tuple[str, str | None]:
     Raises DataError where a file lacks one of them or has it in another type.
     """
     (first, schema), *others = schemas.items()
+    for path, each in schemas.items():
+        check_unique(each, path)
     image, label = found = find_image_column(schema, first), find_label_column(schema, first)
     for path, other in others:
         if (find_image_column(other, path), find_label_column(other, path)) != found:
             have = f"columns of {first} are {image!r} and {label!r}" if label else f"column of {first} is {image!r}"
             raise DataError(f"{path}: its columns are {', '.join(other.names)}, but the {have}; write the files alike")
-        if label and not class_features(schema, first):
+        if label and label not in class_features(schema, first):
             check_alike(schema.field(label).type, other.field(label).type, f"{path}: column {label!r}", first)
     return image, label
+
+
+def check_unique(schema: Any, place: Path) -> None:
+    """Refuse a second column of a name that may be that of the images or labels, of which either could be meant."""
+    names = list(schema.names)
+    wanted = {*IMAGE_COLUMNS, *LABEL_COLUMNS, *class_features(schema, place)}
+    wanted |= {field.name for field in schema if holds_bytes(field.type)}
+    for name in names:
+        if names.count(name) > 1 and (name in wanted or name.lower() in wanted):
+            raise DataError(f"{place}: has {names.count(name)} columns {name!r}; rename all but the one to use")
+
+
+def usual(names: Sequence[str], columns: Sequence[str], place: Path) -> list[str]:
+    """The columns with one of the usual `names`, in their order: exactly, or else in any case."""
+    if exact := [name for name in names if name in columns]:
+        return exact
+    found = [column for name in names for column in columns if column.lower() == name]
+    if len({column.lower() for column in found[:2]}) < len(found[:2]):
+        raise DataError(f"{place}: has columns {found[0]!r} and {found[1]!r}; rename the one not to use")
+    return found
 
 
 def check_alike(kind: Any, other: Any, column: str, first: Path) -> None:
@@ -51,7 +78,7 @@ def check_alike(kind: Any, other: Any, column: str, first: Path) -> None:
 
 def find_image_column(schema: Any, place: Path) -> str:
     binary = [field.name for field in schema if holds_bytes(field.type)]
-    named = [name for name in IMAGE_COLUMNS if name in binary]
+    named = usual(IMAGE_COLUMNS, binary, place)
     return choose("image column (binary, or a struct with binary 'bytes')", named, binary, schema, place)
 
 
@@ -81,15 +108,16 @@ def without_dictionary(kind: Any) -> Any:
 
 def find_label_column(schema: Any, place: Path) -> str | None:
     """The column with the labels; None if the images have none."""
-    named = [name for name in LABEL_COLUMNS if name in schema.names]
-    featured = list(class_features(schema, place))
+    featured = [name for name in class_features(schema, place) if name in schema.names]
+    exact = [name for name in LABEL_COLUMNS if name in schema.names]
+    named = exact if exact or featured else usual(LABEL_COLUMNS, schema.names, place)
     if not named and not featured:
         return None
     return choose(f"label column ({', '.join(LABEL_COLUMNS)})", named, featured, schema, place)
 
 
 def label_values(column: Any, name: str, place: Callable[[int], str]) -> list[int | str | None]:
-    """The labels of a column: whole numbers, names, or None where there is none.
+    """The labels of a column: whole numbers, texts as they are written, or None where there is none.
 
     Raises DataError for a column of another type, and for a number that is not whole.
     """
@@ -103,7 +131,7 @@ def label_values(column: Any, name: str, place: Callable[[int], str]) -> list[in
     except UnicodeDecodeError as error:
         raise DataError(f"{place(0)}: column {name!r} has a label that is no text ({error}); write it anew") from error
     if holds_text(kind):
-        return without_missing(values, place)
+        return list(values)
     if types.is_boolean(kind):
         return [None if value is None else int(value) for value in values]
     if not types.is_floating(kind):

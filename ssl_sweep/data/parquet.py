@@ -12,7 +12,7 @@ from ssl_sweep.data.shards import find_shards
 from ssl_sweep.data.split_names import SplitNames
 from ssl_sweep.data.unreadable import readable
 
-LABELS = 2  # raise it when the same files give other class numbers
+LABELS = 3  # raise it when the same files give other class numbers
 LAYOUT = "expected train.parquet or train-00000-of-00002.parquet ... and the same for test, here or in data/"
 
 

@@ -120,6 +120,60 @@ def test_metadata_that_are_damaged(tmp_path: Path, write: Any, written: str) -> 
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "value"),
+    [([1, 2], "1"), ([None, "a"], "None"), ([["a"], "b"], r"\['a'\]"), ("ab", "'ab'"), (5, "5")],
+)
+def test_class_names_that_are_no_texts(tmp_path: Path, write: Any, names: Any, value: str) -> None:
+    features = {"label": {"_type": "ClassLabel", "names": names}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    write(tmp_path, "train", table([0, 1]).replace_schema_metadata(metadata))
+    with pytest.raises(DataError, match=rf"train.*: the class names of column 'label', .* have {value}, and must be"):
+        read(tmp_path)
+
+
+def test_class_names_of_a_column_that_is_not_there(tmp_path: Path, write: Any) -> None:
+    for split in ("train", "test"):
+        named = table([0, 1], ["x", "y"])
+        write(
+            tmp_path, split, named.rename_columns([{"label": "number"}.get(name, name) for name in named.column_names])
+        )
+    found = read(tmp_path)
+    assert (found.train.labels.tolist(), found.classes) == ([-1, -1], ())
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    once = table([0, 1])
+    parquet(tmp_path / "a", "train", once.append_column("label", pa.array([1, 0])))
+    with pytest.raises(DataError, match=r"train.*: has 2 columns 'label'; rename"):
+        read(tmp_path / "a")
+    parquet(tmp_path / "b", "train", once.append_column("image", once.column("image")))
+    with pytest.raises(DataError, match=r"train.*: has 2 columns 'image'; rename"):
+        read(tmp_path / "b")
+    for split in ("train", "test"):
+        parquet(
+            tmp_path / "c",
+            split,
+            once.append_column("width", pa.array([1, 0])).append_column("width", pa.array([1, 0])),
+        )
+    assert read(tmp_path / "c").train.labels.tolist() == [0, 1]
+
+
+def test_columns_in_any_case_where_none_has_the_usual_one(tmp_path: Path, write: Any) -> None:
+    def of(**labels: list[int]) -> pa.Table:
+        images = table([0, 1]).column("image")
+        return pa.table({"Image": images, "masks": images, **{name: pa.array(each) for name, each in labels.items()}})
+
+    for split in ("train", "test"):
+        write(tmp_path / "a", split, of(Label=[7, 5]))
+        write(tmp_path / "b", split, of(Label=[7, 5], target=[1, 2]))
+    assert read(tmp_path / "a").classes == ("5", "7")
+    assert read(tmp_path / "b").classes == ("1", "2")
+    write(tmp_path / "c", "train", of(Label=[7, 5], LABEL=[5, 7]))
+    with pytest.raises(DataError, match=r"train.*: has columns 'Label' and 'LABEL'; rename the one not to use"):
+        read(tmp_path / "c")
+
+
 # labels
 
 
@@ -134,6 +188,9 @@ def test_metadata_that_are_damaged(tmp_path: Path, write: Any, written: str) -> 
         (pa.array(["b", "a", None, "b"]).dictionary_encode(), [1, 0, -1, 1], ("a", "b")),
         (pa.array([7, 5, None, 7]).dictionary_encode(), [1, 0, -1, 1], ("5", "7")),
         (pa.array(["2", "1", "nan", "NA"]), [1, 0, -1, -1], ("1", "2")),
+        (pa.array(["b", "-1", "a", "b"]), [1, -1, 0, 1], ("a", "b")),
+        (pa.array(["10", "-1", "9", "10"]), [1, -1, 0, 1], ("9", "10")),
+        (pa.array(["1", "01", "-1", "1"]), [1, 0, -1, 1], ("01", "1")),
     ],
 )
 def test_labels_of_every_type(tmp_path: Path, labels: pa.Array, numbers: list[int], classes: tuple[str, ...]) -> None:
@@ -141,6 +198,25 @@ def test_labels_of_every_type(tmp_path: Path, labels: pa.Array, numbers: list[in
     parquet(tmp_path, "test", table(labels[:1]))
     found = read(tmp_path)
     assert (found.train.labels.tolist(), found.classes) == (numbers, classes)
+
+
+@pytest.mark.parametrize("others", [[2, 1, -1], [2.0, 1.0, None], ["2.0", "1.0", ""]])
+def test_numbers_are_the_same_classes_as_texts(tmp_path: Path, write: Any, others: list[Any]) -> None:
+    write(tmp_path / "a", "train", table(["1.0", "2.0", "-1"]))
+    write(tmp_path / "a", "test", table(others))
+    write(tmp_path / "b", "train", table(others))
+    write(tmp_path / "b", "test", table(["1.0", "2.0", "-1"]))
+    for home, train, test in (("a", [0, 1, -1], [1, 0, -1]), ("b", [1, 0, -1], [0, 1, -1])):
+        found = read(tmp_path / home)
+        assert found.classes == ("1", "2")
+        assert (found.train.labels.tolist(), found.test.labels.tolist()) == (train, test)
+
+
+def test_a_text_of_a_set_with_class_names_is_a_name(tmp_path: Path, write: Any) -> None:
+    write(tmp_path, "train", table([0, 1, -1], ["7", "1"]))
+    write(tmp_path, "test", table(["1", "7", "-1"]))
+    found = read(tmp_path)
+    assert (found.train.labels.tolist(), found.test.labels.tolist()) == ([0, 1, -1], [1, 0, -1])
 
 
 @pytest.mark.parametrize(
