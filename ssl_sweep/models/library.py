@@ -150,12 +150,23 @@ def _tried(encoder: type[LibraryEncoder], image_size: int, options: dict[str, An
     # a model draws its weights: without the fork, the first trial of a process would have others than the next
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
         net = encoder.built(image_size, **options).eval()
+        _check_patches(net, image_size)
         images = torch.empty(2, 3, image_size, image_size)
         _, channels, height, width = encoder.map_of(net, images).shape
         _, features = net(images).shape
     if min(height, width) < 1:
         raise ValueError("its map would be empty")
     return (channels, height, width), features
+
+
+def _check_patches(net: nn.Module, image_size: int) -> None:
+    """Check that the patches into which a model cuts images cover all of them: a convolution drops the rest unsaid."""
+    first = next((each for each in net.modules() if isinstance(each, nn.Conv2d) and each.in_channels == 3), None)
+    if first is None or first.kernel_size != first.stride or any(first.padding):
+        return
+    side, rest = first.stride[0], image_size % first.stride[0]
+    if rest:
+        raise ValueError(f"its patches of {side} pixels leave out {rest} pixels at two borders")
 
 
 class RefusedOption(ValueError):  # noqa: N818 - says what it is

@@ -119,6 +119,8 @@ def test_knobs_reach_the_model_or_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
+        ("timm/vit_tiny_patch16_224", 40, "patches of 16 pixels leave out 8 .*; use 32 or 48 or 224"),
+        ("timm/convnext_atto", 30, "patches of 4 pixels leave out 2 pixels at two borders.*; use 32 or 224"),
         ("timm/xcit_nano_12_p16_224", 100, "does not take images of 100 pixels.*; use 96 or 112 or 224"),
         ("torchvision/maxvit_t", 64, "maxvit_t does not take images of 64 pixels.*; use 224"),
         ("torchvision/inception_v3", 32, "use 80 or 299"),
