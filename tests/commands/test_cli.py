@@ -286,7 +286,13 @@ def test_plan_counts_the_images_where_they_are(tmp_path: Path) -> None:
     spec = written(tmp_path)
     counts = {"train_images": 1294, "val_images": 144, "test_images": 359, "classes": 10, "unlabelled": 0}
     found = json.loads(ssl_sweep("plan", spec, "--json"))["data"]
-    assert found == {**counts, "lacking": [], "warnings": [], "labelled": None}
+    assert found == {
+        **counts,
+        "pretrained_on": [counts["train_images"]],
+        "lacking": [],
+        "warnings": [],
+        "labelled": None,
+    }
     assert "1,294 to train on, 144 for validation, 359 for testing, of 10 classes\n" in ssl_sweep("plan", spec)
     with_queue = ("plan", spec, "--set", "method=moco")
     assert json.loads(ssl_sweep(*with_queue, "--json"))["sizes"] == {"moco": {"queue_size": [1280]}}

@@ -199,7 +199,8 @@ def test_a_trial_opens_the_named_folders(tmp_path: Path) -> None:
 
 
 def test_the_names_are_in_the_key_of_a_stage_only_where_they_are_set() -> None:
-    config = {name: {} for name in ("encoder", "method", "views", "pretrain")} | {"seed": 0, "health": {}}
+    named = {"encoder": {"name": "resnet18"}, "method": {"name": "simclr"}}
+    config = {**named, "views": {}, "pretrain": {}, "seed": 0, "health": {}}
     keys = [
         stage_key({**config, "data": {"source": "digits", **more}}, "pretrain", "fp32")
         for more in ({}, {"splits": None}, {"splits": {"train": "a"}}, {"splits": {"train": "b"}})

@@ -252,7 +252,7 @@ def test_half_precision_runs(root: Path, tmp_path: Path) -> None:
 
 
 def test_objects_are_found_after_a_little_training(root: Path, tmp_path: Path) -> None:
-    results = run(root, tmp_path, epochs=20, batch_size=2, lr=0.03, schedule="cosine")
+    results = run(root, tmp_path, epochs=40, batch_size=2, lr=0.03, schedule="cosine")
     assert results["ap50_val"] > 40
     assert results["ap50_test"] > 40
 
