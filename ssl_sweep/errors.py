@@ -29,6 +29,7 @@ UserError
 ├── NotTrackedError         tracking  MLflow holds no such sweep or trial
 ├── PinError                knobs     a plugin or a file is not the one that the sweep began with
 ├── PluginError             plugins   a plugin cannot be found or imported, or its name is taken
+├── RunDeletedError         tracking  a run that is written to has been deleted in MLflow
 ├── ServiceError            client    the service refused a request, or did not answer
 ├── SpecError               knobs     a spec is invalid; one line for each problem
 ├── StorageError            storage   sweeps cannot be stored there

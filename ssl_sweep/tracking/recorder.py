@@ -206,8 +206,11 @@ class _Delivery:
         self._failures: dict[str, int] = {}
         self.again = set[str]()  # trials whose runs are to be made anew
 
-    def deliver(self, expired: Callable[[], bool] = lambda: False) -> int:
-        """Deliver the journals that have grown, those that failed before last; returns the number of events."""
+    def deliver(self, expired: Callable[[], bool] = lambda: False, *, remade: bool = False) -> int:
+        """Deliver the journals that have grown, those that failed before last; returns the number of events.
+
+        remade: whether runs that were deleted have just been made anew. One that is deleted again at once is an outage.
+        """
         if not self._undelivered() and not self.again:
             return 0
         try:
@@ -222,10 +225,12 @@ class _Delivery:
             # asked again: a parent run that is new gets all journals
             return sum(self._drain(self._runs, name, expired) for name in self._by_failures(self._undelivered()))
         except RunDeletedError as error:
-            log.warning("%s while its sweep runs; it is made anew from its journal", error)
             self._runs = None
             self._transcripts.clear()
-            return 0 if expired() else self.deliver(expired)
+            if remade:
+                raise
+            log.warning("%s while its sweep runs; it is made anew from its journal", error)
+            return 0 if expired() else self.deliver(expired, remade=True)
         except Exception:
             self._runs = None  # after an outage the runs may differ, or be gone
             raise

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 
+from ssl_sweep.errors import UserError
 from ssl_sweep.tracking.locations import FOLDER, Files, is_own, located, mend_locations, place_run
 from ssl_sweep.tracking.only_run import only_run
 from ssl_sweep.tracking.spool import SWEEP, folder_of
@@ -47,7 +48,7 @@ MAX_SEARCHED = 50  # trials whose runs are searched for a lost id
 log = logging.getLogger(__name__)
 
 
-class RunDeletedError(Exception):
+class RunDeletedError(UserError):
     """A run that is written to has been deleted in MLflow."""
 
 

@@ -22,6 +22,7 @@ from ssl_sweep.storage.urls import redacted
 from ssl_sweep.tables.ablation import ablation
 from ssl_sweep.tracking import reader
 from ssl_sweep.tracking.recorder import Recorder, sync
+from ssl_sweep.tracking.writer import RunDeletedError, SweepRuns
 from ssl_sweep.trialdir import checkpoint
 from ssl_sweep.trialdir.events import ArtifactAdded, AttemptStarted, Ended, MetricsReported, StageFinished, TagsSet
 from ssl_sweep.trialdir.journal import Journal
@@ -487,6 +488,22 @@ def test_a_run_that_is_deleted_while_its_trial_reports_is_written_anew(
     assert reader.runs(["demo"], uri)["finetune/top1_test"].tolist() == [50.0, 60.0]
     assert f"run {before[deleted].info.run_id} has been deleted in MLflow" in caplog.text
     assert "cannot be reached" not in caplog.text
+
+
+def test_a_run_that_is_deleted_again_as_soon_as_it_is_made_is_an_outage(
+    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def write(_: object, name: str, run_id: str, __: object) -> None:
+        tried.append(name)
+        raise RunDeletedError(f"run {run_id} has been deleted in MLflow")
+
+    end_trial(begin_trial(folder, 0, 0))
+    monkeypatch.setattr(SweepRuns, "write", write)
+    with pytest.raises(RunDeletedError):
+        sync("demo", folder, uri)
+    assert len(tried) == 2  # a third would make run after run
 
 
 def test_a_trial_whose_folder_is_deleted_gets_its_record_with_its_next_attempt(folder: Path, uri: str) -> None:
