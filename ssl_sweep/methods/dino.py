@@ -1,6 +1,5 @@
 """DINO: a student matches the sharpened, centred distribution of a slowly moving teacher, without negatives."""
 
-import math
 from typing import Annotated
 
 import torch
@@ -14,7 +13,7 @@ from ssl_sweep.data.multi_crop import SIDE, local_augment, local_views
 from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather_no_grad
 from ssl_sweep.models.encoders import Encoder
-from ssl_sweep.models.losses import global_feature_std
+from ssl_sweep.models.losses import cross_view_loss, global_feature_std, relative_entropy
 from ssl_sweep.models.momentum import EncoderOf, cosine_momentum, ema_copy, ema_update
 from ssl_sweep.models.precision import at_least_fp32, full_precision
 from ssl_sweep.models.sides import nearby_side
@@ -37,9 +36,6 @@ class Method(nn.Module):
     centre c ← m_c·c + (1 − m_c)·(mean of g_t over the global batch), both after the step. g is the encoder, three
     linear layers with GELU to 256 dimensions, and the cosines to `prototypes` directions. τ_t rises linearly over the
     first part of training, m to 1 by a cosine.
-
-    Preferred to SwAV, which needs Sinkhorn's iterations, and a queue for small batches, to distribute a batch over its
-    prototypes; a running mean does this at any batch size.
 
     With `patch_weight` w > 0, iBOT's masked-patch loss is added. Blocks of patches of the student's global views become
     a learned token, and at these places the student matches the teacher, which sees all patches, by the same head:
@@ -156,7 +152,7 @@ class Method(nn.Module):
             cosines = torch.stack([self.teacher[1](each) for each in teacher_features])  # (2, B, K)
             teacher = ((cosines - self.center) / self._teacher_temperature()).softmax(dim=2)
             self._teacher_mean = _mean_of_all(cosines)
-        loss, scalars = matching_loss(student, teacher), {}
+        loss, scalars = cross_view_loss(student, teacher), {}
         if self.patch_weight:
             patch_loss = self._patch_loss(tokens, seen, [batch[f"{name}_mask"] for name in GLOBAL])
             loss, scalars = loss + self.patch_weight * patch_loss, {"patch_loss": patch_loss.detach()}
@@ -253,22 +249,6 @@ class Head(nn.Module):
         return self.cosines(self.directions(features))
 
 
-def matching_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
-    """Mean cross-entropy over the pairs of different views.
-
-    Args:
-        student: logits (B, K) of each view, the teacher's views first.
-        teacher: probabilities (T, B, K).
-    """
-    terms = [
-        -(probabilities * logits.log_softmax(dim=1)).sum(dim=1).mean()
-        for t, probabilities in enumerate(teacher)
-        for s, logits in enumerate(student)
-        if s != t
-    ]
-    return torch.stack(terms).mean()
-
-
 def _local_side(encoder: Encoder, share: float) -> int:
     try:
         return nearby_side(encoder, share)
@@ -288,9 +268,3 @@ def _check_patches(encoder: Encoder, weight: float, shares: tuple[float, float])
 def _mean_of_all(x: Tensor) -> Tensor:
     """Mean over both views of all ranks' images: (2, B, K) -> (K,)."""
     return gather_no_grad(x.mean(dim=(0, 1)).unsqueeze(0)).mean(dim=0)
-
-
-def relative_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of distributions (..., K) divided by log K: 1 for uniform, 0 for one-hot."""
-    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
-    return entropy / math.log(probabilities.shape[-1])

@@ -1,6 +1,5 @@
 """SwAV: crops of an image predict one another's assignment to prototypes, which share out the batch equally."""
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from ssl_sweep.data.views import Augment
 from ssl_sweep.models.distributed import gather_no_grad, rank
 from ssl_sweep.models.encoders import Encoder
 from ssl_sweep.models.heads import mlp
-from ssl_sweep.models.losses import global_feature_std, unit
+from ssl_sweep.models.losses import cross_view_loss, global_feature_std, relative_entropy, unit
 from ssl_sweep.models.precision import full_precision
 from ssl_sweep.models.queue import Queue
 from ssl_sweep.models.sides import nearby_side
@@ -124,12 +123,12 @@ class Method(nn.Module):
         count = len(projections[0])
         own = slice(rank() * count, (rank() + 1) * count)
         assignments = torch.stack([self._assign(number)[own] for number in range(len(GLOBAL))])  # (2, B, K)
-        loss = swapped_loss(logits, assignments)
+        loss = cross_view_loss(logits, assignments)
         with torch.no_grad():
             predicted = torch.cat(logits[: len(GLOBAL)]).softmax(dim=1).mean(dim=0, keepdim=True)
         return loss, {
-            "prototype_entropy": _relative_entropy(gather_no_grad(predicted).mean(dim=0)),
-            "assignment_entropy": _relative_entropy(assignments).mean(),
+            "prototype_entropy": relative_entropy(gather_no_grad(predicted).mean(dim=0)),
+            "assignment_entropy": relative_entropy(assignments).mean(),
             "feature_std": global_feature_std(torch.cat(projections)),
         }
 
@@ -195,30 +194,8 @@ def sinkhorn(scores: Tensor, log_weights: Tensor, epsilon: float, iterations: in
     return log_q.exp()
 
 
-def swapped_loss(logits: list[Tensor], assignments: Tensor) -> Tensor:
-    """Mean cross-entropy over the assigned crops and the other crops of their images.
-
-    Args:
-        logits: (B, K) of each crop, the assigned ones first.
-        assignments: (A, B, K).
-    """
-    terms = [
-        -(q * each.log_softmax(dim=1)).sum(dim=1).mean()
-        for assigned, q in enumerate(assignments)
-        for crop, each in enumerate(logits)
-        if crop != assigned
-    ]
-    return torch.stack(terms).mean()
-
-
 def _local_side(encoder: Encoder, share: float) -> int:
     try:
         return nearby_side(encoder, share)
     except ValueError as error:
         raise ValueError(f"local_side: {share:.3g}: the encoder cannot see local crops: {error}; use 1") from error
-
-
-def _relative_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of distributions (..., K) divided by log K: 1 for uniform, 0 for one-hot."""
-    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
-    return entropy / math.log(probabilities.shape[-1])

@@ -93,3 +93,25 @@ def global_feature_std(features: Tensor) -> Tensor:
 
 def _similarities(positive: Tensor, negative: Tensor) -> dict[str, Tensor]:
     return {"positive_similarity": positive.detach(), "negative_similarity": negative.detach()}
+
+
+def cross_view_loss(logits: list[Tensor], targets: Tensor) -> Tensor:
+    """Mean cross-entropy −Σ_k q(k) log p(k) over the pairs of a target's view and another view of the same image.
+
+    Args:
+        logits: (B, K) of each view, those that have targets first.
+        targets: probabilities (T, B, K) of the first T views.
+    """
+    terms = [
+        -(probabilities * each.log_softmax(dim=1)).sum(dim=1).mean()
+        for target, probabilities in enumerate(targets)
+        for view, each in enumerate(logits)
+        if view != target
+    ]
+    return torch.stack(terms).mean()
+
+
+def relative_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of distributions (..., K) divided by log K: 1 for uniform, 0 for one-hot."""
+    entropy: Tensor = torch.special.entr(probabilities).sum(dim=-1)
+    return entropy / math.log(probabilities.shape[-1])

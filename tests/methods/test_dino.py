@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from ssl_sweep.data.images import Images
 from ssl_sweep.data.multi_crop import local_augment
 from ssl_sweep.data.views import Augment
-from ssl_sweep.methods.dino import Method, relative_entropy
+from ssl_sweep.methods.dino import Method
 from ssl_sweep.models.encoders import ENCODERS, Encoder
+from ssl_sweep.models.losses import relative_entropy
 from ssl_sweep.training import loop
 from ssl_sweep.training.declarations import evaluated_encoder
 from ssl_sweep.training.loop import Stage, fit
