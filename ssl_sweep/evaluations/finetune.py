@@ -118,6 +118,21 @@ def evaluate(
         ema=ema,
     )
 
+    return _tuned(encoder, splits, stage, recipe, tuning, augment, refit=refit)
+
+
+def _tuned(
+    encoder: Encoder,
+    splits: Splits,
+    stage: Stage,
+    recipe: Recipe,
+    tuning: Tuning,
+    augment: TrainingCrop,
+    *,
+    refit: bool,
+) -> dict[str, float]:
+    """Train by a recipe, and measure each epoch; `refit`: again on the validation images too."""
+
     def fitted(used: Splits, _chosen: Mapping[str, float] | None, part: Stage) -> dict[str, float]:
         body = deepcopy(encoder) if refit else encoder
         classifier = Classifier(body, encoder.feature_dim, used.num_classes, tuning)
@@ -128,4 +143,4 @@ def evaluate(
         train(classifier, used.train, used.image_size, recipe, part, augment, score)
         return classifier.results()
 
-    return fit_and_refit(fitted, splits, stage, refit=refit, epochs=epochs)
+    return fit_and_refit(fitted, splits, stage, refit=refit, epochs=recipe.num_epochs)
